@@ -1,0 +1,2 @@
+//! Share-based memory allocation with an idle-memory tax, sampled activity and admission control.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Builds and caches guest kernels, initramfs and disks from Debian packages.

@@ -1,0 +1,1 @@
+//! Real guests, harness and integration tests.

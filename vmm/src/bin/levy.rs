@@ -1,0 +1,2 @@
+//! `levy`: run many Linux guests on one host.
+fn main() {}
