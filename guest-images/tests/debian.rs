@@ -1,0 +1,71 @@
+//! Real packages from the archive that this machine's apt uses.
+
+use std::fs;
+
+use guest_images::Cache;
+use guest_images::debian::{Archive, Depth, Prefer, Request};
+
+fn listing(dir: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn packages_are_fetched_verified_unpacked_and_cached() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::at(dir.path())
+        .unwrap()
+        .on_progress(|line| eprintln!("{line}"));
+    let archive = Archive::open(&cache).unwrap();
+    let busybox = Request {
+        name: "busybox",
+        packages: &["busybox-static"],
+        prefer: Prefer::Stable,
+        depth: Depth::NamedOnly,
+    };
+    let tree = archive.tree(&busybox).unwrap();
+    assert!(tree.join("bin/busybox").metadata().unwrap().len() > 500_000);
+    assert_eq!(archive.tree(&busybox).unwrap(), tree);
+
+    // Backports are newer and bring their own dependencies; nothing of this is downloaded here.
+    let qemu = |prefer| {
+        let request = Request {
+            name: "qemu",
+            packages: &["qemu-system-x86"],
+            prefer,
+            depth: Depth::WithDependencies,
+        };
+        archive.resolve(&request).unwrap()
+    };
+    let version = |packages: &[guest_images::debian::Package]| {
+        let qemu = packages
+            .iter()
+            .find(|package| package.name == "qemu-system-x86")
+            .unwrap();
+        qemu.version.clone()
+    };
+    let (stable, backports) = (qemu(Prefer::Stable), qemu(Prefer::Backports));
+    assert!(version(&stable).starts_with("1:7."), "{}", version(&stable));
+    assert!(
+        version(&backports).starts_with("1:10."),
+        "{}",
+        version(&backports)
+    );
+    assert!(backports.iter().any(|package| package.name == "libc6"));
+
+    let missing = Request {
+        packages: &["levy-no-such-package"],
+        ..busybox
+    };
+    let error = archive.tree(&missing).unwrap_err().to_string();
+    assert!(error.contains("levy-no-such-package"), "{error}");
+    assert_eq!(
+        listing(&dir.path().join("busybox")).len(),
+        3,
+        "one entry, latest and the lock"
+    );
+}
