@@ -3,7 +3,9 @@
 mod cache;
 pub mod debian;
 mod error;
+mod kernel;
 mod tool;
 
 pub use cache::{Cache, Key};
 pub use error::{Error, Result};
+pub use kernel::{Flavour, Kernel};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use guest_images::Cache;
 use guest_images::debian::{Archive, Depth, Prefer, Request};
+use guest_images::{Cache, Flavour, Kernel};
 
 fn listing(dir: &std::path::Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
@@ -68,4 +68,18 @@ fn packages_are_fetched_verified_unpacked_and_cached() {
         3,
         "one entry, latest and the lock"
     );
+}
+
+#[test]
+fn the_cloud_kernel_comes_with_image_and_modules() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::at(dir.path()).unwrap();
+    assert_eq!(Kernel::latest(&cache, Flavour::Cloud612), None);
+    let archive = Archive::open(&cache).unwrap();
+    let kernel = Kernel::fetch(&archive, Flavour::Cloud612).unwrap();
+    assert!(kernel.release().starts_with("6.12."), "{}", kernel.release());
+    assert!(kernel.modules().join("modules.builtin").exists());
+    // "HdrS" at 0x202: a bzImage.
+    assert_eq!(&fs::read(kernel.image()).unwrap()[0x202..0x206], b"HdrS");
+    assert_eq!(Kernel::latest(&cache, Flavour::Cloud612).as_ref(), Some(&kernel));
 }
