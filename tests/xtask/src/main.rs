@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod interrupt;
+mod nested;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -16,10 +20,32 @@ struct Cli {
 enum Command {
     /// Measure something; each bench runs its rival in the same run and writes JSON with --json FILE
     Bench(bench::Args),
+    /// Run a command inside an emulated KVM host, for machines without hardware virtualization
+    Nested(nested::Args),
+    /// The inner end of `nested`; started by the nested host itself
+    #[command(hide = true)]
+    NestedInside,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Bench(args) => bench::run(&args),
+fn main() -> ExitCode {
+    let done = interrupt::watch().and_then(|()| dispatch(Cli::parse().command));
+    match done {
+        Ok(code) => code,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            eprintln!("xtask: interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Nested(args) => nested::run(&args),
+        Command::NestedInside => nested::inside::run().map(|()| ExitCode::SUCCESS),
     }
 }

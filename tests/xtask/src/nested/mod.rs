@@ -1,0 +1,138 @@
+//! `cargo xtask nested -- COMMAND`: runs any command inside an emulated machine that is a KVM host.
+//!
+//! For machines without hardware virtualization. QEMU emulates a CPU with nested paging; on it runs a stock Debian
+//! kernel with this machine's root (read-only, with a layer in memory above) and a real /dev/kvm. What is measured
+//! there is 10 to 30 times slower than on hardware; memory contents and counts are exact.
+
+mod cpio;
+mod host;
+pub(crate) mod inside;
+mod qemu;
+mod system;
+mod wire;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use guest_images::Cache;
+use guest_images::debian::Archive;
+
+pub(crate) use host::{Host, Outcome, Shape, Stream};
+use qemu::Qemu;
+use system::System;
+pub(crate) use wire::Job;
+
+/// What `timeout` returns too.
+const TIMED_OUT: u8 = 124;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// CPUs of the emulated host [default: this machine's, at most 4]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Memory of the emulated host in MiB
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(512..=1 << 20))]
+    memory: u64,
+    /// Seconds after which the command is ended with status 124
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    deadline: u64,
+    /// A folder that the command may write to, at the same path inside; everything else it writes is lost
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let results = args.results.as_deref().map(folder).transpose()?;
+    let shape = Shape {
+        cpus: args.cpus.unwrap_or_else(default_cpus),
+        memory_mib: args.memory,
+        results,
+    };
+    let job = job(args.command.clone())?;
+    let mut host = boot(&shape)?;
+    match host.run(&job, Duration::from_secs(args.deadline), pass_on)? {
+        Outcome::Exited(status) => Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
+        Outcome::TimedOut => {
+            eprintln!(
+                "nested: ended {:?} at its deadline of {} s",
+                args.command[0], args.deadline
+            );
+            Ok(ExitCode::from(TIMED_OUT))
+        }
+    }
+}
+
+/// Fetches what is missing, boots a host of this shape and tells what it does on stderr.
+///
+/// # Errors
+/// Something cannot be fetched, or the host does not come up.
+pub(crate) fn boot(shape: &Shape) -> Result<Host> {
+    let cache = Cache::of_user()?.on_progress(|line| eprintln!("nested: {line}"));
+    let archive = Archive::open(&cache)?;
+    let qemu = Qemu::find(&archive)?;
+    let system = System::prepare(&cache, &archive)?;
+    let started = Instant::now();
+    let host = Host::boot(&qemu, &system, shape)?;
+    eprintln!(
+        "nested: host up after {:.1} s ({} CPUs, {} MiB, {})",
+        started.elapsed().as_secs_f64(),
+        shape.cpus,
+        shape.memory_mib,
+        qemu.version
+    );
+    Ok(host)
+}
+
+/// A job with this process's directory and environment.
+///
+/// # Errors
+/// The working directory is gone or has a name that is not UTF-8.
+pub(crate) fn job(argv: Vec<String>) -> Result<Job> {
+    let cwd = std::env::current_dir().context("the working directory is gone")?;
+    let Some(cwd) = cwd.to_str() else {
+        bail!("the working directory {} is not UTF-8", cwd.display());
+    };
+    // What is not UTF-8 could not be passed on; nothing of ours needs such a variable.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Job {
+        argv,
+        cwd: cwd.to_owned(),
+        env,
+    })
+}
+
+/// This machine's CPUs, at most 4: more emulated ones than real ones only wait for each other.
+pub(crate) fn default_cpus() -> u32 {
+    let have = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(have.min(4)).unwrap_or(4)
+}
+
+/// A sink that passes a job's output on to this process's own.
+///
+/// # Errors
+/// Those of writing.
+pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+    match stream {
+        Stream::Out => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes)?;
+            out.flush()
+        }
+        Stream::Err => std::io::stderr().lock().write_all(bytes),
+    }
+}
+
+/// `path` made and made absolute.
+fn folder(path: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(path)
+        .with_context(|| format!("cannot create the results folder {}", path.display()))?;
+    Ok(path.canonicalize()?)
+}
