@@ -1,0 +1,54 @@
+//! Whether a balloon answers.
+
+use std::time::Duration;
+
+use crate::Pages;
+
+/// Tells a slow balloon from a dead one by its progress.
+///
+/// The driver's word is not needed: what counts is whether the size moves towards what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonWatch {
+    patience: Duration,
+    stalled: Duration,
+    last: Pages,
+}
+
+impl BalloonWatch {
+    /// A watch that gives a balloon up after `patience` without progress.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            stalled: Duration::ZERO,
+            last: Pages::ZERO,
+        }
+    }
+
+    /// Takes in what was `asked` and what the balloon's size is, `elapsed` after the last time. Returns whether the
+    /// balloon answers: it is at what was asked, moves towards it, or has not stalled for longer than the patience. A
+    /// balloon given up is taken back at its next progress.
+    pub fn observe(&mut self, asked: Pages, size: Pages, elapsed: Duration) -> bool {
+        let near = asked.get().abs_diff(size.get()) < asked.get().abs_diff(self.last.get());
+        self.last = size;
+        if asked == size || near {
+            self.stalled = Duration::ZERO;
+        } else {
+            self.stalled = self.stalled.saturating_add(elapsed);
+        }
+        self.answers()
+    }
+
+    /// What the last observation returned.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.stalled <= self.patience
+    }
+}
+
+impl Default for BalloonWatch {
+    /// Five seconds: drivers poll once a second.
+    fn default() -> Self {
+        Self::new(Duration::from_secs(5))
+    }
+}

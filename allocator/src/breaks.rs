@@ -1,0 +1,85 @@
+//! How fast a guest's sharing comes apart.
+
+use std::collections::VecDeque;
+
+use crate::Pages;
+
+/// Counts a guest's copy-on-write breaks per window (one rebalancing, 15 s) and answers how many may come.
+///
+/// The model is a token bucket: breaks in any h windows are at most `rate * h + burst`, except with a probability that
+/// the burst is chosen for. The rate is the median over the windows. The burst is a quantile of the bucket's backlog,
+/// `b' = max(0, b + breaks - rate)`; since the backlog after h windows is at least what came in them less `rate * h`,
+/// a backlog exceeded with probability ε bounds the demand except with probability ε. The quantile is an order
+/// statistic: of m windows and one to come, that one exceeds the j-th largest with probability j / (m + 1) at most. So
+/// nothing is assumed about the distribution, only that the windows to come are like those seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BreakMeter {
+    windows: VecDeque<u32>,
+}
+
+/// Demand of one guest for pages to break its sharing with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakDemand {
+    /// Breaks per window, the median.
+    pub rate: Pages,
+    /// Backlog beyond the rate, the quantile asked for.
+    pub burst: Pages,
+    /// Pages that may be needed: never more than are shared.
+    pub pages: Pages,
+    /// Whether enough windows were seen for the probability asked for. If not, `pages` is all that is shared.
+    pub measured: bool,
+}
+
+impl BreakMeter {
+    /// Windows remembered: at 15 s each a little over four hours.
+    pub const WINDOWS: usize = 1024;
+
+    /// Takes in the breaks of one more window.
+    pub fn observe(&mut self, breaks: Pages) {
+        if self.windows.len() == Self::WINDOWS {
+            self.windows.pop_front();
+        }
+        self.windows
+            .push_back(u32::try_from(breaks.get()).unwrap_or(u32::MAX));
+    }
+
+    /// Windows seen, at most [`BreakMeter::WINDOWS`].
+    #[must_use]
+    pub fn windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// What may be needed within `horizon` windows, except with probability `except`, by a guest with `shared` shared
+    /// pages.
+    #[must_use]
+    pub fn demand(&self, shared: Pages, horizon: u32, except: f64) -> BreakDemand {
+        let mut sorted: Vec<u64> = self.windows.iter().map(|&breaks| u64::from(breaks)).collect();
+        sorted.sort_unstable();
+        let rate = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+        let mut level = 0;
+        for (backlog, &breaks) in sorted.iter_mut().zip(&self.windows) {
+            level = (level + u64::from(breaks)).saturating_sub(rate);
+            *backlog = level;
+        }
+        sorted.sort_unstable();
+        // How many windows may exceed the burst; `as` turns a NaN or a negative number into 0.
+        let above = (except * (sorted.len() + 1) as f64) as usize;
+        let measured = above > 0;
+        let burst = sorted.len().checked_sub(above).map_or(0, |place| {
+            sorted.get(place).or(sorted.last()).copied().unwrap_or(0)
+        });
+        let needed = Pages::new(rate.saturating_mul(u64::from(horizon)).saturating_add(burst));
+        BreakDemand {
+            rate: Pages::new(rate),
+            burst: Pages::new(burst),
+            pages: if measured { needed.min(shared) } else { shared },
+            measured,
+        }
+    }
+
+    /// Mean breaks per window.
+    pub(crate) fn mean(&self) -> f64 {
+        let sum: u64 = self.windows.iter().map(|&breaks| u64::from(breaks)).sum();
+        sum as f64 / self.windows.len().max(1) as f64
+    }
+}

@@ -1,0 +1,236 @@
+//! The price search: one pool's pages divided among its members, exactly.
+//!
+//! The definition is min-funding revocation, page by page: member i values its p-th page at S_i / cost_i(p), where
+//! cost_i(p) = min(p, A_i) + k max(0, p - A_i), and pages are taken from whoever values its last page least. The
+//! pages that remain are those whose cost per share is at most some **level** x (the price is 1/x), up to ties at x
+//! itself. So it is enough to find x, where every member holds the closed form p_i(x) rounded down, and to deal the
+//! few pages that cost exactly as much as the last one affordable.
+//!
+//! All arithmetic is on integers. Costs are in units in which an idle page costs 10^6 and an active one
+//! 10^6 (1 - τ), at most 2^60 for a member; levels are in 2^-32 units per share, at most 2^93. Ties go to the member
+//! that stands first.
+
+use std::cmp::Ordering;
+
+use crate::Claim;
+use crate::tax::{IDLE, Tax};
+
+/// One claimant of a pool, a guest or a whole group. `min <= max`, `active <= max`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Member {
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+    pub(crate) active: u64,
+    pub(crate) shares: u64,
+}
+
+impl Member {
+    pub(crate) fn of_claim(claim: &Claim) -> Self {
+        let max = claim.max.less(claim.shared).get();
+        Self {
+            min: claim.min.get().min(max),
+            max,
+            active: claim.active.get().min(max),
+            shares: u64::from(claim.shares.get()),
+        }
+    }
+
+    /// What `pages` cost where an active page costs `active_cost`.
+    pub(crate) fn cost(&self, pages: u64, active_cost: u64) -> u64 {
+        pages.min(self.active) * active_cost + pages.saturating_sub(self.active) * IDLE
+    }
+
+    /// Whether its minimum costs more than `level` per share.
+    pub(crate) fn exceeds(&self, level: Level, tax: Tax) -> bool {
+        let cost = u128::from(self.cost(self.min, tax.active_cost()));
+        cost << LEVEL_BITS > u128::from(self.shares) * level
+    }
+
+    /// The most pages within the limits that cost at most `level` per share.
+    fn afford(&self, level: Level, active_cost: u64) -> u64 {
+        let money = u64::try_from((u128::from(self.shares) * level) >> LEVEL_BITS).unwrap_or(u64::MAX);
+        let active = self.active * active_cost;
+        let pages = if money <= active {
+            money / active_cost
+        } else {
+            self.active + (money - active) / IDLE
+        };
+        pages.clamp(self.min, self.max)
+    }
+}
+
+/// Cost per share, in 2^-32 units.
+pub(crate) type Level = u128;
+
+/// Levels resolve single units of cost for up to 2^32 shares: one level up buys a member at most one page.
+const LEVEL_BITS: u32 = 32;
+
+/// A level as whole active pages per share: the inverse of the price.
+pub(crate) fn pages_per_share(level: Level, tax: Tax) -> f64 {
+    level as f64 / (1_u64 << LEVEL_BITS) as f64 / tax.active_cost() as f64
+}
+
+/// What was found of a level: how many pages all members together afford at it.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    level: Level,
+    pages: u64,
+}
+
+/// A page that costs about as much as the last one affordable.
+#[derive(Clone, Copy, Debug)]
+struct Marginal {
+    cost: u64,
+    shares: u64,
+    member: u32,
+}
+
+impl Marginal {
+    /// Cheapest per share first, then whoever stands first.
+    fn order(&self, other: &Self) -> Ordering {
+        let mine = u128::from(self.cost) * u128::from(other.shares);
+        let theirs = u128::from(other.cost) * u128::from(self.shares);
+        mine.cmp(&theirs).then(self.member.cmp(&other.member))
+    }
+}
+
+/// Marginal pages are dealt singly once there are no more of them than this, or than members.
+const FEW: usize = 32;
+
+/// The search with its scratch memory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PriceSearch {
+    marginal: Vec<Marginal>,
+}
+
+impl PriceSearch {
+    /// Makes room for pools of up to `members`, after which [`PriceSearch::divide`] does not allocate.
+    pub(crate) fn reserve(&mut self, members: usize) {
+        self.marginal.clear();
+        self.marginal.reserve(members.max(FEW));
+    }
+
+    /// Divides `memory` pages among `members` at `tax` into `pages`; returns the level reached.
+    ///
+    /// `memory` is at least the sum of the minimums. The sum of `pages` is `memory` or, where that is less, the sum
+    /// of the maximums.
+    pub(crate) fn divide(&mut self, members: &[Member], tax: Tax, memory: u64, pages: &mut [u64]) -> Level {
+        let active_cost = tax.active_cost();
+        let (mut low, mut high) = extremes(members, active_cost);
+        if high.pages <= memory {
+            low = high;
+        }
+        let few = members.len().max(FEW) as u64;
+        let mut step = 0;
+        while low.pages < memory && high.pages - low.pages > few && high.level - low.level > 1 {
+            let probe = probe(
+                members,
+                active_cost,
+                next_level(low, high, Aim { memory, few, step }),
+            );
+            if probe.pages <= memory {
+                low = probe;
+            } else {
+                high = probe;
+            }
+            step += 1;
+        }
+        for (pages, member) in pages.iter_mut().zip(members) {
+            *pages = member.afford(low.level, active_cost);
+        }
+        if low.pages < memory && low.level < high.level {
+            self.deal(members, active_cost, (high.level, memory - low.pages), pages);
+        }
+        low.level
+    }
+
+    /// Deals `count` of the pages affordable at `level` but not held yet, cheapest first.
+    fn deal(
+        &mut self,
+        members: &[Member],
+        active_cost: u64,
+        (level, count): (Level, u64),
+        pages: &mut [u64],
+    ) {
+        self.marginal.clear();
+        for (index, (member, &held)) in members.iter().zip(&*pages).enumerate() {
+            let afford = member.afford(level, active_cost);
+            self.marginal.extend((held..afford).map(|page| Marginal {
+                cost: member.cost(page + 1, active_cost),
+                shares: member.shares,
+                member: index as u32,
+            }));
+        }
+        let count = count as usize;
+        if count < self.marginal.len() {
+            self.marginal.select_nth_unstable_by(count, Marginal::order);
+        }
+        for page in self.marginal.iter().take(count) {
+            pages[page.member as usize] += 1;
+        }
+    }
+}
+
+/// The level at which everybody is at its minimum, and one at which everybody is at its maximum.
+fn extremes(members: &[Member], active_cost: u64) -> (Probe, Probe) {
+    let mut low = Probe { level: 0, pages: 0 };
+    let mut high = Probe { level: 0, pages: 0 };
+    let mut dearest = 0.0_f64;
+    for member in members {
+        low.pages += member.min;
+        high.pages += member.max;
+        dearest = dearest.max(member.cost(member.max, active_cost) as f64 / member.shares as f64);
+    }
+    // Twice the dearest last page covers what the floating-point quotient may have lost.
+    high.level = (dearest * (1_u64 << LEVEL_BITS) as f64) as Level * 2 + (1 << LEVEL_BITS);
+    (low, high)
+}
+
+fn probe(members: &[Member], active_cost: u64, level: Level) -> Probe {
+    let pages = members
+        .iter()
+        .map(|member| member.afford(level, active_cost))
+        .sum();
+    Probe { level, pages }
+}
+
+/// What a search step goes for.
+#[derive(Clone, Copy)]
+struct Aim {
+    memory: u64,
+    few: u64,
+    step: u32,
+}
+
+/// A level strictly between `low` and `high`: two interpolations, then a bisection, and so on.
+///
+/// The sum of all pages is piecewise linear in the level, so interpolation ends the search within a segment at once;
+/// bisection bounds the number of steps where there are many segments. Floating point here only chooses where to
+/// look.
+fn next_level(low: Probe, high: Probe, aim: Aim) -> Level {
+    let span = high.level - low.level;
+    let step = if aim.step % 3 == 2 {
+        bisect(low.level, high.level) - low.level
+    } else {
+        // Aim a little past the memory on the side that is still far, so that both ends close in.
+        let slack = aim.few as f64 / 4.0;
+        let short = (aim.memory - low.pages) as f64;
+        let over = (high.pages - aim.memory) as f64;
+        let goal = if short < over {
+            short + slack
+        } else {
+            short - slack
+        };
+        (goal / (short + over) * span as f64) as Level
+    };
+    low.level + step.clamp(1, span - 1)
+}
+
+/// The middle: of the logarithms while the ends are far apart, else of the levels.
+fn bisect(low: Level, high: Level) -> Level {
+    let (bits_low, bits_high) = (low.max(1).ilog2(), high.ilog2());
+    if bits_high > bits_low + 2 {
+        return 1 << u32::midpoint(bits_low, bits_high);
+    }
+    low.midpoint(high)
+}
