@@ -1,0 +1,548 @@
+//! The device: what a transport plugs in and what a host steers.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddressSpace;
+
+use crate::config::{Config, HINT_DONE, config_len, next_hint_command};
+use crate::counters::Counters;
+use crate::features::{
+    self, DEFLATE_ON_OOM, EVENT_IDX, FREE_PAGE_HINT, INDIRECT_DESC, PAGE_POISON, QueueKind, REPORTING,
+    STATISTICS, VERSION_1,
+};
+use crate::frame::Run;
+use crate::frame_set::FrameSet;
+use crate::interrupt::Interrupt;
+use crate::queues::{Deflate, FrameList, Hinting, Inflate, Parking, Reporting, Round};
+use crate::release::Release;
+use crate::ring::{Ring, RingError, Served};
+use crate::state::{BalloonState, BrokenState};
+use crate::statistics::Statistics;
+use crate::store::Store;
+
+/// Entries of each queue. Linux needs 32 for reporting and sends one buffer at a time on the others.
+pub const QUEUE_SIZE: u16 = 128;
+
+/// Whether the device offers a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Offer {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// What the device offers its driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The guest may take pages back before it kills a process. Without it an over-inflated guest panics.
+    pub deflate_on_oom: Offer,
+    /// The guest sends memory statistics.
+    pub statistics: Offer,
+    /// The guest reports free pages without being asked.
+    pub free_page_reporting: Offer,
+    /// The guest lists free pages on request, for migration.
+    pub free_page_hinting: Offer,
+    /// The guest says what it fills free pages with. A guest that poisons its pages needs this to report them.
+    pub page_poison: Offer,
+}
+
+impl Default for Options {
+    /// Everything but hinting, which only a migration needs.
+    fn default() -> Self {
+        Self {
+            deflate_on_oom: Offer::On,
+            statistics: Offer::On,
+            free_page_reporting: Offer::On,
+            free_page_hinting: Offer::Off,
+            page_poison: Offer::On,
+        }
+    }
+}
+
+impl Options {
+    /// The feature bits that these options offer, transport bits included.
+    pub fn features(&self) -> u64 {
+        let offered = [
+            (self.statistics, STATISTICS),
+            (self.deflate_on_oom, DEFLATE_ON_OOM),
+            (self.free_page_hinting, FREE_PAGE_HINT),
+            (self.page_poison, PAGE_POISON),
+            (self.free_page_reporting, REPORTING),
+        ];
+        offered
+            .into_iter()
+            .filter(|(offer, _)| *offer == Offer::On)
+            .fold(VERSION_1 | EVENT_IDX | INDIRECT_DESC, |features, (_, bit)| {
+                features | bit
+            })
+    }
+}
+
+/// Why the device stopped or could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The guest broke a ring. The transport sets `DEVICE_NEEDS_RESET`; until the reset the device does nothing.
+    #[error("queue {queue} of the balloon is unusable until the guest resets the device")]
+    Ring {
+        /// The queue's number.
+        queue: u16,
+        /// What is wrong with it.
+        #[source]
+        source: RingError,
+    },
+    /// The host could not raise an interrupt. The buffers were returned all the same.
+    #[error("cannot interrupt the guest of the balloon")]
+    Interrupt(#[source] io::Error),
+}
+
+/// Why the device could not be activated.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// The driver took features that were not offered, or not `VIRTIO_F_VERSION_1`.
+    #[error(
+        "the driver accepted features {accepted:#x} of the offered {offered:#x}; it must take bit 32 and only offered ones"
+    )]
+    Features {
+        /// What it took.
+        accepted: u64,
+        /// What was offered.
+        offered: u64,
+    },
+    /// A queue the driver needs is missing, or lies outside of memory.
+    #[error("queue {0} of the balloon is not ready or its rings lie outside of guest memory")]
+    Queue(u16),
+}
+
+/// Whether an event left work behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "work that is left gets no further notification"]
+pub enum Progress {
+    /// The queue is empty; the driver will notify again.
+    Done,
+    /// The driver added buffers faster than one event serves: call again soon, no notification will come.
+    More,
+}
+
+/// What became of a request for statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatisticsRequest {
+    /// The guest was asked.
+    Sent,
+    /// It has not answered the last request yet, or sent no first buffer.
+    Pending,
+    /// There is no driver, or it has no statistics queue.
+    Unavailable,
+}
+
+/// A virtio-balloon device.
+///
+/// `M` is how guest memory is reached, `R` how frames are given back. No method blocks or waits for the guest.
+pub struct Balloon<M, R> {
+    pub(crate) options: Options,
+    pub(crate) config: Config,
+    pub(crate) store: Store<R>,
+    pub(crate) active: Option<Active<M>>,
+    pub(crate) statistics: Option<Statistics>,
+    pub(crate) round: Option<Round>,
+    counters: Counters,
+    list: FrameList,
+    reported: Vec<Run>,
+}
+
+/// What exists only between a driver's `DRIVER_OK` and its reset.
+pub(crate) struct Active<M> {
+    pub(crate) features: u64,
+    memory: M,
+    interrupt: Arc<dyn Interrupt>,
+    pub(crate) rings: Vec<Option<(QueueKind, Ring)>>,
+    broken: bool,
+}
+
+impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
+    /// A device without a driver, for the memory that `port` gives back.
+    pub fn new(options: Options, port: R) -> Self {
+        Self {
+            options,
+            config: Config::default(),
+            store: Store::new(port),
+            active: None,
+            statistics: None,
+            round: None,
+            counters: Counters::default(),
+            list: FrameList::default(),
+            reported: Vec::new(),
+        }
+    }
+
+    /// The feature bits to offer the driver.
+    pub fn features(&self) -> u64 {
+        self.options.features()
+    }
+
+    /// The largest size of each queue the device offers; their number is the number of queues. When the driver takes
+    /// fewer features, the last ones stay unused (see [`features::queues`]).
+    pub fn queue_sizes(&self) -> Vec<u16> {
+        features::queues(self.features()).map(|_| QUEUE_SIZE).collect()
+    }
+
+    /// Starts work with a driver that accepted `features` and set up `queues`, in the order of their numbers.
+    ///
+    /// After a restore, handle an event of every queue: a notification may have been lost with the old process.
+    ///
+    /// # Errors
+    /// When the driver accepted what was not offered, or inflate, deflate or a queue it made ready cannot be used.
+    pub fn activate(
+        &mut self,
+        features: u64,
+        memory: M,
+        queues: Vec<Queue>,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Result<(), ActivateError> {
+        let offered = self.features();
+        if features & !offered != 0 || features & VERSION_1 == 0 {
+            return Err(ActivateError::Features {
+                accepted: features,
+                offered,
+            });
+        }
+        let mut queues = queues.into_iter();
+        let mut rings = Vec::new();
+        for (number, kind) in (0u16..).zip(features::queues(features)) {
+            let ring = match queues.next() {
+                Some(mut queue) if queue.ready() => {
+                    queue.set_event_idx(features & EVENT_IDX != 0);
+                    Some(queue)
+                        .filter(|queue| queue.is_valid(&*memory.memory()))
+                        .ok_or(ActivateError::Queue(number))?
+                }
+                _ if matches!(kind, QueueKind::Inflate | QueueKind::Deflate) => {
+                    return Err(ActivateError::Queue(number));
+                }
+                _ => {
+                    rings.push(None);
+                    continue;
+                }
+            };
+            rings.push(Some((kind, Ring::new(ring))));
+        }
+        self.active = Some(Active {
+            features,
+            memory,
+            interrupt,
+            rings,
+            broken: false,
+        });
+        Ok(())
+    }
+
+    /// The driver reset the device, or the guest rebooted: the balloon pops. The target stays.
+    pub fn reset(&mut self) {
+        self.counters.resets += 1;
+        self.counters.popped += self.store.pop();
+        self.active = None;
+        self.statistics = None;
+        self.round = None;
+        self.config.guest = Default::default();
+        self.config.host.hint_command = 0;
+    }
+
+    /// Serves the queue that the driver notified.
+    ///
+    /// # Errors
+    /// When the guest broke the ring: the transport tells it that the device needs a reset. When the host cannot
+    /// raise an interrupt.
+    pub fn handle_queue_event(&mut self, queue: u16) -> Result<Progress, DeviceError> {
+        let Some(active) = self.active.as_mut().filter(|active| !active.broken) else {
+            self.counters.ignored_events += 1;
+            return Ok(Progress::Done);
+        };
+        let guard = active.memory.memory();
+        let memory = &*guard;
+        let Some(Some((kind, ring))) = active.rings.get_mut(usize::from(queue)) else {
+            self.counters.ignored_events += 1;
+            return Ok(Progress::Done);
+        };
+        let counters = &mut self.counters;
+        let (list, store) = (&mut self.list, &mut self.store);
+        let served = match kind {
+            QueueKind::Inflate => ring.serve(
+                memory,
+                &mut Inflate {
+                    list,
+                    store,
+                    counters,
+                },
+            ),
+            QueueKind::Deflate => ring.serve(
+                memory,
+                &mut Deflate {
+                    list,
+                    store,
+                    counters,
+                },
+            ),
+            QueueKind::Statistics => ring.serve(
+                memory,
+                &mut Parking {
+                    latest: &mut self.statistics,
+                    counters,
+                },
+            ),
+            QueueKind::Hinting => ring.serve(
+                memory,
+                &mut Hinting {
+                    round: self.round.as_mut(),
+                    counters,
+                },
+            ),
+            QueueKind::Reporting => {
+                let poison = if active.features & PAGE_POISON == 0 {
+                    0
+                } else {
+                    self.config.guest.poison
+                };
+                ring.serve(
+                    memory,
+                    &mut Reporting {
+                        runs: &mut self.reported,
+                        store,
+                        counters,
+                        poison,
+                    },
+                )
+            }
+        };
+        active.conclude(queue, served, &mut self.counters)
+    }
+
+    /// Reads the configuration space; what lies past its end reads as zero.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.config.read(offset, data);
+    }
+
+    /// Takes what the driver wrote to the fields that are its own; the rest is ignored and counted.
+    pub fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let features = self.active.as_ref().map_or(0, |active| active.features);
+        self.counters.refused_config_bytes += self.config.write(offset, data, features);
+    }
+
+    /// How many bytes of configuration the offered features define.
+    pub fn config_len(&self) -> usize {
+        config_len(self.features())
+    }
+
+    /// Asks the guest to put `frames` frames into the balloon, at most all of its memory.
+    ///
+    /// # Errors
+    /// When the interrupt cannot be raised; the target is set all the same.
+    pub fn set_target(&mut self, frames: u64) -> Result<(), DeviceError> {
+        let target = u32::try_from(frames.min(self.store.ballooned.capacity())).unwrap_or(u32::MAX);
+        if self.config.host.target == target {
+            return Ok(());
+        }
+        self.config.host.target = target;
+        self.config_changed()
+    }
+
+    /// How many frames the host wants in the balloon.
+    pub fn target(&self) -> u64 {
+        u64::from(self.config.host.target)
+    }
+
+    /// How many frames the guest says are in the balloon. It lags, and it may lie: nothing should be decided by it.
+    pub fn actual(&self) -> u64 {
+        u64::from(self.config.guest.actual)
+    }
+
+    /// How many frames are in the balloon: inflated, released, and not deflated since.
+    pub fn ballooned(&self) -> u64 {
+        self.store.ballooned.len()
+    }
+
+    /// Which frames are in the balloon.
+    pub fn ballooned_frames(&self) -> &FrameSet {
+        &self.store.ballooned
+    }
+
+    /// Asks the guest for fresh statistics.
+    ///
+    /// # Errors
+    /// As [`handle_queue_event`](Self::handle_queue_event).
+    pub fn request_statistics(&mut self) -> Result<StatisticsRequest, DeviceError> {
+        let Some(active) = self.active.as_mut().filter(|active| !active.broken) else {
+            return Ok(StatisticsRequest::Unavailable);
+        };
+        let guard = active.memory.memory();
+        let mut rings = (0u16..).zip(&mut active.rings);
+        let found = rings.find_map(|(queue, ring)| match ring {
+            Some((QueueKind::Statistics, ring)) => Some((queue, ring)),
+            _ => None,
+        });
+        let Some((queue, ring)) = found else {
+            return Ok(StatisticsRequest::Unavailable);
+        };
+        let served = match ring.unpark(&*guard) {
+            Ok(None) => return Ok(StatisticsRequest::Pending),
+            Ok(Some(served)) => Ok(served),
+            Err(error) => Err(error),
+        };
+        active
+            .conclude(queue, served, &mut self.counters)
+            .map(|_| StatisticsRequest::Sent)
+    }
+
+    /// The last statistics the guest sent; they carry their age.
+    pub fn statistics(&self) -> Option<&Statistics> {
+        self.statistics.as_ref()
+    }
+
+    /// Asks the guest to list its free pages and forgets what it listed before. Nothing happens without a driver
+    /// that negotiated hinting.
+    ///
+    /// The guest keeps the listed pages unused until [`finish_hinting`](Self::finish_hinting).
+    ///
+    /// # Errors
+    /// When the interrupt cannot be raised.
+    pub fn start_hinting(&mut self) -> Result<(), DeviceError> {
+        if self.negotiated(FREE_PAGE_HINT) {
+            let command = next_hint_command(self.round.as_ref().map_or(HINT_DONE, |round| round.command));
+            let free = FrameSet::new(&self.store.port().backed());
+            self.round = Some(Round {
+                command,
+                guest: None,
+                free,
+                complete: false,
+            });
+            self.config.host.hint_command = command;
+            return self.config_changed();
+        }
+        Ok(())
+    }
+
+    /// The frames that the guest listed in the current round, and whether it is through. A migration may leave them
+    /// out, provided that it tracked writes since before the round started.
+    pub fn hinted(&self) -> Option<(&FrameSet, bool)> {
+        self.round.as_ref().map(|round| (&round.free, round.complete))
+    }
+
+    /// Tells the guest that it may use the listed pages again.
+    ///
+    /// # Errors
+    /// When the interrupt cannot be raised.
+    pub fn finish_hinting(&mut self) -> Result<(), DeviceError> {
+        if self.config.host.hint_command == 0 {
+            return Ok(());
+        }
+        self.config.host.hint_command = HINT_DONE;
+        self.config_changed()
+    }
+
+    /// Whether a driver is working with the device.
+    pub fn is_active(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| !active.broken)
+    }
+
+    /// Whether a driver is working with the device and accepted every bit of `features`.
+    pub fn negotiated(&self, features: u64) -> bool {
+        self.is_active()
+            && self
+                .active
+                .as_ref()
+                .is_some_and(|active| active.features & features == features)
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Why the last failed release failed, until it is asked for.
+    pub fn take_release_error(&mut self) -> Option<io::Error> {
+        self.store.error.take()
+    }
+
+    /// Everything a device needs to go on elsewhere. Statistics and a running round of hinting are left out: they
+    /// are asked for again.
+    pub fn save(&self) -> BalloonState {
+        BalloonState::of(self)
+    }
+
+    /// A device that goes on where another one was saved. Its queues start with [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// When the state contradicts itself or the memory: it may come from anywhere.
+    pub fn restore(options: Options, port: R, state: &BalloonState) -> Result<Self, BrokenState> {
+        let mut balloon = Self::new(options, port);
+        state.restore_into(&mut balloon)?;
+        Ok(balloon)
+    }
+
+    /// Starts the queues of a saved device, where it had a driver.
+    ///
+    /// # Errors
+    /// As [`activate`](Self::activate), and when the queues contradict themselves.
+    pub fn resume(
+        &mut self,
+        state: &BalloonState,
+        memory: M,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Result<(), BrokenState> {
+        let Some(driver) = &state.driver else {
+            return Ok(());
+        };
+        let queues: Result<Vec<Queue>, _> = driver
+            .queues
+            .iter()
+            .map(|queue| Queue::try_from(*queue))
+            .collect();
+        let queues = queues.map_err(BrokenState::Queue)?;
+        self.activate(driver.features, memory, queues, interrupt)
+            .map_err(BrokenState::Activate)?;
+        for (kind, ring) in self
+            .active
+            .iter_mut()
+            .flat_map(|active| active.rings.iter_mut().flatten())
+        {
+            if *kind == QueueKind::Statistics {
+                ring.park(driver.parked_statistics).map_err(BrokenState::Parked)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn config_changed(&self) -> Result<(), DeviceError> {
+        match self.active.as_ref().filter(|active| !active.broken) {
+            Some(active) => active.interrupt.config_changed().map_err(DeviceError::Interrupt),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<M> Active<M> {
+    /// Tells the driver what was returned, or stops working with it.
+    fn conclude(
+        &mut self,
+        queue: u16,
+        served: Result<Served, RingError>,
+        counters: &mut Counters,
+    ) -> Result<Progress, DeviceError> {
+        let served = served.map_err(|source| {
+            counters.broken_rings += 1;
+            self.broken = true;
+            DeviceError::Ring { queue, source }
+        })?;
+        if served.interrupt {
+            self.interrupt
+                .used_buffers(queue)
+                .map_err(DeviceError::Interrupt)?;
+        }
+        Ok(if served.more {
+            Progress::More
+        } else {
+            Progress::Done
+        })
+    }
+}

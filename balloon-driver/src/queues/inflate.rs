@@ -1,0 +1,39 @@
+//! Inflate: frames the guest gives away until it deflates.
+
+use vm_memory::GuestMemory;
+
+use super::FrameList;
+use crate::chain::Chain;
+use crate::counters::Counters;
+use crate::release::{Reason, Release};
+use crate::ring::{Verdict, Work};
+use crate::store::Store;
+
+pub(crate) struct Inflate<'d, R> {
+    pub(crate) list: &'d mut FrameList,
+    pub(crate) store: &'d mut Store<R>,
+    pub(crate) counters: &'d mut Counters,
+}
+
+impl<M: GuestMemory, R: Release> Work<M> for Inflate<'_, R> {
+    fn chain(&mut self, chain: Chain<'_, M>) -> Verdict {
+        self.counters.inflate_buffers += 1;
+        self.list.read(chain, self.counters);
+        Verdict::Return
+    }
+
+    fn is_full(&self) -> bool {
+        self.list.is_full()
+    }
+
+    fn finish(&mut self) {
+        let runs = self.list.merge(&self.store.ballooned, self.counters);
+        for &run in runs {
+            let added = self.store.ballooned.insert(run);
+            self.counters.inflated += added;
+            // Released once more: a guest may reuse a frame before it says so, and inflate it again.
+            self.counters.already_inflated += run.count() - added;
+        }
+        self.store.release(runs, Reason::Inflated, self.counters);
+    }
+}
