@@ -1,1 +1,3 @@
 //! The library behind the `levy` binary.
+
+pub mod doctor;

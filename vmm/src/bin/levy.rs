@@ -1,2 +1,30 @@
 //! `levy`: run many Linux guests on one host.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Run many Linux guests on one KVM host.
+#[derive(Parser)]
+#[command(name = "levy", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what this machine can run, what is missing and what to do about it
+    Doctor(levy::doctor::Args),
+}
+
+fn main() -> ExitCode {
+    let Command::Doctor(args) = Cli::parse().command;
+    match levy::doctor::run(args) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("levy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
