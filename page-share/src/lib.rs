@@ -1,8 +1,20 @@
 //! Content-based page sharing, sampling, compression and swap for memory that a VMM owns.
 
+mod counts;
+mod domain;
+mod guest;
 mod hash;
+mod index;
+mod local;
 mod page;
+mod placement;
+mod pool;
 pub mod port;
+mod publish;
+mod sparse;
 
+pub use domain::{Counters, Domain, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
+pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
+pub use pool::EXTENT_SLOTS;

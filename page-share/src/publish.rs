@@ -1,0 +1,184 @@
+//! How a content enters the pool: verified, placed, written, and only then visible.
+
+use std::collections::HashSet;
+
+use crate::domain::Domain;
+use crate::hash::Sketch;
+use crate::index::Holder;
+use crate::page::{Gfn, GuestId, Page, Slot};
+use crate::pool::Content;
+use crate::port::{Offer, PUBLISH_BATCH, PortError, Publication, Refusal, Report};
+
+/// A page that has a slot reserved and is not written yet.
+struct Placed {
+    /// Which page of the batch.
+    item: usize,
+    slot: Slot,
+    /// Who gets the offer.
+    hint: (GuestId, Gfn),
+}
+
+/// What is to be done with one page of a batch.
+enum Step {
+    Done(Publication),
+    Write(Placed),
+}
+
+impl Domain {
+    /// See [`Port::publish`](crate::port::Port::publish).
+    ///
+    /// `bytes` must be the manager's own copy, which nobody else can write.
+    ///
+    /// # Errors
+    /// [`PortError::Invalid`]; nothing was done then.
+    ///
+    /// # Panics
+    /// When the two slices differ in length.
+    pub fn publish(
+        &mut self,
+        guest: GuestId,
+        pages: &[Report],
+        bytes: &[Page],
+        results: &mut Vec<Publication>,
+    ) -> Result<(), PortError> {
+        assert_eq!(pages.len(), bytes.len(), "every page comes with its bytes");
+        results.clear();
+        self.check_pages(guest, pages.iter().map(|page| page.gfn), PUBLISH_BATCH)?;
+        let mut batch = Batch {
+            guest,
+            pages,
+            bytes,
+            placed: Vec::with_capacity(pages.len()),
+            sketches: HashSet::with_capacity(pages.len()),
+        };
+        for (item, page) in pages.iter().enumerate() {
+            if batch.sketches.contains(&page.sketch) {
+                // The same content twice in one batch: the first must be visible before the second is looked at.
+                self.write(&mut batch, results);
+            }
+            match self.step(&batch, item) {
+                Step::Done(result) => results.push(result),
+                Step::Write(placed) => {
+                    results.push(Publication::Granted(placed.slot));
+                    batch.sketches.insert(page.sketch);
+                    batch.placed.push(placed);
+                }
+            }
+        }
+        self.write(&mut batch, results);
+        Ok(())
+    }
+
+    /// Decides about one page and reserves a slot if it needs one.
+    fn step(&mut self, batch: &Batch<'_>, item: usize) -> Step {
+        let Report { gfn, sketch } = batch.pages[item];
+        let page = &batch.bytes[item];
+        if self.hasher.sketch(page) != sketch {
+            self.counters.refused_mismatch += 1;
+            return Step::Done(Publication::Refused(Refusal::SketchMismatch));
+        }
+        let done = match self.index.find(sketch) {
+            Some(Holder::Hint(owner, hint)) if (owner, hint) != (batch.guest, gfn) => {
+                return self.reserve(batch, item, (owner, hint));
+            }
+            Some(Holder::Shared(slot)) => self.join(batch.guest, slot, sketch, page),
+            Some(Holder::Hint(..)) => Publication::Noted,
+            None => {
+                self.drop_hint(batch.guest, gfn);
+                self.set_hint(batch.guest, gfn, sketch);
+                Publication::Noted
+            }
+        };
+        Step::Done(done)
+    }
+
+    fn reserve(&mut self, batch: &Batch<'_>, item: usize, hint: (GuestId, Gfn)) -> Step {
+        let Report { gfn, sketch } = batch.pages[item];
+        if !self.may_hold_more(hint.0) {
+            // The other guest cannot take an offer: this page is the better hint.
+            self.drop_hint(hint.0, hint.1);
+            self.drop_hint(batch.guest, gfn);
+            self.set_hint(batch.guest, gfn, sketch);
+            return Step::Done(Publication::Noted);
+        }
+        if self.may_hold_more(batch.guest) {
+            let content = Content::new(sketch, self.hasher.hash(&batch.bytes[item]));
+            if let Some(slot) = self.pool.place(batch.guest, content) {
+                return Step::Write(Placed { item, slot, hint });
+            }
+        }
+        self.counters.refused_full += 1;
+        Step::Done(Publication::Refused(Refusal::PoolFull))
+    }
+
+    /// A page whose sketch the pool has already: a reference to it if the content is the same.
+    fn join(&mut self, guest: GuestId, slot: Slot, sketch: Sketch, page: &Page) -> Publication {
+        let content = Content::new(sketch, self.hasher.hash(page));
+        if self.pool.content(slot) != Some(content) {
+            self.counters.refused_collision += 1;
+            return Publication::Refused(Refusal::Collision);
+        }
+        if !self.grant(guest, slot) {
+            self.counters.refused_full += 1;
+            return Publication::Refused(Refusal::PoolFull);
+        }
+        Publication::Granted(slot)
+    }
+
+    /// Writes what is placed, in runs, and makes it visible. What the kernel does not take is refused.
+    fn write(&mut self, batch: &mut Batch<'_>, results: &mut [Publication]) {
+        batch.sketches.clear();
+        let placed = std::mem::take(&mut batch.placed);
+        let follows = |before: &Placed, after: &Placed| {
+            after.item == before.item + 1 && before.slot.next() == Some(after.slot)
+        };
+        for run in placed.chunk_by(follows) {
+            let first = &run[0];
+            let bytes = &batch.bytes[first.item..first.item + run.len()];
+            let written = self.pool.write(first.slot, bytes);
+            for page in run {
+                if written.is_ok() {
+                    self.make_visible(batch, page);
+                } else {
+                    // Its memory, if any, goes back; the hint stays what it was.
+                    let _ = self.pool.free(&mut [page.slot]);
+                    self.counters.refused_full += 1;
+                    results[page.item] = Publication::Refused(Refusal::PoolFull);
+                }
+            }
+        }
+    }
+
+    fn make_visible(&mut self, batch: &Batch<'_>, page: &Placed) {
+        let Placed {
+            slot,
+            hint: (owner, hint),
+            ..
+        } = *page;
+        let Report { gfn, sketch } = batch.pages[page.item];
+        self.drop_hint(batch.guest, gfn);
+        // The owner may have been noted for another content since, in this very batch: that hint stays.
+        if self.index.find(sketch) == Some(Holder::Hint(owner, hint)) {
+            self.drop_hint(owner, hint);
+        }
+        self.index.set(sketch, Holder::Shared(slot));
+        self.hold(batch.guest, slot);
+        self.hold(owner, slot);
+        if let Some(state) = self.guests.get_mut(&owner) {
+            state.offer(Offer { gfn: hint, slot });
+        }
+        self.counters.published += 1;
+        self.counters.offered += 1;
+    }
+}
+
+/// A call to publish, as far as it has come.
+struct Batch<'a> {
+    guest: GuestId,
+    pages: &'a [Report],
+    bytes: &'a [Page],
+    /// Reserved, in item order, not written.
+    placed: Vec<Placed>,
+    /// The sketches of those.
+    sketches: HashSet<Sketch>,
+}
