@@ -59,9 +59,9 @@ fn closed_form(clients: &[oracle::Client], tax: Tax, memory: u64) -> Vec<f64> {
         let middle = 0.5 * (low + high);
         let sum: f64 = clients.iter().map(|client| at(middle, client)).sum();
         if sum <= memory as f64 {
-            low = middle
+            low = middle;
         } else {
-            high = middle
+            high = middle;
         }
     }
     clients.iter().map(|client| at(low, client)).collect()

@@ -11,7 +11,7 @@ enum Place {
 }
 
 /// Every bench: its name on the command line, the binary in `tests/bench`, and where it runs.
-const BENCHES: &[(&str, &str, Place)] = &[];
+const BENCHES: &[(&str, &str, Place)] = &[("allocator", "allocator", Place::Native)];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
