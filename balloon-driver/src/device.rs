@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddressSpace;
@@ -147,6 +148,8 @@ pub struct Balloon<M, R> {
     pub(crate) active: Option<Active<M>>,
     pub(crate) statistics: Option<Statistics>,
     pub(crate) round: Option<Round>,
+    /// When the guest last touched the device.
+    heard: Option<Instant>,
     counters: Counters,
     list: FrameList,
     reported: Vec<Run>,
@@ -171,6 +174,7 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
             active: None,
             statistics: None,
             round: None,
+            heard: None,
             counters: Counters::default(),
             list: FrameList::default(),
             reported: Vec::new(),
@@ -245,6 +249,7 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         self.active = None;
         self.statistics = None;
         self.round = None;
+        self.heard = None;
         self.config.guest = Default::default();
         self.config.host.hint_command = 0;
     }
@@ -259,6 +264,7 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
             self.counters.ignored_events += 1;
             return Ok(Progress::Done);
         };
+        self.heard = Some(Instant::now());
         let guard = active.memory.memory();
         let memory = &*guard;
         let Some(Some((kind, ring))) = active.rings.get_mut(usize::from(queue)) else {
@@ -325,7 +331,12 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
 
     /// Takes what the driver wrote to the fields that are its own; the rest is ignored and counted.
     pub fn write_config(&mut self, offset: u64, data: &[u8]) {
-        let features = self.active.as_ref().map_or(0, |active| active.features);
+        // Linux writes its poison value before it sets DRIVER_OK, so before the device hears what was negotiated.
+        let features = self
+            .active
+            .as_ref()
+            .map_or_else(|| self.features(), |active| active.features);
+        self.heard = Some(Instant::now());
         self.counters.refused_config_bytes += self.config.write(offset, data, features);
     }
 
@@ -438,6 +449,11 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         }
         self.config.host.hint_command = HINT_DONE;
         self.config_changed()
+    }
+
+    /// When the guest last gave a sign of life; `None` since the last reset.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     /// Whether a driver is working with the device.

@@ -1,8 +1,10 @@
 //! A complete virtio-balloon device backend, driver half and controller for rust-vmm projects.
 mod chain;
 mod config;
+pub mod controller;
 mod counters;
 mod device;
+pub mod driver;
 pub mod features;
 mod frame;
 mod frame_set;
