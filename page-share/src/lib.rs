@@ -12,9 +12,13 @@ mod pool;
 pub mod port;
 mod publish;
 mod sparse;
+mod store;
+mod swap;
 
 pub use domain::{Counters, Domain, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
+pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
+pub use swap::{Located, Swap, SwapError, SwapSlot};
