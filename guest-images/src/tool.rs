@@ -27,6 +27,11 @@ impl Tool {
     /// # Errors
     /// The program is missing or ends with a status other than 0; `what` says what it was to do.
     pub(crate) fn run(&self, what: &str, command: &mut Command) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.bytes(what, command)?).into_owned())
+    }
+
+    /// As [`Tool::run`], for output that is no text.
+    pub(crate) fn bytes(&self, what: &str, command: &mut Command) -> Result<Vec<u8>> {
         let output = command.output().map_err(|source| self.cannot_start(source))?;
         if !output.status.success() {
             return Err(Error::Tool {
@@ -36,7 +41,7 @@ impl Tool {
                 stderr: tail(&String::from_utf8_lossy(&output.stderr)),
             });
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(output.stdout)
     }
 
     fn cannot_start(&self, source: io::Error) -> Error {

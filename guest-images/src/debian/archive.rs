@@ -106,6 +106,12 @@ impl Archive {
         self.fetch_indexes()
     }
 
+    /// The cache this works in.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// The addresses in use.
     #[must_use]
     pub fn mirror(&self) -> &Mirror {
