@@ -55,6 +55,13 @@ impl Anonymous {
             ranges: Vec::new(),
         })
     }
+
+    /// Makes one `madvise` per run and never calls `process_madvise`, as on kernels before 6.13: for a system call
+    /// filter that kills on it.
+    pub fn without_vectored_calls(mut self) -> Self {
+        self.dropper = Dropper::single();
+        self
+    }
 }
 
 impl Release for Anonymous {

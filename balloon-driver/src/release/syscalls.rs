@@ -50,6 +50,14 @@ impl Dropper {
         dropper
     }
 
+    /// One that never tries the vectored call.
+    pub(super) fn single() -> Self {
+        Self {
+            myself: None,
+            vector: Vec::new(),
+        }
+    }
+
     /// Drops the pages of every range; they read as zero afterwards. Calls `failed` for each range that stayed.
     ///
     /// # Safety

@@ -11,7 +11,10 @@ enum Place {
 }
 
 /// Every bench: its name on the command line, the binary in `tests/bench`, and where it runs.
-const BENCHES: &[(&str, &str, Place)] = &[("allocator", "allocator", Place::Native)];
+const BENCHES: &[(&str, &str, Place)] = &[
+    ("allocator", "allocator", Place::Native),
+    ("balloon-device", "balloon-device", Place::Native),
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
