@@ -92,6 +92,7 @@ impl Admission {
             missing_backing: backing.less(left.backing),
             break_reserve: self.break_reserve,
             fitting: fitting(applicant, left),
+            higher_min: higher_min(applicant, left),
         }))
     }
 
@@ -117,6 +118,12 @@ fn fitting(asked: &Reservation, left: Headroom) -> Option<(Pages, Pages)> {
     (max > Pages::ZERO).then_some((min, max))
 }
 
+/// The min that moves what backing cannot hold into memory, where memory has room for it.
+fn higher_min(asked: &Reservation, left: Headroom) -> Option<Pages> {
+    let min = asked.max - left.backing;
+    (min > asked.min && min + asked.overhead <= left.memory).then_some(min)
+}
+
 /// Why a guest was not admitted, and what would change that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -128,8 +135,10 @@ pub struct Refusal {
     pub missing_backing: Pages,
     /// The part of memory kept for sharing to come apart.
     pub break_reserve: Pages,
-    /// The largest min and max, up to those asked for, that would fit now; none if not even the overhead does.
+    /// The largest min and max, up to those asked for, that would fit now; none if not a page would.
     pub fitting: Option<(Pages, Pages)>,
+    /// The min at which the whole max would fit, where too little backing is all that is wrong: more of it in memory.
+    pub higher_min: Option<Pages>,
 }
 
 /// Why a guest was not admitted.
@@ -155,7 +164,7 @@ impl fmt::Display for Refusal {
             missing_memory,
             missing_backing,
             break_reserve,
-            fitting,
+            ..
         } = self;
         write!(f, "{} does not fit:", applicant.guest)?;
         if *missing_memory > Pages::ZERO {
@@ -173,16 +182,20 @@ impl fmt::Display for Refusal {
                 applicant.max - applicant.min
             )?;
         }
-        match fitting {
+        match self.fitting {
             Some((min, max)) => write!(f, " a min of {min} and a max of {max} would fit")?,
-            None => write!(f, " not even its overhead fits")?,
+            None => write!(f, " nothing is left for it")?,
+        }
+        if let Some(min) = self.higher_min {
+            write!(f, ", or this max with a min of {min}")?;
         }
         if *missing_memory > Pages::ZERO {
             write!(
                 f,
-                ", or stop or shrink the mins of other guests by {missing_memory}"
+                ", or lower other guests' mins by {missing_memory}, or stop some"
             )?;
-        } else {
+        }
+        if *missing_backing > Pages::ZERO {
             write!(f, ", or add {missing_backing} of swap")?;
         }
         Ok(())
