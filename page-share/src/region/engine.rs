@@ -1,0 +1,196 @@
+//! The engine: what one thread at a time does to a guest's pages, under the region's engine lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::hash::Sketch;
+use crate::page::{Gfn, PAGE_SIZE, Page};
+use crate::region::guest::Guest;
+use crate::region::memory::{Arena, Span};
+use crate::region::pools::Pools;
+use crate::region::run::PageRun;
+use crate::region::spare::Spare;
+use crate::region::state::{Claim, Pinned, State, mark};
+use crate::region::userfault::{Found, Pagemap};
+
+/// Most pages held at a time: a thread that touches one of them waits until the whole batch is done.
+pub(crate) const BATCH: u32 = 128;
+
+/// How often a move is tried again when the kernel says that it was disturbed.
+const MOVE_TRIES: u32 = 32;
+
+/// How long a broken page has been quiet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quiet {
+    pub(crate) sketch: Sketch,
+    pub(crate) passes: u8,
+}
+
+/// Everything that the thread holding the engine lock works with.
+pub(crate) struct Engine {
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) pools: Pools,
+    pub(crate) pagemap: Pagemap,
+    /// Room for one scan's answer.
+    pub(crate) found: Vec<Found>,
+    /// Broken pages and since when they are quiet.
+    pub(crate) broken: HashMap<u32, Quiet>,
+    /// Places whose last mapping is gone and whose references are to be returned.
+    pub(crate) returns: Vec<u32>,
+    /// Pages that the manager should forget as hints.
+    pub(crate) withdrawals: Vec<Gfn>,
+    pub(crate) sample: crate::region::sample::Running,
+    pub(crate) spare: Spare,
+    staging: Arena,
+    aside: Box<[Page]>,
+}
+
+impl Engine {
+    /// An engine with its staging area, watched like the guest.
+    pub(crate) fn new(guest: Arc<Guest>) -> std::io::Result<Self> {
+        let staging = Arena::reserve(BATCH as usize)?;
+        guest.watch.register(staging.span(), crate::region::userfault::Watch::Missing)?;
+        Ok(Self {
+            guest,
+            pools: Pools::default(),
+            pagemap: Pagemap::open()?,
+            found: Vec::with_capacity(1024),
+            broken: HashMap::new(),
+            returns: Vec::new(),
+            withdrawals: Vec::new(),
+            sample: crate::region::sample::Running::default(),
+            spare: Spare::new(),
+            staging,
+            aside: vec![[0; PAGE_SIZE]; BATCH as usize].into_boxed_slice(),
+        })
+    }
+
+    /// Where page `page` of a batch that starts at `first` waits after it was taken.
+    pub(crate) fn staged(&self, first: Gfn, run: PageRun) -> Span {
+        self.staging.span().sub((run.first.get() - first.get()) as usize, run.count as usize)
+    }
+
+    /// Takes what is private of `run`, at most [`BATCH`] pages, into staging. Each claim's pages are in staging at the
+    /// place that [`Engine::staged`] says; whoever touches them waits until they are settled.
+    pub(crate) fn take(&mut self, run: PageRun) -> Vec<Claim> {
+        let to = self.staging.span();
+        take_into(&self.guest, run, |page| to.sub((page - run.first.get()) as usize, 1).start(), to)
+    }
+
+    /// Moves a taken run back as it was.
+    pub(crate) fn give_back(&self, first: Gfn, claim: Claim) {
+        let (run, from) = (claim.run(), claim.from());
+        self.guest.give_back_all(run, self.staged(first, run));
+        self.guest.settle(claim, from);
+    }
+
+    /// Empties staging after a batch; what was given back is not there any more.
+    pub(crate) fn clear_staging(&self, first: Gfn, run: PageRun) {
+        // Failing would only keep the memory until the next batch overwrites it, but a move onto a page that is
+        // still there fails, so better not go on.
+        if let Err(error) = self.staged(first, run).discard() {
+            crate::region::error::fatal(format_args!("staging cannot be emptied: {error}"));
+        }
+    }
+
+    /// Copies the pages of `run`, at most [`BATCH`], aside. They must be readable without a fault that needs us.
+    pub(crate) fn copy_aside(&mut self, run: PageRun) -> &[Page] {
+        let span = self.guest.span(run);
+        let pages = &mut self.aside[..run.count as usize];
+        for (index, page) in pages.iter_mut().enumerate() {
+            span.copy_out(index, page);
+        }
+        pages
+    }
+
+    /// What [`Engine::copy_aside`] copied last.
+    pub(crate) fn aside(&self, pages: u32) -> &[Page] {
+        &self.aside[..pages as usize]
+    }
+
+    /// The whole staging area.
+    pub(crate) fn staging(&self) -> Span {
+        self.staging.span()
+    }
+
+    /// Pages `page` leaves the pool or the guest: what is remembered about it beside its state.
+    pub(crate) fn forget_hint(&mut self, page: u32) {
+        if self.guest.table.clear_marks(page, mark::REPORTED) {
+            self.withdrawals.push(Gfn::new(page));
+        }
+        self.guest.table.set_pending(page, false);
+    }
+}
+
+/// Takes what is private of `run`: page `p` goes to the address `place(p)`, which lies in `area`.
+fn take_into(guest: &Guest, run: PageRun, place: impl Fn(u32) -> usize, area: Span) -> Vec<Claim> {
+    let mut taken = Vec::new();
+    let mut at = run.first.get();
+    while at < run.end() {
+        let rest = PageRun::of(at..run.end());
+        let state = guest.table.state(at);
+        let claim = match state {
+            _ if guest.table.is_marked(at, mark::NEVER) => None,
+            State::Private | State::Zero => guest.table.claim_run(rest, state, Pinned::Leave),
+            _ => None,
+        };
+        match claim {
+            Some(claim) => {
+                at = claim.run().end();
+                let first = (place(claim.run().first.get()) - area.start()) / PAGE_SIZE;
+                move_out(guest, claim, area.sub(first, (at - rest.first.get()) as usize), &mut taken);
+            }
+            None => at += 1,
+        }
+    }
+    taken
+}
+
+/// Moves one claimed run to `to`; what the kernel refuses stays where it is.
+pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Claim>) {
+    let (mut left, mut done, mut tries) = (claim, 0, 0);
+    while left.run().count > 0 {
+        let pages = left.run().count;
+        let progress = guest.watch.transfer(guest.span(left.run()), to.sub(done, pages as usize));
+        if progress.pages > 0 {
+            let (moved, rest) = left.split(progress.pages as u32);
+            done += progress.pages;
+            taken.push(moved);
+            left = rest;
+        }
+        let Some(error) = progress.stopped else { continue };
+        if error == Errno::AGAIN && progress.pages > 0 {
+            continue;
+        }
+        if error == Errno::AGAIN && tries < MOVE_TRIES {
+            tries += 1;
+            std::thread::yield_now();
+            continue;
+        }
+        // This page cannot be moved, or not now; the next ones perhaps.
+        tries = 0;
+        done += 1;
+        let (refused, rest) = left.split(1);
+        refuse(guest, refused, error);
+        left = rest;
+    }
+    drop(left);
+}
+
+fn refuse(guest: &Guest, claim: Claim, error: Errno) {
+    let (page, from) = (claim.run().first.get(), claim.from());
+    match error {
+        // Nothing was there: dropped by somebody outside.
+        Errno::NOENT => guest.settle(claim, State::Empty),
+        Errno::BUSY | Errno::AGAIN | Errno::NOMEM => {
+            if error == Errno::BUSY {
+                guest.table.add_marks(page, mark::STUCK);
+                guest.counters.pages_stuck.add(1);
+            }
+            guest.settle(claim, from);
+        }
+        error => crate::region::error::fatal(format_args!("UFFDIO_MOVE of page {page:#x}: {error}")),
+    }
+}

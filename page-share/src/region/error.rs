@@ -1,0 +1,57 @@
+//! Why a region cannot be had.
+
+use crate::region::run::PageRun;
+
+/// Oldest kernel whose UFFDIO_MOVE is complete and correct, for messages.
+pub(crate) const KERNEL: &str = "Linux 6.12.37, 6.15.6, 6.16 or later";
+
+/// Why [`Region::adopt`](crate::Region::adopt) refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The kernel lacks a feature.
+    #[error(
+        "this kernel ({release}) lacks {feature}, which sharing, sampling and swap need; run {KERNEL}, \
+         or go on without them"
+    )]
+    KernelTooOld {
+        /// What is missing, by the kernel's own name.
+        feature: &'static str,
+        /// The running kernel's release.
+        release: String,
+    },
+    /// No permission to use userfaultfd for faults taken inside the kernel, which KVM's are.
+    #[error("userfaultfd cannot be opened; give this user access to /dev/userfaultfd or CAP_SYS_PTRACE")]
+    Userfaultfd(#[source] std::io::Error),
+    /// The memory is not of a kind that can be managed.
+    #[error("{run:?} is {found}; only private anonymous memory can be managed")]
+    WrongMemory {
+        /// The pages.
+        run: PageRun,
+        /// What /proc/self/maps says about them.
+        found: String,
+    },
+    /// The ranges overlap, are empty or are none.
+    #[error("the guest's ranges overlap, or there is none with a page in it")]
+    Ranges,
+    /// Huge blocks were asked for, but the range does not start at the same place in a 2 MiB block as its guest pages.
+    #[error("{run:?} lies differently in 2 MiB blocks than its addresses do, so it cannot have huge blocks")]
+    Misaligned {
+        /// The pages.
+        run: PageRun,
+    },
+    /// The operating system refused something else.
+    #[error("{what} failed")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Ends the process: going on would lose a page or show a guest wrong bytes.
+pub(crate) fn fatal(what: std::fmt::Arguments<'_>) -> ! {
+    eprintln!("page-share: {what}; the process ends, because going on would corrupt its guest");
+    std::process::abort()
+}

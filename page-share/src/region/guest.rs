@@ -1,0 +1,141 @@
+//! What the engine, the fault handler and the swap thread share about one guest.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::region::error::fatal;
+use crate::region::gate::Gate;
+use crate::region::layout::Layout;
+use crate::region::memory::{Arena, Span};
+use crate::page::Page;
+use crate::region::run::PageRun;
+use crate::region::state::{Claim, PageTable, State};
+use crate::region::stats::Counters;
+use crate::region::userfault::{Progress, Userfault};
+use crate::region::vault::Vault;
+
+/// One guest's memory as everybody in this process sees it.
+///
+/// Field order is drop order: the memory itself goes last.
+pub(crate) struct Guest {
+    /// **A**: guest memory, staging, sampling and spare area.
+    pub(crate) watch: Userfault,
+    /// **P**: pool mappings.
+    pub(crate) pool_watch: Userfault,
+    pub(crate) table: PageTable,
+    pub(crate) counters: Counters,
+    /// Where sampled pages wait; place by place as their details say.
+    pub(crate) sampling: Arena,
+    /// Compressed pages. Locked for one page at a time, never while guest memory is touched.
+    pub(crate) vault: Mutex<Vault>,
+    pub(crate) gate: Gate,
+    /// Mappings beyond the first ones.
+    pub(crate) mappings: AtomicI64,
+    /// The process ends its work with this region.
+    pub(crate) closing: AtomicBool,
+    pub(crate) layout: Layout,
+}
+
+/// How a page was filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// It is there.
+    Done,
+    /// A mapping is being moved; its event must be read first.
+    Later,
+}
+
+impl Guest {
+    /// The compressed pages.
+    pub(crate) fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The addresses of `run`, which must be inside one range.
+    pub(crate) fn span(&self, run: PageRun) -> Span {
+        self.layout.span(run)
+    }
+
+    /// Settles `claim` and lets whoever faulted on it try again.
+    pub(crate) fn settle(&self, claim: Claim, to: State) {
+        let span = self.span(claim.run());
+        self.table.settle(claim, to);
+        self.watch.wake(span);
+    }
+
+    /// Fills one claimed page with `bytes`, once.
+    pub(crate) fn try_copy(&self, claim: &Claim, bytes: &Page) -> Filled {
+        let run = claim.run();
+        filled(self.watch.copy(self.span(run), bytes), run, "UFFDIO_COPY")
+    }
+
+    /// Moves one claimed page back from `from`, once.
+    pub(crate) fn try_give_back(&self, claim: &Claim, from: Span) -> Filled {
+        let run = claim.run();
+        filled(self.watch.transfer(from, self.span(run)), run, "UFFDIO_MOVE")
+    }
+
+    /// Fills a claimed run with `bytes`. Not for the handler: waits for events to be read.
+    pub(crate) fn copy_all(&self, run: PageRun, bytes: &[Page]) {
+        let (span, bytes) = (self.span(run), bytes.as_flattened());
+        let size = crate::page::PAGE_SIZE;
+        self.until_done(run, |done, left| {
+            self.watch.copy(span.sub(done, left), &bytes[done * size..(done + left) * size])
+        });
+    }
+
+    /// Moves a claimed run back from `from`. Not for the handler.
+    pub(crate) fn give_back_all(&self, run: PageRun, from: Span) {
+        let span = self.span(run);
+        self.until_done(run, |done, left| self.watch.transfer(from.sub(done, left), span.sub(done, left)));
+    }
+
+    /// Maps the zero page over a claimed run. Not for the handler.
+    pub(crate) fn zero_all(&self, run: PageRun) {
+        let span = self.span(run);
+        self.until_done(run, |done, left| self.watch.zero(span.sub(done, left)));
+    }
+
+    /// Repeats a filling call until the whole run is filled. A page that cannot be filled is a page lost, so anything
+    /// but "try again" ends the process.
+    fn until_done(&self, run: PageRun, mut fill: impl FnMut(usize, usize) -> Progress) {
+        let (mut done, all) = (0, run.count as usize);
+        let mut waits = 0u32;
+        while done < all {
+            let progress = fill(done, all - done);
+            done += progress.pages;
+            match progress.stopped {
+                None => {}
+                Some(Errno::AGAIN) if progress.pages > 0 => {}
+                Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) if waits < 100_000 => {
+                    // The handler reads the event that stands in the way; it never waits for this thread.
+                    waits += 1;
+                    if waits > 16 { std::thread::sleep(std::time::Duration::from_micros(50)) } else { std::thread::yield_now() }
+                }
+                Some(error) => fatal(format_args!("filling {run:?} stopped after {done} pages: {error}")),
+            }
+        }
+    }
+
+    /// Counts a change in the number of mappings.
+    pub(crate) fn add_mappings(&self, change: i64) {
+        self.mappings.fetch_add(change, Ordering::Relaxed);
+        crate::region::mappings::Mappings::of_process().add(change);
+    }
+}
+
+fn filled(progress: Progress, run: PageRun, call: &str) -> Filled {
+    match progress.stopped {
+        None => Filled::Done,
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::BUSY) => Filled::Later,
+        Some(error) => fatal(format_args!("{call} of {run:?} failed: {error}")),
+    }
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}

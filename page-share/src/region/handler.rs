@@ -1,0 +1,330 @@
+//! The fault handler: one thread that resolves what is in memory and never waits for anybody.
+//!
+//! It takes no lock that a user of guest memory holds while touching it, never touches guest memory itself, never
+//! talks to the manager and never moves a mapping. Reads of the swap file go to the swap thread. A filling call that
+//! answers "try again" is tried again only after more events were read: the event of a moving mapping may be what
+//! stands in its way, and reading it is this thread's job.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::region::error::fatal;
+use crate::region::guest::{Filled, Guest};
+use crate::region::memory::thread_cpu;
+use crate::page::{Gfn, PAGE_SIZE, Page};
+use crate::region::run::PageRun;
+use crate::region::state::{Claim, Pinned, State};
+use crate::region::userfault::{Event, Userfault};
+
+/// Pages filled at one fault on an empty page: enough to make first touches cheap, few enough to be quick.
+const FILL_PAGES: u32 = 64;
+
+/// How long the handler looks for the next fault before it sleeps; longer would cost bystanders their cores.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// Faults that can wait at once without an allocation.
+const WAITING_FAULTS: usize = 4096;
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    thread: Option<JoinHandle<()>>,
+    bell: Arc<OwnedFd>,
+    guest: Arc<Guest>,
+}
+
+impl Handler {
+    /// Starts it. Swapped pages that are touched go to `swap_ins`.
+    pub(crate) fn start(guest: Arc<Guest>, swap_ins: SyncSender<Claim>) -> std::io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let mut worker = Worker {
+            guest: guest.clone(),
+            bell: bell.clone(),
+            swap_ins,
+            faults: Vec::with_capacity(WAITING_FAULTS),
+            later: Vec::with_capacity(WAITING_FAULTS),
+            gated: Vec::with_capacity(WAITING_FAULTS),
+            buffer: Box::new([0; PAGE_SIZE]),
+        };
+        let thread = std::thread::Builder::new().name("page-faults".into()).spawn(move || worker.run())?;
+        Ok(Self { thread: Some(thread), bell, guest })
+    }
+
+    /// Makes it look at the gate, and at whether it should end.
+    pub(crate) fn ring(&self) {
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Ends it. Everything that it holds up must have been given back before.
+    pub(crate) fn stop(&mut self) {
+        self.guest.closing.store(true, Ordering::SeqCst);
+        self.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A handler that dies leaves its guest waiting for ever, and closing its descriptor would show the guest zeros.
+struct AbortOnExit<'a>(&'a Guest);
+
+impl Drop for AbortOnExit<'_> {
+    fn drop(&mut self) {
+        if !self.0.closing.load(Ordering::SeqCst) {
+            fatal(format_args!("the fault handler died"));
+        }
+    }
+}
+
+/// A thread waits for this page.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    page: u32,
+    /// It wants to write through a protection, rather than to find the page missing.
+    protected: bool,
+}
+
+/// Whether a fault needs more from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Resolved, or somebody else's.
+    Done,
+    /// Again after the next events.
+    Later,
+    /// Again when there is credit.
+    Gated,
+}
+
+struct Worker {
+    guest: Arc<Guest>,
+    bell: Arc<OwnedFd>,
+    swap_ins: SyncSender<Claim>,
+    /// To resolve now.
+    faults: Vec<Fault>,
+    /// To resolve after the next events.
+    later: Vec<Fault>,
+    /// To resolve when there is credit.
+    gated: Vec<Fault>,
+    buffer: Box<Page>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let guest = self.guest.clone();
+        let _guard = AbortOnExit(&guest);
+        let (mut cpu, mut busy_until) = (thread_cpu(), Instant::now());
+        while !guest.closing.load(Ordering::SeqCst) {
+            if self.serve(&guest) {
+                busy_until = Instant::now() + SPIN;
+            } else if Instant::now() < busy_until {
+                std::hint::spin_loop();
+            } else {
+                let now = thread_cpu();
+                guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
+                cpu = now;
+                self.sleep(&guest);
+            }
+        }
+    }
+
+    /// Reads all events, then resolves what waits. Whether there was any event.
+    fn serve(&mut self, guest: &Guest) -> bool {
+        self.faults.append(&mut self.later);
+        let events = self.collect(guest, &guest.watch) + self.collect(guest, &guest.pool_watch);
+        if !self.gated.is_empty() && guest.gate.would_admit() {
+            self.faults.append(&mut self.gated);
+        }
+        while let Some(fault) = self.faults.pop() {
+            match self.resolve(guest, fault) {
+                Outcome::Done => {}
+                Outcome::Later => {
+                    guest.counters.faults_retried.add(1);
+                    self.later.push(fault);
+                }
+                Outcome::Gated => self.gated.push(fault),
+            }
+        }
+        events > 0
+    }
+
+    /// Reads all events of one descriptor; remap events need nothing but to be read.
+    fn collect(&mut self, guest: &Guest, watch: &Userfault) -> usize {
+        let mut events = 0;
+        loop {
+            match watch.read() {
+                Ok(None) => return events,
+                Ok(Some(Event::Remapped)) => {}
+                Ok(Some(Event::Fault { address, protected })) => {
+                    guest.counters.faults.add(1);
+                    if let Some(page) = guest.layout.page_at(address) {
+                        self.faults.push(Fault { page, protected });
+                    }
+                }
+                Err(error) => fatal(format_args!("a userfaultfd cannot be read: {error}")),
+            }
+            events += 1;
+        }
+    }
+
+    fn sleep(&mut self, guest: &Guest) {
+        let mut fds = [
+            PollFd::new(&guest.watch, PollFlags::IN),
+            PollFd::new(&guest.pool_watch, PollFlags::IN),
+            PollFd::new(&*self.bell, PollFlags::IN),
+        ];
+        let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let timeout = (!self.later.is_empty()).then_some(&soon);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => fatal(format_args!("the fault handler cannot wait: {error}")),
+        }
+        let mut rung = [0; 8];
+        let _ = rustix::io::read(&*self.bell, &mut rung);
+    }
+
+    fn resolve(&mut self, guest: &Guest, fault: Fault) -> Outcome {
+        let Fault { page, protected } = fault;
+        let run = PageRun::new(Gfn::new(page), 1);
+        let state = guest.table.state(page);
+        match state {
+            // The owner wakes the waiter when it settles the page.
+            State::InTransit => {
+                guest.counters.faults_waited.add(1);
+                return Outcome::Done;
+            }
+            State::Shared | State::Broken if protected => return self.let_break(guest, page, state),
+            State::Empty | State::Ballooned => return self.fill(guest, page, state),
+            State::Private | State::Zero if !protected => return self.refill(guest, page, state),
+            State::Taken => return self.touch_sampled(guest, page),
+            State::Compressed => return self.decompress(guest, page),
+            State::Swapped => return self.swap_in(guest, page),
+            State::Lost => drop(guest.watch.poison(guest.span(run))),
+            // A fault from before the page got its content, or nothing of ours.
+            State::Private | State::Zero | State::Shared | State::Broken | State::Hole | State::Huge => {}
+        }
+        guest.watch.wake(guest.span(run));
+        guest.pool_watch.wake(guest.span(run));
+        Outcome::Done
+    }
+
+    /// A write to a pool page waits at its protection: for credit, or because the gate has just opened.
+    fn let_break(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+        if !guest.gate.admits_one() {
+            guest.counters.faults_gated.add(1);
+            return Outcome::Gated;
+        }
+        // Claimed, so that no re-home is between its protection and its copy.
+        let Some(claim) = guest.table.claim(page, state) else { return Outcome::Later };
+        if let Err(error) = guest.pool_watch.unprotect(guest.span(claim.run()))
+            && error == Errno::AGAIN
+        {
+            guest.table.settle(claim, state);
+            return Outcome::Later;
+        }
+        let span = guest.span(claim.run());
+        guest.settle(claim, state);
+        guest.pool_watch.wake(span);
+        Outcome::Done
+    }
+
+    /// An empty page is touched: zeros, for its empty neighbours too.
+    fn fill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+        if !guest.gate.admits_one() {
+            guest.counters.faults_gated.add(1);
+            return Outcome::Gated;
+        }
+        let Some(claim) = self.claim_to_fill(guest, page, state) else { return Outcome::Later };
+        let progress = guest.watch.zero(guest.span(claim.run()));
+        let pages = claim.run().count;
+        let (filled, rest) = claim.split(progress.pages as u32);
+        guest.counters.pages_filled.add(progress.pages as u64);
+        if state == State::Ballooned {
+            guest.counters.balloon_pops.add(progress.pages as u64);
+        }
+        if filled.run().count > 0 { guest.settle(filled, State::Zero) } else { drop(filled) }
+        match progress.stopped {
+            None => drop(rest),
+            // Somebody filled it behind our back: it is there.
+            Some(Errno::EXIST) => guest.settle(rest, State::Private),
+            Some(_) => guest.settle(rest, state),
+        }
+        if progress.pages as u32 == pages || progress.stopped == Some(Errno::EXIST) {
+            Outcome::Done
+        } else {
+            Outcome::Later
+        }
+    }
+
+    /// The empty pages around `page` in its aligned group; only itself when growth is gated or it was ballooned.
+    fn claim_to_fill(&self, guest: &Guest, page: u32, state: State) -> Option<Claim> {
+        if state == State::Ballooned || guest.gate.is_closed() {
+            return guest.table.claim(page, state);
+        }
+        let group = PageRun::new(Gfn::new(page / FILL_PAGES * FILL_PAGES), FILL_PAGES);
+        let group = guest.layout.clip(group).find(|run| run.numbers().contains(&page))?;
+        let before = (group.first.get()..page).rev().take_while(|&p| guest.table.state(p) == state).count();
+        let run = PageRun::of(page - before as u32..group.end());
+        let claim = guest.table.claim_run(run, state, Pinned::Ignore)?;
+        if claim.run().numbers().contains(&page) {
+            return Some(claim);
+        }
+        guest.settle(claim, state);
+        guest.table.claim(page, state)
+    }
+
+    /// A page that should be there is missing: somebody outside dropped it, or the fault is old news.
+    fn refill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+        let Some(claim) = guest.table.claim(page, state) else { return Outcome::Later };
+        let progress = guest.watch.zero(guest.span(claim.run()));
+        guest.settle(claim, state);
+        match progress.stopped {
+            None | Some(Errno::EXIST) => Outcome::Done,
+            Some(_) => Outcome::Later,
+        }
+    }
+
+    fn touch_sampled(&self, guest: &Guest, page: u32) -> Outcome {
+        let Some(claim) = guest.table.claim(page, State::Taken) else { return Outcome::Later };
+        let place = guest.table.detail(page) as usize;
+        if guest.try_give_back(&claim, guest.sampling.span().sub(place, 1)) == Filled::Later {
+            guest.table.settle(claim, State::Taken);
+            return Outcome::Later;
+        }
+        guest.counters.samples_touched.add(1);
+        guest.settle(claim, State::Private);
+        Outcome::Done
+    }
+
+    fn decompress(&mut self, guest: &Guest, page: u32) -> Outcome {
+        let Some(claim) = guest.table.claim(page, State::Compressed) else { return Outcome::Later };
+        let handle = guest.table.detail(page);
+        guest.vault().expand(handle, &mut self.buffer);
+        if guest.try_copy(&claim, &self.buffer) == Filled::Later {
+            guest.table.settle(claim, State::Compressed);
+            return Outcome::Later;
+        }
+        guest.vault().forget_compressed(handle);
+        guest.counters.pages_decompressed.add(1);
+        guest.settle(claim, State::Private);
+        Outcome::Done
+    }
+
+    fn swap_in(&self, guest: &Guest, page: u32) -> Outcome {
+        let Some(claim) = guest.table.claim(page, State::Swapped) else { return Outcome::Later };
+        match self.swap_ins.try_send(claim) {
+            Ok(()) => Outcome::Done,
+            Err(TrySendError::Full(claim)) => {
+                guest.table.settle(claim, State::Swapped);
+                Outcome::Later
+            }
+            Err(TrySendError::Disconnected(_)) => fatal(format_args!("the swap thread died")),
+        }
+    }
+}

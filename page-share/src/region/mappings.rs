@@ -1,0 +1,55 @@
+//! The budget of mappings: the kernel allows vm.max_map_count of them to a process, all regions together.
+//!
+//! Every split adds up and every join subtracts; now and then the true number is read from /proc/self/maps, because
+//! neighbours do not always join.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Mappings left alone for the allocator, threads and the rescue of a failed merge.
+pub(crate) const SPARE: i64 = 16;
+
+/// One process's mappings.
+#[derive(Debug)]
+pub(crate) struct Mappings {
+    used: AtomicI64,
+    limit: AtomicI64,
+}
+
+impl Mappings {
+    /// The budget of this process.
+    pub(crate) fn of_process() -> &'static Self {
+        static ONE: OnceLock<Mappings> = OnceLock::new();
+        ONE.get_or_init(|| {
+            let mappings = Self { used: AtomicI64::new(0), limit: AtomicI64::new(0) };
+            mappings.recount();
+            mappings
+        })
+    }
+
+    /// Reads the limit and the true number anew.
+    pub(crate) fn recount(&self) {
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+        let limit = limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530);
+        self.limit.store(limit, Ordering::Relaxed);
+        if let Ok(maps) = std::fs::read("/proc/self/maps") {
+            let lines = maps.iter().filter(|&&byte| byte == b'\n').count();
+            self.used.store(lines as i64, Ordering::Relaxed);
+        }
+    }
+
+    /// How many more there may be, the spare ones not counted.
+    pub(crate) fn room(&self) -> i64 {
+        self.limit.load(Ordering::Relaxed) - SPARE - self.used.load(Ordering::Relaxed)
+    }
+
+    /// The limit, the spare ones not counted.
+    pub(crate) fn limit(&self) -> i64 {
+        self.limit.load(Ordering::Relaxed) - SPARE
+    }
+
+    /// Counts `change` more or less.
+    pub(crate) fn add(&self, change: i64) {
+        self.used.fetch_add(change, Ordering::Relaxed);
+    }
+}

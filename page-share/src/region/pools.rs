@@ -1,0 +1,88 @@
+//! The pools that a region's pages are mapped from: the manager's present one, and earlier ones that still have pages.
+//!
+//! Page details hold *places*: a pool's first place plus the slot, so that pools of several generations can be told
+//! apart by number.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::page::{PoolGeneration, Slot};
+use crate::port::Session;
+use crate::region::memory::{Arena, Span, map_private};
+
+/// One pool, mapped read-only for comparing.
+struct Pool {
+    generation: PoolGeneration,
+    file: Arc<File>,
+    view: Arena,
+    first_place: u32,
+}
+
+/// All pools of one region.
+#[derive(Default)]
+pub(crate) struct Pools {
+    pools: Vec<Pool>,
+}
+
+impl Pools {
+    /// Adds the session's pool, unless it is the newest already.
+    pub(crate) fn join(&mut self, session: &Session) -> Result<(), Errno> {
+        if self.pools.last().is_some_and(|pool| pool.generation == session.generation) {
+            return Ok(());
+        }
+        let first_place = self.pools.last().map_or(Some(0), |pool| {
+            pool.first_place.checked_add(pool.view.span().pages() as u32)
+        });
+        let first_place = first_place.ok_or(Errno::NOMEM)?;
+        first_place.checked_add(session.slot_limit).ok_or(Errno::NOMEM)?;
+        let view = Arena::view(session.pool.as_fd(), session.slot_limit as usize)?;
+        let (generation, file) = (session.generation, session.pool.clone());
+        self.pools.push(Pool { generation, file, view, first_place });
+        Ok(())
+    }
+
+    /// The place of a slot of the newest pool; `None` when the manager named a slot beyond its own limit or the file.
+    pub(crate) fn place(&self, slot: Slot) -> Option<u32> {
+        let pool = self.pools.last()?;
+        let inside = (slot.get() as usize) < pool.view.span().pages();
+        inside.then(|| pool.first_place + slot.get())
+    }
+
+    /// Whether the newest pool's file really has `slot`: reading past its end would be fatal.
+    pub(crate) fn has(&self, slot: Slot) -> bool {
+        let size = self.pools.last().and_then(|pool| pool.file.metadata().ok()).map_or(0, |meta| meta.len());
+        slot.offset() + crate::page::PAGE_SIZE as u64 <= size
+    }
+
+    /// The read-only view of the page at `place`, for as many pages as follow in its pool.
+    pub(crate) fn view(&self, place: u32) -> Span {
+        let pool = self.of(place);
+        let all = pool.view.span();
+        let first = (place - pool.first_place) as usize;
+        all.sub(first, all.pages() - first)
+    }
+
+    /// Maps `span` copy-on-write from `place` on.
+    pub(crate) fn map(&self, span: Span, place: u32) -> Result<(), Errno> {
+        let pool = self.of(place);
+        map_private(span, pool.file.as_fd(), Slot::new(place - pool.first_place).offset())
+    }
+
+    /// Generation and slot of a place.
+    pub(crate) fn slot(&self, place: u32) -> (PoolGeneration, Slot) {
+        let pool = self.of(place);
+        (pool.generation, Slot::new(place - pool.first_place))
+    }
+
+    /// The first place of the newest pool: what is below belongs to managers that are gone.
+    pub(crate) fn newest(&self) -> u32 {
+        self.pools.last().map_or(0, |pool| pool.first_place)
+    }
+
+    fn of(&self, place: u32) -> &Pool {
+        self.pools.iter().rfind(|pool| pool.first_place <= place).expect("a place in a pool")
+    }
+}

@@ -1,0 +1,82 @@
+//! Re-homing: pages that are mapped from a pool come back to memory of their own, while their guest runs.
+
+use rustix::io::Errno;
+
+use crate::region::engine::{BATCH, Engine};
+use crate::region::error::fatal;
+use crate::region::merge::Backing;
+use crate::region::memory::{map_anonymous, remap};
+use crate::region::run::PageRun;
+use crate::region::state::{Claim, Pinned, State};
+use crate::region::userfault::Watch;
+
+impl Engine {
+    /// Brings back whatever of `run` is mapped from a pool, broken or not. Pages with I/O in flight stay. Returns the
+    /// number of pages brought back.
+    pub(crate) fn rehome(&mut self, run: PageRun) -> u32 {
+        let mut count = 0;
+        for piece in run.pieces(BATCH) {
+            let mut at = piece.first.get();
+            while at < piece.end() {
+                let rest = PageRun::of(at..piece.end());
+                let state = self.guest.table.state(at);
+                let claim = match state {
+                    State::Shared | State::Broken => self.guest.table.claim_run(rest, state, Pinned::Leave),
+                    _ => None,
+                };
+                at = claim.as_ref().map_or(at + 1, |claim| claim.run().end());
+                count += claim.map_or(0, |claim| self.rehome_claim(claim));
+            }
+        }
+        count
+    }
+
+    /// Write-protects, copies aside, moves virgin pages over, fills them, wakes. In between readers see the old page
+    /// or wait; writers wait.
+    fn rehome_claim(&mut self, claim: Claim) -> u32 {
+        let guest = self.guest.clone();
+        let (run, from) = (claim.run(), claim.from());
+        let span = guest.span(run);
+        if self.protect(run).is_err() {
+            guest.settle(claim, from);
+            guest.pool_watch.wake(span);
+            return 0;
+        }
+        self.copy_aside(run);
+        let moved = match self.spare.next(span.pages(), &guest.watch) {
+            Ok(spare) => remap(spare, span),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = moved {
+            // What was there may be unmapped by now, but its bytes are safe.
+            guest.counters.mapping_failures.add(1);
+            let mapped = map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
+            if let Err(second) = mapped {
+                fatal(format_args!("{run:?} lost its mapping ({error}) and cannot get another: {second}"));
+            }
+        }
+        guest.copy_all(run, self.aside(run.count));
+        for page in run.numbers() {
+            self.returns.push(guest.table.detail(page));
+            self.broken.remove(&page);
+            guest.table.set_pending(page, false);
+        }
+        guest.counters.pages_rehomed.add(u64::from(run.count));
+        guest.settle(claim, State::Private);
+        guest.pool_watch.wake(span);
+        guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
+        run.count
+    }
+
+    fn protect(&self, run: PageRun) -> Result<(), Errno> {
+        let span = self.guest.span(run);
+        let mut tries = 0;
+        loop {
+            match self.guest.pool_watch.protect(span) {
+                Err(Errno::AGAIN) if tries < 1000 => tries += 1,
+                other => return other,
+            }
+            std::thread::yield_now();
+        }
+    }
+}

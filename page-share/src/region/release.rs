@@ -1,0 +1,123 @@
+//! Release: pages that their guest gives up. They read zero afterwards, wherever their content was.
+//!
+//! Never straight to madvise: dropping a page of a pool mapping would show the *pool's* bytes again, and dropping a
+//! compressed page would leave its stored copy to come back.
+
+use crate::region::engine::Engine;
+use crate::region::error::fatal;
+use crate::region::memory::map_anonymous;
+use crate::region::merge::Backing;
+use crate::region::run::PageRun;
+use crate::region::state::{Claim, Pinned, State};
+use crate::region::userfault::Watch;
+
+/// Why a guest gives pages up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Inflated into its balloon: the guest promises not to touch them.
+    Balloon,
+    /// Free page reporting, or any other "contents no longer needed": may be touched again at any time.
+    Report,
+}
+
+impl Engine {
+    /// Gives `run` up. Returns the number of pages that had content somewhere.
+    pub(crate) fn release(&mut self, run: PageRun, why: Release) -> u32 {
+        let to = match why {
+            Release::Balloon => State::Ballooned,
+            Release::Report => State::Empty,
+        };
+        let mut count = 0;
+        let mut at = run.first.get();
+        while at < run.end() {
+            let rest = PageRun::of(at..run.end());
+            let state = self.guest.table.state(at);
+            if state == State::InTransit {
+                // The handler or the swap thread has it, for a moment.
+                std::thread::yield_now();
+                continue;
+            }
+            if matches!(state, State::Hole | State::Huge) {
+                at += self.release_unmanaged(at, state);
+                continue;
+            }
+            let Some(claim) = self.guest.table.claim_run(rest, state, Pinned::Ignore) else { continue };
+            at = claim.run().end();
+            if !matches!(state, State::Empty | State::Ballooned) {
+                count += claim.run().count;
+            }
+            self.drop_content(claim, to);
+        }
+        self.guest.counters.pages_released.add(u64::from(count));
+        count
+    }
+
+    /// A page of a huge block goes back to the kernel and stays unwatched.
+    fn release_unmanaged(&self, page: u32, state: State) -> u32 {
+        if state == State::Huge {
+            let span = self.guest.span(PageRun::of(page..page + 1));
+            if let Err(error) = span.discard() {
+                log::warn!("page {page:#x} of a huge block cannot be dropped: {error}");
+            }
+        }
+        1
+    }
+
+    /// Makes the pages of `claim` empty and settles them as `to`.
+    fn drop_content(&mut self, claim: Claim, to: State) {
+        let (run, from) = (claim.run(), claim.from());
+        let guest = self.guest.clone();
+        let span = guest.span(run);
+        match from {
+            State::Private | State::Zero | State::Lost => {
+                if let Err(error) = span.discard() {
+                    fatal(format_args!("{run:?} cannot be dropped: {error}"));
+                }
+            }
+            State::Shared | State::Broken => self.unmap_pool(run),
+            State::Taken => {
+                for page in run.numbers() {
+                    self.sample_drop(page);
+                }
+            }
+            State::Compressed | State::Swapped => {
+                for page in run.numbers() {
+                    guest.forget_stored(guest.table.detail(page), from);
+                }
+            }
+            State::Empty | State::Ballooned | State::InTransit | State::Hole | State::Huge => {}
+        }
+        for page in run.numbers() {
+            self.forget_hint(page);
+            self.broken.remove(&page);
+        }
+        guest.settle(claim, to);
+        guest.pool_watch.wake(span);
+    }
+
+    /// Fresh anonymous memory over pool mappings.
+    fn unmap_pool(&mut self, run: PageRun) {
+        let guest = self.guest.clone();
+        let span = guest.span(run);
+        if let Err(error) = map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites)) {
+            fatal(format_args!("{run:?} cannot get memory of its own: {error}"));
+        }
+        self.returns.extend(run.numbers().map(|page| guest.table.detail(page)));
+        guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
+    }
+
+    /// The guest has taken ballooned pages back: they are plainly empty from now on.
+    pub(crate) fn deflate(&mut self, run: PageRun) {
+        let mut at = run.first.get();
+        while at < run.end() {
+            let rest = PageRun::of(at..run.end());
+            match self.guest.table.claim_run(rest, State::Ballooned, Pinned::Ignore) {
+                Some(claim) => {
+                    at = claim.run().end();
+                    self.guest.settle(claim, State::Empty);
+                }
+                None => at += 1,
+            }
+        }
+    }
+}

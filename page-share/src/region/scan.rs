@@ -1,0 +1,190 @@
+//! The scan: which pages were written, which have gone quiet, which pool pages broke.
+//!
+//! In two steps, because arming drops KVM's mappings of everything it walks over: a plain look finds the written
+//! runs, and only those are armed; what the arming call returns is what counts. Clean memory is never touched.
+
+use rustix::io::Errno;
+
+use crate::hash::PageHasher;
+use crate::page::{Gfn, PAGE_SIZE};
+use crate::port::Report;
+use crate::region::engine::{Engine, Quiet};
+use crate::region::memory::Span;
+use crate::region::run::{PageRun, runs_of};
+use crate::region::state::{State, mark};
+use crate::region::userfault::{Found, Look};
+
+/// Passes that a broken page must be quiet before it is re-homed.
+const BROKEN_QUIET_PASSES: u8 = 2;
+
+/// What one look at a run brought.
+#[derive(Debug, Default)]
+pub(crate) struct Scanned {
+    /// Quiet pages to report, in page order.
+    pub(crate) reports: Vec<Report>,
+    /// Quiet pages that look like zeros.
+    pub(crate) zeros: Vec<u32>,
+    /// Broken pages that have been quiet long enough to come home.
+    pub(crate) homecomers: Vec<u32>,
+}
+
+impl Engine {
+    /// Looks at `run`, which is inside one range and starts and ends at multiples of 64 pages or the range's ends.
+    pub(crate) fn scan(&mut self, run: PageRun, hasher: &PageHasher, out: &mut Scanned) -> Result<(), Errno> {
+        let span = self.guest.span(run);
+        let before: Vec<u64> = words(run).map(|word| self.guest.table.pending_word(word)).collect();
+        self.find_written(span)?;
+        self.sketch_quiet(run, &before, hasher, out);
+        self.find_broken(span, hasher, out)?;
+        self.guest.counters.pages_scanned.add(u64::from(run.count));
+        Ok(())
+    }
+
+    /// Both steps: finds and arms what was written; it is pending afterwards and was not quiet.
+    fn find_written(&mut self, span: Span) -> Result<(), Errno> {
+        let mut written = std::mem::take(&mut self.found);
+        written.clear();
+        let looked = self.pagemap.scan(span, Look::Written, &mut written);
+        let result = looked.and_then(|()| self.arm_all(&written));
+        self.found = written;
+        result
+    }
+
+    fn arm_all(&mut self, written: &[Found]) -> Result<(), Errno> {
+        let mut armed = Vec::with_capacity(written.len());
+        let mut at = 0;
+        while at < written.len() {
+            // The answers are split where zero pages begin; the call need not be.
+            let start = written[at].start;
+            let mut end = written[at].end;
+            while at + 1 < written.len() && written[at + 1].start == end {
+                at += 1;
+                end = written[at].end;
+            }
+            at += 1;
+            for span in self.without_never(start, end) {
+                self.pagemap.scan(span, Look::WrittenAndArm, &mut armed)?;
+            }
+        }
+        for found in &armed {
+            self.note_written(*found);
+        }
+        Ok(())
+    }
+
+    /// The stretches between `start` and `end` that may be armed.
+    fn without_never(&self, start: usize, end: usize) -> Vec<Span> {
+        let Some(first) = self.guest.layout.page_at(start) else { return Vec::new() };
+        let run = PageRun::new(Gfn::new(first), ((end - start) / PAGE_SIZE) as u32);
+        let table = &self.guest.table;
+        if run.numbers().all(|page| !table.is_marked(page, mark::NEVER)) {
+            return vec![self.guest.span(run)];
+        }
+        let allowed = run.numbers().filter(|&page| !table.is_marked(page, mark::NEVER));
+        runs_of(allowed).into_iter().map(|run| self.guest.span(run)).collect()
+    }
+
+    fn note_written(&mut self, found: Found) {
+        let Some(first) = self.guest.layout.page_at(found.start) else { return };
+        let run = PageRun::new(Gfn::new(first), ((found.end - found.start) / PAGE_SIZE) as u32);
+        let guest = self.guest.clone();
+        guest.counters.pages_written.add(u64::from(run.count));
+        for page in run.numbers() {
+            if found.zero {
+                // The kernel's zero page: nothing to merge, whoever put it there.
+                guest.table.relabel(page, State::Private, State::Zero);
+                guest.table.set_pending(page, false);
+            } else {
+                guest.table.relabel(page, State::Zero, State::Private);
+                guest.table.clear_marks(page, mark::STUCK | mark::UNSHARABLE);
+                guest.table.set_pending(page, true);
+            }
+        }
+    }
+
+    /// Pages that were pending before this look and were not written since are quiet: sketch them.
+    fn sketch_quiet(&mut self, run: PageRun, before: &[u64], hasher: &PageHasher, out: &mut Scanned) {
+        let guest = self.guest.clone();
+        let mut copy = [0; PAGE_SIZE];
+        let written = std::mem::take(&mut self.found);
+        let mut written_at = 0;
+        for (word, &pending) in words(run).zip(before) {
+            let mut bits = pending;
+            while bits != 0 {
+                let page = word as u32 * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                if !run.numbers().contains(&page) || guest.table.state(page) != State::Private {
+                    continue;
+                }
+                let span = guest.span(PageRun::of(page..page + 1));
+                while written.get(written_at).is_some_and(|found| found.end <= span.start()) {
+                    written_at += 1;
+                }
+                let busy = written.get(written_at).is_some_and(|found| found.start <= span.start());
+                if busy || guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
+                    continue;
+                }
+                guest.table.set_pending(page, false);
+                span.copy_out(0, &mut copy);
+                if is_zero(&copy) {
+                    out.zeros.push(page);
+                    continue;
+                }
+                guest.counters.pages_hashed.add(1);
+                if !guest.table.is_marked(page, mark::UNSHARABLE) {
+                    out.reports.push(Report { gfn: Gfn::new(page), sketch: hasher.sketch(&copy) });
+                }
+            }
+        }
+        self.found = written;
+    }
+
+    /// Finds pool pages that the kernel has copied, and those of them that have been quiet for long enough.
+    fn find_broken(&mut self, span: Span, hasher: &PageHasher, out: &mut Scanned) -> Result<(), Errno> {
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        let result = self.pagemap.scan(span, Look::Broken, &mut found);
+        for stretch in &found {
+            let first = self.guest.layout.page_at(stretch.start);
+            let pages = ((stretch.end - stretch.start) / PAGE_SIZE) as u32;
+            for page in first.into_iter().flat_map(|first| first..first + pages) {
+                if self.note_broken(page, hasher) {
+                    out.homecomers.push(page);
+                }
+            }
+        }
+        self.found = found;
+        result
+    }
+
+    /// Whether the broken page has been quiet long enough to come home.
+    fn note_broken(&mut self, page: u32, hasher: &PageHasher) -> bool {
+        let guest = self.guest.clone();
+        if guest.table.relabel(page, State::Shared, State::Broken) {
+            guest.counters.cow_breaks.add(1);
+        }
+        if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::NEVER) {
+            return false;
+        }
+        let mut copy = [0; PAGE_SIZE];
+        guest.span(PageRun::of(page..page + 1)).copy_out(0, &mut copy);
+        let sketch = hasher.sketch(&copy);
+        let quiet = self.broken.entry(page).or_insert(Quiet { sketch, passes: 0 });
+        if quiet.sketch == sketch {
+            quiet.passes = quiet.passes.saturating_add(1);
+        } else {
+            *quiet = Quiet { sketch, passes: 1 };
+        }
+        quiet.passes > BROKEN_QUIET_PASSES
+    }
+}
+
+/// The words of the pending bitmap that cover `run`.
+fn words(run: PageRun) -> std::ops::Range<usize> {
+    run.first.get() as usize / 64..(run.end() as usize).div_ceil(64)
+}
+
+fn is_zero(page: &crate::page::Page) -> bool {
+    let (lines, _) = page.as_chunks::<64>();
+    lines.iter().all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
+}

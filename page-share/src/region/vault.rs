@@ -1,0 +1,1 @@
+//! Pages kept compressed in memory.
