@@ -194,3 +194,13 @@ fn refuse(guest: &Guest, claim: Claim, error: Errno) {
         error => crate::region::error::fatal(format_args!("UFFDIO_MOVE of page {page:#x}: {error}")),
     }
 }
+
+impl Engine {
+    /// Copies taken pages of `run` out of staging, to [`Engine::aside`].
+    pub(crate) fn copy_staged_aside(&mut self, batch: PageRun, run: PageRun) {
+        let staged = self.staged(batch.first, run);
+        for (index, page) in self.aside[..run.count as usize].iter_mut().enumerate() {
+            staged.copy_out(index, page);
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! What the engine, the fault handler and the swap thread share about one guest.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -11,10 +10,10 @@ use crate::region::layout::Layout;
 use crate::region::memory::{Arena, Span};
 use crate::page::Page;
 use crate::region::run::PageRun;
+use crate::region::squeeze::Keeping;
 use crate::region::state::{Claim, PageTable, State};
 use crate::region::stats::Counters;
 use crate::region::userfault::{Progress, Userfault};
-use crate::region::vault::Vault;
 
 /// One guest's memory as everybody in this process sees it.
 ///
@@ -28,8 +27,8 @@ pub(crate) struct Guest {
     pub(crate) counters: Counters,
     /// Where sampled pages wait; place by place as their details say.
     pub(crate) sampling: Arena,
-    /// Compressed pages. Locked for one page at a time, never while guest memory is touched.
-    pub(crate) vault: Mutex<Vault>,
+    /// Compressed and swapped pages.
+    pub(crate) keeping: Keeping,
     pub(crate) gate: Gate,
     /// Mappings beyond the first ones.
     pub(crate) mappings: AtomicI64,
@@ -48,11 +47,6 @@ pub(crate) enum Filled {
 }
 
 impl Guest {
-    /// The compressed pages.
-    pub(crate) fn vault(&self) -> MutexGuard<'_, Vault> {
-        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The addresses of `run`, which must be inside one range.
     pub(crate) fn span(&self, run: PageRun) -> Span {
         self.layout.span(run)

@@ -305,12 +305,12 @@ impl Worker {
     fn decompress(&mut self, guest: &Guest, page: u32) -> Outcome {
         let Some(claim) = guest.table.claim(page, State::Compressed) else { return Outcome::Later };
         let handle = guest.table.detail(page);
-        guest.vault().expand(handle, &mut self.buffer);
+        guest.expand(handle, &mut self.buffer);
         if guest.try_copy(&claim, &self.buffer) == Filled::Later {
             guest.table.settle(claim, State::Compressed);
             return Outcome::Later;
         }
-        guest.vault().forget_compressed(handle);
+        guest.forget_stored(handle, State::Compressed);
         guest.counters.pages_decompressed.add(1);
         guest.settle(claim, State::Private);
         Outcome::Done

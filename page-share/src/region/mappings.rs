@@ -14,6 +14,7 @@ pub(crate) const SPARE: i64 = 16;
 pub(crate) struct Mappings {
     used: AtomicI64,
     limit: AtomicI64,
+    regions: AtomicI64,
 }
 
 impl Mappings {
@@ -21,7 +22,7 @@ impl Mappings {
     pub(crate) fn of_process() -> &'static Self {
         static ONE: OnceLock<Mappings> = OnceLock::new();
         ONE.get_or_init(|| {
-            let mappings = Self { used: AtomicI64::new(0), limit: AtomicI64::new(0) };
+            let mappings = Self { used: AtomicI64::new(0), limit: AtomicI64::new(0), regions: AtomicI64::new(0) };
             mappings.recount();
             mappings
         })
@@ -46,6 +47,16 @@ impl Mappings {
     /// The limit, the spare ones not counted.
     pub(crate) fn limit(&self) -> i64 {
         self.limit.load(Ordering::Relaxed) - SPARE
+    }
+
+    /// Regions in this process, at least one.
+    pub(crate) fn regions(&self) -> i64 {
+        self.regions.load(Ordering::Relaxed).max(1)
+    }
+
+    /// A region comes (1) or goes (-1).
+    pub(crate) fn count_region(&self, change: i64) {
+        self.regions.fetch_add(change, Ordering::Relaxed);
     }
 
     /// Counts `change` more or less.

@@ -183,3 +183,28 @@ pub(crate) enum Backing {
 fn log_gate_failure(run: PageRun, error: Errno) {
     log::warn!("{run:?} was merged while growth is gated, but cannot be protected: {error}");
 }
+
+impl Engine {
+    /// Mappings that merging `run` with the places from `place` on would add.
+    pub(crate) fn merge_cost(&self, run: PageRun, place: u32) -> i64 {
+        let table = &self.guest.table;
+        let joins = |page: u32, place: Option<u32>| {
+            page < table.pages()
+                && matches!(table.state(page), State::Shared | State::Broken)
+                && Some(table.detail(page)) == place
+        };
+        let is_pool = |page: u32| {
+            page < table.pages() && matches!(table.state(page), State::Shared | State::Broken)
+        };
+        let before = run.first.get().checked_sub(1);
+        let left_pool = before.is_some_and(is_pool);
+        let left_joins = before.is_some_and(|page| joins(page, place.checked_sub(1)));
+        let (right_pool, right_joins) = (is_pool(run.end()), joins(run.end(), Some(place + run.count)));
+        let side = |pool: bool, joins: bool| match (pool, joins) {
+            (true, true) => -1,
+            (true, false) => 0,
+            (false, _) => 1,
+        };
+        side(left_pool, left_joins) + side(right_pool, right_joins)
+    }
+}

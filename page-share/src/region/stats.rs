@@ -56,6 +56,8 @@ macro_rules! counters {
             pub mappings: u64,
             /// Bytes this region keeps for itself, kernel memory for the mappings included.
             pub metadata_bytes: u64,
+            /// Bytes of memory that the compressed store has.
+            pub store_bytes: u64,
             $($(#[doc = $doc])+ pub $name: u64,)+
         }
 

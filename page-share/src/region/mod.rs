@@ -1,0 +1,362 @@
+//! The region: one guest's memory, as its VMM sees and manages it.
+
+mod engine;
+mod error;
+mod features;
+mod gate;
+mod guest;
+mod handler;
+mod huge;
+mod layout;
+mod mappings;
+mod memory;
+mod merge;
+mod pace;
+mod pin;
+mod pools;
+mod rehome;
+mod release;
+mod run;
+mod sample;
+mod scan;
+mod scanner;
+mod set_up;
+mod spare;
+mod squeeze;
+mod state;
+mod stats;
+mod swapper;
+mod userfault;
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::port::Port;
+
+use engine::{BATCH, Engine};
+use guest::Guest;
+use handler::Handler;
+use mappings::Mappings;
+use scanner::{Scanner, lock};
+use swapper::Swapper;
+
+pub use error::AdoptError;
+pub use layout::MemoryRange;
+pub use memory::AnonymousMemory;
+pub use pace::{Pace, ScanThread};
+pub use pin::Pin;
+pub use release::Release;
+pub use run::PageRun;
+pub use sample::Sample;
+pub use scanner::Step;
+pub use set_up::{Blocks, Options};
+pub use squeeze::SwapOutError;
+pub use state::State;
+pub use stats::Stats;
+
+/// Kernel memory for one mapping, bytes.
+const MAPPING_BYTES: u64 = 231;
+
+/// How long a region that is dropped waits for I/O in flight.
+const PIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One guest's memory under management.
+///
+/// All methods may be called from any thread at any time, while the guest runs. They take the engine lock for one
+/// short piece of work at a time. None of them may be called by a thread that a *user of guest memory* waits for
+/// while it holds a page, and none is called by the fault handler.
+///
+/// Dropping a region brings everything back into plain anonymous memory first and hands its pool references back;
+/// [`Region::discard`] is the quick way when nobody will read the memory again.
+#[derive(Debug)]
+pub struct Region {
+    guest: Arc<Guest>,
+    engine: Mutex<Engine>,
+    scanner: Mutex<Scanner>,
+    handler: Handler,
+    swapper: Swapper,
+}
+
+impl Region {
+    /// Joins a sharing domain: from now on passes report to the manager behind `port` and map its pool.
+    ///
+    /// The manager was told of at least [`Region::page_limit`] pages when it made the port.
+    ///
+    /// # Errors
+    /// When the pool cannot be mapped.
+    pub fn connect(&self, port: Box<dyn Port>) -> io::Result<()> {
+        self.scanner().connect(&self.engine, port)
+    }
+
+    /// One more than the highest page number: what a manager should know this guest's size as.
+    pub fn page_limit(&self) -> u32 {
+        self.guest.layout.limit()
+    }
+
+    /// One whole pass, however long it takes: every page is looked at once, and what can be merged is. A page is
+    /// hashed at the first pass that finds it unwritten since the pass before.
+    pub fn scan_pass(&self) -> Stats {
+        while !self.scan_step(u32::MAX).pass_finished {}
+        self.stats()
+    }
+
+    /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 8 MiB, so a step may do
+    /// up to 2047 pages more.
+    pub fn scan_step(&self, pages: u32) -> Step {
+        let before = memory::thread_cpu();
+        let step = self.scanner().step(&self.engine, pages);
+        self.guest.counters.scan_cpu_ns.add((memory::thread_cpu() - before).as_nanos() as u64);
+        step
+    }
+
+    /// These pages probably equal others, for instance because they were just read from a disk that guests share:
+    /// looks at them in the next two steps, before anything else.
+    pub fn hint(&self, run: PageRun) {
+        self.scanner().hint(run);
+    }
+
+    /// Leaves these pages alone from now on: rings, and pages that devices write all the time. What of them is
+    /// merged, compressed or swapped comes back first. Returns the number of pages that did.
+    pub fn never(&self, run: PageRun) -> u32 {
+        let mut back = 0;
+        for part in self.parts(run) {
+            for page in part.numbers() {
+                self.guest.table.add_marks(page, state::mark::NEVER);
+            }
+            back += self.restore(part);
+        }
+        self.return_references();
+        back
+    }
+
+    /// The guest gives `run` up; all of it reads zero when touched again. Parts that are no memory of this guest are
+    /// ignored. Returns the number of pages that had content.
+    pub fn release(&self, run: PageRun, why: Release) -> u32 {
+        let count = self.parts(run).into_iter().map(|part| lock(&self.engine).release(part, why)).sum();
+        self.return_references();
+        count
+    }
+
+    /// The guest takes ballooned pages back.
+    pub fn deflate(&self, run: PageRun) {
+        for part in self.parts(run) {
+            lock(&self.engine).deflate(part);
+        }
+    }
+
+    /// Takes `n` random private pages, at most 1024, for a sample; the next touch of each brings it back and is
+    /// counted. Ends a sample that is still running. Returns the number of pages taken.
+    pub fn start_sample(&self, n: u32) -> u32 {
+        let mut scanner = self.scanner();
+        lock(&self.engine).start_sample(n, &mut || scanner.random())
+    }
+
+    /// Ends the sample and gives back what was not touched.
+    pub fn finish_sample(&self) -> Sample {
+        lock(&self.engine).finish_sample()
+    }
+
+    /// Moves what is private of `run` into the compressed store; what does not compress to three quarters, or for
+    /// which the store has no room, stays. Returns the number of pages moved.
+    pub fn compress(&self, run: PageRun) -> u32 {
+        let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
+        pieces.map(|piece| lock(&self.engine).compress(piece)).sum()
+    }
+
+    /// Moves what is private of `run` into the swap file. Returns the number of pages moved.
+    ///
+    /// # Errors
+    /// When there is no swap file, or it is full or fails. Pages that could not be written are where they were.
+    pub fn swap_out(&self, run: PageRun) -> Result<u32, SwapOutError> {
+        let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
+        pieces.map(|piece| lock(&self.engine).swap_out(piece)).sum()
+    }
+
+    /// Brings back what of `run` is compressed or swapped. Returns the number of pages.
+    pub fn bring_back(&self, run: PageRun) -> u32 {
+        let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
+        pieces.map(|piece| lock(&self.engine).bring_back(piece)).sum()
+    }
+
+    /// Up to `n` private pages that were not written during the last pass, from a random place on: what to compress
+    /// or swap after sharing was tried.
+    pub fn cold_pages(&self, n: u32) -> Vec<PageRun> {
+        let random = self.scanner().random();
+        let from = (random % u64::from(self.page_limit().max(1))) as u32;
+        lock(&self.engine).cold_pages(n, from)
+    }
+
+    /// Gives every page memory of its own again, for instance before a migration. Returns the number of pages.
+    pub fn unshare_all(&self) -> u32 {
+        let mut count = 0;
+        for part in self.guest.layout.runs() {
+            for piece in part.pieces(BATCH) {
+                count += lock(&self.engine).rehome(piece);
+            }
+        }
+        self.return_references();
+        count
+    }
+
+    /// Closes the growth gate: from now on each write that breaks a pool page, and each touch of an empty page, waits
+    /// for [`Region::add_credit`]. Zero pages that are mapped already are not gated.
+    pub fn close_gate(&self) {
+        self.guest.gate.set_closed(true);
+        self.each_shared_run(|engine, run| {
+            let claims = engine.claim_shared(run);
+            for claim in claims {
+                engine.gate_claim(claim);
+            }
+        });
+    }
+
+    /// Opens the gate; whoever waits goes on.
+    pub fn open_gate(&self) {
+        self.guest.gate.set_closed(false);
+        self.each_shared_run(|engine, run| {
+            let claims = engine.claim_shared(run);
+            for claim in claims {
+                engine.ungate_claim(claim);
+            }
+        });
+        self.handler.ring();
+    }
+
+    /// Lets `pages` more pages grow while the gate is closed.
+    pub fn add_credit(&self, pages: u32) {
+        self.guest.gate.add_credit(pages);
+        self.handler.ring();
+    }
+
+    /// Marks pages as being read or written by pinning I/O (O_DIRECT, io_uring, VFIO): until the mark is dropped they
+    /// stay where they are. Take it before the I/O starts. `None` when part of `run` is not this guest's memory or 255
+    /// marks are on a page already.
+    pub fn pin(&self, run: PageRun) -> Option<Pin> {
+        Pin::new(&self.guest, run)
+    }
+
+    /// Splits up to `blocks` huge blocks into managed pages, where there are any. Returns the number split.
+    pub fn split_blocks(&self, blocks: u32) -> u32 {
+        let random = self.scanner().random();
+        lock(&self.engine).split_blocks(blocks, random)
+    }
+
+    /// Splits the huge blocks that `run` touches. Returns the number split.
+    pub fn split_run(&self, run: PageRun) -> u32 {
+        lock(&self.engine).split_run(run)
+    }
+
+    /// Joins the block of 2 MiB that `first` starts to a huge page again, when all its pages are private. Whether it
+    /// is huge now.
+    pub fn rebuild_block(&self, first: crate::page::Gfn) -> bool {
+        lock(&self.engine).rebuild_block(first)
+    }
+
+    /// What became of page `page` by now, or [`State::Hole`] where there is no such page.
+    pub fn state(&self, page: crate::page::Gfn) -> State {
+        if page.get() < self.guest.table.pages() { self.guest.table.state(page.get()) } else { State::Hole }
+    }
+
+    /// Counters and page counts.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::new(&self.guest.counters, self.guest.table.census());
+        stats.mappings = self.guest.mappings.load(Ordering::Relaxed).max(0).unsigned_abs();
+        let keeping = &self.guest.keeping;
+        let swap = keeping.swap().map_or(0, |swap| swap.metadata_bytes());
+        stats.metadata_bytes = self.guest.table.bytes() + stats.mappings * MAPPING_BYTES + swap as u64;
+        stats.store_bytes = keeping.store().reserved_bytes() as u64;
+        stats
+    }
+
+    /// Ends the region without bringing anything back: all of the guest's memory reads zero afterwards. For a guest
+    /// that has ended.
+    pub fn discard(self) {
+        for part in self.guest.layout.runs() {
+            for piece in part.pieces(BATCH * 16) {
+                lock(&self.engine).release(piece, Release::Report);
+            }
+        }
+    }
+
+    /// The parts of `run` that are this guest's memory.
+    fn parts(&self, run: PageRun) -> Vec<PageRun> {
+        self.guest.layout.clip(run).collect()
+    }
+
+    fn scanner(&self) -> MutexGuard<'_, Scanner> {
+        self.scanner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns references at once when the scanner is idle; otherwise it does so itself at its next report.
+    fn return_references(&self) {
+        if let Ok(mut scanner) = self.scanner.try_lock() {
+            scanner.return_references(&self.engine);
+        }
+    }
+
+    fn each_shared_run(&self, mut action: impl FnMut(&mut Engine, PageRun)) {
+        for part in self.guest.layout.runs() {
+            for piece in part.pieces(BATCH * 4) {
+                action(&mut lock(&self.engine), piece);
+            }
+        }
+    }
+
+    /// Brings everything of `run` back into memory of its own.
+    fn restore(&self, run: PageRun) -> u32 {
+        let mut count = 0;
+        for piece in run.pieces(BATCH) {
+            let mut engine = lock(&self.engine);
+            count += engine.rehome(piece) + engine.bring_back(piece);
+        }
+        count
+    }
+
+    /// Brings back all there is, waiting for what is in other hands just now.
+    fn restore_all(&self) {
+        self.guest.gate.set_closed(false);
+        self.open_gate();
+        lock(&self.engine).finish_sample();
+        let start = Instant::now();
+        loop {
+            let runs: Vec<PageRun> = self.guest.layout.runs().collect();
+            for run in runs {
+                self.restore(run);
+            }
+            let stats = self.stats();
+            if stats.shared + stats.broken + stats.compressed + stats.swapped + stats.in_transit == 0 {
+                return;
+            }
+            if start.elapsed() > PIN_PATIENCE {
+                error::fatal(format_args!(
+                    "a region is dropped while {} of its pool pages have I/O in flight",
+                    stats.shared + stats.broken
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Region {
+    /// Closing the descriptors would show the guest zeros wherever something is held, so everything goes back first.
+    fn drop(&mut self) {
+        self.restore_all();
+        self.return_references();
+        for run in self.guest.layout.runs() {
+            if let Err(error) = self.guest.watch.unregister(self.guest.span(run)) {
+                error::fatal(format_args!("{run:?} cannot be let go: {error}"));
+            }
+        }
+        self.handler.stop();
+        self.swapper.stop();
+        let mappings = Mappings::of_process();
+        mappings.count_region(-1);
+        mappings.recount();
+    }
+}
+
+#[cfg(test)]
+mod tests;

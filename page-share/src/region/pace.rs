@@ -1,0 +1,109 @@
+//! Scan budgets: two hard limits, a share of one CPU and pages per second, and the thread that keeps them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::region::Region;
+
+/// How much scanning may cost. Both limits hold over any second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Share of one CPU for the scanning thread, above 0 and at most 1.
+    pub cpu_share: f64,
+    /// Pages scanned or merged per second.
+    pub pages_per_second: u32,
+}
+
+impl Default for Pace {
+    /// A tenth of a CPU and 400 MiB/s.
+    fn default() -> Self {
+        Self { cpu_share: 0.1, pages_per_second: 100_000 }
+    }
+}
+
+impl Pace {
+    /// How long to rest after a step that took `cpu` of `wall` for `pages` pages.
+    fn rest(self, cpu: Duration, wall: Duration, pages: u32) -> Duration {
+        let share = self.cpu_share.clamp(0.001, 1.0);
+        let by_cpu = cpu.div_f64(share);
+        let by_pages = Duration::from_secs_f64(f64::from(pages) / f64::from(self.pages_per_second.max(1)));
+        by_cpu.max(by_pages).saturating_sub(wall)
+    }
+
+    /// Pages for one step: a twentieth of a second's worth.
+    fn step(self) -> u32 {
+        (self.pages_per_second / 20).clamp(1, 16_384)
+    }
+}
+
+/// A thread that scans one region for as long as this exists.
+#[derive(Debug)]
+pub struct ScanThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pace: Mutex<Pace>,
+    stop: AtomicBool,
+}
+
+impl ScanThread {
+    /// Starts scanning `region`, pass after pass, at `pace`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(region: Arc<Region>, pace: Pace) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { pace: Mutex::new(pace), stop: AtomicBool::new(false) });
+        let seen = shared.clone();
+        let builder = std::thread::Builder::new().name("page-scan".into());
+        let thread = builder.spawn(move || scan(&region, &seen))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Changes the pace from the next step on.
+    pub fn set_pace(&self, pace: Pace) {
+        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
+    }
+}
+
+impl Drop for ScanThread {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn scan(region: &Region, shared: &Shared) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        let pace = *shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cpu, wall) = (super::memory::thread_cpu(), std::time::Instant::now());
+        let step = region.scan_step(pace.step());
+        let rest = pace.rest(super::memory::thread_cpu() - cpu, wall.elapsed(), step.pages.max(1));
+        if !rest.is_zero() {
+            std::thread::park_timeout(rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stricter_limit_decides_how_long_to_rest() {
+        let pace = Pace { cpu_share: 0.25, pages_per_second: 1000 };
+        let ms = Duration::from_millis;
+        // 4 x 10 ms of CPU against 5 ms of pages: 40 ms in all, of which 12 are over.
+        assert_eq!(pace.rest(ms(10), ms(12), 5), ms(28));
+        // 100 pages take 100 ms at this pace, whatever they cost.
+        assert_eq!(pace.rest(ms(1), ms(2), 100), ms(98));
+        assert_eq!(pace.rest(ms(1), ms(500), 1), ms(0));
+    }
+}

@@ -1,0 +1,529 @@
+//! The scanner: goes over the memory pass by pass, talks to the manager, and merges the longest runs first.
+//!
+//! It holds the engine lock only for one short piece of work at a time, and never while it talks to the manager.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::hash::{DomainKey, PageHasher};
+use crate::page::{Gfn, PAGE_SIZE, Page, Slot};
+use crate::port::{
+    Answer, Offer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Refusal, Report,
+};
+use crate::region::engine::Engine;
+use crate::region::mappings::Mappings;
+use crate::region::run::{PageRun, runs_of};
+use crate::region::scan::Scanned;
+use crate::region::state::{State, mark};
+
+/// Pages looked at under one hold of the engine lock, 8 MiB.
+const CHUNK: u32 = 2048;
+
+/// Pages of earlier pools brought home for each chunk scanned.
+const MIGRATE: usize = 128;
+
+/// What one step did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Pages scanned or merged.
+    pub pages: u32,
+    /// The step finished a pass: everything was looked at and merged as far as the mappings allow.
+    pub pass_finished: bool,
+}
+
+/// A page and the pool place that it probably equals; holds one reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    page: u32,
+    place: u32,
+}
+
+/// Where a pass is.
+enum Phase {
+    /// Chunks still to scan, the last first.
+    Scanning(Vec<PageRun>),
+    /// Runs still to merge, the longest last.
+    Merging(Vec<(PageRun, u32)>),
+}
+
+/// The scanner of one region.
+pub(crate) struct Scanner {
+    port: Option<Box<dyn Port>>,
+    /// The manager did not answer and has not come back yet.
+    gone: bool,
+    hasher: PageHasher,
+    phase: Phase,
+    scanned: Scanned,
+    candidates: Vec<Candidate>,
+    /// Runs to look at before anything else, and whether they were armed already.
+    hints: VecDeque<PageRun>,
+    armed_hints: VecDeque<PageRun>,
+    /// Passes since runs had to be left out for want of mappings: the longer, the shorter runs get their turn.
+    patience: u32,
+    random: u64,
+    answers: Vec<Answer>,
+    results: Vec<Publication>,
+    offers: Vec<Offer>,
+    bytes: Vec<Page>,
+}
+
+impl Scanner {
+    /// A scanner without a manager: it finds zero pages and brings broken ones home.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let mut seed = [0; 8];
+        crate::hash::fill_random(&mut seed)?;
+        Ok(Self {
+            port: None,
+            gone: false,
+            hasher: PageHasher::new(&DomainKey::random()?),
+            phase: Phase::Scanning(Vec::new()),
+            scanned: Scanned::default(),
+            candidates: Vec::new(),
+            hints: VecDeque::new(),
+            armed_hints: VecDeque::new(),
+            patience: 0,
+            random: u64::from_le_bytes(seed) | 1,
+            answers: Vec::new(),
+            results: Vec::new(),
+            offers: Vec::new(),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// A random number (xorshift64*), good enough to choose where to look.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Joins a sharing domain.
+    pub(crate) fn connect(&mut self, engine: &Mutex<Engine>, port: Box<dyn Port>) -> std::io::Result<()> {
+        self.enter(engine, port.as_ref())?;
+        self.port = Some(port);
+        self.gone = false;
+        Ok(())
+    }
+
+    /// Works with the pool and key of `port`; everything private is to be reported to it.
+    fn enter(&mut self, engine: &Mutex<Engine>, port: &dyn Port) -> std::io::Result<()> {
+        let mut engine = lock(engine);
+        engine.pools.join(port.session())?;
+        engine.broken.clear();
+        engine.withdrawals.clear();
+        self.hasher = PageHasher::new(&port.session().key);
+        let table = &engine.guest.table;
+        for page in 0..table.pages() {
+            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE);
+            if table.state(page) == State::Private {
+                table.set_pending(page, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at `run` soon and, if it is quiet, reports it: without waiting for the next pass.
+    pub(crate) fn hint(&mut self, run: PageRun) {
+        self.hints.push_back(run);
+    }
+
+    /// Does up to `pages` pages' worth of work.
+    pub(crate) fn step(&mut self, engine: &Mutex<Engine>, pages: u32) -> Step {
+        let mut step = Step::default();
+        self.reconnect_if_gone(engine);
+        step.pages += self.look_at_hints(engine, pages);
+        while step.pages < pages && !step.pass_finished {
+            match &mut self.phase {
+                Phase::Scanning(chunks) if chunks.is_empty() => {
+                    // A new pass, or, when one was under way, its second half.
+                    *chunks = plan_pass(&lock(engine), self.random);
+                    self.random();
+                }
+                Phase::Scanning(_) => step.pages += self.scan_next(engine),
+                Phase::Merging(_) => {
+                    let left = pages - step.pages;
+                    step.pages += self.merge_next(engine, left);
+                    step.pass_finished = matches!(&self.phase, Phase::Merging(runs) if runs.is_empty());
+                }
+            }
+        }
+        if step.pass_finished {
+            self.phase = Phase::Scanning(Vec::new());
+            lock(engine).guest.counters.passes.add(1);
+        }
+        step
+    }
+
+    fn scan_next(&mut self, engine: &Mutex<Engine>) -> u32 {
+        let Phase::Scanning(chunks) = &mut self.phase else { return 0 };
+        let Some(chunk) = chunks.pop() else { return 0 };
+        let last = chunks.is_empty();
+        self.look_at(engine, chunk);
+        if last {
+            self.flush(engine);
+            self.fetch_offers(engine);
+            let runs = self.plan_merges(engine);
+            self.phase = Phase::Merging(runs);
+        }
+        chunk.count
+    }
+
+    /// Scans one chunk; merges its zeros and brings its long-quiet broken pages home.
+    fn look_at(&mut self, engine: &Mutex<Engine>, chunk: PageRun) {
+        let mut scanned = std::mem::take(&mut self.scanned);
+        {
+            let mut engine = lock(engine);
+            if let Err(error) = engine.scan(chunk, &self.hasher, &mut scanned) {
+                log::warn!("{chunk:?} cannot be scanned: {error}");
+            }
+            for run in runs_of(scanned.zeros.drain(..)) {
+                engine.merge_zeros(run);
+            }
+            let mut home = runs_of(scanned.homecomers.drain(..));
+            home.sort_by_key(|run| std::cmp::Reverse(run.count));
+            for run in home {
+                if Mappings::of_process().room() > 2 {
+                    engine.rehome(run);
+                }
+            }
+            migrate(&mut engine, chunk);
+        }
+        self.scanned = scanned;
+        if self.scanned.reports.len() + CHUNK as usize > REPORT_BATCH {
+            self.flush(engine);
+        }
+    }
+
+    fn look_at_hints(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
+        let mut done = 0;
+        // Those armed at an earlier step have had time to show whether they are quiet.
+        let armed = self.armed_hints.len();
+        for _ in 0..armed {
+            let Some(run) = self.armed_hints.pop_front() else { break };
+            done += self.look_at_parts(engine, run);
+        }
+        while done < pages {
+            let Some(run) = self.hints.pop_front() else { break };
+            done += self.look_at_parts(engine, run);
+            self.armed_hints.push_back(run);
+        }
+        if done > 0 {
+            self.flush(engine);
+        }
+        done
+    }
+
+    fn look_at_parts(&mut self, engine: &Mutex<Engine>, run: PageRun) -> u32 {
+        let parts: Vec<PageRun> = lock(engine).guest.layout.clip(run).collect();
+        let mut pages = 0;
+        for chunk in parts.into_iter().flat_map(|part| part.pieces(CHUNK)) {
+            self.look_at(engine, chunk);
+            pages += chunk.count;
+        }
+        pages
+    }
+
+    /// Sends what is to be reported, publishes what is asked for, and collects what can be merged.
+    fn flush(&mut self, engine: &Mutex<Engine>) {
+        let mut reports = std::mem::take(&mut self.scanned.reports);
+        self.return_references(engine);
+        for batch in reports.chunks(REPORT_BATCH) {
+            self.report(engine, batch);
+        }
+        reports.clear();
+        self.scanned.reports = reports;
+    }
+
+    fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
+        let mut answers = std::mem::take(&mut self.answers);
+        if self.call(engine, |port| port.report(batch, &mut answers)).is_some() {
+            let mut wanted = Vec::new();
+            {
+                let engine = lock(engine);
+                engine.guest.counters.pages_reported.add(batch.len() as u64);
+                for (report, answer) in batch.iter().zip(&answers) {
+                    match *answer {
+                        Answer::Noted => engine.guest.table.add_marks(report.gfn.get(), mark::REPORTED),
+                        Answer::Shared(slot) => self.accept(&engine, report.gfn, slot),
+                        Answer::Publish => wanted.push(*report),
+                    }
+                }
+            }
+            for batch in wanted.chunks(PUBLISH_BATCH) {
+                self.publish(engine, batch);
+            }
+        }
+        self.answers = answers;
+    }
+
+    fn publish(&mut self, engine: &Mutex<Engine>, wanted: &[Report]) {
+        let mut results = std::mem::take(&mut self.results);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let pages = copy_private(&lock(engine), wanted, &mut bytes);
+        let sent = self.call(engine, |port| port.publish(&pages, &bytes, &mut results));
+        if sent.is_some() {
+            let engine = lock(engine);
+            let table = &engine.guest.table;
+            engine.guest.counters.pages_published.add(pages.len() as u64);
+            for (report, result) in pages.iter().zip(&results) {
+                let page = report.gfn.get();
+                match *result {
+                    Publication::Granted(slot) => self.accept(&engine, report.gfn, slot),
+                    Publication::Noted => table.add_marks(page, mark::REPORTED),
+                    Publication::Refused(Refusal::Collision) => table.add_marks(page, mark::UNSHARABLE),
+                    Publication::Refused(Refusal::SketchMismatch) => table.set_pending(page, true),
+                    Publication::Refused(Refusal::PoolFull) => {}
+                }
+            }
+        }
+        self.bytes = bytes;
+        self.results = results;
+    }
+
+    fn fetch_offers(&mut self, engine: &Mutex<Engine>) {
+        while self.port.as_ref().is_some_and(|port| !self.gone && is_ready(port.as_ref())) {
+            let mut offers = std::mem::take(&mut self.offers);
+            let fetched = self.call(engine, |port| port.offers(&mut offers)).is_some();
+            {
+                let engine = lock(engine);
+                for offer in &offers {
+                    engine.guest.table.clear_marks(offer.gfn.get(), mark::REPORTED);
+                    self.accept(&engine, offer.gfn, offer.slot);
+                }
+            }
+            let empty = offers.is_empty();
+            self.offers = offers;
+            if empty || !fetched {
+                break;
+            }
+        }
+    }
+
+    /// Notes a granted slot for a page. A manager that names nonsense is not followed.
+    fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
+        match engine.pools.place(slot) {
+            Some(place) if gfn.get() < engine.guest.table.pages() && engine.pools.has(slot) => {
+                self.candidates.push(Candidate { page: gfn.get(), place });
+            }
+            _ => log::warn!("the manager granted {slot:?} for {gfn:?}, which cannot be; ignored"),
+        }
+    }
+
+    /// Orders the candidates into runs, the longest last, as far as the mappings allow; the rest waits.
+    fn plan_merges(&mut self, engine: &Mutex<Engine>) -> Vec<(PageRun, u32)> {
+        let mut engine = lock(engine);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.sort_unstable();
+        let mut runs: Vec<(PageRun, u32)> = Vec::new();
+        let mut last = None;
+        for Candidate { page, place } in candidates {
+            // A page that was granted two references keeps one; one that cannot be merged any more keeps none.
+            let stale = !engine.guest.table.state(page).is_private() || engine.guest.table.is_pending(page);
+            if stale || last == Some(page) {
+                engine.returns.push(place);
+                continue;
+            }
+            last = Some(page);
+            match runs.last_mut() {
+                Some((run, first)) if run.end() == page && *first + run.count == place => run.count += 1,
+                _ => runs.push((PageRun::new(Gfn::new(page), 1), place)),
+            }
+        }
+        runs.sort_by_key(|(run, _)| run.count);
+        self.defer_short(&engine, runs)
+    }
+
+    /// Leaves short runs for a later pass while mappings are scarce, so that every region's long ones come first.
+    fn defer_short(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
+        let mappings = Mappings::of_process();
+        mappings.recount();
+        let need: i64 = runs.iter().map(|(run, place)| engine.merge_cost(*run, *place).max(0)).sum();
+        if need * mappings.regions() < mappings.room() {
+            self.patience = 0;
+            return runs;
+        }
+        let shortest = [16, 8, 4, 2, 1][self.patience.min(4) as usize];
+        self.patience += 1;
+        let split = runs.partition_point(|(run, _)| run.count < shortest);
+        for (run, place) in runs.drain(..split) {
+            self.keep_candidates(run, place);
+        }
+        runs
+    }
+
+    fn keep_candidates(&mut self, run: PageRun, place: u32) {
+        let first = run.first.get();
+        self.candidates.extend(run.numbers().map(|page| Candidate { page, place: place + (page - first) }));
+    }
+
+    fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
+        let mut done = 0;
+        while done < pages {
+            let Phase::Merging(runs) = &mut self.phase else { break };
+            let Some((run, place)) = runs.pop() else { break };
+            let mut locked = lock(engine);
+            let cost = locked.merge_cost(run, place);
+            // The last sixteenth is for runs that are worth it.
+            let mappings = Mappings::of_process();
+            let floor = if run.count >= 16 { 0 } else { mappings.limit() / 16 };
+            if cost > 0 && mappings.room() - cost <= floor {
+                locked.guest.counters.merges_without_mapping.add(u64::from(run.count));
+                drop(locked);
+                self.keep_candidates(run, place);
+                continue;
+            }
+            let merged = locked.merge(run, place);
+            if merged.out_of_mappings {
+                mappings.recount();
+            }
+            done += run.count;
+        }
+        self.return_references(engine);
+        done
+    }
+
+    /// Gives references back whose last mapping is gone, and withdraws hints.
+    pub(crate) fn return_references(&mut self, engine: &Mutex<Engine>) {
+        let (returns, withdrawals) = {
+            let mut engine = lock(engine);
+            (std::mem::take(&mut engine.returns), std::mem::take(&mut engine.withdrawals))
+        };
+        for batch in withdrawals.chunks(REPORT_BATCH) {
+            self.call(engine, |port| port.withdraw(batch));
+        }
+        if returns.is_empty() || self.port.is_none() {
+            return;
+        }
+        let (generation, slots) = {
+            let engine = lock(engine);
+            let newest = engine.pools.newest();
+            // References to the pool of a manager that is gone died with it.
+            let slots = returns.iter().filter(|&&place| place >= newest).map(|&place| engine.pools.slot(place));
+            let slots: Vec<_> = slots.collect();
+            let Some(&(generation, _)) = slots.first() else { return };
+            (generation, slots.into_iter().map(|(_, slot)| slot).collect::<Vec<_>>())
+        };
+        for batch in slots.chunks(REPORT_BATCH) {
+            self.call(engine, |port| port.release(generation, batch));
+        }
+    }
+
+    /// One call to the manager; `None` when there is none or it failed.
+    fn call<T>(
+        &mut self,
+        engine: &Mutex<Engine>,
+        call: impl FnOnce(&mut dyn Port) -> Result<T, PortError>,
+    ) -> Option<T> {
+        if self.gone {
+            return None;
+        }
+        match call(self.port.as_mut()?.as_mut()) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                log::warn!("the manager did not do what it was asked: {error}");
+                lock(engine).guest.counters.port_failures.add(1);
+                self.gone = matches!(error, PortError::Gone);
+                None
+            }
+        }
+    }
+
+    /// Tries to reach a manager again. Everything that was under way is forgotten; what is mapped is named.
+    fn reconnect_if_gone(&mut self, engine: &Mutex<Engine>) {
+        if !self.gone {
+            return;
+        }
+        let Some(mut port) = self.port.take() else { return };
+        let held = {
+            let mut engine = lock(engine);
+            // Nothing but what is mapped is held any more.
+            engine.returns.clear();
+            held_slots(&engine)
+        };
+        let reached = port.reconnect(&held);
+        if let Ok(reconnected) = reached {
+            self.forget_grants();
+            self.gone = false;
+            if let Err(error) = self.enter(engine, port.as_ref()) {
+                log::warn!("the manager's new pool cannot be mapped: {error}");
+                self.gone = true;
+            }
+            if reconnected == Reconnected::FreshPool {
+                log::info!("another manager has taken over; pages of the old pool move to the new one");
+            }
+        }
+        self.port = Some(port);
+    }
+
+    fn forget_grants(&mut self) {
+        self.candidates.clear();
+        if matches!(self.phase, Phase::Merging(_)) {
+            self.phase = Phase::Merging(Vec::new());
+        }
+    }
+}
+
+/// The pass's chunks in a random rotation, last first.
+fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
+    let mut chunks: Vec<PageRun> = engine.guest.layout.runs().flat_map(|run| run.pieces(CHUNK)).collect();
+    let start = (random % chunks.len().max(1) as u64) as usize;
+    chunks.rotate_left(start);
+    chunks
+}
+
+/// Copies of the pages still private and unwritten, and their reports.
+fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Vec<Report> {
+    bytes.clear();
+    let guest = &engine.guest;
+    let mut pages = Vec::with_capacity(wanted.len());
+    for report in wanted {
+        let page = report.gfn.get();
+        if guest.table.state(page) == State::Private {
+            bytes.push([0; PAGE_SIZE]);
+            if let Some(copy) = bytes.last_mut() {
+                guest.span(PageRun::of(page..page + 1)).copy_out(0, copy);
+            }
+            pages.push(*report);
+        }
+    }
+    pages
+}
+
+/// Every reference that mappings of the newest pool hold.
+fn held_slots(engine: &Engine) -> Vec<Slot> {
+    let table = &engine.guest.table;
+    let mapped = (0..table.pages()).filter(|&page| matches!(table.state(page), State::Shared | State::Broken));
+    let places = mapped.map(|page| table.detail(page)).filter(|&place| place >= engine.pools.newest());
+    places.map(|place| engine.pools.slot(place).1).collect()
+}
+
+/// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
+fn migrate(engine: &mut Engine, chunk: PageRun) {
+    let newest = engine.pools.newest();
+    if newest == 0 {
+        return;
+    }
+    let table = &engine.guest.table;
+    let old = chunk.numbers().filter(|&page| {
+        matches!(table.state(page), State::Shared | State::Broken) && table.detail(page) < newest
+    });
+    for run in runs_of(old.take(MIGRATE)) {
+        engine.rehome(run);
+    }
+}
+
+fn is_ready(port: &dyn Port) -> bool {
+    let ready = port.offers_ready();
+    let mut fds = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(count) if count > 0)
+}
+
+/// The engine, also after a thread that held it has died: the process aborts on panics where it matters.
+pub(crate) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
+}

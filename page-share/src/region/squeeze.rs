@@ -1,0 +1,231 @@
+//! Squeezing: private pages leave memory for the compressed store or the swap file, and come back.
+//!
+//! Always after sharing was tried, and always by taking first: what is stored is what the page was when it left.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use crate::page::{PAGE_SIZE, Page};
+use crate::region::engine::{BATCH, Engine};
+use crate::region::error::fatal;
+use crate::region::guest::Guest;
+use crate::region::run::PageRun;
+use crate::region::state::{Claim, State};
+use crate::store::{Compressor, Store, StoreHandle};
+use crate::swap::{Swap, SwapError, SwapSlot};
+
+/// Where squeezed pages are kept.
+pub(crate) struct Keeping {
+    /// Locked for one page at a time, never while guest memory is touched.
+    pub(crate) store: std::sync::Mutex<Store>,
+    pub(crate) swap: Option<std::sync::Mutex<Swap>>,
+}
+
+/// Why pages could not be swapped out.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapOutError {
+    /// The region was made without a swap file.
+    #[error("this guest has no swap file; give the region one when it is made")]
+    NoSwapFile,
+    /// The swap file did not take the pages; they are where they were.
+    #[error(transparent)]
+    Swap(#[from] SwapError),
+}
+
+impl Keeping {
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn swap(&self) -> Option<MutexGuard<'_, Swap>> {
+        Some(self.swap.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Guest {
+    /// Decompresses a page that its owner brings back. A damaged one ends the process: wrong bytes are never served.
+    pub(crate) fn expand(&self, handle: u32, page: &mut Page) {
+        if let Err(error) = self.keeping.store().load(StoreHandle::from_bits(handle), page) {
+            fatal(format_args!("{error}"));
+        }
+    }
+
+    /// Drops the stored copy of a page that was compressed or swapped.
+    pub(crate) fn forget_stored(&self, detail: u32, from: State) {
+        let forgotten = match from {
+            State::Compressed => self.keeping.store().remove(StoreHandle::from_bits(detail)).is_ok(),
+            State::Swapped => {
+                self.keeping.swap().is_some_and(|mut swap| swap.free(SwapSlot::from_bits(detail)).is_ok())
+            }
+            _ => true,
+        };
+        debug_assert!(forgotten, "{detail:#x} was not kept as {from:?}");
+    }
+
+    /// Reads a claimed swapped page and brings it back; a page that cannot be read or is not what was written becomes
+    /// lost. Waits for the disk: never for the fault handler.
+    pub(crate) fn bring_back_swapped(&self, claim: Claim, buffer: &mut Page) {
+        let page = claim.run().first.get();
+        let slot = SwapSlot::from_bits(self.table.detail(page));
+        let located = self.keeping.swap().map(|swap| swap.locate(slot));
+        let read = match located {
+            Some(Ok(located)) => located.read(buffer),
+            Some(Err(error)) => Err(error),
+            None => Err(SwapError::Unknown(slot)),
+        };
+        self.forget_stored(self.table.detail(page), State::Swapped);
+        match read {
+            Ok(()) => {
+                self.copy_all(claim.run(), std::slice::from_ref(buffer));
+                self.counters.pages_swapped_in.add(1);
+                self.settle(claim, State::Private);
+            }
+            Err(error) => {
+                log::error!("page {page:#x} is lost: {error}");
+                self.counters.pages_lost.add(1);
+                self.poison(claim);
+            }
+        }
+    }
+
+    /// Makes a page that is lost fail at every access.
+    fn poison(&self, claim: Claim) {
+        let span = self.span(claim.run());
+        let mut tries = 0;
+        while let Some(error) = self.watch.poison(span).stopped {
+            tries += 1;
+            if tries > 10_000 {
+                fatal(format_args!("a lost page cannot be marked as broken: {error}"));
+            }
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+        self.settle(claim, State::Lost);
+    }
+}
+
+impl Engine {
+    /// Compresses what is private of `run`. Pages that do not compress, or for which there is no room, stay. Returns
+    /// the number that were compressed.
+    pub(crate) fn compress(&mut self, run: PageRun) -> u32 {
+        let mut compressor = Compressor::new();
+        let mut count = 0;
+        for batch in run.pieces(BATCH) {
+            for claim in self.take(batch) {
+                let mut left = claim;
+                while left.run().count > 0 {
+                    let (one, rest) = left.split(1);
+                    left = rest;
+                    count += u32::from(self.compress_taken(one, batch, &mut compressor));
+                }
+                drop(left);
+            }
+            self.clear_staging(batch.first, batch);
+        }
+        count
+    }
+
+    fn compress_taken(&mut self, claim: Claim, batch: PageRun, compressor: &mut Compressor) -> bool {
+        let page = claim.run().first.get();
+        let mut copy = [0; PAGE_SIZE];
+        self.staged(batch.first, claim.run()).copy_out(0, &mut copy);
+        let guest = self.guest.clone();
+        let kept = compressor.compress(&copy).and_then(|small| guest.keeping.store().insert(small).ok());
+        let Some(handle) = kept else {
+            self.give_back(batch.first, claim);
+            return false;
+        };
+        guest.table.set_detail(page, handle.bits());
+        self.forget_hint(page);
+        guest.counters.pages_compressed.add(1);
+        guest.settle(claim, State::Compressed);
+        true
+    }
+
+    /// Writes what is private of `run` to the swap file. Returns the number of pages that left memory.
+    pub(crate) fn swap_out(&mut self, run: PageRun) -> Result<u32, SwapOutError> {
+        if self.guest.keeping.swap.is_none() {
+            return Err(SwapOutError::NoSwapFile);
+        }
+        let (mut count, mut slots) = (0, Vec::new());
+        for batch in run.pieces(BATCH) {
+            let mut failed = None;
+            for claim in self.take(batch) {
+                let pages = claim.run().count;
+                match failed {
+                    None => match self.swap_out_taken(claim, batch, &mut slots) {
+                        Ok(()) => count += pages,
+                        Err(error) => failed = Some(error),
+                    },
+                    Some(_) => self.give_back(batch.first, claim),
+                }
+            }
+            self.clear_staging(batch.first, batch);
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+        }
+        Ok(count)
+    }
+
+    fn swap_out_taken(&mut self, claim: Claim, batch: PageRun, slots: &mut Vec<SwapSlot>) -> Result<(), SwapError> {
+        let (run, guest) = (claim.run(), self.guest.clone());
+        self.copy_staged_aside(batch, run);
+        slots.clear();
+        let written = match guest.keeping.swap() {
+            Some(mut swap) => swap.write(self.aside(run.count), slots),
+            None => Ok(()),
+        };
+        if written.is_err() || slots.len() != run.count as usize {
+            self.give_back(batch.first, claim);
+            return written;
+        }
+        for (page, slot) in run.numbers().zip(slots.iter()) {
+            guest.table.set_detail(page, slot.bits());
+            self.forget_hint(page);
+        }
+        guest.counters.pages_swapped_out.add(u64::from(run.count));
+        guest.settle(claim, State::Swapped);
+        Ok(())
+    }
+
+    /// Brings back what of `run` is compressed or swapped. Returns the number of pages.
+    pub(crate) fn bring_back(&mut self, run: PageRun) -> u32 {
+        let guest = self.guest.clone();
+        let mut buffer = [0; PAGE_SIZE];
+        let mut count = 0;
+        for page in run.numbers() {
+            match guest.table.state(page) {
+                State::Compressed => {
+                    let Some(claim) = guest.table.claim(page, State::Compressed) else { continue };
+                    let handle = guest.table.detail(page);
+                    guest.expand(handle, &mut buffer);
+                    guest.copy_all(claim.run(), std::slice::from_ref(&buffer));
+                    guest.forget_stored(handle, State::Compressed);
+                    guest.counters.pages_decompressed.add(1);
+                    guest.settle(claim, State::Private);
+                    count += 1;
+                }
+                State::Swapped => {
+                    let Some(claim) = guest.table.claim(page, State::Swapped) else { continue };
+                    guest.bring_back_swapped(claim, &mut buffer);
+                    count += 1;
+                }
+                _ => {}
+            }
+        }
+        count
+    }
+
+    /// Up to `n` private pages that were not written for at least one pass, from `from` on, in runs.
+    pub(crate) fn cold_pages(&self, n: u32, from: u32) -> Vec<PageRun> {
+        let table = &self.guest.table;
+        let all = table.pages();
+        let order = (from..all).chain(0..from.min(all));
+        let cold = order.filter(|&page| table.state(page) == State::Private && !table.is_pending(page));
+        let mut pages: Vec<u32> = cold.take(n as usize).collect();
+        pages.sort_unstable();
+        crate::region::run::runs_of(pages)
+            .into_iter()
+            .flat_map(|run| self.guest.layout.clip(run).collect::<Vec<_>>())
+            .collect()
+    }
+}

@@ -1,1 +1,0 @@
-//! Pages kept compressed in memory.
