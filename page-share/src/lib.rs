@@ -11,6 +11,7 @@ mod placement;
 mod pool;
 pub mod port;
 mod publish;
+mod region;
 mod sparse;
 mod store;
 mod swap;
@@ -20,5 +21,9 @@ pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
+pub use region::{
+    AdoptError, AnonymousMemory, Blocks, MemoryRange, Options, Pace, PageRun, Pin, Region, Release, Sample,
+    ScanThread, State, Stats, Step, SwapOutError,
+};
 pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
 pub use swap::{Located, Swap, SwapError, SwapSlot};

@@ -33,6 +33,8 @@ pub(crate) struct Engine {
     pub(crate) guest: Arc<Guest>,
     pub(crate) pools: Pools,
     pub(crate) pagemap: Pagemap,
+    /// The host has swap space of its own, into which the kernel may put broken pages.
+    pub(crate) host_swaps: bool,
     /// Room for one scan's answer.
     pub(crate) found: Vec<Found>,
     /// Broken pages and since when they are quiet.
@@ -51,11 +53,14 @@ impl Engine {
     /// An engine with its staging area, watched like the guest.
     pub(crate) fn new(guest: Arc<Guest>) -> std::io::Result<Self> {
         let staging = Arena::reserve(BATCH as usize)?;
-        guest.watch.register(staging.span(), crate::region::userfault::Watch::Missing)?;
+        guest
+            .watch
+            .register(staging.span(), crate::region::userfault::Watch::Missing)?;
         Ok(Self {
             guest,
             pools: Pools::default(),
             pagemap: Pagemap::open()?,
+            host_swaps: std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1),
             found: Vec::with_capacity(1024),
             broken: HashMap::new(),
             returns: Vec::new(),
@@ -69,14 +74,21 @@ impl Engine {
 
     /// Where page `page` of a batch that starts at `first` waits after it was taken.
     pub(crate) fn staged(&self, first: Gfn, run: PageRun) -> Span {
-        self.staging.span().sub((run.first.get() - first.get()) as usize, run.count as usize)
+        self.staging
+            .span()
+            .sub((run.first.get() - first.get()) as usize, run.count as usize)
     }
 
     /// Takes what is private of `run`, at most [`BATCH`] pages, into staging. Each claim's pages are in staging at the
     /// place that [`Engine::staged`] says; whoever touches them waits until they are settled.
     pub(crate) fn take(&mut self, run: PageRun) -> Vec<Claim> {
         let to = self.staging.span();
-        take_into(&self.guest, run, |page| to.sub((page - run.first.get()) as usize, 1).start(), to)
+        take_into(
+            &self.guest,
+            run,
+            |page| to.sub((page - run.first.get()) as usize, 1).start(),
+            to,
+        )
     }
 
     /// Moves a taken run back as it was.
@@ -140,7 +152,12 @@ fn take_into(guest: &Guest, run: PageRun, place: impl Fn(u32) -> usize, area: Sp
             Some(claim) => {
                 at = claim.run().end();
                 let first = (place(claim.run().first.get()) - area.start()) / PAGE_SIZE;
-                move_out(guest, claim, area.sub(first, (at - rest.first.get()) as usize), &mut taken);
+                move_out(
+                    guest,
+                    claim,
+                    area.sub(first, (at - rest.first.get()) as usize),
+                    &mut taken,
+                );
             }
             None => at += 1,
         }
@@ -153,7 +170,9 @@ pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Cl
     let (mut left, mut done, mut tries) = (claim, 0, 0);
     while left.run().count > 0 {
         let pages = left.run().count;
-        let progress = guest.watch.transfer(guest.span(left.run()), to.sub(done, pages as usize));
+        let progress = guest
+            .watch
+            .transfer(guest.span(left.run()), to.sub(done, pages as usize));
         if progress.pages > 0 {
             let (moved, rest) = left.split(progress.pages as u32);
             done += progress.pages;
@@ -202,5 +221,13 @@ impl Engine {
         for (index, page) in self.aside[..run.count as usize].iter_mut().enumerate() {
             staged.copy_out(index, page);
         }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("broken", &self.broken.len())
+            .finish_non_exhaustive()
     }
 }

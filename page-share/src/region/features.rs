@@ -9,9 +9,18 @@ const NAMES: [(u32, &str); 6] = [
     (sys::UFFD_FEATURE_MOVE, "UFFD_FEATURE_MOVE (Linux 6.8)"),
     (sys::UFFD_FEATURE_WP_ASYNC, "UFFD_FEATURE_WP_ASYNC (Linux 6.7)"),
     (sys::UFFD_FEATURE_POISON, "UFFD_FEATURE_POISON (Linux 6.6)"),
-    (sys::UFFD_FEATURE_WP_UNPOPULATED, "UFFD_FEATURE_WP_UNPOPULATED (Linux 6.4)"),
-    (sys::UFFD_FEATURE_PAGEFAULT_FLAG_WP, "UFFD_FEATURE_PAGEFAULT_FLAG_WP (Linux 5.7)"),
-    (sys::UFFD_FEATURE_EVENT_REMAP, "UFFD_FEATURE_EVENT_REMAP (Linux 4.11)"),
+    (
+        sys::UFFD_FEATURE_WP_UNPOPULATED,
+        "UFFD_FEATURE_WP_UNPOPULATED (Linux 6.4)",
+    ),
+    (
+        sys::UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+        "UFFD_FEATURE_PAGEFAULT_FLAG_WP (Linux 5.7)",
+    ),
+    (
+        sys::UFFD_FEATURE_EVENT_REMAP,
+        "UFFD_FEATURE_EVENT_REMAP (Linux 4.11)",
+    ),
 ];
 
 /// What is wrong with a kernel of `release`, or `None`.
@@ -19,7 +28,9 @@ const NAMES: [(u32, &str); 6] = [
 /// UFFDIO_MOVE could corrupt memory before 6.12.37 and 6.15.6; distributions keep their own numbers for kernels older
 /// than 6.12 and backport, so only upstream series known to be broken are refused.
 fn known_broken(release: &str) -> Option<&'static str> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next()?, numbers.next()?, numbers.next().unwrap_or(0));
     let fixed = match version {
         (6, 12, patch) => patch >= 37,
@@ -47,7 +58,10 @@ pub(crate) fn explain(error: OpenError) -> AdoptError {
             let missing = GUEST_FEATURES & !available;
             let feature = NAMES.iter().find(|(bit, _)| missing & u64::from(*bit) != 0);
             let feature = feature.map_or("a userfaultfd that can be switched on", |(_, name)| name);
-            AdoptError::KernelTooOld { feature, release: release() }
+            AdoptError::KernelTooOld {
+                feature,
+                release: release(),
+            }
         }
     }
 }
@@ -62,10 +76,26 @@ mod tests {
 
     #[test]
     fn broken_series_are_named_and_fixed_ones_pass() {
-        for good in ["6.12.37", "6.12.95+deb12-cloud-amd64", "6.15.6", "6.16.0-rc1", "6.18.44-x", "7.0", "6.8.0-45-generic"] {
+        for good in [
+            "6.12.37",
+            "6.12.95+deb12-cloud-amd64",
+            "6.15.6",
+            "6.16.0-rc1",
+            "6.18.44-x",
+            "7.0",
+            "6.8.0-45-generic",
+        ] {
             assert_eq!(known_broken(good), None, "{good}");
         }
-        for bad in ["6.12.36", "6.13.9", "6.14.11", "6.15.5", "6.7.12", "6.1.0-56-cloud-amd64", "5.10.1"] {
+        for bad in [
+            "6.12.36",
+            "6.13.9",
+            "6.14.11",
+            "6.15.5",
+            "6.7.12",
+            "6.1.0-56-cloud-amd64",
+            "5.10.1",
+        ] {
             assert!(known_broken(bad).is_some(), "{bad}");
         }
     }
@@ -74,6 +104,9 @@ mod tests {
     fn a_missing_feature_is_named_with_the_version_that_brought_it() {
         let without_move = GUEST_FEATURES & !u64::from(sys::UFFD_FEATURE_MOVE);
         let text = explain(OpenError::Features(without_move)).to_string();
-        assert!(text.contains("UFFD_FEATURE_MOVE (Linux 6.8)") && text.contains("6.12.37"), "{text}");
+        assert!(
+            text.contains("UFFD_FEATURE_MOVE (Linux 6.8)") && text.contains("6.12.37"),
+            "{text}"
+        );
     }
 }

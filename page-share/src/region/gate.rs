@@ -37,7 +37,9 @@ impl Gate {
         !self.is_closed()
             || self
                 .credit
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |credit| (credit > 0).then(|| credit - 1))
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |credit| {
+                    (credit > 0).then(|| credit - 1)
+                })
                 .is_ok()
     }
 }
@@ -53,7 +55,10 @@ mod tests {
         gate.set_closed(true);
         assert!(!gate.admits_one());
         gate.add_credit(2);
-        assert_eq!([gate.admits_one(), gate.admits_one(), gate.admits_one()], [true, true, false]);
+        assert_eq!(
+            [gate.admits_one(), gate.admits_one(), gate.admits_one()],
+            [true, true, false]
+        );
         gate.set_closed(false);
         assert!(gate.admits_one());
     }

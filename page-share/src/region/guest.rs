@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use rustix::io::Errno;
 
+use crate::page::Page;
 use crate::region::error::fatal;
 use crate::region::gate::Gate;
 use crate::region::layout::Layout;
 use crate::region::memory::{Arena, Span};
-use crate::page::Page;
 use crate::region::run::PageRun;
 use crate::region::squeeze::Keeping;
 use crate::region::state::{Claim, PageTable, State};
@@ -76,14 +76,17 @@ impl Guest {
         let (span, bytes) = (self.span(run), bytes.as_flattened());
         let size = crate::page::PAGE_SIZE;
         self.until_done(run, |done, left| {
-            self.watch.copy(span.sub(done, left), &bytes[done * size..(done + left) * size])
+            self.watch
+                .copy(span.sub(done, left), &bytes[done * size..(done + left) * size])
         });
     }
 
     /// Moves a claimed run back from `from`. Not for the handler.
     pub(crate) fn give_back_all(&self, run: PageRun, from: Span) {
         let span = self.span(run);
-        self.until_done(run, |done, left| self.watch.transfer(from.sub(done, left), span.sub(done, left)));
+        self.until_done(run, |done, left| {
+            self.watch.transfer(from.sub(done, left), span.sub(done, left))
+        });
     }
 
     /// Maps the zero page over a claimed run. Not for the handler.
@@ -106,9 +109,15 @@ impl Guest {
                 Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) if waits < 100_000 => {
                     // The handler reads the event that stands in the way; it never waits for this thread.
                     waits += 1;
-                    if waits > 16 { std::thread::sleep(std::time::Duration::from_micros(50)) } else { std::thread::yield_now() }
+                    if waits > 16 {
+                        std::thread::sleep(std::time::Duration::from_micros(50));
+                    } else {
+                        std::thread::yield_now();
+                    }
                 }
-                Some(error) => fatal(format_args!("filling {run:?} stopped after {done} pages: {error}")),
+                Some(error) => fatal(format_args!(
+                    "filling {run:?} stopped after {done} pages: {error}"
+                )),
             }
         }
     }
@@ -130,6 +139,8 @@ fn filled(progress: Progress, run: PageRun, call: &str) -> Filled {
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guest").field("layout", &self.layout).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
     }
 }

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::page::{Gfn, PAGE_SIZE, Page};
 use crate::region::error::fatal;
 use crate::region::guest::{Filled, Guest};
 use crate::region::memory::thread_cpu;
-use crate::page::{Gfn, PAGE_SIZE, Page};
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State};
 use crate::region::userfault::{Event, Userfault};
@@ -53,8 +53,14 @@ impl Handler {
             gated: Vec::with_capacity(WAITING_FAULTS),
             buffer: Box::new([0; PAGE_SIZE]),
         };
-        let thread = std::thread::Builder::new().name("page-faults".into()).spawn(move || worker.run())?;
-        Ok(Self { thread: Some(thread), bell, guest })
+        let thread = std::thread::Builder::new()
+            .name("page-faults".into())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            thread: Some(thread),
+            bell,
+            guest,
+        })
     }
 
     /// Makes it look at the gate, and at whether it should end.
@@ -179,7 +185,10 @@ impl Worker {
             PollFd::new(&guest.pool_watch, PollFlags::IN),
             PollFd::new(&*self.bell, PollFlags::IN),
         ];
-        let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let soon = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
         let timeout = (!self.later.is_empty()).then_some(&soon);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -221,7 +230,9 @@ impl Worker {
             return Outcome::Gated;
         }
         // Claimed, so that no re-home is between its protection and its copy.
-        let Some(claim) = guest.table.claim(page, state) else { return Outcome::Later };
+        let Some(claim) = guest.table.claim(page, state) else {
+            return Outcome::Later;
+        };
         if let Err(error) = guest.pool_watch.unprotect(guest.span(claim.run()))
             && error == Errno::AGAIN
         {
@@ -240,7 +251,9 @@ impl Worker {
             guest.counters.faults_gated.add(1);
             return Outcome::Gated;
         }
-        let Some(claim) = self.claim_to_fill(guest, page, state) else { return Outcome::Later };
+        let Some(claim) = self.claim_to_fill(guest, page, state) else {
+            return Outcome::Later;
+        };
         let progress = guest.watch.zero(guest.span(claim.run()));
         let pages = claim.run().count;
         let (filled, rest) = claim.split(progress.pages as u32);
@@ -248,7 +261,11 @@ impl Worker {
         if state == State::Ballooned {
             guest.counters.balloon_pops.add(progress.pages as u64);
         }
-        if filled.run().count > 0 { guest.settle(filled, State::Zero) } else { drop(filled) }
+        if filled.run().count > 0 {
+            guest.settle(filled, State::Zero);
+        } else {
+            drop(filled);
+        }
         match progress.stopped {
             None => drop(rest),
             // Somebody filled it behind our back: it is there.
@@ -268,8 +285,14 @@ impl Worker {
             return guest.table.claim(page, state);
         }
         let group = PageRun::new(Gfn::new(page / FILL_PAGES * FILL_PAGES), FILL_PAGES);
-        let group = guest.layout.clip(group).find(|run| run.numbers().contains(&page))?;
-        let before = (group.first.get()..page).rev().take_while(|&p| guest.table.state(p) == state).count();
+        let group = guest
+            .layout
+            .clip(group)
+            .find(|run| run.numbers().contains(&page))?;
+        let before = (group.first.get()..page)
+            .rev()
+            .take_while(|&p| guest.table.state(p) == state)
+            .count();
         let run = PageRun::of(page - before as u32..group.end());
         let claim = guest.table.claim_run(run, state, Pinned::Ignore)?;
         if claim.run().numbers().contains(&page) {
@@ -281,7 +304,9 @@ impl Worker {
 
     /// A page that should be there is missing: somebody outside dropped it, or the fault is old news.
     fn refill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
-        let Some(claim) = guest.table.claim(page, state) else { return Outcome::Later };
+        let Some(claim) = guest.table.claim(page, state) else {
+            return Outcome::Later;
+        };
         let progress = guest.watch.zero(guest.span(claim.run()));
         guest.settle(claim, state);
         match progress.stopped {
@@ -291,7 +316,9 @@ impl Worker {
     }
 
     fn touch_sampled(&self, guest: &Guest, page: u32) -> Outcome {
-        let Some(claim) = guest.table.claim(page, State::Taken) else { return Outcome::Later };
+        let Some(claim) = guest.table.claim(page, State::Taken) else {
+            return Outcome::Later;
+        };
         let place = guest.table.detail(page) as usize;
         if guest.try_give_back(&claim, guest.sampling.span().sub(place, 1)) == Filled::Later {
             guest.table.settle(claim, State::Taken);
@@ -303,7 +330,9 @@ impl Worker {
     }
 
     fn decompress(&mut self, guest: &Guest, page: u32) -> Outcome {
-        let Some(claim) = guest.table.claim(page, State::Compressed) else { return Outcome::Later };
+        let Some(claim) = guest.table.claim(page, State::Compressed) else {
+            return Outcome::Later;
+        };
         let handle = guest.table.detail(page);
         guest.expand(handle, &mut self.buffer);
         if guest.try_copy(&claim, &self.buffer) == Filled::Later {
@@ -317,7 +346,9 @@ impl Worker {
     }
 
     fn swap_in(&self, guest: &Guest, page: u32) -> Outcome {
-        let Some(claim) = guest.table.claim(page, State::Swapped) else { return Outcome::Later };
+        let Some(claim) = guest.table.claim(page, State::Swapped) else {
+            return Outcome::Later;
+        };
         match self.swap_ins.try_send(claim) {
             Ok(()) => Outcome::Done,
             Err(TrySendError::Full(claim)) => {

@@ -21,19 +21,26 @@ impl Engine {
         }
         let from = (random % huge.len() as u64) as usize;
         let order = huge[from..].iter().chain(&huge[..from]);
-        order.take(blocks as usize).map(|&block| u32::from(self.split(block))).sum()
+        order
+            .take(blocks as usize)
+            .map(|&block| u32::from(self.split(block)))
+            .sum()
     }
 
     /// Splits the huge blocks that `run` touches.
     pub(crate) fn split_run(&mut self, run: PageRun) -> u32 {
         let huge = huge_blocks(&self.guest);
-        let touched = huge.into_iter().filter(|block| block.first.get() < run.end() && run.first.get() < block.end());
+        let touched = huge
+            .into_iter()
+            .filter(|block| block.first.get() < run.end() && run.first.get() < block.end());
         touched.map(|block| u32::from(self.split(block))).sum()
     }
 
     fn split(&mut self, block: PageRun) -> bool {
         let guest = self.guest.clone();
-        let Some(claim) = guest.table.claim_run(block, State::Huge, Pinned::Leave) else { return false };
+        let Some(claim) = guest.table.claim_run(block, State::Huge, Pinned::Leave) else {
+            return false;
+        };
         let whole = claim.run() == block;
         if !whole {
             guest.table.settle(claim, State::Huge);
@@ -50,7 +57,10 @@ impl Engine {
         let guest = self.guest.clone();
         let block = PageRun::new(first, HUGE_PAGES);
         let aligned = guest.layout.clip(block).eq([block])
-            && guest.span(block).start().is_multiple_of(block.count as usize * crate::page::PAGE_SIZE);
+            && guest
+                .span(block)
+                .start()
+                .is_multiple_of(block.count as usize * crate::page::PAGE_SIZE);
         if !aligned {
             return false;
         }
@@ -87,9 +97,15 @@ impl Engine {
             .and_then(|()| span.flag_huge())
             .and_then(|()| span.collapse())
             .inspect_err(|error| log::info!("{block:?} stays in small pages: {error}"));
-        let to = if collapsed.is_ok() { Some(State::Huge) } else { None };
+        let to = if collapsed.is_ok() {
+            Some(State::Huge)
+        } else {
+            None
+        };
         if to.is_none() {
-            let watched = span.flag_private().and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
+            let watched = span
+                .flag_private()
+                .and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
             if let Err(error) = watched {
                 fatal(format_args!("{block:?} cannot be watched again: {error}"));
             }
@@ -132,7 +148,9 @@ impl Engine {
     pub(crate) fn gate_claim(&self, claim: Claim) {
         let (span, from) = (self.guest.span(claim.run()), claim.from());
         // Broken pages are memory of their own already.
-        if from == State::Shared && let Err(error) = self.guest.pool_watch.protect(span) {
+        if from == State::Shared
+            && let Err(error) = self.guest.pool_watch.protect(span)
+        {
             log::warn!("{span:?} cannot be protected and may grow ungated: {error}");
         }
         self.guest.settle(claim, from);
@@ -156,8 +174,11 @@ struct Claimed(Claim);
 /// The whole huge blocks, in order.
 fn huge_blocks(guest: &Guest) -> Vec<PageRun> {
     let table = &guest.table;
-    let blocks = (0..table.pages() / HUGE_PAGES).map(|block| PageRun::new(Gfn::new(block * HUGE_PAGES), HUGE_PAGES));
-    blocks.filter(|block| table.state(block.first.get()) == State::Huge).collect()
+    let blocks =
+        (0..table.pages() / HUGE_PAGES).map(|block| PageRun::new(Gfn::new(block * HUGE_PAGES), HUGE_PAGES));
+    blocks
+        .filter(|block| table.state(block.first.get()) == State::Huge)
+        .collect()
 }
 
 /// Starts watching claimed pages that nobody watched so far, and settles each as what it is.
@@ -174,9 +195,13 @@ pub(crate) fn manage(guest: &Guest, claim: Claim, pagemap: &mut Pagemap) {
     }
     let mut left = claim;
     for found in found {
-        let first = guest.layout.page_at(found.start).expect("found where it was looked for");
+        let first = guest
+            .layout
+            .page_at(found.start)
+            .expect("found where it was looked for");
         let pages = ((found.end - found.start) / crate::page::PAGE_SIZE) as u32;
-        let (empty, rest) = left.split(first - left.run().first.get());
+        let before = first - left.run().first.get();
+        let (empty, rest) = left.split(before);
         let (populated, rest) = rest.split(pages);
         left = rest;
         settle_some(guest, empty, State::Empty);

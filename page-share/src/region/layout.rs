@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::region::memory::{Arena, Span};
 use crate::page::{Gfn, PAGE_SIZE};
+use crate::region::memory::{Arena, Span};
 use crate::region::run::PageRun;
 
 /// One range of guest memory: consecutive pages at consecutive addresses of this process.
@@ -20,7 +20,9 @@ pub struct MemoryRange {
 }
 
 /// Whatever owns the mapping of a range.
-pub(crate) struct Keep(#[expect(dead_code, reason = "held for its drop")] pub(crate) Arc<dyn Any + Send + Sync>);
+pub(crate) struct Keep(
+    #[expect(dead_code, reason = "held for its drop")] pub(crate) Arc<dyn Any + Send + Sync>,
+);
 
 impl std::fmt::Debug for Keep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,7 +47,9 @@ impl Layout {
     /// Puts `ranges` in order; `None` when two overlap or there is none.
     pub(crate) fn new(mut ranges: Vec<MemoryRange>) -> Option<Self> {
         ranges.sort_by_key(|range| range.first);
-        let apart = ranges.windows(2).all(|pair| pair[0].run().end() <= pair[1].first.get());
+        let apart = ranges
+            .windows(2)
+            .all(|pair| pair[0].run().end() <= pair[1].first.get());
         (apart && !ranges.is_empty()).then_some(Self { ranges })
     }
 
@@ -64,8 +68,15 @@ impl Layout {
     /// # Panics
     /// When it is not inside one range: callers clip with [`Layout::clip`] first.
     pub(crate) fn span(&self, run: PageRun) -> Span {
-        let range = self.ranges.iter().rfind(|range| range.first <= run.first).expect("a page of the guest");
-        range.arena.span().sub((run.first.get() - range.first.get()) as usize, run.count as usize)
+        let range = self
+            .ranges
+            .iter()
+            .rfind(|range| range.first <= run.first)
+            .expect("a page of the guest");
+        range
+            .arena
+            .span()
+            .sub((run.first.get() - range.first.get()) as usize, run.count as usize)
     }
 
     /// The page at `address`.

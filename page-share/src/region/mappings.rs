@@ -22,7 +22,11 @@ impl Mappings {
     pub(crate) fn of_process() -> &'static Self {
         static ONE: OnceLock<Mappings> = OnceLock::new();
         ONE.get_or_init(|| {
-            let mappings = Self { used: AtomicI64::new(0), limit: AtomicI64::new(0), regions: AtomicI64::new(0) };
+            let mappings = Self {
+                used: AtomicI64::new(0),
+                limit: AtomicI64::new(0),
+                regions: AtomicI64::new(0),
+            };
             mappings.recount();
             mappings
         })
@@ -31,7 +35,10 @@ impl Mappings {
     /// Reads the limit and the true number anew.
     pub(crate) fn recount(&self) {
         let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count");
-        let limit = limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530);
+        let limit = limit
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(65_530);
         self.limit.store(limit, Ordering::Relaxed);
         if let Ok(maps) = std::fs::read("/proc/self/maps") {
             let lines = maps.iter().filter(|&&byte| byte == b'\n').count();

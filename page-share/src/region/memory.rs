@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::region::layout::{Keep, MemoryRange};
 #[cfg(feature = "vm-memory")]
 use crate::page::PAGE_SHIFT;
 use crate::page::{Gfn, PAGE_SIZE, Page};
+use crate::region::layout::{Keep, MemoryRange};
 
 /// Pages in a huge page, 2 MiB.
 pub(crate) const HUGE_PAGES: u32 = 512;
@@ -54,7 +54,10 @@ impl Span {
     /// When they are not all inside the span: our bug.
     pub(crate) fn sub(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.pages, "{first}+{count} pages of {self:?}");
-        Self { start: self.start + first * PAGE_SIZE, pages: count }
+        Self {
+            start: self.start + first * PAGE_SIZE,
+            pages: count,
+        }
     }
 
     /// Copies page `index` out. Whatever a guest does meanwhile, the copy is some mix of bytes it wrote.
@@ -166,7 +169,10 @@ impl Arena {
         // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
         let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         let start = mapped(guard)? + PAGE_SIZE;
-        let arena = Self { all: Span { start, pages }, owner: Owner::Us };
+        let arena = Self {
+            all: Span { start, pages },
+            owner: Owner::Us,
+        };
         map_anonymous(arena.all)?;
         Ok(arena)
     }
@@ -176,7 +182,11 @@ impl Arena {
     pub(crate) fn view(fd: BorrowedFd<'_>, pages: usize) -> Result<Self, Errno> {
         let arena = Self::reserve(pages)?;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        let (start, len, fd) = (arena.all.start as *mut libc::c_void, arena.all.len(), fd.as_raw_fd());
+        let (start, len, fd) = (
+            arena.all.start as *mut libc::c_void,
+            arena.all.len(),
+            fd.as_raw_fd(),
+        );
         // SAFETY: replaces the empty pages that were reserved a moment ago.
         mapped(unsafe { libc::mmap(start, len, libc::PROT_READ, flags, fd, 0) })?;
         arena.all.advise(&[libc::MADV_DONTFORK, libc::MADV_DONTDUMP])?;
@@ -191,8 +201,14 @@ impl Arena {
     /// points.
     pub(crate) unsafe fn adopt(start: NonNull<u8>, pages: usize) -> Self {
         let start = start.as_ptr() as usize;
-        assert!(start.is_multiple_of(PAGE_SIZE), "{start:#x} is not the start of a page");
-        Self { all: Span { start, pages }, owner: Owner::Caller }
+        assert!(
+            start.is_multiple_of(PAGE_SIZE),
+            "{start:#x} is not the start of a page"
+        );
+        Self {
+            all: Span { start, pages },
+            owner: Owner::Caller,
+        }
     }
 
     /// Unmaps an own arena whose first `used` pages, and only those, were moved away. The hole that they left may hold
@@ -294,7 +310,11 @@ pub(crate) fn remap(from: Span, onto: Span) -> Result<(), Errno> {
 }
 
 fn mapped(address: *mut libc::c_void) -> Result<usize, Errno> {
-    if address == libc::MAP_FAILED { Err(last()) } else { Ok(address as usize) }
+    if address == libc::MAP_FAILED {
+        Err(last())
+    } else {
+        Ok(address as usize)
+    }
 }
 
 /// The calling thread's error number.
@@ -304,7 +324,10 @@ pub(crate) fn last() -> Errno {
 
 /// CPU time that the calling thread has used, user and system.
 pub(crate) fn thread_cpu() -> std::time::Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: writes one timespec of ours.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     std::time::Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
@@ -323,7 +346,11 @@ impl MemoryRange {
     pub unsafe fn adopt(first: Gfn, host: NonNull<u8>, pages: u32) -> Self {
         // SAFETY: the caller's promise is the one that is asked for.
         let arena = unsafe { Arena::adopt(host, pages as usize) };
-        Self { first, arena, keep: None }
+        Self {
+            first,
+            arena,
+            keep: None,
+        }
     }
 }
 
@@ -344,7 +371,9 @@ impl AnonymousMemory {
         // A huge page's multiple at the front, so that the memory can be aligned to one.
         let spare = HUGE_PAGES as usize;
         let arena = Arena::reserve(pages as usize + spare)?;
-        Ok(Self { arena: Arc::new(arena) })
+        Ok(Self {
+            arena: Arc::new(arena),
+        })
     }
 
     fn usable(&self) -> Span {
@@ -422,7 +451,9 @@ mod vm_memory_ranges {
         /// A range from one of vm-memory's regions, kept mapped for as long as a region uses it.
         ///
         /// `None` when it is not whole pages of anonymous memory below 16 TiB.
-        pub fn from_vm_memory<B: Bitmap + Send + Sync + 'static>(region: &GuestRegionMmap<B>) -> Option<Self> {
+        pub fn from_vm_memory<B: Bitmap + Send + Sync + 'static>(
+            region: &GuestRegionMmap<B>,
+        ) -> Option<Self> {
             let (start, bytes) = (region.start_addr().0, region.size());
             let whole = start.is_multiple_of(PAGE_SIZE as u64) && bytes.is_multiple_of(PAGE_SIZE);
             if !whole || region.file_offset().is_some() {

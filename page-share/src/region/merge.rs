@@ -52,7 +52,8 @@ impl Engine {
 
     /// References for pages of `run` that were not even taken.
     fn return_places(&mut self, place: u32, run: PageRun, pages: std::ops::Range<u32>) {
-        self.returns.extend(pages.map(|page| place + (page - run.first.get())));
+        self.returns
+            .extend(pages.map(|page| place + (page - run.first.get())));
     }
 
     /// Splits one taken claim into stretches that equal the pool and stretches that differ.
@@ -90,22 +91,33 @@ impl Engine {
     fn map_pool(&mut self, batch: PageRun, claim: Claim, place: u32) -> Result<(), Errno> {
         let (run, guest) = (claim.run(), self.guest.clone());
         let span = guest.span(run);
-        let mapped = self.pools.map(span, place).and_then(|()| guest.pool_watch.register(span, Watch::Writes));
+        let mapped = self
+            .pools
+            .map(span, place)
+            .and_then(|()| guest.pool_watch.register(span, Watch::Writes));
         if let Err(error) = mapped {
             guest.counters.mapping_failures.add(1);
             self.returns.extend(place..place + run.count);
-            if let Err(error) = map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites)) {
-                fatal(format_args!("{run:?} lost its mapping and cannot get another: {error}"));
+            if let Err(error) =
+                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
+            {
+                fatal(format_args!(
+                    "{run:?} lost its mapping and cannot get another: {error}"
+                ));
             }
             self.give_back(batch.first, claim);
             return Err(error);
         }
-        if guest.gate.is_closed() && let Err(error) = guest.pool_watch.protect(span) {
+        if guest.gate.is_closed()
+            && let Err(error) = guest.pool_watch.protect(span)
+        {
             log_gate_failure(run, error);
         }
         for (offset, page) in run.numbers().enumerate() {
             guest.table.set_detail(page, place + offset as u32);
-            guest.table.clear_marks(page, crate::region::state::mark::REPORTED);
+            guest
+                .table
+                .clear_marks(page, crate::region::state::mark::REPORTED);
             guest.table.set_pending(page, false);
         }
         guest.counters.pages_merged.add(u64::from(run.count));
@@ -127,7 +139,11 @@ impl Engine {
                     let length = run.numbers().take_while(|&page| zero(page) == is_zero).count() as u32;
                     let (piece, rest) = left.split(length);
                     left = rest;
-                    if is_zero { self.settle_zero(piece) } else { self.give_back(batch.first, piece) }
+                    if is_zero {
+                        self.settle_zero(piece);
+                    } else {
+                        self.give_back(batch.first, piece);
+                    }
                 }
                 drop(left);
             }
@@ -193,9 +209,8 @@ impl Engine {
                 && matches!(table.state(page), State::Shared | State::Broken)
                 && Some(table.detail(page)) == place
         };
-        let is_pool = |page: u32| {
-            page < table.pages() && matches!(table.state(page), State::Shared | State::Broken)
-        };
+        let is_pool =
+            |page: u32| page < table.pages() && matches!(table.state(page), State::Shared | State::Broken);
         let before = run.first.get().checked_sub(1);
         let left_pool = before.is_some_and(is_pool);
         let left_joins = before.is_some_and(|page| joins(page, place.checked_sub(1)));

@@ -107,7 +107,10 @@ impl Region {
     pub fn scan_step(&self, pages: u32) -> Step {
         let before = memory::thread_cpu();
         let step = self.scanner().step(&self.engine, pages);
-        self.guest.counters.scan_cpu_ns.add((memory::thread_cpu() - before).as_nanos() as u64);
+        self.guest
+            .counters
+            .scan_cpu_ns
+            .add((memory::thread_cpu() - before).as_nanos() as u64);
         step
     }
 
@@ -134,7 +137,11 @@ impl Region {
     /// The guest gives `run` up; all of it reads zero when touched again. Parts that are no memory of this guest are
     /// ignored. Returns the number of pages that had content.
     pub fn release(&self, run: PageRun, why: Release) -> u32 {
-        let count = self.parts(run).into_iter().map(|part| lock(&self.engine).release(part, why)).sum();
+        let count = self
+            .parts(run)
+            .into_iter()
+            .map(|part| lock(&self.engine).release(part, why))
+            .sum();
         self.return_references();
         count
     }
@@ -256,7 +263,11 @@ impl Region {
 
     /// What became of page `page` by now, or [`State::Hole`] where there is no such page.
     pub fn state(&self, page: crate::page::Gfn) -> State {
-        if page.get() < self.guest.table.pages() { self.guest.table.state(page.get()) } else { State::Hole }
+        if page.get() < self.guest.table.pages() {
+            self.guest.table.state(page.get())
+        } else {
+            State::Hole
+        }
     }
 
     /// Counters and page counts.

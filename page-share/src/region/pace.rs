@@ -19,7 +19,10 @@ pub struct Pace {
 impl Default for Pace {
     /// A tenth of a CPU and 400 MiB/s.
     fn default() -> Self {
-        Self { cpu_share: 0.1, pages_per_second: 100_000 }
+        Self {
+            cpu_share: 0.1,
+            pages_per_second: 100_000,
+        }
     }
 }
 
@@ -57,11 +60,17 @@ impl ScanThread {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(region: Arc<Region>, pace: Pace) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { pace: Mutex::new(pace), stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            pace: Mutex::new(pace),
+            stop: AtomicBool::new(false),
+        });
         let seen = shared.clone();
         let builder = std::thread::Builder::new().name("page-scan".into());
         let thread = builder.spawn(move || scan(&region, &seen))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Changes the pace from the next step on.
@@ -85,7 +94,11 @@ fn scan(region: &Region, shared: &Shared) {
         let pace = *shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
         let (cpu, wall) = (super::memory::thread_cpu(), std::time::Instant::now());
         let step = region.scan_step(pace.step());
-        let rest = pace.rest(super::memory::thread_cpu() - cpu, wall.elapsed(), step.pages.max(1));
+        let rest = pace.rest(
+            super::memory::thread_cpu() - cpu,
+            wall.elapsed(),
+            step.pages.max(1),
+        );
         if !rest.is_zero() {
             std::thread::park_timeout(rest);
         }
@@ -98,7 +111,10 @@ mod tests {
 
     #[test]
     fn the_stricter_limit_decides_how_long_to_rest() {
-        let pace = Pace { cpu_share: 0.25, pages_per_second: 1000 };
+        let pace = Pace {
+            cpu_share: 0.25,
+            pages_per_second: 1000,
+        };
         let ms = Duration::from_millis;
         // 4 x 10 ms of CPU against 5 ms of pages: 40 ms in all, of which 12 are over.
         assert_eq!(pace.rest(ms(10), ms(12), 5), ms(28));

@@ -34,7 +34,10 @@ impl Pin {
                 std::thread::yield_now();
             }
         }
-        Some(Self { guest: guest.clone(), run })
+        Some(Self {
+            guest: guest.clone(),
+            run,
+        })
     }
 
     /// The pages.

@@ -30,7 +30,11 @@ pub(crate) struct Pools {
 impl Pools {
     /// Adds the session's pool, unless it is the newest already.
     pub(crate) fn join(&mut self, session: &Session) -> Result<(), Errno> {
-        if self.pools.last().is_some_and(|pool| pool.generation == session.generation) {
+        if self
+            .pools
+            .last()
+            .is_some_and(|pool| pool.generation == session.generation)
+        {
             return Ok(());
         }
         let first_place = self.pools.last().map_or(Some(0), |pool| {
@@ -40,7 +44,12 @@ impl Pools {
         first_place.checked_add(session.slot_limit).ok_or(Errno::NOMEM)?;
         let view = Arena::view(session.pool.as_fd(), session.slot_limit as usize)?;
         let (generation, file) = (session.generation, session.pool.clone());
-        self.pools.push(Pool { generation, file, view, first_place });
+        self.pools.push(Pool {
+            generation,
+            file,
+            view,
+            first_place,
+        });
         Ok(())
     }
 
@@ -53,7 +62,11 @@ impl Pools {
 
     /// Whether the newest pool's file really has `slot`: reading past its end would be fatal.
     pub(crate) fn has(&self, slot: Slot) -> bool {
-        let size = self.pools.last().and_then(|pool| pool.file.metadata().ok()).map_or(0, |meta| meta.len());
+        let size = self
+            .pools
+            .last()
+            .and_then(|pool| pool.file.metadata().ok())
+            .map_or(0, |meta| meta.len());
         slot.offset() + crate::page::PAGE_SIZE as u64 <= size
     }
 
@@ -68,7 +81,11 @@ impl Pools {
     /// Maps `span` copy-on-write from `place` on.
     pub(crate) fn map(&self, span: Span, place: u32) -> Result<(), Errno> {
         let pool = self.of(place);
-        map_private(span, pool.file.as_fd(), Slot::new(place - pool.first_place).offset())
+        map_private(
+            span,
+            pool.file.as_fd(),
+            Slot::new(place - pool.first_place).offset(),
+        )
     }
 
     /// Generation and slot of a place.
@@ -83,6 +100,9 @@ impl Pools {
     }
 
     fn of(&self, place: u32) -> &Pool {
-        self.pools.iter().rfind(|pool| pool.first_place <= place).expect("a place in a pool")
+        self.pools
+            .iter()
+            .rfind(|pool| pool.first_place <= place)
+            .expect("a place in a pool")
     }
 }

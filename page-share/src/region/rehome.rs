@@ -4,8 +4,8 @@ use rustix::io::Errno;
 
 use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
-use crate::region::merge::Backing;
 use crate::region::memory::{map_anonymous, remap};
+use crate::region::merge::Backing;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State};
 use crate::region::userfault::Watch;
@@ -50,9 +50,12 @@ impl Engine {
         if let Err(error) = moved {
             // What was there may be unmapped by now, but its bytes are safe.
             guest.counters.mapping_failures.add(1);
-            let mapped = map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
+            let mapped =
+                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
             if let Err(second) = mapped {
-                fatal(format_args!("{run:?} lost its mapping ({error}) and cannot get another: {second}"));
+                fatal(format_args!(
+                    "{run:?} lost its mapping ({error}) and cannot get another: {second}"
+                ));
             }
         }
         guest.copy_all(run, self.aside(run.count));

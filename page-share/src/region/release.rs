@@ -41,7 +41,9 @@ impl Engine {
                 at += self.release_unmanaged(at, state);
                 continue;
             }
-            let Some(claim) = self.guest.table.claim_run(rest, state, Pinned::Ignore) else { continue };
+            let Some(claim) = self.guest.table.claim_run(rest, state, Pinned::Ignore) else {
+                continue;
+            };
             at = claim.run().end();
             if !matches!(state, State::Empty | State::Ballooned) {
                 count += claim.run().count;
@@ -99,10 +101,13 @@ impl Engine {
     fn unmap_pool(&mut self, run: PageRun) {
         let guest = self.guest.clone();
         let span = guest.span(run);
-        if let Err(error) = map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites)) {
+        if let Err(error) =
+            map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
+        {
             fatal(format_args!("{run:?} cannot get memory of its own: {error}"));
         }
-        self.returns.extend(run.numbers().map(|page| guest.table.detail(page)));
+        self.returns
+            .extend(run.numbers().map(|page| guest.table.detail(page)));
         guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
     }
 

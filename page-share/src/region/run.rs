@@ -34,7 +34,9 @@ impl PageRun {
 
     /// Splits off pieces of at most `most` pages.
     pub(crate) fn pieces(self, most: u32) -> impl Iterator<Item = Self> {
-        self.numbers().step_by(most as usize).map(move |at| Self::of(at..self.end().min(at + most)))
+        self.numbers()
+            .step_by(most as usize)
+            .map(move |at| Self::of(at..self.end().min(at + most)))
     }
 }
 

@@ -40,10 +40,15 @@ impl Engine {
                 break;
             }
             let page = (random() % pages) as u32;
-            if guest.table.state(page) != State::Private || guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
+            if guest.table.state(page) != State::Private
+                || guest.table.is_marked(page, mark::NEVER | mark::STUCK)
+            {
                 continue;
             }
-            let Some(claim) = guest.table.claim_run(PageRun::of(page..page + 1), State::Private, Pinned::Leave)
+            let Some(claim) =
+                guest
+                    .table
+                    .claim_run(PageRun::of(page..page + 1), State::Private, Pinned::Leave)
             else {
                 continue;
             };
@@ -68,7 +73,10 @@ impl Engine {
             untouched += u32::from(give_back_sampled(&guest, page, place as u32));
         }
         let taken = running.pages.len() as u32 - running.gone;
-        Sample { taken, touched: taken.saturating_sub(untouched) }
+        Sample {
+            taken,
+            touched: taken.saturating_sub(untouched),
+        }
     }
 
     /// A sampled page was given up by its guest: its content goes. Only for the page's owner.
@@ -89,7 +97,9 @@ fn give_back_sampled(guest: &Guest, page: u32, place: u32) -> bool {
             std::thread::yield_now();
             continue;
         }
-        let Some(claim) = guest.table.claim(page, State::Taken) else { return false };
+        let Some(claim) = guest.table.claim(page, State::Taken) else {
+            return false;
+        };
         if guest.table.detail(page) != place {
             // Touched, and taken once more to another place.
             guest.table.settle(claim, State::Taken);

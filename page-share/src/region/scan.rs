@@ -32,7 +32,9 @@ impl Engine {
     /// Looks at `run`, which is inside one range and starts and ends at multiples of 64 pages or the range's ends.
     pub(crate) fn scan(&mut self, run: PageRun, hasher: &PageHasher, out: &mut Scanned) -> Result<(), Errno> {
         let span = self.guest.span(run);
-        let before: Vec<u64> = words(run).map(|word| self.guest.table.pending_word(word)).collect();
+        let before: Vec<u64> = words(run)
+            .map(|word| self.guest.table.pending_word(word))
+            .collect();
         self.find_written(span)?;
         self.sketch_quiet(run, &before, hasher, out);
         self.find_broken(span, hasher, out)?;
@@ -74,18 +76,25 @@ impl Engine {
 
     /// The stretches between `start` and `end` that may be armed.
     fn without_never(&self, start: usize, end: usize) -> Vec<Span> {
-        let Some(first) = self.guest.layout.page_at(start) else { return Vec::new() };
+        let Some(first) = self.guest.layout.page_at(start) else {
+            return Vec::new();
+        };
         let run = PageRun::new(Gfn::new(first), ((end - start) / PAGE_SIZE) as u32);
         let table = &self.guest.table;
         if run.numbers().all(|page| !table.is_marked(page, mark::NEVER)) {
             return vec![self.guest.span(run)];
         }
         let allowed = run.numbers().filter(|&page| !table.is_marked(page, mark::NEVER));
-        runs_of(allowed).into_iter().map(|run| self.guest.span(run)).collect()
+        runs_of(allowed)
+            .into_iter()
+            .map(|run| self.guest.span(run))
+            .collect()
     }
 
     fn note_written(&mut self, found: Found) {
-        let Some(first) = self.guest.layout.page_at(found.start) else { return };
+        let Some(first) = self.guest.layout.page_at(found.start) else {
+            return;
+        };
         let run = PageRun::new(Gfn::new(first), ((found.end - found.start) / PAGE_SIZE) as u32);
         let guest = self.guest.clone();
         guest.counters.pages_written.add(u64::from(run.count));
@@ -117,10 +126,15 @@ impl Engine {
                     continue;
                 }
                 let span = guest.span(PageRun::of(page..page + 1));
-                while written.get(written_at).is_some_and(|found| found.end <= span.start()) {
+                while written
+                    .get(written_at)
+                    .is_some_and(|found| found.end <= span.start())
+                {
                     written_at += 1;
                 }
-                let busy = written.get(written_at).is_some_and(|found| found.start <= span.start());
+                let busy = written
+                    .get(written_at)
+                    .is_some_and(|found| found.start <= span.start());
                 if busy || guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
                     continue;
                 }
@@ -132,7 +146,10 @@ impl Engine {
                 }
                 guest.counters.pages_hashed.add(1);
                 if !guest.table.is_marked(page, mark::UNSHARABLE) {
-                    out.reports.push(Report { gfn: Gfn::new(page), sketch: hasher.sketch(&copy) });
+                    out.reports.push(Report {
+                        gfn: Gfn::new(page),
+                        sketch: hasher.sketch(&copy),
+                    });
                 }
             }
         }
@@ -144,6 +161,9 @@ impl Engine {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         let result = self.pagemap.scan(span, Look::Broken, &mut found);
+        if self.host_swaps {
+            self.pagemap.scan(span, Look::BrokenSwapped, &mut found)?;
+        }
         for stretch in &found {
             let first = self.guest.layout.page_at(stretch.start);
             let pages = ((stretch.end - stretch.start) / PAGE_SIZE) as u32;
@@ -186,5 +206,7 @@ fn words(run: PageRun) -> std::ops::Range<usize> {
 
 fn is_zero(page: &crate::page::Page) -> bool {
     let (lines, _) = page.as_chunks::<64>();
-    lines.iter().all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
+    lines
+        .iter()
+        .all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -159,7 +159,9 @@ impl Scanner {
     }
 
     fn scan_next(&mut self, engine: &Mutex<Engine>) -> u32 {
-        let Phase::Scanning(chunks) = &mut self.phase else { return 0 };
+        let Phase::Scanning(chunks) = &mut self.phase else {
+            return 0;
+        };
         let Some(chunk) = chunks.pop() else { return 0 };
         let last = chunks.is_empty();
         self.look_at(engine, chunk);
@@ -203,7 +205,9 @@ impl Scanner {
         // Those armed at an earlier step have had time to show whether they are quiet.
         let armed = self.armed_hints.len();
         for _ in 0..armed {
-            let Some(run) = self.armed_hints.pop_front() else { break };
+            let Some(run) = self.armed_hints.pop_front() else {
+                break;
+            };
             done += self.look_at_parts(engine, run);
         }
         while done < pages {
@@ -240,7 +244,10 @@ impl Scanner {
 
     fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
         let mut answers = std::mem::take(&mut self.answers);
-        if self.call(engine, |port| port.report(batch, &mut answers)).is_some() {
+        if self
+            .call(engine, |port| port.report(batch, &mut answers))
+            .is_some()
+        {
             let mut wanted = Vec::new();
             {
                 let engine = lock(engine);
@@ -285,7 +292,11 @@ impl Scanner {
     }
 
     fn fetch_offers(&mut self, engine: &Mutex<Engine>) {
-        while self.port.as_ref().is_some_and(|port| !self.gone && is_ready(port.as_ref())) {
+        while self
+            .port
+            .as_ref()
+            .is_some_and(|port| !self.gone && is_ready(port.as_ref()))
+        {
             let mut offers = std::mem::take(&mut self.offers);
             let fetched = self.call(engine, |port| port.offers(&mut offers)).is_some();
             {
@@ -307,7 +318,10 @@ impl Scanner {
     fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
         match engine.pools.place(slot) {
             Some(place) if gfn.get() < engine.guest.table.pages() && engine.pools.has(slot) => {
-                self.candidates.push(Candidate { page: gfn.get(), place });
+                self.candidates.push(Candidate {
+                    page: gfn.get(),
+                    place,
+                });
             }
             _ => log::warn!("the manager granted {slot:?} for {gfn:?}, which cannot be; ignored"),
         }
@@ -341,7 +355,10 @@ impl Scanner {
     fn defer_short(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
         let mappings = Mappings::of_process();
         mappings.recount();
-        let need: i64 = runs.iter().map(|(run, place)| engine.merge_cost(*run, *place).max(0)).sum();
+        let need: i64 = runs
+            .iter()
+            .map(|(run, place)| engine.merge_cost(*run, *place).max(0))
+            .sum();
         if need * mappings.regions() < mappings.room() {
             self.patience = 0;
             return runs;
@@ -357,13 +374,18 @@ impl Scanner {
 
     fn keep_candidates(&mut self, run: PageRun, place: u32) {
         let first = run.first.get();
-        self.candidates.extend(run.numbers().map(|page| Candidate { page, place: place + (page - first) }));
+        self.candidates.extend(run.numbers().map(|page| Candidate {
+            page,
+            place: place + (page - first),
+        }));
     }
 
     fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         let mut done = 0;
         while done < pages {
-            let Phase::Merging(runs) = &mut self.phase else { break };
+            let Phase::Merging(runs) = &mut self.phase else {
+                break;
+            };
             let Some((run, place)) = runs.pop() else { break };
             let mut locked = lock(engine);
             let cost = locked.merge_cost(run, place);
@@ -371,7 +393,11 @@ impl Scanner {
             let mappings = Mappings::of_process();
             let floor = if run.count >= 16 { 0 } else { mappings.limit() / 16 };
             if cost > 0 && mappings.room() - cost <= floor {
-                locked.guest.counters.merges_without_mapping.add(u64::from(run.count));
+                locked
+                    .guest
+                    .counters
+                    .merges_without_mapping
+                    .add(u64::from(run.count));
                 drop(locked);
                 self.keep_candidates(run, place);
                 continue;
@@ -390,7 +416,10 @@ impl Scanner {
     pub(crate) fn return_references(&mut self, engine: &Mutex<Engine>) {
         let (returns, withdrawals) = {
             let mut engine = lock(engine);
-            (std::mem::take(&mut engine.returns), std::mem::take(&mut engine.withdrawals))
+            (
+                std::mem::take(&mut engine.returns),
+                std::mem::take(&mut engine.withdrawals),
+            )
         };
         for batch in withdrawals.chunks(REPORT_BATCH) {
             self.call(engine, |port| port.withdraw(batch));
@@ -402,10 +431,18 @@ impl Scanner {
             let engine = lock(engine);
             let newest = engine.pools.newest();
             // References to the pool of a manager that is gone died with it.
-            let slots = returns.iter().filter(|&&place| place >= newest).map(|&place| engine.pools.slot(place));
+            let slots = returns
+                .iter()
+                .filter(|&&place| place >= newest)
+                .map(|&place| engine.pools.slot(place));
             let slots: Vec<_> = slots.collect();
-            let Some(&(generation, _)) = slots.first() else { return };
-            (generation, slots.into_iter().map(|(_, slot)| slot).collect::<Vec<_>>())
+            let Some(&(generation, _)) = slots.first() else {
+                return;
+            };
+            (
+                generation,
+                slots.into_iter().map(|(_, slot)| slot).collect::<Vec<_>>(),
+            )
         };
         for batch in slots.chunks(REPORT_BATCH) {
             self.call(engine, |port| port.release(generation, batch));
@@ -469,7 +506,12 @@ impl Scanner {
 
 /// The pass's chunks in a random rotation, last first.
 fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
-    let mut chunks: Vec<PageRun> = engine.guest.layout.runs().flat_map(|run| run.pieces(CHUNK)).collect();
+    let mut chunks: Vec<PageRun> = engine
+        .guest
+        .layout
+        .runs()
+        .flat_map(|run| run.pieces(CHUNK))
+        .collect();
     let start = (random % chunks.len().max(1) as u64) as usize;
     chunks.rotate_left(start);
     chunks
@@ -496,8 +538,11 @@ fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Ve
 /// Every reference that mappings of the newest pool hold.
 fn held_slots(engine: &Engine) -> Vec<Slot> {
     let table = &engine.guest.table;
-    let mapped = (0..table.pages()).filter(|&page| matches!(table.state(page), State::Shared | State::Broken));
-    let places = mapped.map(|page| table.detail(page)).filter(|&place| place >= engine.pools.newest());
+    let mapped =
+        (0..table.pages()).filter(|&page| matches!(table.state(page), State::Shared | State::Broken));
+    let places = mapped
+        .map(|page| table.detail(page))
+        .filter(|&place| place >= engine.pools.newest());
     places.map(|place| engine.pools.slot(place).1).collect()
 }
 
@@ -519,11 +564,22 @@ fn migrate(engine: &mut Engine, chunk: PageRun) {
 fn is_ready(port: &dyn Port) -> bool {
     let ready = port.offers_ready();
     let mut fds = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     matches!(poll(&mut fds, Some(&now)), Ok(count) if count > 0)
 }
 
 /// The engine, also after a thread that held it has died: the process aborts on panics where it matters.
 pub(crate) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Scanner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scanner")
+            .field("candidates", &self.candidates.len())
+            .finish_non_exhaustive()
+    }
 }

@@ -66,14 +66,19 @@ impl Region {
             check_alignment(&layout)?;
         }
         let sampling = Arena::reserve(SAMPLE_LIMIT as usize).map_err(system("reserving memory"))?;
-        watch.register(sampling.span(), Watch::Missing).map_err(system("watching memory"))?;
+        watch
+            .register(sampling.span(), Watch::Missing)
+            .map_err(system("watching memory"))?;
         let guest = Arc::new(Guest {
             watch,
             pool_watch,
             table: PageTable::new(layout.limit()),
             counters: Counters::default(),
             sampling,
-            keeping: Keeping { store: Mutex::new(Store::new(options.store_bytes)), swap: options.swap.map(Mutex::new) },
+            keeping: Keeping {
+                store: Mutex::new(Store::new(options.store_bytes)),
+                swap: options.swap.map(Mutex::new),
+            },
             gate: Gate::default(),
             mappings: AtomicI64::new(0),
             closing: AtomicBool::new(false),
@@ -103,7 +108,13 @@ impl Region {
         let mappings = Mappings::of_process();
         mappings.count_region(1);
         mappings.recount();
-        Ok(Self { guest, engine: Mutex::new(engine), scanner: Mutex::new(scanner), handler, swapper })
+        Ok(Self {
+            guest,
+            engine: Mutex::new(engine),
+            scanner: Mutex::new(scanner),
+            handler,
+            swapper,
+        })
     }
 }
 
@@ -136,13 +147,17 @@ fn check_alignment(layout: &Layout) -> Result<(), AdoptError> {
 
 /// Refuses everything but private anonymous memory that can be read and written.
 fn check_memory(layout: &Layout) -> Result<(), AdoptError> {
-    let maps = std::fs::read_to_string("/proc/self/maps")
-        .map_err(|source| AdoptError::System { what: "reading /proc/self/maps", source })?;
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|source| AdoptError::System {
+        what: "reading /proc/self/maps",
+        source,
+    })?;
     for run in layout.runs() {
         let span = layout.span(run);
         let mut covered = span.start();
         for line in maps.lines() {
-            let Some((start, end)) = bounds(line) else { continue };
+            let Some((start, end)) = bounds(line) else {
+                continue;
+            };
             if end <= covered || start >= span.end() {
                 continue;
             }
@@ -154,9 +169,9 @@ fn check_memory(layout: &Layout) -> Result<(), AdoptError> {
             covered = end;
         }
         if covered < span.end() {
-            let line = maps.lines().find(|line| {
-                bounds(line).is_some_and(|(start, end)| (start..end).contains(&covered))
-            });
+            let line = maps
+                .lines()
+                .find(|line| bounds(line).is_some_and(|(start, end)| (start..end).contains(&covered)));
             let found = line.map_or("not mapped".into(), |line| format!("mapped as \"{line}\""));
             return Err(AdoptError::WrongMemory { run, found });
         }
@@ -166,9 +181,15 @@ fn check_memory(layout: &Layout) -> Result<(), AdoptError> {
 
 fn bounds(line: &str) -> Option<(usize, usize)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-    Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    Some((
+        usize::from_str_radix(start, 16).ok()?,
+        usize::from_str_radix(end, 16).ok()?,
+    ))
 }
 
 fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> AdoptError {
-    move |errno| AdoptError::System { what, source: errno.into() }
+    move |errno| AdoptError::System {
+        what,
+        source: errno.into(),
+    }
 }

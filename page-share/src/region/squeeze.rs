@@ -52,10 +52,15 @@ impl Guest {
     /// Drops the stored copy of a page that was compressed or swapped.
     pub(crate) fn forget_stored(&self, detail: u32, from: State) {
         let forgotten = match from {
-            State::Compressed => self.keeping.store().remove(StoreHandle::from_bits(detail)).is_ok(),
-            State::Swapped => {
-                self.keeping.swap().is_some_and(|mut swap| swap.free(SwapSlot::from_bits(detail)).is_ok())
-            }
+            State::Compressed => self
+                .keeping
+                .store()
+                .remove(StoreHandle::from_bits(detail))
+                .is_ok(),
+            State::Swapped => self
+                .keeping
+                .swap()
+                .is_some_and(|mut swap| swap.free(SwapSlot::from_bits(detail)).is_ok()),
             _ => true,
         };
         debug_assert!(forgotten, "{detail:#x} was not kept as {from:?}");
@@ -128,7 +133,9 @@ impl Engine {
         let mut copy = [0; PAGE_SIZE];
         self.staged(batch.first, claim.run()).copy_out(0, &mut copy);
         let guest = self.guest.clone();
-        let kept = compressor.compress(&copy).and_then(|small| guest.keeping.store().insert(small).ok());
+        let kept = compressor
+            .compress(&copy)
+            .and_then(|small| guest.keeping.store().insert(small).ok());
         let Some(handle) = kept else {
             self.give_back(batch.first, claim);
             return false;
@@ -166,7 +173,12 @@ impl Engine {
         Ok(count)
     }
 
-    fn swap_out_taken(&mut self, claim: Claim, batch: PageRun, slots: &mut Vec<SwapSlot>) -> Result<(), SwapError> {
+    fn swap_out_taken(
+        &mut self,
+        claim: Claim,
+        batch: PageRun,
+        slots: &mut Vec<SwapSlot>,
+    ) -> Result<(), SwapError> {
         let (run, guest) = (claim.run(), self.guest.clone());
         self.copy_staged_aside(batch, run);
         slots.clear();
@@ -195,7 +207,9 @@ impl Engine {
         for page in run.numbers() {
             match guest.table.state(page) {
                 State::Compressed => {
-                    let Some(claim) = guest.table.claim(page, State::Compressed) else { continue };
+                    let Some(claim) = guest.table.claim(page, State::Compressed) else {
+                        continue;
+                    };
                     let handle = guest.table.detail(page);
                     guest.expand(handle, &mut buffer);
                     guest.copy_all(claim.run(), std::slice::from_ref(&buffer));
@@ -205,7 +219,9 @@ impl Engine {
                     count += 1;
                 }
                 State::Swapped => {
-                    let Some(claim) = guest.table.claim(page, State::Swapped) else { continue };
+                    let Some(claim) = guest.table.claim(page, State::Swapped) else {
+                        continue;
+                    };
                     guest.bring_back_swapped(claim, &mut buffer);
                     count += 1;
                 }

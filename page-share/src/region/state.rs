@@ -70,8 +70,8 @@ impl State {
     /// Whether a claimed page may settle as `to` after having been `self`. What it was is always allowed.
     pub(crate) fn may_become(self, to: Self) -> bool {
         use State::{
-            Ballooned, Broken, Compressed, Empty, Hole, Huge, InTransit, Lost, Private, Shared, Swapped, Taken,
-            Zero,
+            Ballooned, Broken, Compressed, Empty, Hole, Huge, InTransit, Lost, Private, Shared, Swapped,
+            Taken, Zero,
         };
         self == to
             || match (self, to) {
@@ -119,15 +119,27 @@ impl Claim {
         let (run, from) = (self.run, self.from);
         std::mem::forget(self);
         let at = run.first.get() + count;
-        let head = Self { run: PageRun::new(run.first, count), from };
-        (head, Self { run: PageRun::new(Gfn::new(at), run.count - count), from })
+        let head = Self {
+            run: PageRun::new(run.first, count),
+            from,
+        };
+        (
+            head,
+            Self {
+                run: PageRun::new(Gfn::new(at), run.count - count),
+                from,
+            },
+        )
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         // An owner that forgets a page would leave a guest waiting for ever.
-        assert!(self.run.count == 0 || std::thread::panicking(), "{self:?} was never settled");
+        assert!(
+            self.run.count == 0 || std::thread::panicking(),
+            "{self:?} was never settled"
+        );
     }
 }
 
@@ -181,7 +193,10 @@ impl PageTable {
 
     /// Claims one page if it is in state `from`.
     pub(crate) fn claim(&self, page: u32, from: State) -> Option<Claim> {
-        self.enter(page, from).then(|| Claim { run: PageRun::new(Gfn::new(page), 1), from })
+        self.enter(page, from).then(|| Claim {
+            run: PageRun::new(Gfn::new(page), 1),
+            from,
+        })
     }
 
     /// Claims the longest start of `run` whose pages are all in state `from` and, unless `pinned` is to be ignored,
@@ -199,7 +214,10 @@ impl PageTable {
             }
             count += 1;
         }
-        (count > 0).then(|| Claim { run: PageRun::new(run.first, count), from })
+        (count > 0).then(|| Claim {
+            run: PageRun::new(run.first, count),
+            from,
+        })
     }
 
     fn enter(&self, page: u32, from: State) -> bool {
@@ -218,7 +236,11 @@ impl PageTable {
         assert!(claim.from.may_become(to), "{claim:?} cannot become {to:?}");
         for page in claim.run.numbers() {
             let before = self.states[page as usize].swap(to as u8, Ordering::SeqCst);
-            assert_eq!(State::from_byte(before), State::InTransit, "page {page:#x} was settled twice");
+            assert_eq!(
+                State::from_byte(before),
+                State::InTransit,
+                "page {page:#x} was settled twice"
+            );
         }
         std::mem::forget(claim);
     }
@@ -240,7 +262,10 @@ impl PageTable {
         for page in run.numbers() {
             self.states[page as usize].store(State::InTransit as u8, Ordering::SeqCst);
         }
-        Claim { run, from: State::Huge }
+        Claim {
+            run,
+            from: State::Huge,
+        }
     }
 
     /// Number of pages in each state, by `State as usize`.
@@ -302,18 +327,14 @@ impl PageTable {
     /// Counts one more I/O in flight on the page. `false` when 255 are already.
     pub(crate) fn pin(&self, page: u32) -> bool {
         let pins = &self.pins[page as usize];
-        pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_add(1)).is_ok()
+        pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_add(1))
+            .is_ok()
     }
 
     /// One I/O less in flight.
     pub(crate) fn unpin(&self, page: u32) {
         let before = self.pins[page as usize].fetch_sub(1, Ordering::SeqCst);
         assert!(before > 0, "page {page:#x} was not pinned");
-    }
-
-    /// Whether I/O is in flight on the page.
-    pub(crate) fn is_pinned(&self, page: u32) -> bool {
-        self.pins[page as usize].load(Ordering::SeqCst) != 0
     }
 }
 

@@ -1,1 +1,67 @@
 //! Tests of the region on real memory.
+
+use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region, State};
+
+fn page(content: u64) -> Page {
+    let mut page = [0; PAGE_SIZE];
+    for (index, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *word = content
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(index as u64)
+            .to_le_bytes();
+    }
+    page
+}
+
+#[test]
+fn equal_pages_of_two_guests_are_merged_and_read_the_same() {
+    const PAGES: u32 = 2000;
+    let manager = LocalManager::new(Domain::new(1 << 20).unwrap());
+    let guests: Vec<_> = (0..2)
+        .map(|_| {
+            let memory = AnonymousMemory::new(PAGES).unwrap();
+            for at in 0..PAGES {
+                if at % 10 != 9 {
+                    memory.write_page(at, &page(u64::from(at)));
+                } else {
+                    memory.store(at as usize * PAGE_SIZE, 0);
+                }
+            }
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            region
+                .connect(Box::new(manager.attach(region.page_limit()).unwrap()))
+                .unwrap();
+            (memory, region)
+        })
+        .collect();
+    for _ in 0..3 {
+        for (_, region) in &guests {
+            region.scan_pass();
+        }
+    }
+    for (memory, region) in &guests {
+        let stats = region.stats();
+        assert_eq!(stats.shared, 1800, "{stats:#?}");
+        assert_eq!(stats.zero, 200, "{stats:#?}");
+        for at in 0..PAGES {
+            let expected = if at % 10 == 9 {
+                [0; PAGE_SIZE]
+            } else {
+                page(u64::from(at))
+            };
+            assert_eq!(memory.read_page(at), expected, "page {at}");
+        }
+    }
+    let (memory, region) = &guests[0];
+    memory.write_page(5, &page(12345));
+    for _ in 0..6 {
+        region.scan_pass();
+    }
+    assert_eq!(region.state(Gfn::new(5)), State::Private);
+    assert_eq!(memory.read_page(5), page(12345));
+    assert_eq!(guests[1].0.read_page(5), page(5));
+    for (_, region) in guests {
+        drop(region);
+    }
+    manager.with(|domain| domain.check().unwrap());
+}

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::region::memory::{Span, last};
 use crate::page::PAGE_SIZE;
+use crate::region::memory::{Span, last};
 
 /// Write notifications are resolved by the kernel and only recorded; pages can be moved; untouched pages can be
 /// protected; moving a mapping tells us and keeps the registration.
@@ -25,6 +25,9 @@ pub(crate) const GUEST_FEATURES: u64 = (sys::UFFD_FEATURE_PAGEFAULT_FLAG_WP
 /// Plain synchronous write protection.
 pub(crate) const POOL_FEATURES: u64 =
     (sys::UFFD_FEATURE_PAGEFAULT_FLAG_WP | sys::UFFD_FEATURE_WP_HUGETLBFS_SHMEM) as u64;
+
+/// UFFDIO_WRITEPROTECT_MODE_WP of linux/userfaultfd.h.
+const WRITEPROTECT_MODE_WP: u32 = 1;
 
 /// What a range is registered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,10 @@ impl Progress {
         match result {
             Ok(()) => Self { pages, stopped: None },
             // A negative count repeats the error; a positive one is a partial success.
-            Err(error) => Self { pages: usize::try_from(bytes).unwrap_or(0) / PAGE_SIZE, stopped: Some(error) },
+            Err(error) => Self {
+                pages: usize::try_from(bytes).unwrap_or(0) / PAGE_SIZE,
+                stopped: Some(error),
+            },
         }
     }
 }
@@ -89,7 +95,11 @@ impl Userfault {
     /// Opens /dev/userfaultfd, or asks the system call where that is not there, and switches `features` on.
     pub(crate) fn open(features: u64) -> Result<Self, OpenError> {
         let fd = open_descriptor().map_err(OpenError::Open)?;
-        let mut api = sys::uffdio_api { api: u64::from(sys::UFFD_API), features, ioctls: 0 };
+        let mut api = sys::uffdio_api {
+            api: u64::from(sys::UFFD_API),
+            features,
+            ioctls: 0,
+        };
         // SAFETY: the structure is what the ioctl expects and outlives the call.
         unsafe { ioctl(&fd, iowr::<sys::uffdio_api>(sys::_UFFDIO_API), &raw mut api) }
             .map_err(|_| OpenError::Features(available_features()))?;
@@ -103,23 +113,45 @@ impl Userfault {
             Watch::Missing => sys::UFFDIO_REGISTER_MODE_MISSING,
             Watch::Writes => sys::UFFDIO_REGISTER_MODE_WP,
         };
-        let mut arg = sys::uffdio_register { range: range(span), mode: u64::from(mode), ioctls: 0 };
+        let mut arg = sys::uffdio_register {
+            range: range(span),
+            mode: u64::from(mode),
+            ioctls: 0,
+        };
         // SAFETY: as in `open`; the span is ours to watch.
-        unsafe { ioctl(&self.fd, iowr::<sys::uffdio_register>(sys::_UFFDIO_REGISTER), &raw mut arg) }
+        unsafe {
+            ioctl(
+                &self.fd,
+                iowr::<sys::uffdio_register>(sys::_UFFDIO_REGISTER),
+                &raw mut arg,
+            )
+        }
     }
 
     /// Stops watching `span`.
     pub(crate) fn unregister(&self, span: Span) -> Result<(), Errno> {
         let mut arg = range(span);
         // SAFETY: as in `open`; everything that was held of the span was given back before.
-        unsafe { ioctl(&self.fd, ior::<sys::uffdio_range>(sys::_UFFDIO_UNREGISTER), &raw mut arg) }
+        unsafe {
+            ioctl(
+                &self.fd,
+                ior::<sys::uffdio_range>(sys::_UFFDIO_UNREGISTER),
+                &raw mut arg,
+            )
+        }
     }
 
     /// Lets every thread that waits in `span` try its access again.
     pub(crate) fn wake(&self, span: Span) {
         let mut arg = range(span);
         // SAFETY: as in `open`; waking too often is harmless.
-        let woken = unsafe { ioctl(&self.fd, ior::<sys::uffdio_range>(sys::_UFFDIO_WAKE), &raw mut arg) };
+        let woken = unsafe {
+            ioctl(
+                &self.fd,
+                ior::<sys::uffdio_range>(sys::_UFFDIO_WAKE),
+                &raw mut arg,
+            )
+        };
         debug_assert!(woken.is_ok(), "wake {span:?}: {woken:?}");
     }
 
@@ -127,17 +159,39 @@ impl Userfault {
     pub(crate) fn copy(&self, to: Span, from: &[u8]) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.as_ptr() as u64, to.len() as u64);
-        let mut arg = sys::uffdio_copy { dst, src, len, mode: 0, copy: 0 };
+        let mut arg = sys::uffdio_copy {
+            dst,
+            src,
+            len,
+            mode: 0,
+            copy: 0,
+        };
         // SAFETY: as in `open`; `from` is readable for the length given and the kernel fills only empty pages.
-        let done = unsafe { ioctl(&self.fd, iowr::<sys::uffdio_copy>(sys::_UFFDIO_COPY), &raw mut arg) };
+        let done = unsafe {
+            ioctl(
+                &self.fd,
+                iowr::<sys::uffdio_copy>(sys::_UFFDIO_COPY),
+                &raw mut arg,
+            )
+        };
         Progress::of(done, arg.copy, to.pages())
     }
 
     /// Maps the zero page over empty pages of `span` and wakes their waiters.
     pub(crate) fn zero(&self, span: Span) -> Progress {
-        let mut arg = sys::uffdio_zeropage { range: range(span), mode: 0, zeropage: 0 };
+        let mut arg = sys::uffdio_zeropage {
+            range: range(span),
+            mode: 0,
+            zeropage: 0,
+        };
         // SAFETY: as in `open`; the kernel fills only empty pages.
-        let done = unsafe { ioctl(&self.fd, iowr::<sys::uffdio_zeropage>(sys::_UFFDIO_ZEROPAGE), &raw mut arg) };
+        let done = unsafe {
+            ioctl(
+                &self.fd,
+                iowr::<sys::uffdio_zeropage>(sys::_UFFDIO_ZEROPAGE),
+                &raw mut arg,
+            )
+        };
         Progress::of(done, arg.zeropage, span.pages())
     }
 
@@ -145,15 +199,27 @@ impl Userfault {
     pub(crate) fn transfer(&self, from: Span, to: Span) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.start() as u64, to.len() as u64);
-        let mut arg = sys::uffdio_move { dst, src, len, mode: 0, move_: 0 };
+        let mut arg = sys::uffdio_move {
+            dst,
+            src,
+            len,
+            mode: 0,
+            move_: 0,
+        };
         // SAFETY: as in `open`; both ends are memory that is ours to rearrange and no reference points into either.
-        let done = unsafe { ioctl(&self.fd, iowr::<sys::uffdio_move>(sys::_UFFDIO_MOVE), &raw mut arg) };
+        let done = unsafe {
+            ioctl(
+                &self.fd,
+                iowr::<sys::uffdio_move>(sys::_UFFDIO_MOVE),
+                &raw mut arg,
+            )
+        };
         Progress::of(done, arg.move_, to.pages())
     }
 
     /// Makes writes to `span` wait, readers go on.
     pub(crate) fn protect(&self, span: Span) -> Result<(), Errno> {
-        self.write_protect(span, sys::UFFDIO_WRITEPROTECT_MODE_WP)
+        self.write_protect(span, WRITEPROTECT_MODE_WP)
     }
 
     /// Lets writes to `span` through again and wakes their waiters.
@@ -162,7 +228,10 @@ impl Userfault {
     }
 
     fn write_protect(&self, span: Span, mode: u32) -> Result<(), Errno> {
-        let mut arg = sys::uffdio_writeprotect { range: range(span), mode: u64::from(mode) };
+        let mut arg = sys::uffdio_writeprotect {
+            range: range(span),
+            mode: u64::from(mode),
+        };
         let call = iowr::<sys::uffdio_writeprotect>(sys::_UFFDIO_WRITEPROTECT);
         // SAFETY: as in `open`.
         unsafe { ioctl(&self.fd, call, &raw mut arg) }
@@ -170,9 +239,19 @@ impl Userfault {
 
     /// Makes every access to the empty pages of `span` fail like one to broken memory, and wakes their waiters.
     pub(crate) fn poison(&self, span: Span) -> Progress {
-        let mut arg = sys::uffdio_poison { range: range(span), mode: 0, updated: 0 };
+        let mut arg = sys::uffdio_poison {
+            range: range(span),
+            mode: 0,
+            updated: 0,
+        };
         // SAFETY: as in `open`; the kernel marks only empty pages.
-        let done = unsafe { ioctl(&self.fd, iowr::<sys::uffdio_poison>(sys::_UFFDIO_POISON), &raw mut arg) };
+        let done = unsafe {
+            ioctl(
+                &self.fd,
+                iowr::<sys::uffdio_poison>(sys::_UFFDIO_POISON),
+                &raw mut arg,
+            )
+        };
         Progress::of(done, arg.updated, span.pages())
     }
 
@@ -224,14 +303,21 @@ fn open_descriptor() -> Result<OwnedFd, Errno> {
         // SAFETY: no memory is passed.
         unsafe { libc::syscall(libc::SYS_userfaultfd, flags) as i32 }
     };
+    if made < 0 {
+        return Err(last());
+    }
     // SAFETY: a descriptor that the kernel just made for us.
-    if made < 0 { Err(last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(made) }) }
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
 /// The feature bits of this kernel, 0 when it has no userfaultfd.
 fn available_features() -> u64 {
     let Ok(fd) = open_descriptor() else { return 0 };
-    let mut api = sys::uffdio_api { api: u64::from(sys::UFFD_API), features: 0, ioctls: 0 };
+    let mut api = sys::uffdio_api {
+        api: u64::from(sys::UFFD_API),
+        features: 0,
+        ioctls: 0,
+    };
     // SAFETY: the structure is what the ioctl expects and outlives the call.
     match unsafe { ioctl(&fd, iowr::<sys::uffdio_api>(sys::_UFFDIO_API), &raw mut api) } {
         Ok(()) => api.features,
@@ -275,8 +361,15 @@ pub(crate) struct Pagemap {
 impl Pagemap {
     /// Opens it.
     pub(crate) fn open() -> std::io::Result<Self> {
-        let empty = sys::page_region { start: 0, end: 0, categories: 0 };
-        Ok(Self { file: File::open("/proc/self/pagemap")?, room: vec![empty; 1024].into_boxed_slice() })
+        let empty = sys::page_region {
+            start: 0,
+            end: 0,
+            categories: 0,
+        };
+        Ok(Self {
+            file: File::open("/proc/self/pagemap")?,
+            room: vec![empty; 1024].into_boxed_slice(),
+        })
     }
 
     /// Appends to `found` what `look` finds in `span`, in address order.
@@ -298,7 +391,11 @@ impl Pagemap {
         let (mask, anyof, inverted, returned) = masks(look);
         let mut arg = sys::pm_scan_arg {
             size: size_of::<sys::pm_scan_arg>() as u64,
-            flags: if look == Look::WrittenAndArm { u64::from(sys::PM_SCAN_WP_MATCHING) } else { 0 },
+            flags: if look == Look::WrittenAndArm {
+                u64::from(sys::PM_SCAN_WP_MATCHING)
+            } else {
+                0
+            },
             start,
             end,
             walk_end: 0,
@@ -331,18 +428,32 @@ fn masks(look: Look) -> (u64, u64, u64, u64) {
             0,
             bits(&[sys::PAGE_IS_WRITTEN, sys::PAGE_IS_PFNZERO]),
         ),
-        Look::Broken => (outside | bits(&[sys::PAGE_IS_PRESENT]), 0, outside, bits(&[sys::PAGE_IS_PRESENT])),
-        Look::BrokenSwapped => {
-            (outside | bits(&[sys::PAGE_IS_SWAPPED]), 0, outside, bits(&[sys::PAGE_IS_SWAPPED]))
-        }
-        Look::Populated => {
-            (0, bits(&[sys::PAGE_IS_PRESENT, sys::PAGE_IS_SWAPPED]), 0, bits(&[sys::PAGE_IS_PFNZERO]))
-        }
+        Look::Broken => (
+            outside | bits(&[sys::PAGE_IS_PRESENT]),
+            0,
+            outside,
+            bits(&[sys::PAGE_IS_PRESENT]),
+        ),
+        Look::BrokenSwapped => (
+            outside | bits(&[sys::PAGE_IS_SWAPPED]),
+            0,
+            outside,
+            bits(&[sys::PAGE_IS_SWAPPED]),
+        ),
+        Look::Populated => (
+            0,
+            bits(&[sys::PAGE_IS_PRESENT, sys::PAGE_IS_SWAPPED]),
+            0,
+            bits(&[sys::PAGE_IS_PFNZERO]),
+        ),
     }
 }
 
 fn range(span: Span) -> sys::uffdio_range {
-    sys::uffdio_range { start: span.start() as u64, len: span.len() as u64 }
+    sys::uffdio_range {
+        start: span.start() as u64,
+        len: span.len() as u64,
+    }
 }
 
 const fn request(direction: u32, kind: u32, number: u32, size: usize) -> libc::c_ulong {
@@ -364,5 +475,9 @@ const fn ior<T>(number: u32) -> libc::c_ulong {
 /// `arg` must be the structure that `call` expects.
 unsafe fn ioctl<T>(fd: &OwnedFd, call: libc::c_ulong, arg: *mut T) -> Result<(), Errno> {
     // SAFETY: passed on to the caller.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), call, arg) } < 0 { Err(last()) } else { Ok(()) }
+    if unsafe { libc::ioctl(fd.as_raw_fd(), call, arg) } < 0 {
+        Err(last())
+    } else {
+        Ok(())
+    }
 }
