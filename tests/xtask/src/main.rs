@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod check;
 mod interrupt;
 mod nested;
 
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Measure something; each bench runs its rival in the same run and writes JSON with --json FILE
     Bench(bench::Args),
+    /// Formatting, lints, docs, layers, dependencies
+    Check,
     /// Run a command inside an emulated KVM host, for machines without hardware virtualization
     Nested(nested::Args),
     /// The inner end of `nested`; started by the nested host itself
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check => check::run().map(|()| ExitCode::SUCCESS),
         Command::Nested(args) => nested::run(&args),
         Command::NestedInside => nested::inside::run().map(|()| ExitCode::SUCCESS),
     }
