@@ -1,1 +1,40 @@
-//! Real guests, harness and integration tests.
+//! Do real guests hold what the crates promise? This crate starts them the way users do and asks the agent inside.
+//!
+//! - [`Lab`] is a machine that can run them, with everything they need already built; [`Lab::or_skip`] prints why there
+//!   is none.
+//! - [`Guest`] is a running `levy vmm`. Every wait is for a state that the agent or the process reports, with a deadline
+//!   that only a hang reaches; nothing here sleeps for a time and hopes.
+//! - [`Ended`] is how a guest went, [`Verdict`] what a workload inside it found.
+//!
+//! A test is five lines:
+//!
+//! ```no_run
+//! use levy_tests::Lab;
+//!
+//! let Some(lab) = Lab::or_skip() else { return };
+//! let mut guest = lab.guest("example").memory_mib(256).start();
+//! guest.ready();
+//! let churn = guest.run("churn mib=32 seconds=2");
+//! assert!(guest.verdict(churn).ok);
+//! assert_eq!(guest.power_off().status, 0);
+//! ```
+//!
+//! # Invariants
+//! 1. A guest that is dropped is killed and waited for: a failing test leaves no process.
+//! 2. A failure shows the events and the end of the console of the guest that it is about.
+//! 3. A guest that stalls, runs out of memory or oopses fails its test even if its workload did well, unless the test
+//!    says that it wants that.
+//!
+//! The tests themselves are in `tests/`, one file per subject; `cargo xtask test` builds what they need and runs them,
+//! on this machine or in the nested host.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod console;
+mod guest;
+mod lab;
+mod spawn;
+
+pub use guest::{Ended, Guest, Verdict};
+pub use lab::Lab;
+pub use spawn::Plan;

@@ -1,0 +1,306 @@
+//! A running guest.
+
+use std::fmt;
+use std::fs;
+use std::process::{Child, ExitStatus};
+use std::str::FromStr;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use guest_images::agent_protocol::{Action, Command, Event, Report, Workload};
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+use crate::channel::Channel;
+use crate::console::{self, Trouble};
+
+/// No wait is longer, emulated hosts included; a wait that gets there is a hang.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// How often a wait looks whether the VMM is still there.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Lines of console and events that a failure shows.
+const SHOWN: usize = 20;
+
+/// A running guest. Killed when dropped.
+pub struct Guest {
+    name: String,
+    child: Child,
+    channel: Channel,
+    /// All events so far.
+    events: Vec<Event>,
+    next_id: u64,
+    directory: TempDir,
+    trouble: Trouble,
+}
+
+/// How a guest's VMM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit status; 128 + signal where a signal ended it.
+    pub status: i32,
+    /// What it said on standard error.
+    pub message: String,
+    /// What the guest said on its console.
+    pub console: String,
+}
+
+/// What a workload found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Everything it checked was as it had to be.
+    pub ok: bool,
+    /// Operations done.
+    pub ops: u64,
+    /// Operations per second.
+    pub rate: f64,
+    /// What was wrong, or further results.
+    pub detail: String,
+}
+
+impl Guest {
+    pub(crate) fn new(
+        name: String,
+        child: Child,
+        channel: Channel,
+        directory: TempDir,
+        trouble: Trouble,
+    ) -> Self {
+        Self {
+            name,
+            child,
+            channel,
+            events: Vec::new(),
+            next_id: 1,
+            directory,
+            trouble,
+        }
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the agent obeys commands.
+    ///
+    /// # Panics
+    /// As all waits: when it hangs or the VMM ends.
+    pub fn ready(&mut self) {
+        self.until("ready", |event| matches!(event.report, Report::Ready { .. }).then_some(()));
+    }
+
+    /// Starts a workload, written as in `churn mib=32 seconds=5`, and returns its number.
+    ///
+    /// # Panics
+    /// When there is no such workload.
+    pub fn run(&mut self, words: &str) -> u64 {
+        let workload = Workload::from_str(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        self.command(Action::Run(workload))
+    }
+
+    /// Waits for the verdict of run number `id`.
+    ///
+    /// # Panics
+    /// As all waits, and when the run could not be started.
+    pub fn verdict(&mut self, id: u64) -> Verdict {
+        let verdict = self.until("a verdict", |event| {
+            if event.id != Some(id) {
+                return None;
+            }
+            match &event.report {
+                Report::Verdict {
+                    ok, ops, rate, detail, ..
+                } => Some(Ok(Verdict {
+                    ok: *ok,
+                    ops: *ops,
+                    rate: *rate,
+                    detail: detail.clone(),
+                })),
+                Report::Error { message } => Some(Err(message.clone())),
+                _ => None,
+            }
+        });
+        verdict.unwrap_or_else(|message| self.fail(&format!("run {id} failed: {message}")))
+    }
+
+    /// Waits until run number `id` has begun.
+    ///
+    /// # Panics
+    /// As all waits.
+    pub fn started(&mut self, id: u64) {
+        self.until("the start of a run", |event| {
+            (event.id == Some(id) && matches!(event.report, Report::Started { .. })).then_some(())
+        });
+    }
+
+    /// Sends a command and returns its number.
+    ///
+    /// # Panics
+    /// When the channel is not open.
+    pub fn command(&mut self, action: Action) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let line = Command { id, action }.to_line();
+        if let Err(error) = self.channel.send(&line) {
+            self.fail(&format!("cannot send {}: {error}", line.trim()));
+        }
+        id
+    }
+
+    /// Sends a command and waits for what it answers.
+    ///
+    /// # Panics
+    /// As all waits, and when the agent refuses.
+    pub fn ask(&mut self, action: Action) -> Map<String, Value> {
+        let id = self.command(action);
+        let answer = self.until("an answer", |event| {
+            if event.id != Some(id) {
+                return None;
+            }
+            match &event.report {
+                Report::Done { values } => Some(Ok(values.clone())),
+                Report::Error { message } => Some(Err(message.clone())),
+                _ => None,
+            }
+        });
+        answer.unwrap_or_else(|message| self.fail(&format!("command {id} failed: {message}")))
+    }
+
+    /// Runs a program in the guest and returns what it wrote.
+    ///
+    /// # Panics
+    /// As all waits, and when the program fails.
+    pub fn exec(&mut self, words: &[&str]) -> String {
+        let argv = words.iter().map(ToString::to_string).collect();
+        let values = self.ask(Action::Exec { argv, seconds: 60 });
+        if values.get("status").and_then(Value::as_i64) != Some(0) {
+            self.fail(&format!("{words:?} failed: {values:?}"));
+        }
+        values.get("stdout").and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// Switches it off from inside and waits for the VMM's end.
+    ///
+    /// # Panics
+    /// As [`Guest::end`].
+    pub fn power_off(mut self) -> Ended {
+        self.command(Action::Poweroff);
+        self.end()
+    }
+
+    /// Waits for the VMM's end.
+    ///
+    /// # Panics
+    /// When it does not end, and when the console shows trouble that the test did not ask for.
+    pub fn end(mut self) -> Ended {
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the vmm is our child") {
+                break status;
+            }
+            if Instant::now() > until {
+                self.fail("the vmm does not end");
+            }
+            std::thread::sleep(TICK / 5);
+        };
+        let ended = Ended {
+            status: code(status),
+            message: self.file("vmm"),
+            console: self.file("console"),
+        };
+        if self.trouble == Trouble::Fails
+            && let Some(line) = console::trouble(&ended.console)
+        {
+            self.fail(&format!("trouble inside: {line}"));
+        }
+        ended
+    }
+
+    /// The console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.file("console")
+    }
+
+    /// A figure of the VMM's `smaps_rollup` in KiB, as in `Private_Dirty`.
+    ///
+    /// # Panics
+    /// When there is no such figure.
+    #[must_use]
+    pub fn smaps_kib(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let figure = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
+        figure.unwrap_or_else(|| self.fail(&format!("{path} has no {name}")))
+    }
+
+    /// Waits for an event that `wanted` makes something of. Events of the past count too.
+    ///
+    /// # Panics
+    /// When it hangs or the VMM ends first.
+    pub fn until<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
+        if let Some(found) = self.events.iter().find_map(&wanted) {
+            return found;
+        }
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if self.channel.connect() {
+                match self.channel.events.recv_timeout(TICK) {
+                    Ok(event) => {
+                        let found = wanted(&event);
+                        self.events.push(event);
+                        if let Some(found) = found {
+                            return found;
+                        }
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                }
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                self.fail(&format!("waited for {what}, but the vmm ended with {}", code(status)));
+            }
+            if Instant::now() > until {
+                self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs()));
+            }
+        }
+    }
+
+    /// Fails the test with everything known of this guest.
+    fn fail(&self, what: &str) -> ! {
+        let events: Vec<_> = self.events.iter().rev().take(SHOWN).rev().map(Event::to_line).collect();
+        panic!(
+            "guest {}: {what}\n--- vmm\n{}\n--- events\n{}--- console\n{}\n---",
+            self.name,
+            console::tail(&self.file("vmm"), SHOWN),
+            events.concat(),
+            console::tail(&self.file("console"), SHOWN),
+        );
+    }
+
+    fn file(&self, name: &str) -> String {
+        let bytes = fs::read(self.directory.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("name", &self.name).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}

@@ -1,0 +1,76 @@
+//! A machine that can run real guests, with everything they need already built.
+
+use std::path::{Path, PathBuf};
+
+use guest_images::{Boot, Cache, Disk, Flavour};
+use levy::doctor::Machine;
+
+use crate::Plan;
+
+/// Where the `levy` under test is; `cargo xtask test` sets it.
+pub const LEVY: &str = "LEVY_TEST_BINARY";
+
+/// A machine that can run real guests.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    levy: PathBuf,
+    boot: Boot,
+    disk: Disk,
+}
+
+impl Lab {
+    /// The lab, or `None` after printing why there is none in the form that `cargo xtask test` understands.
+    #[must_use]
+    pub fn or_skip() -> Option<Self> {
+        match Self::open() {
+            Ok(lab) => Some(lab),
+            Err(reason) => {
+                println!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    /// The lab, or why there is none.
+    ///
+    /// # Errors
+    /// The machine runs no stock kernels, or something was not built; with what to do.
+    pub fn open() -> Result<Self, String> {
+        let levy = std::env::var_os(LEVY).ok_or("real guests are started by `cargo xtask test`")?;
+        let machine = Machine::probe();
+        if !machine.runs_kernels() {
+            return Err(machine.to_string());
+        }
+        let cache = Cache::of_user().map_err(|error| error.to_string())?;
+        let unbuilt = "no images yet: `cargo xtask test` builds them";
+        Ok(Self {
+            levy: levy.into(),
+            boot: Boot::latest(&cache, Flavour::DEFAULT).ok_or(unbuilt)?,
+            disk: Disk::latest(&cache).ok_or(unbuilt)?,
+        })
+    }
+
+    /// A guest to be, on the initramfs alone.
+    #[must_use]
+    pub fn guest(&self, name: &str) -> Plan {
+        Plan::new(self.clone(), name)
+    }
+
+    /// The program under test.
+    #[must_use]
+    pub fn levy(&self) -> &Path {
+        &self.levy
+    }
+
+    /// What guests boot.
+    #[must_use]
+    pub fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// The Debian root disk.
+    #[must_use]
+    pub fn disk(&self) -> &Path {
+        self.disk.image()
+    }
+}

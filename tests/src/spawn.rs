@@ -1,0 +1,119 @@
+//! A guest to be: what it is made of, in the words of the command line.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use crate::channel::Channel;
+use crate::console::Trouble;
+use crate::{Guest, Lab};
+
+/// Seconds that a guest has to come up before its VMM calls it hanging.
+const DEADLINE_SECONDS: u64 = 120;
+
+/// A guest to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    lab: Lab,
+    name: String,
+    memory_mib: u64,
+    cpus: u32,
+    deadline_seconds: u64,
+    trouble: Trouble,
+    rest: Vec<OsString>,
+}
+
+impl Plan {
+    pub(crate) fn new(lab: Lab, name: &str) -> Self {
+        Self {
+            lab,
+            name: name.to_owned(),
+            memory_mib: 256,
+            cpus: 1,
+            deadline_seconds: DEADLINE_SECONDS,
+            trouble: Trouble::Fails,
+            rest: Vec::new(),
+        }
+    }
+
+    /// Its memory; 256 MiB unless said.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Its vCPUs; one unless said.
+    #[must_use]
+    pub fn cpus(mut self, count: u32) -> Self {
+        self.cpus = count;
+        self
+    }
+
+    /// Seconds until `ready` before the VMM calls it hanging.
+    #[must_use]
+    pub fn deadline_seconds(mut self, seconds: u64) -> Self {
+        self.deadline_seconds = seconds;
+        self
+    }
+
+    /// Boots from the Debian disk, with a private layer over it.
+    #[must_use]
+    pub fn on_disk(self) -> Self {
+        let disk = format!("path={},overlay=on", self.lab.disk().display());
+        self.args(["--disk", &disk])
+    }
+
+    /// Further arguments of `levy vmm`.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.rest.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The test wants the guest in trouble: an oops or a stall on its console is no failure.
+    #[must_use]
+    pub fn in_trouble(mut self) -> Self {
+        self.trouble = Trouble::Wanted;
+        self
+    }
+
+    /// The command line, for a test that wants to start it itself.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let boot = self.lab.boot();
+        let mut command = Command::new(self.lab.levy());
+        command
+            .args(["vmm", "--name", &self.name])
+            .arg("--kernel")
+            .arg(boot.kernel())
+            .arg("--initrd")
+            .arg(boot.initramfs())
+            .args(["--memory", &format!("size={}M", self.memory_mib)])
+            .args(["--cpus", &self.cpus.to_string()])
+            .args(["--deadline", &format!("{}s", self.deadline_seconds)])
+            .args(&self.rest)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it does not start; that is the test's failure.
+    #[must_use]
+    pub fn start(self) -> Guest {
+        let directory = tempfile::Builder::new().prefix("levy-test-").tempdir().expect("a temporary directory");
+        let socket = directory.path().join("agent");
+        let mut command = self.command();
+        command
+            .arg("--agent")
+            .arg(format!("path={}", socket.display()))
+            .arg("--serial")
+            .arg(format!("file={}", directory.path().join("console").display()))
+            .stdout(Stdio::null())
+            .stderr(File::create(directory.path().join("vmm")).expect("a log of the vmm"));
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Guest::new(self.name, child, Channel::to(socket), directory, self.trouble)
+    }
+}

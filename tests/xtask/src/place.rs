@@ -1,0 +1,194 @@
+//! Where programs that start real guests run: on this machine, or in a nested host that is booted once.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use levy::doctor::Machine;
+
+use crate::interrupt;
+use crate::nested::{self, Host, Outcome, Shape, Stream};
+
+/// How often a wait looks for Ctrl-C.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A place for real guests.
+pub(crate) enum Place {
+    /// This machine.
+    Native,
+    /// The nested host.
+    Nested(Box<Host>),
+}
+
+/// Who decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// What the machine can do.
+    Probe,
+    /// The user: nested.
+    Nested,
+}
+
+impl From<bool> for Choice {
+    fn from(nested: bool) -> Self {
+        if nested { Self::Nested } else { Self::Probe }
+    }
+}
+
+impl Place {
+    /// This machine if stock kernels run on it, else a nested host with `memory_mib` and `results` writable.
+    ///
+    /// # Errors
+    /// The nested host does not come up.
+    pub(crate) fn choose(choice: Choice, memory_mib: u64, results: Option<&Path>) -> Result<Self> {
+        if choice == Choice::Probe {
+            let machine = Machine::probe();
+            if machine.runs_kernels() {
+                return Ok(Self::Native);
+            }
+            eprintln!("{machine}");
+            eprintln!("booting the nested host for real guests");
+        }
+        let host = nested::boot(&Shape {
+            cpus: nested::default_cpus(),
+            memory_mib,
+            results: results.map(PathBuf::from),
+        })?;
+        Ok(Self::Nested(Box::new(host)))
+    }
+
+    /// Runs a program and hands over each line of its standard output; its error output goes to ours.
+    ///
+    /// # Errors
+    /// It cannot be started, passes its deadline, or the user interrupts; nothing of it is left then.
+    pub(crate) fn run(
+        &mut self,
+        argv: Vec<String>,
+        environment: &[(String, String)],
+        deadline: Duration,
+        line: &mut dyn FnMut(&str),
+    ) -> Result<i32> {
+        let name = argv.first().cloned().unwrap_or_default();
+        let status = match self {
+            Self::Native => native(&argv, environment, deadline, line)?,
+            Self::Nested(host) => nested_run(host, argv, environment, deadline, line)?,
+        };
+        status.with_context(|| format!("{name} was still running after {} s", deadline.as_secs()))
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Native => write!(f, "on this machine"),
+            Self::Nested(_) => write!(f, "in the nested host"),
+        }
+    }
+}
+
+fn nested_run(
+    host: &mut Host,
+    argv: Vec<String>,
+    environment: &[(String, String)],
+    deadline: Duration,
+    line: &mut dyn FnMut(&str),
+) -> Result<Option<i32>> {
+    let mut job = nested::job(argv)?;
+    job.env.extend(environment.iter().cloned());
+    let mut lines = Lines::default();
+    let outcome = host.run(&job, deadline, |stream, bytes| match stream {
+        Stream::Out => {
+            lines.feed(bytes, line);
+            Ok(())
+        }
+        Stream::Err => nested::pass_on(stream, bytes),
+    })?;
+    lines.finish(line);
+    Ok(match outcome {
+        Outcome::Exited(status) => Some(status),
+        Outcome::TimedOut => None,
+    })
+}
+
+/// Ends the child when dropped.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn native(
+    argv: &[String],
+    environment: &[(String, String)],
+    deadline: Duration,
+    line: &mut dyn FnMut(&str),
+) -> Result<Option<i32>> {
+    let Some((program, rest)) = argv.split_first() else { bail!("no program to run") };
+    let mut command = Command::new(program);
+    command.args(rest).envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = Ending(command.spawn().with_context(|| format!("cannot start {program}"))?);
+    let stdout = child.0.stdout.take().context("no standard output")?;
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let until = Instant::now() + deadline;
+    loop {
+        interrupt::check()?;
+        match told.recv_timeout(TICK) {
+            Ok(text) => line(&text),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if Instant::now() > until => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    Ok(Some(child.0.wait()?.code().unwrap_or(1)))
+}
+
+/// Puts lines together from pieces.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], line: &mut dyn FnMut(&str)) {
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = self.rest.drain(..=end).collect();
+            line(&String::from_utf8_lossy(&whole[..end]));
+        }
+    }
+
+    fn finish(&mut self, line: &mut dyn FnMut(&str)) {
+        if !self.rest.is_empty() {
+            line(&String::from_utf8_lossy(&std::mem::take(&mut self.rest)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_from_pieces() {
+        let mut seen = Vec::new();
+        let mut lines = Lines::default();
+        for piece in ["a", "b\nc\n", "", "d"] {
+            lines.feed(piece.as_bytes(), &mut |line| seen.push(line.to_owned()));
+        }
+        lines.finish(&mut |line| seen.push(line.to_owned()));
+        assert_eq!(seen, ["ab", "c", "d"]);
+    }
+}

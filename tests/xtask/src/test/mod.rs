@@ -1,0 +1,86 @@
+//! `cargo xtask test`: every test of the workspace, real guests included.
+
+mod guests;
+mod native;
+mod tally;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use tally::{SkipKind, Tally};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run the long tests too
+    #[arg(long)]
+    long: bool,
+    /// Run real guests in the nested host even where this machine could run them itself
+    #[arg(long)]
+    nested: bool,
+    /// Leave out this part
+    #[arg(long, value_enum)]
+    without: Option<Part>,
+    /// Only tests with this in their names
+    filter: Option<String>,
+}
+
+/// A part of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Tests that run on this machine as it is
+    Native,
+    /// Tests with real guests
+    Guests,
+}
+
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Usual,
+    Long,
+}
+
+impl Args {
+    fn extent(&self) -> Extent {
+        if self.long { Extent::Long } else { Extent::Usual }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut all = Tally::default();
+    for (part, name, tests) in [
+        (Part::Native, "native tests", native::run as fn(&Args) -> Result<Tally>),
+        (Part::Guests, "real guests", guests::run),
+    ] {
+        if args.without == Some(part) {
+            continue;
+        }
+        let started = Instant::now();
+        let tally = tests(args)?;
+        eprintln!("test: {name}: {tally} in {:.0} s", started.elapsed().as_secs_f64());
+        all.add(&tally);
+    }
+    Ok(conclude(&all))
+}
+
+/// Tells the skips and the sum; fails for failures, and in CI for tests that should have run.
+fn conclude(all: &Tally) -> ExitCode {
+    for skip in &all.skipped {
+        println!("skipped {}: {}", skip.test, skip.reason);
+    }
+    let in_ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
+    let missing = all.missing();
+    if in_ci && missing > 0 {
+        for skip in all.skipped.iter().filter(|skip| skip.kind == SkipKind::Missing) {
+            println!("must not be skipped in CI: {}: {}", skip.test, skip.reason);
+        }
+    }
+    println!("{all}");
+    if all.failed > 0 || (in_ci && missing > 0) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
