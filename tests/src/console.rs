@@ -25,7 +25,9 @@ const TROUBLE: &[&str] = &[
 
 /// The first line with trouble in it.
 pub(crate) fn trouble(console: &str) -> Option<&str> {
-    console.lines().find(|line| TROUBLE.iter().any(|words| line.contains(words)))
+    console
+        .lines()
+        .find(|line| TROUBLE.iter().any(|words| line.contains(words)))
 }
 
 /// The last `count` lines that say something.

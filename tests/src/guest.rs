@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::str::FromStr;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,45 @@ impl Guest {
     /// # Panics
     /// As all waits: when it hangs or the VMM ends.
     pub fn ready(&mut self) {
-        self.until("ready", |event| matches!(event.report, Report::Ready { .. }).then_some(()));
+        self.until("ready", |event| {
+            matches!(event.report, Report::Ready { .. }).then_some(())
+        });
+    }
+
+    /// Waits until the agent's channel is open, which is before the guest's first instruction.
+    ///
+    /// # Panics
+    /// When the VMM ends first.
+    pub fn connected(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        while !self.channel.connect() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                self.fail(&format!(
+                    "waited for the channel, but the vmm ended with {}",
+                    code(status)
+                ));
+            }
+            if Instant::now() > until {
+                self.fail("waited for the channel");
+            }
+        }
+    }
+
+    /// Presses Ctrl-C.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::INT) {
+            self.fail(&format!("cannot interrupt: {error}"));
+        }
+    }
+
+    /// The path of a file of this guest: `agent`, `console` or `vmm`.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Starts a workload, written as in `churn mib=32 seconds=5`, and returns its number.
@@ -97,7 +135,9 @@ impl Guest {
     /// # Panics
     /// When there is no such workload.
     pub fn run(&mut self, words: &str) -> u64 {
-        let workload = Workload::from_str(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        let mut parts = words.split_whitespace();
+        let workload = Workload::from_words(parts.next().unwrap_or_default(), parts)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
         self.command(Action::Run(workload))
     }
 
@@ -112,7 +152,11 @@ impl Guest {
             }
             match &event.report {
                 Report::Verdict {
-                    ok, ops, rate, detail, ..
+                    ok,
+                    ops,
+                    rate,
+                    detail,
+                    ..
                 } => Some(Ok(Verdict {
                     ok: *ok,
                     ops: *ops,
@@ -179,7 +223,11 @@ impl Guest {
         if values.get("status").and_then(Value::as_i64) != Some(0) {
             self.fail(&format!("{words:?} failed: {values:?}"));
         }
-        values.get("stdout").and_then(Value::as_str).unwrap_or_default().to_owned()
+        values
+            .get("stdout")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Switches it off from inside and waits for the VMM's end.
@@ -233,7 +281,14 @@ impl Guest {
     pub fn smaps_kib(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let figure = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
+        let figure = text.lines().find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_prefix(':')?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        });
         figure.unwrap_or_else(|| self.fail(&format!("{path} has no {name}")))
     }
 
@@ -261,7 +316,10 @@ impl Guest {
                 }
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                self.fail(&format!("waited for {what}, but the vmm ended with {}", code(status)));
+                self.fail(&format!(
+                    "waited for {what}, but the vmm ended with {}",
+                    code(status)
+                ));
             }
             if Instant::now() > until {
                 self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs()));
@@ -271,7 +329,14 @@ impl Guest {
 
     /// Fails the test with everything known of this guest.
     fn fail(&self, what: &str) -> ! {
-        let events: Vec<_> = self.events.iter().rev().take(SHOWN).rev().map(Event::to_line).collect();
+        let events: Vec<_> = self
+            .events
+            .iter()
+            .rev()
+            .take(SHOWN)
+            .rev()
+            .map(Event::to_line)
+            .collect();
         panic!(
             "guest {}: {what}\n--- vmm\n{}\n--- events\n{}--- console\n{}\n---",
             self.name,
@@ -289,7 +354,10 @@ impl Guest {
 
 impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("name", &self.name).field("pid", &self.pid()).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("name", &self.name)
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
     }
 }
 
@@ -302,5 +370,7 @@ impl Drop for Guest {
 
 fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }

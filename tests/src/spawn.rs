@@ -21,6 +21,7 @@ pub struct Plan {
     deadline_seconds: u64,
     trouble: Trouble,
     rest: Vec<OsString>,
+    prefix: Vec<String>,
 }
 
 impl Plan {
@@ -33,6 +34,7 @@ impl Plan {
             deadline_seconds: DEADLINE_SECONDS,
             trouble: Trouble::Fails,
             rest: Vec::new(),
+            prefix: Vec::new(),
         }
     }
 
@@ -71,6 +73,13 @@ impl Plan {
         self
     }
 
+    /// A command that starts the VMM in its own place, as `unshare --net --` does.
+    #[must_use]
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.prefix = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// The test wants the guest in trouble: an oops or a stall on its console is no failure.
     #[must_use]
     pub fn in_trouble(mut self) -> Self {
@@ -82,7 +91,14 @@ impl Plan {
     #[must_use]
     pub fn command(&self) -> Command {
         let boot = self.lab.boot();
-        let mut command = Command::new(self.lab.levy());
+        let mut command = match self.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(self.lab.levy());
+                command
+            }
+            None => Command::new(self.lab.levy()),
+        };
         command
             .args(["vmm", "--name", &self.name])
             .arg("--kernel")
@@ -103,7 +119,10 @@ impl Plan {
     /// When it does not start; that is the test's failure.
     #[must_use]
     pub fn start(self) -> Guest {
-        let directory = tempfile::Builder::new().prefix("levy-test-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("levy-test-")
+            .tempdir()
+            .expect("a temporary directory");
         let socket = directory.path().join("agent");
         let mut command = self.command();
         command
@@ -113,7 +132,9 @@ impl Plan {
             .arg(format!("file={}", directory.path().join("console").display()))
             .stdout(Stdio::null())
             .stderr(File::create(directory.path().join("vmm")).expect("a log of the vmm"));
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Guest::new(self.name, child, Channel::to(socket), directory, self.trouble)
     }
 }

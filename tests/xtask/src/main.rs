@@ -3,8 +3,11 @@
 
 mod bench;
 mod check;
+mod guest_system;
 mod interrupt;
 mod nested;
+mod place;
+mod test;
 
 use std::process::ExitCode;
 
@@ -23,6 +26,8 @@ enum Command {
     Bench(bench::Args),
     /// Formatting, lints, docs, layers, dependencies
     Check,
+    /// Every test of the workspace, real guests included
+    Test(test::Args),
     /// Run a command inside an emulated KVM host, for machines without hardware virtualization
     Nested(nested::Args),
     /// The inner end of `nested`; started by the nested host itself
@@ -49,6 +54,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Command::Test(args) => test::run(&args),
         Command::Nested(args) => nested::run(&args),
         Command::NestedInside => nested::inside::run().map(|()| ExitCode::SUCCESS),
     }

@@ -129,10 +129,20 @@ fn native(
     deadline: Duration,
     line: &mut dyn FnMut(&str),
 ) -> Result<Option<i32>> {
-    let Some((program, rest)) = argv.split_first() else { bail!("no program to run") };
+    let Some((program, rest)) = argv.split_first() else {
+        bail!("no program to run")
+    };
     let mut command = Command::new(program);
-    command.args(rest).envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = Ending(command.spawn().with_context(|| format!("cannot start {program}"))?);
+    command
+        .args(rest)
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = Ending(
+        command
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?,
+    );
     let stdout = child.0.stdout.take().context("no standard output")?;
     let (tell, told) = channel();
     std::thread::spawn(move || {

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// How often the agent's socket is looked for; small beside any boot.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// `console=ttyS0` and `quiet`: both have a serial port and say little on it.
+/// What `levy vmm` puts on the command line by itself.
 const KERNEL_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 init_on_alloc=0";
 
 /// Resamplings for the interval of the ratio.
@@ -62,56 +62,78 @@ struct Boot {
     private_kib: u64,
 }
 
+/// What was measured of one VMM.
+#[derive(Default)]
+struct Measured {
+    first_line_ms: Samples,
+    private_kib: Samples,
+}
+
+impl Measured {
+    fn push(&mut self, boot: &Boot) {
+        self.first_line_ms.push(boot.first_line_ms);
+        self.private_kib.push(boot.private_kib as f64);
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     let pairs = if args.quick { 5 } else { args.pairs };
-    let qemu: Vec<String> = serde_json::from_str(&args.qemu).context("--qemu is not a JSON list of strings")?;
+    let qemu: Vec<String> =
+        serde_json::from_str(&args.qemu).context("--qemu is not a JSON list of strings")?;
     if qemu.is_empty() || pairs == 0 {
         bail!("nothing to compare: --qemu needs a program and --pairs a number from 1 on");
     }
     let directory = tempfile::tempdir()?;
-    let (mut levy, mut microvm, mut private) = (Samples::default(), Samples::default(), Samples::default());
-    let mut microvm_private = Samples::default();
-    let mut ratios = Vec::new();
+    let at = directory.path();
+    let (mut levy, mut microvm) = (Measured::default(), Measured::default());
+    let mut times = Vec::new();
     for pair in 1..=pairs {
+        let ours = || boot(levy_command(&args, at), &args, at);
+        let theirs = || boot(microvm_command(&args, &qemu, at), &args, at);
         // Neither is always the first of its pair.
-        let ours_first = pair % 2 == 1;
-        let (a, b) = if ours_first {
-            let a = boot(levy_command(&args, directory.path()), &args, directory.path())?;
-            (a, boot(microvm_command(&args, &qemu, directory.path()), &args, directory.path())?)
+        let (a, b) = if pair % 2 == 1 {
+            let a = ours()?;
+            (a, theirs()?)
         } else {
-            let b = boot(microvm_command(&args, &qemu, directory.path()), &args, directory.path())?;
-            (boot(levy_command(&args, directory.path()), &args, directory.path())?, b)
+            let b = theirs()?;
+            (ours()?, b)
         };
-        eprintln!(
-            "pair {pair} of {pairs}: levy {:.0} ms, qemu microvm {:.0} ms",
-            a.first_line_ms, b.first_line_ms
-        );
-        levy.push(a.first_line_ms);
-        microvm.push(b.first_line_ms);
-        private.push(a.private_kib as f64);
-        microvm_private.push(b.private_kib as f64);
-        ratios.push((a.first_line_ms, b.first_line_ms));
+        let (a_ms, b_ms) = (a.first_line_ms, b.first_line_ms);
+        eprintln!("pair {pair} of {pairs}: levy {a_ms:.0} ms, qemu microvm {b_ms:.0} ms");
+        levy.push(&a);
+        microvm.push(&b);
+        times.push((a_ms, b_ms));
     }
-    let (low, high) = ratio_interval(&ratios);
-    let ratio = levy.median().median / microvm.median().median;
+    conclude(&levy, &microvm, &times).write(args.json.as_deref())
+}
+
+/// Prints the table and makes the report.
+fn conclude(levy: &Measured, microvm: &Measured, times: &[(f64, f64)]) -> Report {
+    let (low, high) = ratio_interval(times);
+    let ratio = levy.first_line_ms.median().median / microvm.first_line_ms.median().median;
     let mut report = Report::new("boot");
-    report.set("pairs", pairs);
-    report.set("levy_ms", levy.median().median);
-    report.set("levy_ms_interval", levy.median());
-    report.set("qemu_microvm_ms", microvm.median().median);
-    report.set("qemu_microvm_ms_interval", microvm.median());
-    report.set("ratio", ratio);
-    report.set("ratio_low", low);
-    report.set("ratio_high", high);
-    report.set("vmm_private_kib", private.median().median);
-    report.set("qemu_private_kib", microvm_private.median().median);
-    println!("{:<14} {:>12} {:>22}", "to first line", "median ms", "private outside guest");
-    for (name, times, kib) in [("levy", &levy, &private), ("qemu microvm", &microvm, &microvm_private)] {
-        println!("{name:<14} {:>12.0} {:>18.0} KiB", times.median().median, kib.median().median);
+    report.set("pairs", times.len());
+    for (name, measured) in [("levy", levy), ("qemu_microvm", microvm)] {
+        let ms = measured.first_line_ms.median();
+        report.set(&format!("{name}_ms"), ms.median);
+        report.set(&format!("{name}_ms_interval"), [ms.low, ms.high]);
     }
+    report.set("ratio", ratio);
+    report.set("ratio_interval", [low, high]);
+    report.set("vmm_private_kib", levy.private_kib.median().median);
+    report.set("qemu_private_kib", microvm.private_kib.median().median);
+    println!(
+        "{:<14} {:>16} {:>28}",
+        "", "ms to first line", "private KiB outside guest"
+    );
+    for (name, measured) in [("levy", levy), ("qemu microvm", microvm)] {
+        let (ms, kib) = (measured.first_line_ms.median(), measured.private_kib.median());
+        println!("{name:<14} {:>16.0} {:>28.0}", ms.median, kib.median);
+    }
+    let pairs = times.len();
     println!("ratio of medians {ratio:.2} (95 % interval {low:.2} to {high:.2}, {pairs} pairs)");
-    report.write(args.json.as_deref())
+    report
 }
 
 /// `levy vmm` as it would be started for this guest.
@@ -124,7 +146,7 @@ fn levy_command(args: &Args, directory: &Path) -> Command {
         .arg("--initrd")
         .arg(&args.initrd)
         .args(["--memory", &format!("size={}M", args.memory)])
-        .args(["--cpus", "1", "--cmdline", KERNEL_LINE])
+        .args(["--cpus", "1"])
         .arg("--agent")
         .arg(format!("path={}", socket(directory).display()))
         .arg("--serial")
@@ -137,7 +159,10 @@ fn microvm_command(args: &Args, qemu: &[String], directory: &Path) -> Command {
     let mut command = Command::new(&qemu[0]);
     command
         .args(&qemu[1..])
-        .args(["-machine", "microvm,accel=kvm,pit=off,pic=off,rtc=off,isa-serial=on,acpi=on"])
+        .args([
+            "-machine",
+            "microvm,accel=kvm,pit=off,pic=off,rtc=off,isa-serial=on,acpi=on",
+        ])
         .args(["-cpu", "host", "-smp", "1"])
         .args(["-m", &format!("{}M", args.memory)])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
@@ -149,8 +174,16 @@ fn microvm_command(args: &Args, qemu: &[String], directory: &Path) -> Command {
         .arg("-serial")
         .arg(format!("file:{}", directory.join("console").display()))
         .arg("-chardev")
-        .arg(format!("socket,id=agent,path={},server=on,wait=off", socket(directory).display()))
-        .args(["-device", "virtio-serial-device", "-device", "virtconsole,chardev=agent"]);
+        .arg(format!(
+            "socket,id=agent,path={},server=on,wait=off",
+            socket(directory).display()
+        ))
+        .args([
+            "-device",
+            "virtio-serial-device",
+            "-device",
+            "virtconsole,chardev=agent",
+        ]);
     command
 }
 
@@ -189,7 +222,9 @@ fn boot(mut command: Command, args: &Args, directory: &Path) -> Result<Boot> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let console = std::fs::read_to_string(directory.join("console")).unwrap_or_default();
             let program = command.get_program().display().to_string();
-            Err(error.context(format!("{program} did not boot its guest; it said:\n{said}\n{console}")))
+            Err(error.context(format!(
+                "{program} did not boot its guest; it said:\n{said}\n{console}"
+            )))
         }
     }
 }

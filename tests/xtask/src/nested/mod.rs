@@ -89,6 +89,16 @@ pub(crate) fn boot(shape: &Shape) -> Result<Host> {
     Ok(host)
 }
 
+/// The words that start a QEMU, for a bench that wants it as a rival: a JSON list.
+///
+/// # Errors
+/// There is none and none can be fetched.
+pub(crate) fn qemu_words() -> Result<String> {
+    let cache = Cache::of_user()?.on_progress(|line| eprintln!("nested: {line}"));
+    let qemu = Qemu::find(&Archive::open(&cache)?)?;
+    Ok(serde_json::to_string(&qemu.words()?)?)
+}
+
 /// A job with this process's directory and environment.
 ///
 /// # Errors

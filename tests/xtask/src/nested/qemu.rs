@@ -49,6 +49,16 @@ impl Qemu {
         command
     }
 
+    /// Program and first arguments.
+    ///
+    /// # Errors
+    /// The cache lies below a path that is not UTF-8.
+    pub(crate) fn words(&self) -> Result<Vec<String>> {
+        let all = std::iter::once(self.program.as_os_str()).chain(self.first.iter().map(OsString::as_os_str));
+        all.map(|word| Ok(word.to_str().context("the path of QEMU is not UTF-8")?.to_owned()))
+            .collect()
+    }
+
     /// The packages' own loader and libraries, so that it matters not what this machine has.
     fn unpacked(tree: &Path) -> Result<Self> {
         let loader = [

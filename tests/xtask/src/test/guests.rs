@@ -55,7 +55,15 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
 /// Name and path of each program with real guests.
 fn programs() -> Result<BTreeMap<String, PathBuf>> {
     let output = Command::new(env!("CARGO"))
-        .args(["test", "--locked", "--no-run", "--package", "levy-tests", "--test", "*"])
+        .args([
+            "test",
+            "--locked",
+            "--no-run",
+            "--package",
+            "levy-tests",
+            "--test",
+            "*",
+        ])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
@@ -104,5 +112,7 @@ fn one(args: &Args, system: &GuestSystem, place: &mut Place, program: &str) -> R
 
 /// Guests that are up at a time, roughly: each keeps a CPU busy while it boots.
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 4)
+    std::thread::available_parallelism()
+        .map_or(2, std::num::NonZero::get)
+        .clamp(2, 4)
 }

@@ -51,7 +51,11 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut all = Tally::default();
     for (part, name, tests) in [
-        (Part::Native, "native tests", native::run as fn(&Args) -> Result<Tally>),
+        (
+            Part::Native,
+            "native tests",
+            native::run as fn(&Args) -> Result<Tally>,
+        ),
         (Part::Guests, "real guests", guests::run),
     ] {
         if args.without == Some(part) {
@@ -59,7 +63,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         let started = Instant::now();
         let tally = tests(args)?;
-        eprintln!("test: {name}: {tally} in {:.0} s", started.elapsed().as_secs_f64());
+        eprintln!(
+            "test: {name}: {tally} in {:.0} s",
+            started.elapsed().as_secs_f64()
+        );
         all.add(&tally);
     }
     Ok(conclude(&all))

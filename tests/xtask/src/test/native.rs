@@ -19,13 +19,18 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
 fn cargo(args: &Args, packages: &[&str]) -> Result<Tally> {
     interrupt::check()?;
     let mut command = Command::new(env!("CARGO"));
-    command.args(["test", "--locked", "--no-fail-fast"]).args(packages);
+    command
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(packages);
     command.arg("--").arg("--show-output");
     if args.extent() == Extent::Long {
         command.arg("--include-ignored");
     }
     command.args(&args.filter);
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
     let mut reader = Reader::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {

@@ -81,12 +81,19 @@ impl Reader {
                 Show::Line
             }
             Section::Successes { test, noted } => {
-                if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+                if let Some(name) = line
+                    .strip_prefix("---- ")
+                    .and_then(|rest| rest.strip_suffix(" stdout ----"))
+                {
                     *test = name.to_owned();
                     *noted = false;
                 } else if let Some(reason) = reason(line).filter(|_| !*noted) {
                     *noted = true;
-                    let kind = if reason.starts_with("impossible") { SkipKind::Declared } else { SkipKind::Missing };
+                    let kind = if reason.starts_with("impossible") {
+                        SkipKind::Declared
+                    } else {
+                        SkipKind::Missing
+                    };
                     let test = test.clone();
                     self.disguised += 1;
                     self.skip(&test, reason, kind);
@@ -161,7 +168,11 @@ impl Tally {
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let skipped = self.skipped.len();
-        write!(f, "{} passed, {} failed, {skipped} skipped", self.passed, self.failed)
+        write!(
+            f,
+            "{} passed, {} failed, {skipped} skipped",
+            self.passed, self.failed
+        )
     }
 }
 
@@ -209,11 +220,22 @@ test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let mut reader = Reader::default();
         let earlier = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         reader.line(earlier);
-        let shown: Vec<_> = OUTPUT.lines().filter(|line| reader.line(line) == Show::Line).collect();
+        let shown: Vec<_> = OUTPUT
+            .lines()
+            .filter(|line| reader.line(line) == Show::Line)
+            .collect();
         assert_eq!(reader.tally().to_string(), "3 passed, 1 failed, 3 skipped");
-        let skipped: Vec<_> = reader.tally().skipped.iter().map(|skip| skip.test.as_str()).collect();
+        let skipped: Vec<_> = reader
+            .tally()
+            .skipped
+            .iter()
+            .map(|skip| skip.test.as_str())
+            .collect();
         assert_eq!(skipped, ["long_one", "cannot", "other"]);
         assert_eq!(reader.tally().missing(), 1);
-        assert!(shown.contains(&"---- bad stdout ----") && !shown.contains(&"some words"), "{shown:?}");
+        assert!(
+            shown.contains(&"---- bad stdout ----") && !shown.contains(&"some words"),
+            "{shown:?}"
+        );
     }
 }

@@ -1,0 +1,83 @@
+//! The ends of a guest: off, restart, panic, hang, Ctrl-C. Each has its own exit status and leaves nothing behind.
+
+use guest_images::agent_protocol::Action;
+use levy_tests::Lab;
+
+#[test]
+fn a_guest_boots_to_ready_and_switches_itself_off() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("off").start();
+    guest.ready();
+    let ended = guest.power_off();
+    assert_eq!(ended.status, 0, "{ended:?}");
+}
+
+#[test]
+fn two_vcpus_and_memory_above_the_hole_are_there() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("big").cpus(2).memory_mib(3584).start();
+    guest.ready();
+    let cpus = guest.exec(&["cat", "/sys/devices/system/cpu/online"]);
+    assert_eq!(cpus.trim(), "0-1");
+    let total = guest.ask(Action::Meminfo)["MemTotal"].as_u64().unwrap();
+    assert!(total > 3_300_000, "{total} kB of 3584 MiB");
+    assert_eq!(guest.power_off().status, 0);
+}
+
+#[test]
+fn a_restart_is_told_from_an_end() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("restart").start();
+    guest.ready();
+    guest.command(Action::Reboot);
+    let ended = guest.end();
+    assert_eq!(ended.status, 3, "{ended:?}");
+}
+
+#[test]
+fn a_panic_is_told_with_the_kernels_words() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("panic").in_trouble().start();
+    guest.ready();
+    guest.command(Action::Panic);
+    let ended = guest.end();
+    assert_eq!(ended.status, 4, "{ended:?}");
+    assert!(ended.message.contains("panic"), "{ended:?}");
+}
+
+#[test]
+fn a_guest_that_never_becomes_ready_hangs() {
+    let Some(lab) = Lab::or_skip() else { return };
+    // `cat` as the first process waits for the console for ever.
+    let guest = lab
+        .guest("hang")
+        .deadline_seconds(15)
+        .args(["--cmdline", "rdinit=/bin/cat"])
+        .start();
+    let ended = guest.end();
+    assert_eq!(ended.status, 5, "{ended:?}");
+    assert!(ended.message.contains("15"), "the deadline is named: {ended:?}");
+}
+
+#[test]
+fn ctrl_c_ends_a_guest_and_leaves_no_socket() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("interrupted").start();
+    guest.ready();
+    let agent = guest.path("agent");
+    assert!(agent.exists());
+    guest.interrupt();
+    let ended = guest.end();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(!agent.exists());
+}
+
+#[test]
+fn ctrl_c_during_boot_ends_a_guest_too() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("early").start();
+    guest.connected();
+    guest.interrupt();
+    let ended = guest.end();
+    assert!(ended.message.contains("guest"), "{ended:?}");
+}

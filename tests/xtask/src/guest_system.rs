@@ -1,0 +1,82 @@
+//! What a real guest needs, built before anything is started: `levy` itself, a kernel with its initramfs, a disk.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use guest_images::debian::Archive;
+use guest_images::{Boot, Cache, Flavour};
+
+/// Everything a real guest needs.
+pub(crate) struct GuestSystem {
+    levy: PathBuf,
+    boot: Boot,
+}
+
+impl GuestSystem {
+    /// Builds what is not built yet and tells what it does on stderr.
+    ///
+    /// # Errors
+    /// Something does not build or cannot be fetched.
+    pub(crate) fn prepare() -> Result<Self> {
+        let cache = Cache::of_user()?.on_progress(|line| eprintln!("images: {line}"));
+        let archive = Archive::open(&cache)?;
+        let boot = Boot::build(&archive, Flavour::default())?;
+        Ok(Self {
+            levy: build_levy()?,
+            boot,
+        })
+    }
+
+    /// The `levy` program, built for release.
+    pub(crate) fn levy(&self) -> &PathBuf {
+        &self.levy
+    }
+
+    /// Kernel and initramfs.
+    pub(crate) fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// What the tests find it by.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        vec![("LEVY_TEST_BINARY".into(), self.levy.display().to_string())]
+    }
+}
+
+/// Emulated hosts are slow enough; `levy` is always built for release there.
+fn build_levy() -> Result<PathBuf> {
+    eprintln!("building levy");
+    release_binary("levy", "levy")
+}
+
+/// Builds a binary of a package for release and says where it is.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn release_binary(package: &str, binary: &str) -> Result<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            package,
+            "--bin",
+            binary,
+        ])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("{binary} does not build");
+    }
+    let messages = output.stdout.split(|byte| *byte == b'\n');
+    let executable = messages
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == binary)
+        .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .next_back();
+    executable.with_context(|| format!("cargo built {binary} but does not say where it is"))
+}
