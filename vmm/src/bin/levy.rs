@@ -16,15 +16,19 @@ struct Cli {
 enum Command {
     /// Say what this machine can run, what is missing and what to do about it
     Doctor(levy::doctor::Args),
+    /// Run one guest in this process (what `levy run` starts for each guest)
+    Vmm(levy::cli::VmmArgs),
 }
 
 fn main() -> ExitCode {
-    let Command::Doctor(args) = Cli::parse().command;
-    match levy::doctor::run(args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            eprintln!("levy: {error}");
-            ExitCode::FAILURE
-        }
+    match Cli::parse().command {
+        Command::Doctor(args) => match levy::doctor::run(args) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                eprintln!("levy: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Vmm(args) => ExitCode::from(args.run()),
     }
 }

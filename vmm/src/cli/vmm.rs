@@ -1,0 +1,223 @@
+//! `levy vmm`: one guest in this process.
+
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::boot::BootFiles;
+use crate::config::{
+    self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, MemoryConfig, NetConfig, SerialConfig,
+};
+use crate::doctor;
+use crate::machine::Outcome;
+use crate::process::{self, Report, ReportStyle, SocketFile};
+use crate::supervisor::{Event, Machine, SetupError, Supervisor};
+use crate::{control, machine};
+
+/// What every guest gets on its command line before anything else: a console, no chatter (each byte of it costs an
+/// exit), a restart that reaches us, an end instead of a hang after a panic, and no needless zeroing of pages, which
+/// would make a balloon ten times slower.
+const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet pci=off reboot=k panic=-1 init_on_alloc=0";
+
+const EXAMPLES: &str = "\
+Options with several parts are written key=value,key=on|off.
+
+Examples:
+  levy vmm --kernel bzImage --initrd initrd.img --memory size=512M --cpus 2
+  levy vmm --kernel bzImage --initrd initrd.img --disk path=root.img,overlay=on \\
+           --net tap=levy0,create=on,host=10.0.3.1/24,guest=10.0.3.2/24
+  levy vmm ... --agent path.sock --control ctl.sock --deadline 60s
+
+Exit status:
+  0  switched off, stopped or taken down on request     4  kernel panic
+  1  could not start, the message says why               5  hang: not ready by the deadline
+  2  wrong usage                                         6  crash: a vCPU could not go on
+  3  the guest asked for a restart                       130  ended by a signal before it started";
+
+/// Run one guest in this process.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct VmmArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// A name for messages
+    #[arg(long, default_value = "guest")]
+    name: String,
+    /// Where the guest's console goes: stdio, null, or file=PATH
+    #[arg(long, default_value = "stdio", value_name = "stdio|null|file=PATH")]
+    serial: SerialConfig,
+    /// Unix socket on which the guest's agent can be talked to, one JSON object per line
+    #[arg(long, value_name = "SOCKET", value_parser = path_option)]
+    agent: Option<PathBuf>,
+    /// Unix socket on which this VMM takes requests, such as {"do":"status"}
+    #[arg(long, value_name = "SOCKET", value_parser = path_option)]
+    control: Option<PathBuf>,
+    /// The guest hangs if its agent is not ready by then, counted from the start of this process (60s, 2m)
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    deadline: Option<Duration>,
+    /// How to tell about the guest: text on stderr, or JSON lines on stdout (not together with --serial stdio)
+    #[arg(long, value_enum, default_value = "text")]
+    events: ReportStyle,
+    /// End when this process is no longer our parent
+    #[arg(long, hide = true)]
+    parent: Option<u32>,
+    /// The launcher has found out already that this KVM runs kernels
+    #[arg(long, hide = true)]
+    kvm_checked: bool,
+}
+
+/// The options that describe a guest, shared by `levy vmm` and `levy run`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct GuestArgs {
+    /// Linux kernel, a 64-bit bzImage (what /boot/vmlinuz-* is)
+    #[arg(long, value_name = "FILE")]
+    pub(super) kernel: Option<PathBuf>,
+    /// Initramfs for the kernel
+    #[arg(long, value_name = "FILE")]
+    pub(super) initrd: Option<PathBuf>,
+    /// More words for the kernel's command line, behind Levy's own
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    pub(super) cmdline: String,
+    /// Guest memory: size=512M
+    #[arg(long, value_name = "size=SIZE", default_value = "size=512M")]
+    pub(super) memory: MemoryConfig,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) cpus: CpusConfig,
+    /// A disk, a raw image: path=FILE[,readonly=on][,overlay=on][,latency=5ms]. With overlay=on the guest writes to a
+    /// private layer that is gone afterwards, and any number of guests can share the file. Repeatable
+    #[arg(long, value_name = "path=FILE,...")]
+    pub(super) disk: Vec<DiskConfig>,
+    /// A network card on a tap: tap=NAME[,create=on][,mac=..][,host=ADDR/LEN][,guest=ADDR/LEN]. Repeatable
+    #[arg(long, value_name = "tap=NAME,...")]
+    pub(super) net: Vec<NetConfig>,
+    /// A balloon: [size=64M][,deflate_on_oom=on][,free_page_reporting=on][,stats_polling_interval=1s]
+    #[arg(long, value_name = "size=SIZE,...")]
+    pub(super) balloon: Option<BalloonConfig>,
+}
+
+/// `path=FILE` or `FILE`.
+fn path_option(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("path=").unwrap_or(text);
+    if path.is_empty() {
+        return Err("give a path".to_owned());
+    }
+    Ok(path.into())
+}
+
+/// What went wrong before the guest ran.
+#[derive(Debug, thiserror::Error)]
+enum VmmError {
+    #[error(
+        "--events json needs standard output for itself; send the console elsewhere with --serial file=PATH"
+    )]
+    StdoutTaken,
+    #[error("--kernel is missing; give a 64-bit bzImage, or use `levy run`, which brings its own")]
+    NoKernel,
+    #[error("{0}")]
+    NoKernelsHere(doctor::Machine),
+    #[error("the host cannot start this process properly")]
+    Process(#[source] std::io::Error),
+    #[error(transparent)]
+    Socket(#[from] process::SocketError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+impl VmmArgs {
+    /// Runs the guest to its end; the exit status of the process.
+    pub fn run(self) -> u8 {
+        let began = Instant::now();
+        process::log_to_stderr(&self.name);
+        let mut report = Report::new(&self.name, self.events);
+        match self.run_guest(began, &mut report) {
+            Ok(outcome) => {
+                report.ended(&outcome);
+                outcome.status()
+            }
+            Err(error) => {
+                report.failed(&error);
+                1
+            }
+        }
+    }
+
+    fn run_guest(self, began: Instant, report: &mut Report) -> Result<Outcome, VmmError> {
+        if self.events == ReportStyle::Json && self.serial == SerialConfig::Stdio {
+            return Err(VmmError::StdoutTaken);
+        }
+        let signals = process::block_end_signals().map_err(VmmError::Process)?;
+        if let Some(parent) = self.parent {
+            process::die_with(parent).map_err(VmmError::Process)?;
+        }
+        let checked = self.kvm_checked;
+        let config = self.config()?;
+        machine::open_kvm().map_err(SetupError::Host)?;
+        let (events, heard) = channel();
+        // Everything about the files is checked before the host is, so that the cheaper mistake shows first.
+        let machine = Machine::build(&config, &events)?;
+        if !checked {
+            check_host()?;
+        }
+        let ended = events.clone();
+        signals
+            .watch(move |name| {
+                let _ = ended.send(Event::Signal(name));
+            })
+            .map_err(VmmError::Process)?;
+        let _control = match &config.control {
+            Some(path) => {
+                let (file, listener) = SocketFile::bind(path)?;
+                control::serve(listener, events).map_err(VmmError::Process)?;
+                Some(file)
+            }
+            None => None,
+        };
+        Ok(Supervisor::new(machine, heard, report, began).run(config.deadline))
+    }
+
+    fn config(self) -> Result<GuestConfig, VmmError> {
+        let kernel = self.guest.kernel.clone().ok_or(VmmError::NoKernel)?;
+        Ok(GuestConfig {
+            boot: BootFiles {
+                kernel,
+                initrd: self.guest.initrd.clone(),
+                cmdline: self.guest.full_cmdline(),
+            },
+            name: self.name,
+            memory: self.guest.memory,
+            cpus: self.guest.cpus,
+            disks: self.guest.disk,
+            nets: self.guest.net,
+            balloon: self.guest.balloon,
+            serial: self.serial,
+            agent: self.agent,
+            control: self.control,
+            deadline: self.deadline,
+        })
+    }
+}
+
+impl GuestArgs {
+    fn full_cmdline(&self) -> String {
+        let mut words = vec![DEFAULT_CMDLINE.to_owned()];
+        words.extend(
+            self.net
+                .iter()
+                .enumerate()
+                .filter_map(|(card, net)| net.kernel_parameter(card)),
+        );
+        if !self.cmdline.is_empty() {
+            words.push(self.cmdline.clone());
+        }
+        words.join(" ")
+    }
+}
+
+/// A KVM that emulates in software takes every ioctl and then dies in the middle of the kernel's boot.
+fn check_host() -> Result<(), VmmError> {
+    match doctor::Machine::probe() {
+        found if found.runs_kernels() => Ok(()),
+        found => Err(VmmError::NoKernelsHere(found)),
+    }
+}

@@ -1,0 +1,268 @@
+//! What a guest is made of, as its user writes it.
+//!
+//! Every option is one type here, read from `key=value,key=on|off` text with errors that name the key, its value and
+//! what would be right. Checks that need the host (is there such a tap, is the kernel a kernel) are made where the
+//! thing is used.
+
+mod group;
+mod values;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use group::Group;
+pub use group::OptionError;
+pub use values::duration;
+
+use crate::boot::BootFiles;
+use crate::virtio::net::{MacAddress, Subnet};
+
+/// A guest, ready to be started.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// How messages call it.
+    pub name: String,
+    /// Its memory.
+    pub memory: MemoryConfig,
+    /// Its vCPUs.
+    pub cpus: CpusConfig,
+    /// What it boots.
+    pub boot: BootFiles,
+    /// Its disks, in the order in which the guest numbers them.
+    pub disks: Vec<DiskConfig>,
+    /// Its network cards.
+    pub nets: Vec<NetConfig>,
+    /// Its balloon.
+    pub balloon: Option<BalloonConfig>,
+    /// Where its human console goes.
+    pub serial: SerialConfig,
+    /// Unix socket for the agent's channel.
+    pub agent: Option<PathBuf>,
+    /// Unix socket for control.
+    pub control: Option<PathBuf>,
+    /// How long the guest may take to the agent's `ready`; without one it may take forever.
+    pub deadline: Option<Duration>,
+}
+
+/// `--memory size=512M`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Bytes, whole MiB.
+    pub bytes: u64,
+}
+
+impl FromStr for MemoryConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "size", &[])?;
+        let bytes = group.bytes("size")?.ok_or(OptionError::Missing {
+            key: "size",
+            example: "--memory size=512M",
+        })?;
+        if bytes == 0 || !bytes.is_multiple_of(1 << 20) {
+            return Err(Group::wrong(
+                "size",
+                bytes,
+                "guest memory is a positive number of whole MiB",
+            ));
+        }
+        if bytes >= 1 << 46 {
+            return Err(Group::wrong("size", bytes, "guests have less than 64 TiB"));
+        }
+        Ok(Self { bytes })
+    }
+}
+
+/// `--cpus 2`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpusConfig {
+    /// Number of vCPUs; how many there can be is the host's to say.
+    pub count: u64,
+}
+
+impl FromStr for CpusConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "count", &[])?;
+        let count = group.with("count", |v| {
+            v.parse().map_err(|_| "write a number of vCPUs".to_owned())
+        })?;
+        let count = count.ok_or(OptionError::Missing {
+            key: "count",
+            example: "--cpus 2",
+        })?;
+        Ok(Self { count })
+    }
+}
+
+/// What a guest may do with a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskMode {
+    /// Write the image itself; nobody else may have it then.
+    Write,
+    /// Only read it.
+    Read,
+    /// Write to a private layer over it that is gone when the guest ends.
+    Overlay,
+}
+
+/// `--disk path=root.img,overlay=on`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// The raw image.
+    pub path: PathBuf,
+    /// What the guest may do with it.
+    pub mode: DiskMode,
+    /// Added to each request.
+    pub latency: Duration,
+}
+
+impl FromStr for DiskConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "path", &["readonly", "overlay", "latency"])?;
+        let path = group.required("path", "--disk path=root.img")?.into();
+        let mode = match (group.switch("readonly")?, group.switch("overlay")?) {
+            (true, true) => {
+                return Err(Group::wrong(
+                    "overlay",
+                    "on",
+                    "a disk with readonly=on has nothing to overlay",
+                ));
+            }
+            (true, false) => DiskMode::Read,
+            (false, true) => DiskMode::Overlay,
+            (false, false) => DiskMode::Write,
+        };
+        let latency = group.duration("latency")?.unwrap_or_default();
+        if latency > Duration::from_secs(1) {
+            return Err(Group::wrong(
+                "latency",
+                format!("{latency:?}"),
+                "at most 1s per request",
+            ));
+        }
+        Ok(Self { path, mode, latency })
+    }
+}
+
+/// `--net tap=levy0,create=on,host=10.0.3.1/24,guest=10.0.3.2/24`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Name of the tap interface.
+    pub tap: String,
+    /// Whether to create it for the guest's lifetime.
+    pub create: bool,
+    /// The card's address.
+    pub mac: Option<MacAddress>,
+    /// The host's address on a created tap.
+    pub host: Option<Subnet>,
+    /// The guest's address, handed to it on its command line.
+    pub guest: Option<Subnet>,
+}
+
+impl FromStr for NetConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "tap", &["create", "mac", "host", "guest"])?;
+        let config = Self {
+            tap: group.required("tap", "--net tap=levy0")?,
+            create: group.switch("create")?,
+            mac: group.parsed("mac")?,
+            host: group.parsed("host")?,
+            guest: group.parsed("guest")?,
+        };
+        match config.host {
+            Some(host) if !config.create => Err(Group::wrong(
+                "host",
+                host.address,
+                "only a tap that levy creates (create=on) gets an address",
+            )),
+            _ => Ok(config),
+        }
+    }
+}
+
+impl NetConfig {
+    /// The kernel's `ip=` parameter for card number `card`, where the guest's address is given.
+    pub fn kernel_parameter(&self, card: usize) -> Option<String> {
+        let guest = self.guest?;
+        let gateway = self.host.map(|h| h.address.to_string()).unwrap_or_default();
+        Some(format!(
+            "ip={}::{gateway}:{}::eth{card}:off",
+            guest.address,
+            guest.mask()
+        ))
+    }
+}
+
+/// `--balloon size=64M,deflate_on_oom=on,free_page_reporting=on,stats_polling_interval=1s`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BalloonConfig {
+    /// Bytes that the guest is asked to give up from the start.
+    pub bytes: u64,
+    /// Whether the guest takes memory back rather than kill a process.
+    pub deflate_on_oom: bool,
+    /// Whether the guest reports free memory by itself.
+    pub free_page_reporting: bool,
+    /// How often the guest is asked for its figures; zero is never.
+    pub stats_polling_interval: Duration,
+}
+
+impl FromStr for BalloonConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let keys = ["deflate_on_oom", "free_page_reporting", "stats_polling_interval"];
+        let mut group = Group::parse(text, "size", &keys)?;
+        let bytes = group.bytes("size")?.unwrap_or(0);
+        if !bytes.is_multiple_of(1 << 20) {
+            return Err(Group::wrong("size", bytes, "a balloon has a whole number of MiB"));
+        }
+        Ok(Self {
+            bytes,
+            deflate_on_oom: group.switch("deflate_on_oom")?,
+            free_page_reporting: group.switch("free_page_reporting")?,
+            stats_polling_interval: group.duration("stats_polling_interval")?.unwrap_or_default(),
+        })
+    }
+}
+
+/// `--serial file=guest.log`
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum SerialConfig {
+    /// Standard input and output of the process.
+    #[default]
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// A file that is written anew.
+    File(PathBuf),
+}
+
+impl FromStr for SerialConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "mode", &["file"])?;
+        let file = group.with("file", |path| Ok(PathBuf::from(path)))?;
+        let mode = group.with("mode", |mode| match mode {
+            "stdio" => Ok(Self::Stdio),
+            "null" => Ok(Self::Null),
+            _ => Err("write stdio or null, or file=PATH".to_owned()),
+        })?;
+        match (mode, file) {
+            (None, Some(path)) => Ok(Self::File(path)),
+            (Some(mode), None) => Ok(mode),
+            _ => Err(Group::wrong("mode", text, "give either mode= or file=")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

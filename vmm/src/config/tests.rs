@@ -1,0 +1,51 @@
+//! Options as people write them, right and wrong.
+
+use super::*;
+
+fn message<T: FromStr<Err = OptionError> + std::fmt::Debug>(text: &str) -> String {
+    text.parse::<T>().expect_err(text).to_string()
+}
+
+#[test]
+fn groups_read_as_written() {
+    assert_eq!("size=512M".parse(), Ok(MemoryConfig { bytes: 512 << 20 }));
+    assert_eq!("1G".parse(), Ok(MemoryConfig { bytes: 1 << 30 }));
+    assert_eq!("2".parse(), Ok(CpusConfig { count: 2 }));
+    let disk: DiskConfig = "path=/a b.img,overlay=on,latency=5ms".parse().unwrap();
+    assert_eq!(disk.mode, DiskMode::Overlay);
+    assert_eq!(disk.latency, Duration::from_millis(5));
+    let net: NetConfig = "tap=t0,create=on,host=10.0.3.1/24,guest=10.0.3.2/24"
+        .parse()
+        .unwrap();
+    assert_eq!(
+        net.kernel_parameter(0).unwrap(),
+        "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth0:off"
+    );
+    let balloon: BalloonConfig = "size=64M,deflate_on_oom=on,stats_polling_interval=1s"
+        .parse()
+        .unwrap();
+    assert!(balloon.deflate_on_oom && !balloon.free_page_reporting);
+    assert_eq!("file=x.log".parse(), Ok(SerialConfig::File("x.log".into())));
+}
+
+#[test]
+fn errors_name_the_key_the_value_and_the_cure() {
+    assert_eq!(
+        message::<MemoryConfig>("siez=512M"),
+        "unknown key \"siez\" (did you mean size?); the keys are size"
+    );
+    assert!(message::<MemoryConfig>("size=5x").contains("size=5x: not a size"));
+    assert!(message::<MemoryConfig>("size=0").contains("positive number"));
+    assert!(message::<MemoryConfig>("size=4095").contains("whole MiB"));
+    assert!(message::<CpusConfig>("two").contains("number of vCPUs"));
+    assert!(message::<DiskConfig>("readonly=on").contains("path= is missing"));
+    assert!(message::<DiskConfig>("path=a,readonly=on,overlay=on").contains("nothing to overlay"));
+    assert!(message::<DiskConfig>("path=a,path=b").contains("given twice"));
+    assert!(message::<DiskConfig>("path=a,b").contains("no key=value pair"));
+    assert!(message::<DiskConfig>("path=a,readonly=yes").contains("write on or off"));
+    assert!(message::<NetConfig>("tap=t,host=10.0.0.1/24").contains("create=on"));
+    assert!(message::<NetConfig>("tap=t,mac=01:02:03:04:05:06").contains("group address"));
+    assert!(message::<NetConfig>("tap=t,create=on,host=10.0.0.1").contains("prefix length"));
+    assert!(message::<BalloonConfig>("deflate_on_omm=on").contains("did you mean deflate_on_oom?"));
+    assert!(message::<SerialConfig>("tty").contains("stdio or null"));
+}

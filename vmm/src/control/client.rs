@@ -1,0 +1,79 @@
+//! The other end of the control socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Reply, Request};
+
+/// Why a VMM did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It cannot be reached.
+    #[error("no VMM answers on {path}", path = path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It refused.
+    #[error("the VMM says: {0}")]
+    Refused(String),
+}
+
+/// A connection to one VMM.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the VMM whose socket is `path`; each reply may take up to `patience`.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(path: &Path, patience: Duration) -> Result<Self, ClientError> {
+        let unreachable = |source| ClientError::Unreachable {
+            path: path.to_owned(),
+            source,
+        };
+        let stream = UnixStream::connect(path).map_err(unreachable)?;
+        stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the VMM is gone, takes too long or refuses.
+    pub fn ask(&mut self, request: &Request) -> Result<Value, ClientError> {
+        match self.exchange(request) {
+            Ok(Reply::Ok(value)) => Ok(value),
+            Ok(Reply::Error(message)) => Err(ClientError::Refused(message)),
+            Err(source) => Err(ClientError::Unreachable {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
+        let mut text = serde_json::to_vec(request)?;
+        text.push(b'\n');
+        self.stream.get_mut().write_all(&text)?;
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}

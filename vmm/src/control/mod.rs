@@ -1,0 +1,61 @@
+//! The control socket of one VMM: a request per line, a reply per line, both JSON.
+//!
+//! ```text
+//! > {"do":"status"}
+//! < {"ok":{"state":"ready","pid":4711,"uptime_ms":5210,"timing":{"started_ms":48,"booted_ms":4102,"ready_ms":4130}}}
+//! > {"do":"explode"}
+//! < {"error":"unknown variant `explode`, expected one of …"}
+//! ```
+//!
+//! Requests only carry what their sender wants; everything is decided by the guest's supervisor, one request after
+//! the other.
+
+mod client;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use server::serve;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What can be asked of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How far is it?
+    Status,
+    /// Memory and device figures.
+    Stats,
+    /// Where each vCPU is; pauses them for a moment.
+    Registers,
+    /// Stop all vCPUs; replies when they have left the guest.
+    Pause,
+    /// Let them run again.
+    Resume,
+    /// Have the guest switch itself off, and take it down after the grace time.
+    Stop {
+        /// Milliseconds until it is taken down.
+        #[serde(default = "default_grace")]
+        grace_ms: u64,
+    },
+    /// Take it down as hanging.
+    GiveUp {
+        /// What it did not do.
+        because: String,
+    },
+}
+
+fn default_grace() -> u64 {
+    10_000
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// What was asked for.
+    Ok(Value),
+    /// Why not.
+    Error(String),
+}

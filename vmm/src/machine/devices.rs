@@ -1,0 +1,188 @@
+//! Everything on the bus, made from what the user asked for.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::IoEventAddress;
+
+use super::bus::Bus;
+use super::kvm::{HostError, Vm};
+use super::serial::{ConsoleOut, SerialInput, serial_port};
+use crate::boot::MmioDevice;
+use crate::config::{DiskConfig, DiskMode, NetConfig};
+use crate::layout;
+use crate::virtio::blk::{Access, Block, Disk, DiskError, OverlayDisk, RawDisk};
+use crate::virtio::console::Console;
+use crate::virtio::net::{MacAddress, Net, Tap, TapError};
+use crate::virtio::rng::Rng;
+use crate::virtio::{Mmio, Plug, QUEUE_NOTIFY, VirtioDevice};
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A network card.
+    #[error(transparent)]
+    Net(#[from] TapError),
+    /// KVM.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// More devices than interrupt lines.
+    #[error("{0} devices are more than the {most} a guest can have; leave out disks or network cards", most = layout::VIRTIO_GSIS.len())]
+    TooMany(usize),
+    /// The host is out of descriptors or threads.
+    #[error("the host cannot provide {what}")]
+    Resources {
+        /// What was wanted.
+        what: &'static str,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The devices of a guest by name, for those who ask for figures or send input.
+pub struct Handles {
+    /// Disks, in order.
+    pub disks: Vec<Arc<Mutex<Block>>>,
+    /// Network cards, in order.
+    pub nets: Vec<Arc<Mutex<Net>>>,
+    /// The agent's channel, and where its kicks go.
+    pub console: Arc<Mutex<Console>>,
+    /// Every virtio device in its slot.
+    pub plugs: Vec<Arc<Plug>>,
+    /// Keyboard input for the serial console.
+    pub serial: SerialInput,
+}
+
+/// What is on the bus.
+pub struct Devices {
+    /// The bus.
+    pub bus: Arc<Bus>,
+    /// The devices.
+    pub handles: Handles,
+    /// Where the guest finds the virtio devices.
+    pub slots: Vec<MmioDevice>,
+}
+
+/// Plugs devices in one after the other.
+pub(crate) struct Builder<'a> {
+    vm: &'a Vm,
+    layers: PathBuf,
+    disks: Vec<Arc<Mutex<Block>>>,
+    nets: Vec<Arc<Mutex<Net>>>,
+    registers: Vec<Arc<Mmio>>,
+    slots: Vec<MmioDevice>,
+}
+
+impl<'a> Builder<'a> {
+    /// Nothing plugged in yet; overlays go into the directory `layers`.
+    pub(crate) fn new(vm: &'a Vm, layers: PathBuf) -> Self {
+        Self {
+            vm,
+            layers,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            registers: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// Plugs in a disk; the guest's next `/dev/vdX`.
+    pub(crate) fn disk(&mut self, config: &DiskConfig) -> Result<(), DeviceError> {
+        let disk: Box<dyn Disk> = match config.mode {
+            DiskMode::Write => Box::new(RawDisk::open(&config.path, Access::Exclusive)?),
+            DiskMode::Read => Box::new(RawDisk::open(&config.path, Access::Shared)?),
+            DiskMode::Overlay => Box::new(OverlayDisk::open(&config.path, &self.layers)?),
+        };
+        let name = format!("disk{}", self.disks.len());
+        let mut block = Block::new(disk, &name).with_latency(config.latency);
+        if config.mode == DiskMode::Read {
+            block = block.read_only();
+        }
+        let block = Arc::new(Mutex::new(block));
+        self.disks.push(Arc::clone(&block));
+        self.plug(&name, block)
+    }
+
+    /// Plugs in a network card; the guest's next `ethN`. `default_mac` is for those who do not care.
+    pub(crate) fn net(&mut self, config: &NetConfig, default_mac: MacAddress) -> Result<(), DeviceError> {
+        let tap = match config.create {
+            true => Tap::create(&config.tap, config.host)?,
+            false => Tap::take(&config.tap)?,
+        };
+        let net = Net::new(Box::new(tap), config.mac.unwrap_or(default_mac));
+        let net = Arc::new(Mutex::new(net));
+        let name = format!("net{}", self.nets.len());
+        self.nets.push(Arc::clone(&net));
+        self.plug(&name, net)
+    }
+
+    /// Plugs in an entropy source.
+    pub(crate) fn rng(&mut self) -> Result<(), DeviceError> {
+        let rng = Rng::new().map_err(resources("/dev/urandom"))?;
+        self.plug("rng", Arc::new(Mutex::new(rng)))
+    }
+
+    /// Plugs in any device.
+    pub(crate) fn plug(
+        &mut self,
+        name: &str,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+    ) -> Result<(), DeviceError> {
+        let number = self.slots.len();
+        let Some(&gsi) = layout::VIRTIO_GSIS.get(number) else {
+            return Err(DeviceError::TooMany(number + 1));
+        };
+        let base = layout::VIRTIO_MMIO + number as u64 * layout::VIRTIO_MMIO_STEP;
+        let plug = Plug::new(name, device, Arc::clone(self.vm.ram())).map_err(resources("an eventfd"))?;
+        let refused = |step| move |source| HostError::Refused { step, source };
+        self.vm
+            .fd()
+            .register_irqfd(plug.interrupt().line(), gsi)
+            .map_err(refused("wire a device's interrupt"))?;
+        for (queue, kick) in (0u32..).zip(plug.kicks()) {
+            let address = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+            self.vm
+                .fd()
+                .register_ioevent(kick, &address, queue)
+                .map_err(refused("wire a device's kicks"))?;
+        }
+        self.registers.push(Arc::new(Mmio::new(Arc::new(plug))));
+        self.slots.push(MmioDevice { base, gsi });
+        Ok(())
+    }
+
+    /// Puts everything on a bus, with the agent's channel and the human console.
+    pub(crate) fn finish(mut self, console: Console, out: ConsoleOut) -> Result<Devices, DeviceError> {
+        let console = Arc::new(Mutex::new(console));
+        self.plug("console", Arc::clone(&console) as Arc<Mutex<dyn VirtioDevice>>)?;
+        let serial = serial_port(self.vm.fd(), out)?;
+        let plugs = self.registers.iter().map(|r| Arc::clone(r.plug())).collect();
+        Ok(Devices {
+            handles: Handles {
+                disks: self.disks,
+                nets: self.nets,
+                console,
+                plugs,
+                serial: SerialInput(Arc::clone(&serial)),
+            },
+            bus: Arc::new(Bus::new(serial, self.registers)),
+            slots: self.slots,
+        })
+    }
+}
+
+impl Handles {
+    /// The plugged device called `name`.
+    pub fn plug(&self, name: &str) -> Option<&Arc<Plug>> {
+        self.plugs.iter().find(|p| p.name() == name)
+    }
+}
+
+fn resources(what: &'static str) -> impl FnOnce(io::Error) -> DeviceError {
+    move |source| DeviceError::Resources { what, source }
+}

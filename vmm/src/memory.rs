@@ -1,0 +1,269 @@
+//! Guest RAM: private anonymous memory, and the only place that maps it or gives its pages back.
+//!
+//! The mapping is `MADV_DONTFORK` (a fork would make every page copy-on-write) and `MADV_DONTDUMP` (guest bytes
+//! never reach a core file). Whoever manages pages sees guest frames and host addresses through [`RamRegion`];
+//! whoever reads or writes bytes goes through [`GuestRam::view`], which checks every address and length.
+#![allow(unsafe_code)]
+// UNSAFETY: madvise on the guest's mapping, which the kernel must not be asked for with a wrong range.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::mman::{MmapAdvise, madvise};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use crate::layout::{self, PAGE_SIZE};
+
+/// A guest page frame number: a guest-physical address divided by 4096.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gfn(u64);
+
+impl Gfn {
+    /// The frame with number `number`.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The frame's number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The guest-physical address of the frame's first byte.
+    pub const fn address(self) -> u64 {
+        self.0 * PAGE_SIZE
+    }
+}
+
+impl std::fmt::Debug for Gfn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "gfn {:#x}", self.0)
+    }
+}
+
+/// A run of guest frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GfnRange {
+    /// The first frame.
+    pub start: Gfn,
+    /// How many frames follow each other, the first included.
+    pub pages: u64,
+}
+
+/// One contiguous piece of guest RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct RamRegion {
+    /// The guest frames it backs.
+    pub frames: GfnRange,
+    /// The address in this process of the first frame.
+    pub host: usize,
+}
+
+/// The RAM of one guest.
+#[derive(Debug)]
+pub struct GuestRam {
+    view: GuestMemoryMmap,
+    regions: Vec<RamRegion>,
+    released: AtomicU64,
+}
+
+/// Why guest RAM could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The size is zero or not whole pages.
+    #[error("guest memory of {0} bytes is not a positive number of 4 KiB pages")]
+    Size(u64),
+    /// The host refused the mapping.
+    #[error("cannot map {bytes} bytes of guest memory; free memory on the host or lower --memory size=")]
+    Map {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A frame range that is not RAM of this guest.
+    #[error("{range:?} is not inside the guest's memory")]
+    NotRam {
+        /// The range asked for.
+        range: GfnRange,
+    },
+    /// The kernel refused advice on the mapping.
+    #[error("the host refused to change guest memory at {address:#x}")]
+    Advice {
+        /// Host address of the range.
+        address: usize,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl GuestRam {
+    /// Maps `bytes` of RAM, untouched: a page costs the host nothing before the guest writes it.
+    ///
+    /// # Errors
+    /// When `bytes` is zero or no multiple of 4096, or when the host has no address space or credit for it.
+    pub fn new(bytes: u64) -> Result<Self, RamError> {
+        if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) {
+            return Err(RamError::Size(bytes));
+        }
+        let map_error = |e: &dyn std::fmt::Display| RamError::Map {
+            bytes,
+            source: io::Error::other(e.to_string()),
+        };
+        let mut mapped = Vec::new();
+        for (start, len) in layout::ram_ranges(bytes) {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            let region = MmapRegionBuilder::new(len as usize)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(flags)
+                .build()
+                .map_err(|e| map_error(&e))?;
+            let region = GuestRegionMmap::new(region, GuestAddress(start))
+                .expect("the layout's ranges end below 2^64");
+            mapped.push(region);
+        }
+        let view = GuestMemoryMmap::from_regions(mapped).map_err(|e| map_error(&e))?;
+        let regions: Vec<_> = view.iter().map(describe).collect();
+        for region in &regions {
+            advise(region.host, region.frames.pages, MmapAdvise::MADV_DONTFORK)?;
+            advise(region.host, region.frames.pages, MmapAdvise::MADV_DONTDUMP)?;
+        }
+        Ok(Self {
+            view,
+            regions,
+            released: AtomicU64::new(0),
+        })
+    }
+
+    /// The memory as rust-vmm devices see it: every access names a guest address and is checked.
+    pub fn view(&self) -> &GuestMemoryMmap {
+        &self.view
+    }
+
+    /// The pieces of RAM, in ascending order of frames.
+    pub fn regions(&self) -> &[RamRegion] {
+        &self.regions
+    }
+
+    /// The guest's memory size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.regions.iter().map(|r| r.frames.pages * PAGE_SIZE).sum()
+    }
+
+    /// Gives the frames of `range` back to the host; the guest reads zeros from them afterwards.
+    ///
+    /// # Errors
+    /// When the range is not wholly inside one region of RAM, or when the kernel refuses.
+    pub fn release(&self, range: GfnRange) -> Result<(), RamError> {
+        let not_ram = RamError::NotRam { range };
+        let Some(region) = self.regions.iter().find(|r| r.frames.covers(range)) else {
+            return Err(not_ram);
+        };
+        let offset = (range.start.0 - region.frames.start.0) * PAGE_SIZE;
+        advise(
+            region.host + offset as usize,
+            range.pages,
+            MmapAdvise::MADV_DONTNEED,
+        )?;
+        self.released.fetch_add(range.pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many frames were given back so far, repeats counted.
+    pub fn released_pages(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+}
+
+impl GfnRange {
+    /// Whether `other` lies wholly inside.
+    pub fn covers(&self, other: GfnRange) -> bool {
+        let end = |r: &GfnRange| r.start.0.checked_add(r.pages);
+        match (end(self), end(&other)) {
+            (Some(mine), Some(its)) => other.pages > 0 && other.start >= self.start && its <= mine,
+            _ => false,
+        }
+    }
+}
+
+fn describe(region: &GuestRegionMmap) -> RamRegion {
+    RamRegion {
+        frames: GfnRange {
+            start: Gfn(region.start_addr().0 / PAGE_SIZE),
+            pages: region.len() / PAGE_SIZE,
+        },
+        host: region.as_ptr() as usize,
+    }
+}
+
+fn advise(host: usize, pages: u64, advice: MmapAdvise) -> Result<(), RamError> {
+    let at = std::ptr::with_exposed_provenance_mut(host);
+    let Some(at) = std::ptr::NonNull::new(at) else {
+        unreachable!("no region is mapped at address 0");
+    };
+    // SAFETY: every caller passes a range inside a region that `GuestRam` maps and keeps mapped; DONTFORK and
+    // DONTDUMP do not change bytes, and DONTNEED only changes guest bytes, which no Rust reference ever points to.
+    unsafe { madvise(at, (pages * PAGE_SIZE) as usize, advice) }.map_err(|e| RamError::Advice {
+        address: host,
+        source: e.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn released_frames_read_as_zeros_and_others_keep_their_bytes() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        for page in 0..4 {
+            ram.view()
+                .write_obj(0xAAu8, GuestAddress(page * PAGE_SIZE))
+                .unwrap();
+        }
+        ram.release(GfnRange {
+            start: Gfn(1),
+            pages: 2,
+        })
+        .unwrap();
+        let first_bytes: Vec<u8> = (0..4)
+            .map(|page| ram.view().read_obj(GuestAddress(page * PAGE_SIZE)).unwrap())
+            .collect();
+        assert_eq!(first_bytes, [0xAA, 0, 0, 0xAA]);
+        assert_eq!(ram.released_pages(), 2);
+    }
+
+    #[test]
+    fn frames_outside_ram_are_refused() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        for (start, pages) in [(256, 1), (255, 2), (0, 0), (u64::MAX, 2), (0, u64::MAX)] {
+            let range = GfnRange {
+                start: Gfn(start),
+                pages,
+            };
+            assert!(
+                matches!(ram.release(range), Err(RamError::NotRam { .. })),
+                "{range:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_not_pages_are_refused() {
+        assert!(matches!(GuestRam::new(0), Err(RamError::Size(0))));
+        assert!(matches!(GuestRam::new(4097), Err(RamError::Size(4097))));
+    }
+
+    #[test]
+    fn a_guest_above_the_hole_has_two_regions() {
+        let ram = GuestRam::new(4 << 30).unwrap();
+        assert_eq!(ram.regions().len(), 2);
+        assert_eq!(ram.regions()[1].frames.start.address(), layout::HIGH_RAM_START);
+        assert_eq!(ram.bytes(), 4 << 30);
+    }
+}

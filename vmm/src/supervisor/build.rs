@@ -1,0 +1,205 @@
+//! A machine in typed steps: KVM, memory, devices, boot, vCPUs.
+
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::Event;
+use crate::boot::{self, BootError, Platform};
+use crate::config::{GuestConfig, SerialConfig};
+use crate::machine::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
+use crate::memory::{GuestRam, RamError};
+use crate::process::{SocketError, SocketFile};
+use crate::virtio::blk::OverlayDisk;
+use crate::virtio::console::Console;
+use crate::virtio::net::MacAddress;
+
+/// Why a guest cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// vCPUs.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The serial console's file.
+    #[error("cannot write the console to {path}; give another --serial file=", path = path.display())]
+    Serial {
+        /// The file.
+        path: PathBuf,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The host is out of threads or descriptors.
+    #[error("the host cannot start a thread for this guest")]
+    Thread(#[source] io::Error),
+}
+
+/// A guest's machine. Fields are dropped in order: vCPUs end before devices, devices before KVM and memory.
+pub struct Machine {
+    /// Its vCPUs.
+    pub vcpus: Vcpus,
+    /// Its devices.
+    pub devices: Devices,
+    /// KVM and memory.
+    pub vm: Vm,
+    /// The agent's socket file, which goes with the machine.
+    _agent: Option<SocketFile>,
+}
+
+impl Machine {
+    /// Builds the machine of `config`, paused before its first instruction. What happens to it goes to `events`.
+    ///
+    /// # Errors
+    /// When the host, a file or an option does not allow it; nothing is left behind then.
+    pub fn build(config: &GuestConfig, events: &Sender<Event>) -> Result<Self, SetupError> {
+        let kvm = machine::open_kvm()?;
+        let most = machine::most_vcpus(&kvm);
+        let cpus = check_cpus(config.cpus.count, most)?;
+        check_memory(config.memory.bytes)?;
+        let ram = Arc::new(GuestRam::new(config.memory.bytes)?);
+        let vm = Vm::new(kvm, ram)?;
+        let mut builder = Builder::new(&vm, OverlayDisk::default_directory());
+        for disk in &config.disks {
+            builder.disk(disk)?;
+        }
+        for (card, net) in config.nets.iter().enumerate() {
+            builder.net(net, mac_of(&config.name, card))?;
+        }
+        builder.rng()?;
+        let (agent, console) = agent_channel(config, events)?;
+        let devices = builder.finish(console, console_out(&config.serial, events)?)?;
+        let platform = Platform {
+            cpus,
+            devices: devices.slots.clone(),
+        };
+        let entry = boot::load(vm.ram(), &config.boot, &platform)?;
+        let vcpus = Vcpus::start(&vm, cpus, &entry, &devices.bus, events)?;
+        Ok(Self {
+            vcpus,
+            devices,
+            vm,
+            _agent: agent,
+        })
+    }
+}
+
+fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {
+    match u8::try_from(asked) {
+        Ok(count @ 1..) if usize::from(count) <= most => Ok(count),
+        _ => Err(HostError::Vcpus { asked, most }),
+    }
+}
+
+/// A guest larger than the host could never have all of its memory, whatever is shared or compressed.
+fn check_memory(asked: u64) -> Result<(), HostError> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|line| {
+        let kib = line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?;
+        kib.parse::<u64>().ok().map(|kib| kib << 10)
+    });
+    match total {
+        Some(have) if asked > have => Err(HostError::MemoryAboveHost {
+            asked_mib: asked >> 20,
+            have_mib: have >> 20,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A stable, locally administered address from the guest's name.
+fn mac_of(name: &str, card: usize) -> MacAddress {
+    // FNV-1a: only has to differ between guests, not to be hard to guess.
+    let hash = name
+        .bytes()
+        .chain([card as u8])
+        .fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3)
+        });
+    let [a, b, c, ..] = hash.to_be_bytes();
+    MacAddress([0x52, 0x54, 0x00, a, b, c])
+}
+
+fn agent_channel(
+    config: &GuestConfig,
+    events: &Sender<Event>,
+) -> Result<(Option<SocketFile>, Console), SetupError> {
+    let bound: Option<(SocketFile, UnixListener)> =
+        config.agent.as_deref().map(SocketFile::bind).transpose()?;
+    let (file, listener) = bound.unzip();
+    let lines = events.clone();
+    let sink = Box::new(move |line: &[u8]| {
+        let _ = lines.send(Event::AgentLine(line.to_vec()));
+    });
+    let console = Console::new(listener, sink).map_err(SetupError::Thread)?;
+    Ok((file, console))
+}
+
+fn console_out(serial: &SerialConfig, events: &Sender<Event>) -> Result<ConsoleOut, SetupError> {
+    let to: Box<dyn Write + Send> = match serial {
+        SerialConfig::Stdio => Box::new(io::stdout()),
+        SerialConfig::Null => Box::new(io::sink()),
+        SerialConfig::File(path) => Box::new(File::create(path).map_err(|source| SetupError::Serial {
+            path: path.clone(),
+            source,
+        })?),
+    };
+    let panics = events.clone();
+    let panic = Box::new(move |line: &str| {
+        let _ = panics.send(Event::Panicked(line.to_owned()));
+    });
+    ConsoleOut::new(to, panic).map_err(SetupError::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vcpu_counts_outside_the_hosts_range_are_refused_by_value() {
+        assert_eq!(check_cpus(2, 254).unwrap(), 2);
+        for asked in [0, 255, 300, u64::MAX] {
+            let message = check_cpus(asked, 254).unwrap_err().to_string();
+            assert_eq!(
+                message,
+                format!("cpus={asked}: a guest on this host has 1 to 254 vCPUs")
+            );
+        }
+    }
+
+    #[test]
+    fn memory_above_the_host_is_refused_with_both_sizes() {
+        let message = check_memory(1 << 45).unwrap_err().to_string();
+        assert!(
+            message.starts_with("memory size=33554432M is above this host's "),
+            "{message}"
+        );
+        assert!(check_memory(16 << 20).is_ok());
+    }
+
+    #[test]
+    fn cards_of_different_guests_have_different_unicast_addresses() {
+        let (a, b) = (mac_of("web-1", 0), mac_of("web-2", 0));
+        assert_ne!(a, b);
+        assert_ne!(a, mac_of("web-1", 1));
+        assert_eq!(a.0[0] & 1, 0);
+    }
+}

@@ -1,0 +1,108 @@
+//! What a guest costs the host, from the kernel's own books.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::memory::RamRegion;
+
+/// Sizes in KiB. RSS cannot show sharing, so there are private and proportional sizes too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    /// Guest memory as configured.
+    pub guest_kib: u64,
+    /// Guest memory that is present.
+    pub guest_rss_kib: u64,
+    /// Guest memory that nobody else has.
+    pub guest_private_kib: u64,
+    /// Guest memory, shared pages divided by the number of those who share them.
+    pub guest_pss_kib: u64,
+    /// Private memory of the VMM process outside guest memory.
+    pub vmm_private_kib: u64,
+    /// The same, shared pages divided.
+    pub vmm_pss_kib: u64,
+}
+
+impl Footprint {
+    /// The footprint of this process, whose guest's memory is `regions`.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn measure(regions: &[RamRegion]) -> io::Result<Self> {
+        let ranges: Vec<_> = regions
+            .iter()
+            .map(|r| (r.host as u64, r.host as u64 + r.frames.pages * 4096))
+            .collect();
+        Ok(Self::from_smaps(
+            &std::fs::read_to_string("/proc/self/smaps")?,
+            &ranges,
+        ))
+    }
+
+    fn from_smaps(smaps: &str, guest: &[(u64, u64)]) -> Self {
+        let mut sum = Self {
+            guest_kib: guest.iter().map(|(start, end)| (end - start) >> 10).sum(),
+            ..Self::default()
+        };
+        let mut in_guest = false;
+        for line in smaps.lines() {
+            if let Some(start) = mapping_start(line) {
+                in_guest = guest.iter().any(|&(from, to)| (from..to).contains(&start));
+            } else if let Some((name, kib)) = field(line) {
+                sum.add(in_guest, name, kib);
+            }
+        }
+        sum
+    }
+
+    fn add(&mut self, in_guest: bool, name: &str, kib: u64) {
+        match (in_guest, name) {
+            (true, "Rss") => self.guest_rss_kib += kib,
+            (true, "Pss") => self.guest_pss_kib += kib,
+            (true, "Private_Clean" | "Private_Dirty") => self.guest_private_kib += kib,
+            (false, "Pss") => self.vmm_pss_kib += kib,
+            (false, "Private_Clean" | "Private_Dirty") => self.vmm_private_kib += kib,
+            _ => {}
+        }
+    }
+}
+
+/// `7f12a000-7f12b000 rw-p …`
+fn mapping_start(line: &str) -> Option<u64> {
+    let (range, _) = line.split_once(' ')?;
+    let (start, _) = range.split_once('-')?;
+    u64::from_str_radix(start, 16).ok()
+}
+
+/// `Rss:    12 kB`
+fn field(line: &str) -> Option<(&str, u64)> {
+    let (name, rest) = line.split_once(':')?;
+    Some((name, rest.trim().strip_suffix(" kB")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_and_vmm_are_told_apart_by_address() {
+        let smaps = "\
+1000-2000 rw-p 00000000 00:00 0 [heap]
+Rss:                   8 kB
+Pss:                   6 kB
+Private_Clean:         1 kB
+Private_Dirty:         4 kB
+7000-9000 rw-p 00000000 00:00 0
+Rss:                 100 kB
+Pss:                  90 kB
+Private_Dirty:        80 kB
+VmFlags: rd wr dc
+";
+        let sum = Footprint::from_smaps(smaps, &[(0x7000, 0x9000)]);
+        assert_eq!(
+            (sum.guest_kib, sum.guest_rss_kib, sum.guest_private_kib),
+            (8, 100, 80)
+        );
+        assert_eq!((sum.vmm_private_kib, sum.vmm_pss_kib), (5, 6));
+    }
+}
