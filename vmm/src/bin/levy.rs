@@ -17,7 +17,7 @@ enum Command {
     /// Say what this machine can run, what is missing and what to do about it
     Doctor(levy::doctor::Args),
     /// Run one guest in this process (what `levy run` starts for each guest)
-    Vmm(levy::cli::VmmArgs),
+    Vmm(Box<levy::cli::VmmArgs>),
 }
 
 fn main() -> ExitCode {

@@ -118,7 +118,7 @@ impl Group {
         &mut self,
         key: &'static str,
     ) -> Result<Option<T>, OptionError> {
-        self.with(key, |text| text.parse())
+        self.with(key, str::parse)
     }
 
     /// A text that must be given and not be empty.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A size: bytes, or with K, M, G or T (powers of 1024).
-pub fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let wrong =
         || "not a size; write bytes, or a number with K, M, G or T (powers of 1024), as in 512M".to_owned();
     let (number, unit) = match text.char_indices().next_back() {
@@ -43,7 +43,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A switch: on or off.
-pub fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),

@@ -20,7 +20,7 @@ const PANIC: &str = "Kernel panic - not syncing";
 const LINE: usize = 512;
 
 /// Called with the line in which the guest's kernel says that it panics.
-pub type PanicSink = Box<dyn FnMut(&str) + Send>;
+pub(super) type PanicSink = Box<dyn FnMut(&str) + Send>;
 
 /// Where the guest's console output goes: through a bounded buffer and a thread to any writer.
 pub struct ConsoleOut {

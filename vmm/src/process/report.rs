@@ -37,7 +37,7 @@ impl Report {
         match self.style {
             ReportStyle::Text => eprintln!("levy: {}: {state} after {:.2} s", self.name, ms as f64 / 1000.0),
             ReportStyle::Json => {
-                line(&json!({"event": "state", "guest": self.name, "state": state, "ms": ms}))
+                line(&json!({"event": "state", "guest": self.name, "state": state, "ms": ms}));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Watching a running guest until it ends.
 
 use std::sync::PoisonError;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -94,14 +94,11 @@ impl<'a> Supervisor<'a> {
         self.timing.started_ms = Some(self.elapsed_ms());
         self.report.state("running", self.elapsed_ms());
         loop {
-            let event = match self.next() {
-                Some(event) => event,
-                None => match self.overdue() {
-                    Some(outcome) => return outcome,
-                    None => continue,
-                },
+            let outcome = match self.next() {
+                Some(event) => self.handle(event),
+                None => self.overdue(),
             };
-            if let Some(outcome) = self.handle(event) {
+            if let Some(outcome) = outcome {
                 return outcome;
             }
         }
@@ -113,10 +110,7 @@ impl<'a> Supervisor<'a> {
             return self.events.recv().ok();
         };
         let left = due.at.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(left) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.events.recv_timeout(left).ok()
     }
 
     fn overdue(&mut self) -> Option<Outcome> {

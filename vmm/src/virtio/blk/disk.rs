@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes in a sector, the unit in which guests address disks.
-pub const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// A disk's bytes. All ranges are inside [`len`](Disk::len); the device checks that.
 pub trait Disk: Send {

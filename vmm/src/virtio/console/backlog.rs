@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 
 /// Bytes in the longest line; longer ones are dropped.
-pub const MAX_LINE: usize = 64 << 10;
+pub(super) const MAX_LINE: usize = 64 << 10;
 /// Bytes that wait at most.
 const MAX_WAITING: usize = 256 << 10;
 
