@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::counts::Counts;
 use crate::index::Trace;
@@ -21,17 +21,22 @@ pub(crate) struct Guest {
     hints: Sparse<u32>,
     held: Counts,
     offers: Vec<Offer>,
+    /// The end of a pipe that the guest's process polls: readable while offers may wait. Only ever this end leaves the
+    /// manager, so nothing a process does to it can make the manager block.
     offers_ready: Arc<OwnedFd>,
+    ring: OwnedFd,
 }
 
 impl Guest {
     pub(crate) fn new(pages: u32) -> io::Result<Self> {
+        let (offers_ready, ring) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
             pages,
             hints: Sparse::new(),
             held: Counts::new(),
             offers: Vec::new(),
-            offers_ready: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
+            offers_ready: Arc::new(offers_ready),
+            ring,
         })
     }
 
@@ -79,8 +84,7 @@ impl Guest {
     /// Queues an offer, which is a reference already.
     pub(crate) fn offer(&mut self, offer: Offer) {
         if self.offers.is_empty() {
-            // Fails only when the counter is full, which means the same: ready.
-            let _ = rustix::io::write(&*self.offers_ready, &1u64.to_ne_bytes());
+            self.ring();
         }
         self.offers.push(offer);
     }
@@ -92,9 +96,14 @@ impl Guest {
         offers.extend(self.offers.drain(..count));
         if self.offers.is_empty() {
             self.offers.shrink_to(REPORT_BATCH);
-            // Fails only when there is nothing to clear.
-            let _ = rustix::io::read(&*self.offers_ready, &mut [0; 8]);
+        } else {
+            self.ring();
         }
+    }
+
+    fn ring(&self) {
+        // Fails only when the pipe is full, which says the same: ready.
+        let _ = rustix::io::write(&self.ring, &[1]);
     }
 
     /// Polls readable while offers wait.
@@ -104,7 +113,6 @@ impl Guest {
 
     /// Drops everything that waits to be fetched; the references stay.
     pub(crate) fn forget_offers(&mut self) {
-        let _ = rustix::io::read(&*self.offers_ready, &mut [0; 8]);
         self.offers = Vec::new();
     }
 
@@ -112,4 +120,10 @@ impl Guest {
     pub(crate) fn bytes(&self) -> usize {
         self.hints.bytes() + self.held.bytes() + self.offers.capacity() * size_of::<Offer>()
     }
+}
+
+/// Empties the pipe of [`Guest::offers_ready`]. Always before the offers are fetched, so that none is missed.
+pub(crate) fn drain(offers_ready: &OwnedFd) {
+    let mut rings = [0; 64];
+    while rustix::io::read(offers_ready, &mut rings).is_ok_and(|count| count > 0) {}
 }

@@ -12,9 +12,11 @@ mod pool;
 pub mod port;
 mod publish;
 mod region;
+mod socket;
 mod sparse;
 mod store;
 mod swap;
+pub mod wire;
 
 pub use domain::{Counters, Domain, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
@@ -25,5 +27,6 @@ pub use region::{
     AdoptError, AnonymousMemory, Blocks, MemoryRange, Options, Pace, PageRun, Pin, Region, Release, Sample,
     ScanThread, State, Stats, Step, SwapOutError,
 };
+pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
 pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
 pub use swap::{Located, Swap, SwapError, SwapSlot};

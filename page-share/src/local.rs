@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::domain::Domain;
+use crate::guest::drain;
 use crate::page::{Gfn, Page, PoolGeneration, Slot};
 use crate::port::{Answer, Offer, Port, PortError, Publication, Reconnected, Report, Session};
 
@@ -108,6 +109,7 @@ impl Port for LocalPort {
 
     fn offers(&mut self, offers: &mut Vec<Offer>) -> Result<(), PortError> {
         offers.clear();
+        drain(&self.offers_ready);
         let guest = self.session.guest;
         self.call(|domain| domain.offers(guest, offers))
     }

@@ -28,8 +28,9 @@ use crate::page::{Gfn, GuestId, Page, PoolGeneration, Slot};
 /// Most pages in one [`Port::report`] or slots in one [`Port::release`].
 pub const REPORT_BATCH: usize = 4096;
 
-/// Most pages in one [`Port::publish`]: 2 MiB of bytes.
-pub const PUBLISH_BATCH: usize = 512;
+/// Most pages in one [`Port::publish`]: half a MiB of bytes. Runs go on from one call to the next, so that longer calls
+/// would gain nothing.
+pub const PUBLISH_BATCH: usize = 128;
 
 /// What a region knows about the pool it may map.
 #[derive(Debug, Clone)]

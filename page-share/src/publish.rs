@@ -104,6 +104,8 @@ impl Domain {
         if self.may_hold_more(batch.guest) {
             let content = Content::new(sketch, self.hasher.hash(&batch.bytes[item]));
             if let Some(slot) = self.pool.place(batch.guest, content) {
+                // Now, not when it is visible: a later page of this batch may have the same number.
+                self.drop_hint(batch.guest, gfn);
                 return Step::Write(Placed { item, slot, hint });
             }
         }
@@ -155,8 +157,7 @@ impl Domain {
             hint: (owner, hint),
             ..
         } = *page;
-        let Report { gfn, sketch } = batch.pages[page.item];
-        self.drop_hint(batch.guest, gfn);
+        let sketch = batch.pages[page.item].sketch;
         // The owner may have been noted for another content since, in this very batch: that hint stays.
         if self.index.find(sketch) == Some(Holder::Hint(owner, hint)) {
             self.drop_hint(owner, hint);

@@ -46,11 +46,15 @@ impl Guest {
     }
 
     fn publish(&mut self, pages: &[(u32, u32)]) -> Vec<Publication> {
-        let bytes: Vec<Page> = pages.iter().map(|&(_, content)| page(content)).collect();
-        let mut results = Vec::new();
-        let named = self.named(pages);
-        self.port.publish(&named, &bytes, &mut results).unwrap();
-        results
+        let mut all = Vec::new();
+        for pages in pages.chunks(page_share::port::PUBLISH_BATCH) {
+            let bytes: Vec<Page> = pages.iter().map(|&(_, content)| page(content)).collect();
+            let mut results = Vec::new();
+            let named = self.named(pages);
+            self.port.publish(&named, &bytes, &mut results).unwrap();
+            all.extend(results);
+        }
+        all
     }
 
     fn offers(&mut self) -> Vec<Offer> {

@@ -1,0 +1,288 @@
+//! Region and manager over a socket, with everything that can happen to one.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Report};
+use page_share::wire::{Hello, Request};
+use page_share::{
+    Domain, Gfn, GuestId, LocalManager, PAGE_SIZE, Page, PageHasher, Peer, ServeError, Slot, SocketPort,
+    serve,
+};
+
+const PAGES: u32 = 256;
+
+type Served = JoinHandle<Result<(), ServeError>>;
+
+/// A manager and the processes that it knows.
+#[derive(Clone)]
+struct Host {
+    manager: LocalManager,
+    known: Arc<Mutex<Option<GuestId>>>,
+    served: Arc<Mutex<Vec<Served>>>,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            manager: LocalManager::new(Domain::new(1000).unwrap()),
+            known: Arc::default(),
+            served: Arc::default(),
+        }
+    }
+
+    /// Another process of the same host.
+    fn another(&self) -> Self {
+        Self {
+            known: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    fn connect(&self) -> std::io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let Self {
+            manager,
+            known,
+            served,
+        } = self.clone();
+        let guest = *known.lock().unwrap();
+        let peer = Peer { pages: PAGES, guest };
+        let serving = move || {
+            serve(theirs, &manager, peer, |guest| {
+                *known.lock().unwrap() = Some(guest);
+            })
+        };
+        served.lock().unwrap().push(std::thread::spawn(serving));
+        Ok(ours)
+    }
+
+    fn attach(&self) -> SocketPort {
+        let host = self.clone();
+        SocketPort::attach(PAGES, move || host.connect()).unwrap()
+    }
+
+    /// How the connection made last ended.
+    fn ending(&self) -> Result<(), ServeError> {
+        let last = self.served.lock().unwrap().pop().unwrap();
+        last.join().unwrap()
+    }
+}
+
+fn page(content: u8) -> Page {
+    [content; PAGE_SIZE]
+}
+
+fn named(port: &SocketPort, pages: &[(u32, u8)]) -> Vec<Report> {
+    let hasher = PageHasher::new(&port.session().key);
+    let named = |&(gfn, content): &(u32, u8)| Report {
+        gfn: Gfn::new(gfn),
+        sketch: hasher.sketch(&page(content)),
+    };
+    pages.iter().map(named).collect()
+}
+
+fn report(port: &mut SocketPort, pages: &[(u32, u8)]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    port.report(&named(port, pages), &mut answers).unwrap();
+    answers
+}
+
+fn publish(port: &mut SocketPort, pages: &[(u32, u8)]) -> Result<Vec<Publication>, PortError> {
+    let mut results = Vec::new();
+    let bytes: Vec<_> = pages.iter().map(|&(_, content)| page(content)).collect();
+    port.publish(&named(port, pages), &bytes, &mut results)?;
+    Ok(results)
+}
+
+fn polls_readable(port: &SocketPort) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let fd = port.offers_ready();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+}
+
+#[test]
+fn the_whole_conversation_crosses_the_socket() {
+    let host = Host::new();
+    let (mut a, mut b) = (host.attach(), host.another().attach());
+    assert_ne!(a.session().guest, b.session().guest);
+    let run: Vec<_> = (0..100).map(|i| (i + 50, i as u8 + 1)).collect();
+    assert!(report(&mut a, &run).iter().all(|answer| *answer == Answer::Noted));
+    assert!(
+        report(&mut b, &run)
+            .iter()
+            .all(|answer| *answer == Answer::Publish)
+    );
+    assert!(!polls_readable(&a));
+    let granted = publish(&mut b, &run).unwrap();
+    assert!(polls_readable(&a));
+    let mut offers = Vec::new();
+    a.offers(&mut offers).unwrap();
+    assert!(!polls_readable(&a));
+    for (place, (gfn, content)) in run.iter().enumerate() {
+        let slot = Slot::new(place as u32);
+        assert_eq!(granted[place], Publication::Granted(slot));
+        let gfn = Gfn::new(*gfn);
+        assert_eq!(offers[place], Offer { gfn, slot });
+        let mut bytes = [0; PAGE_SIZE];
+        a.session().pool.read_exact_at(&mut bytes, slot.offset()).unwrap();
+        assert_eq!(bytes, page(*content));
+    }
+    assert!(
+        a.session().pool.write_at(b"x", 0).is_err(),
+        "the pool came read-only"
+    );
+    let generation = a.session().generation;
+    let slots: Vec<_> = offers.iter().map(|offer| offer.slot).collect();
+    a.release(generation, &slots).unwrap();
+    b.release(generation, &slots).unwrap();
+    b.withdraw(&[Gfn::new(1)]).unwrap();
+    let error = b.release(generation, &slots[..1]);
+    assert!(matches!(error, Err(PortError::Invalid(Invalid::NotHeld(_)))));
+    assert!(matches!(
+        b.withdraw(&[Gfn::new(PAGES)]),
+        Err(PortError::Invalid(Invalid::Gfn { .. }))
+    ));
+    host.manager.with(|domain| domain.check().unwrap());
+    assert_eq!(host.manager.with(|domain| domain.sizes().pool_pages), Some(0));
+}
+
+#[test]
+fn a_closed_connection_releases_nothing_and_its_process_may_return() {
+    let host = Host::new();
+    let mut a = host.attach();
+    report(&mut a, &[(1, 5), (2, 5), (3, 6)]);
+    let slot = match publish(&mut a, &[(2, 5)]).unwrap()[..] {
+        [Publication::Granted(slot)] => slot,
+        ref other => panic!("{other:?}"),
+    };
+    let before = host.manager.with(|domain| domain.sizes().references);
+    assert_eq!(before, Some(2));
+    assert_eq!(a.reconnect(&[slot, slot]).unwrap(), Reconnected::SamePool);
+    assert_eq!(host.manager.with(|domain| domain.sizes().references), before);
+    assert_eq!(a.reconnect(&[slot]).unwrap(), Reconnected::SamePool);
+    assert_eq!(host.manager.with(|domain| domain.sizes().references), Some(1));
+    let claims_too_much = a.reconnect(&[slot, slot]);
+    assert!(matches!(claims_too_much, Err(PortError::Gone)));
+    assert!(matches!(host.ending(), Err(ServeError::Attach(_))));
+    assert_eq!(host.manager.with(|domain| domain.sizes().references), Some(1));
+}
+
+#[test]
+fn a_manager_that_dies_in_the_middle_of_publishing_is_gone_and_a_new_one_takes_over() {
+    let host = Host::new();
+    let mut a = host.attach();
+    report(&mut a, &[(1, 5), (2, 5)]);
+    let held = publish(&mut a, &[(2, 5)]).unwrap();
+    let old = a.session().clone();
+    report(&mut a, &[(3, 6), (4, 6)]);
+    host.manager.stop();
+    assert!(matches!(publish(&mut a, &[(4, 6)]), Err(PortError::Gone)));
+    assert!(matches!(host.ending(), Err(ServeError::Stopped)));
+    assert!(matches!(publish(&mut a, &[(4, 6)]), Err(PortError::Gone)));
+    assert!(
+        matches!(a.reconnect(&[]), Err(PortError::Gone)),
+        "still nobody there"
+    );
+    assert_eq!(held, [Publication::Granted(Slot::new(0))]);
+    let mut kept = [0; PAGE_SIZE];
+    old.pool.read_exact_at(&mut kept, 0).unwrap();
+    assert_eq!(kept, page(5), "what was mapped stays");
+    host.manager.restart(Domain::new(1000).unwrap());
+    *host.known.lock().unwrap() = None;
+    assert_eq!(a.reconnect(&[Slot::new(0)]).unwrap(), Reconnected::FreshPool);
+    assert_ne!(a.session().generation, old.generation);
+    assert_eq!(report(&mut a, &[(1, 5)]), [Answer::Noted]);
+    host.manager.with(|domain| domain.check().unwrap());
+}
+
+#[test]
+fn a_manager_that_answers_nonsense_counts_as_gone() {
+    for nonsense in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        &[4, 0, 0, 0, 1, 136, 0, 0, 9, 9, 9, 9],
+        &[],
+    ] {
+        let connect = move || {
+            let (ours, mut theirs) = UnixStream::pair()?;
+            std::thread::spawn(move || {
+                theirs.write_all(nonsense).unwrap();
+                let _ = theirs.shutdown(std::net::Shutdown::Write);
+                let _ = theirs.read_to_end(&mut Vec::new());
+            });
+            Ok(ours)
+        };
+        assert!(SocketPort::attach(PAGES, connect).is_err());
+    }
+}
+
+/// Sends `bytes` as the whole conversation and says how the manager took it.
+fn conversation(host: &Host, bytes: &[u8]) -> Result<(), ServeError> {
+    let mut stream = host.connect().unwrap();
+    // The manager may hang up before it has read everything.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+    host.ending()
+}
+
+#[test]
+fn a_process_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
+    let host = Host::new();
+    let mut honest = host.another().attach();
+    let hello = |pages, held| {
+        let mut bytes = Vec::new();
+        Request::Hello(Hello {
+            pages,
+            before: None,
+            held,
+        })
+        .encode(&mut bytes);
+        bytes
+    };
+    let with = |mut bytes: Vec<u8>, request: Request<'_>| {
+        request.encode(&mut bytes);
+        bytes
+    };
+    assert!(conversation(&host, b"").is_ok());
+    let slots = vec![Slot::new(1); 9];
+    for broken in [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        hello(PAGES, 0)[..7].to_vec(),
+        hello(PAGES + 1, 0),
+        hello(PAGES, u32::MAX),
+        hello(PAGES, 5),
+        with(hello(PAGES, 5), Request::Offers),
+        with(hello(PAGES, 5), Request::Held(slots.clone().into())),
+        with(Vec::new(), Request::Offers),
+        with(hello(PAGES, 0), Request::Held(slots.into())),
+        [&hello(PAGES, 0)[..], &[0xff; 100]].concat(),
+    ] {
+        conversation(&host, &broken).expect_err(&format!("{broken:02x?}"));
+    }
+    assert_eq!(report(&mut honest, &[(1, 5)]), [Answer::Noted]);
+    host.manager.with(|domain| domain.check().unwrap());
+}
+
+#[test]
+fn a_guest_whose_welcome_was_lost_can_come_again() {
+    let host = Host::new();
+    // Attached, and gone before it read a byte.
+    let mut bytes = Vec::new();
+    Request::Hello(Hello {
+        pages: PAGES,
+        before: None,
+        held: 0,
+    })
+    .encode(&mut bytes);
+    let _ = conversation(&host, &bytes);
+    let lost = host.known.lock().unwrap().expect("attached");
+    let mut port = host.attach();
+    assert_eq!(port.session().guest, lost);
+    assert_eq!(report(&mut port, &[(1, 5)]), [Answer::Noted]);
+    assert_eq!(host.manager.with(|domain| domain.sizes().guests), Some(1));
+}
