@@ -1,0 +1,15 @@
+//! Every target, one file each.
+
+mod balloon_frames;
+mod balloon_ring;
+mod balloon_schedule;
+mod balloon_stage;
+
+use crate::Target;
+
+/// All targets, in the order in which `all` runs them.
+pub const ALL: &[Target] = &[
+    balloon_ring::TARGET,
+    balloon_schedule::TARGET,
+    balloon_frames::TARGET,
+];
