@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::agent::AGENT;
 use crate::cache::{Cache, Key, Kind};
 use crate::debian::Archive;
 use crate::initramfs::{self, Parts};
@@ -10,7 +11,7 @@ use crate::kernel::{Flavour, Kernel};
 use crate::{Error, Result};
 
 /// Raised when the recipe changes in a way that its inputs do not show.
-const RECIPE: &str = "boot 1";
+const RECIPE: &str = "boot 2";
 
 /// A kernel and its initramfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +44,15 @@ impl Boot {
                 let image = kernel.image();
                 fs::copy(&image, aside.join("bzImage")).map_err(Error::file("copy", &image))?;
                 let release = aside.join("release");
-                fs::write(&release, kernel.release()).map_err(Error::file("write", &release))
+                fs::write(&release, kernel.release()).map_err(Error::file("write", &release))?;
+                let agent = aside.join("agent");
+                fs::write(&agent, AGENT).map_err(Error::file("write", &agent))
             },
         )?;
         Self::at(dir)
     }
 
-    /// What was built last for this flavour, if anything; asks nobody. Not what an agent newer than it needs.
+    /// What was built last for this flavour, if anything; asks nobody.
     #[must_use]
     pub fn latest(cache: &Cache, flavour: Flavour) -> Option<Self> {
         Self::at(cache.latest(&name(flavour))?).ok()
@@ -71,6 +74,11 @@ impl Boot {
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join("initramfs")
+    }
+
+    /// True if this agent is the one in the initramfs.
+    pub(crate) fn agent_is(&self, agent: &[u8]) -> bool {
+        fs::read(self.dir.join("agent")).is_ok_and(|bytes| bytes == agent)
     }
 
     /// The kernel's release.

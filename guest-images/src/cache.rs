@@ -13,12 +13,16 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
 const MIB: u64 = 1 << 20;
+
+/// Entries of a kind that are kept when a new one is built.
+const KEEP: usize = 4;
 
 /// Where built things are kept, and whom to tell what is being done.
 #[derive(Clone)]
@@ -108,9 +112,11 @@ impl Cache {
             if !place.is_dir() {
                 self.need_space(kind)?;
                 build_aside(&home, &place, build)?;
+                prune(&home);
             }
         }
         point_latest(&home, &name)?;
+        mark_used(&place);
         Ok(place)
     }
 
@@ -219,6 +225,32 @@ fn sync_dir(path: &Path) -> Result<()> {
     dir.sync_all().map_err(Error::file("write to disk", path))
 }
 
+/// The time of the directory says when its entry was asked for last.
+fn mark_used(place: &Path) {
+    // In a read-only cache nothing is pruned either.
+    let _ = File::open(place).and_then(|dir| dir.set_modified(SystemTime::now()));
+}
+
+/// Removes all but the [`KEEP`] entries asked for last. A guest that has a file of an older one open keeps it.
+fn prune(home: &Path) {
+    let Ok(entries) = fs::read_dir(home) else { return };
+    let of_entry = |entry: fs::DirEntry| {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let metadata = entry
+            .metadata()
+            .ok()
+            .filter(|metadata| metadata.is_dir() && !hidden)?;
+        Some((metadata.modified().ok()?, entry.path()))
+    };
+    let mut entries: Vec<_> = entries.flatten().filter_map(of_entry).collect();
+    entries.sort();
+    let excess = entries.len().saturating_sub(KEEP);
+    for (_, path) in &entries[..excess] {
+        // What cannot be removed now is tried again after the next build.
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
 fn point_latest(home: &Path, name: &str) -> Result<()> {
     let latest = home.join("latest");
     if fs::read_link(&latest).is_ok_and(|now| now.as_os_str() == OsStr::new(name)) {
@@ -291,6 +323,24 @@ mod tests {
         fs::write(left.join("half"), "x").unwrap();
         let entry = cache.entry(KIND, &Key::new("thing 1"), |_| Ok(())).unwrap();
         assert_eq!(names(&entry), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_the_entries_used_last_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let build = |name: &str| cache.entry(KIND, &Key::new(name), |_| Ok(())).unwrap();
+        let first = build("first");
+        let second = build("second");
+        for name in ["third", "fourth"] {
+            build(name);
+        }
+        assert!(build("first").exists());
+        build("fifth");
+        assert!(
+            first.exists() && !second.exists(),
+            "the second was used longest ago"
+        );
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Running the system's tools: what failed is told with the end of its stderr.
 
-use std::io;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::cache::Cache;
 use crate::{Error, Result};
 
 /// Lines of stderr kept in an error.
@@ -18,8 +21,44 @@ impl Tool {
     /// A command that runs it in the C locale, so that its answers can be read.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.program);
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command
+            .env("LC_ALL", "C.UTF-8")
+            .env("PATH", path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// True if the program is where [`Tool::command`] would find it.
+    fn exists(&self) -> bool {
+        env::split_paths(&path()).any(|dir| dir.join(self.program).is_file())
+    }
+
+    /// Runs `command` and passes each line of its standard error to `tell` while it runs.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub(crate) fn follow(&self, what: &str, command: &mut Command, tell: &dyn Fn(&str)) -> Result<()> {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| self.cannot_start(source))?;
+        let mut said = String::new();
+        let stderr = child.stderr.take().map(BufReader::new);
+        for line in stderr
+            .into_iter()
+            .flat_map(BufRead::lines)
+            .map_while(io::Result::ok)
+        {
+            tell(&line);
+            said.push_str(&line);
+            said.push('\n');
+        }
+        let status = child.wait().map_err(Error::file("wait for", self.program))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(what, command, &status, &said))
+        }
     }
 
     /// Runs `command` and returns its standard output.
@@ -34,12 +73,12 @@ impl Tool {
     pub(crate) fn bytes(&self, what: &str, command: &mut Command) -> Result<Vec<u8>> {
         let output = command.output().map_err(|source| self.cannot_start(source))?;
         if !output.status.success() {
-            return Err(Error::Tool {
-                what: what.to_owned(),
-                command: shown(command),
-                status: output.status.to_string(),
-                stderr: tail(&String::from_utf8_lossy(&output.stderr)),
-            });
+            return Err(failed(
+                what,
+                command,
+                &output.status,
+                &String::from_utf8_lossy(&output.stderr),
+            ));
         }
         Ok(output.stdout)
     }
@@ -56,6 +95,64 @@ impl Tool {
             path: self.program.into(),
             source,
         }
+    }
+}
+
+/// Installs the packages of tools that are missing: as root by the system's own apt, otherwise the error says how.
+///
+/// # Errors
+/// A tool is missing and this is not root, or apt cannot install it.
+pub(crate) fn ensure(cache: &Cache, tools: &[&Tool]) -> Result<()> {
+    const APT_GET: Tool = Tool {
+        program: "apt-get",
+        package: "apt",
+    };
+    for tool in tools.iter().filter(|tool| !tool.exists()) {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::MissingTool {
+                program: tool.program.to_owned(),
+                package: tool.package,
+            });
+        }
+        cache.say(&format!("installing {} for {}", tool.package, tool.program));
+        let what = format!("installing {}", tool.package);
+        let install = || {
+            let mut apt = APT_GET.command();
+            apt.env("DEBIAN_FRONTEND", "noninteractive");
+            apt.args([
+                "install",
+                "-qq",
+                "--assume-yes",
+                "--no-install-recommends",
+                tool.package,
+            ]);
+            APT_GET.run(&what, &mut apt)
+        };
+        // A fresh container has no package indexes.
+        install().or_else(|_| {
+            APT_GET.run(
+                "fetching package indexes",
+                APT_GET.command().args(["-qq", "update"]),
+            )?;
+            install()
+        })?;
+    }
+    Ok(())
+}
+
+/// Ordinary users have no sbin in their path, but mke2fs lives there.
+fn path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
+    path
+}
+
+fn failed(what: &str, command: &Command, status: &std::process::ExitStatus, stderr: &str) -> Error {
+    Error::Tool {
+        what: what.to_owned(),
+        command: shown(command),
+        status: status.to_string(),
+        stderr: tail(stderr),
     }
 }
 

@@ -66,6 +66,7 @@ pub struct Archive {
     cache: Cache,
     mirror: Mirror,
     dir: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Archive {
@@ -82,6 +83,7 @@ impl Archive {
             cache: cache.clone(),
             mirror,
             dir,
+            settings: connection_settings()?,
         };
         let _lock = cache.lock(TREE)?;
         let sources_changed = archive.write_config()?;
@@ -116,6 +118,19 @@ impl Archive {
     #[must_use]
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
+    }
+
+    /// How this machine's apt reaches the network, as lines of its configuration.
+    pub(crate) fn connection_settings(&self) -> &[String] {
+        &self.settings
+    }
+
+    /// Lines of sources for everything but backports.
+    pub(crate) fn stable_sources(&self) -> Vec<String> {
+        let stable = Suite::ALL
+            .into_iter()
+            .filter(|suite| *suite != Suite::BookwormBackports);
+        stable.map(|suite| self.mirror.source(suite)).collect()
     }
 
     /// The packages that answer `request`, by the signed indexes. Downloads nothing.
@@ -251,7 +266,8 @@ impl Archive {
             fs::write(&path, text).map_err(Error::file("write", &path))
         };
         write("status", "")?;
-        write("apt.conf", &(self.config() + &connection_settings()?))?;
+        let settings: String = self.settings.iter().map(|line| format!("{line}\n")).collect();
+        write("apt.conf", &(self.config() + &settings))?;
         let sources = self.mirror.sources_list()?;
         let changed = fs::read_to_string(self.dir.join("sources.list")).ok() != Some(sources.clone());
         write("sources.list", &sources)?;
@@ -288,12 +304,12 @@ Acquire::Retries "3";
 }
 
 /// How this machine's apt reaches the network (proxies, timeouts, clock checks): the archive is reached the same way.
-fn connection_settings() -> Result<String> {
+fn connection_settings() -> Result<Vec<String>> {
     let all = APT_CONFIG.run("reading apt's settings", APT_CONFIG.command().arg("dump"))?;
     Ok(all
         .lines()
         .filter(|line| is_connection_setting(line))
-        .map(|line| format!("{line}\n"))
+        .map(str::to_owned)
         .collect())
 }
 

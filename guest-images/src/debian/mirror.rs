@@ -133,11 +133,16 @@ impl Mirror {
         if !Path::new(KEYRING).exists() {
             return Err(Error::NoKeyring { path: KEYRING.into() });
         }
-        let line = |suite: Suite| {
-            let (address, name) = (self.address(suite), suite.name());
-            format!("deb [arch=amd64 signed-by={KEYRING}] {address} {name} main\n")
-        };
-        Ok(Suite::ALL.into_iter().map(line).collect())
+        Ok(Suite::ALL
+            .into_iter()
+            .map(|suite| self.source(suite) + "\n")
+            .collect())
+    }
+
+    /// A line of apt's sources, bound to Debian's own keys.
+    pub(crate) fn source(&self, suite: Suite) -> String {
+        let (address, name) = (self.address(suite), suite.name());
+        format!("deb [arch=amd64 signed-by={KEYRING}] {address} {name} main")
     }
 }
 

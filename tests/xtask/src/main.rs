@@ -28,6 +28,8 @@ enum Command {
     Check,
     /// Every test of the workspace, real guests included
     Test(test::Args),
+    /// Build the guests' kernel, initramfs and root disk, or find them built
+    Images(guest_images::cli::Args),
     /// Run a command inside an emulated KVM host, for machines without hardware virtualization
     Nested(nested::Args),
     /// The inner end of `nested`; started by the nested host itself
@@ -55,6 +57,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
+        Command::Images(args) => Ok(guest_images::cli::run(&args).map(|()| ExitCode::SUCCESS)?),
         Command::Nested(args) => nested::run(&args),
         Command::NestedInside => nested::inside::run().map(|()| ExitCode::SUCCESS),
     }

@@ -1,0 +1,81 @@
+//! The `images` command: builds what guests need and says where it is.
+
+use std::path::{Path, PathBuf};
+
+use crate::boot::Boot;
+use crate::cache::Cache;
+use crate::debian::{Archive, Mirror};
+use crate::disk::Disk;
+use crate::kernel::Flavour;
+use crate::{Images, Result};
+
+/// Build guest kernels, initramfs and root disk from Debian packages, or find them built
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which of Debian's kernels
+    #[arg(long, value_name = "NAME", default_value = "6.12-cloud", value_parser = flavour)]
+    kernel: Flavour,
+    /// Kernel and initramfs only
+    #[arg(long)]
+    no_disk: bool,
+    /// Look for newer packages now (otherwise once a week)
+    #[arg(long)]
+    refresh: bool,
+    /// Print paths as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn flavour(name: &str) -> std::result::Result<Flavour, String> {
+    let names = || Flavour::ALL.map(Flavour::name).join(", ");
+    Flavour::from_name(name).ok_or_else(|| format!("there are: {}", names()))
+}
+
+/// Runs the command: progress goes to stderr, paths to stdout.
+///
+/// # Errors
+/// As [`Images::build`].
+pub fn run(args: &Args) -> Result<()> {
+    let cache = Cache::of_user()?.on_progress(|line| eprintln!("{line}"));
+    let archive = Archive::open(&cache)?;
+    if args.refresh {
+        archive.refresh()?;
+    }
+    let (boot, disk) = if args.no_disk {
+        (Boot::build(&archive, args.kernel)?, None)
+    } else {
+        let images = Images::build(&archive, args.kernel)?;
+        (images.boot, Some(images.disk))
+    };
+    print(&boot, disk.as_ref().map(Disk::image), args.json);
+    Ok(())
+}
+
+fn print(boot: &Boot, disk: Option<PathBuf>, json: bool) {
+    let show = |path: &Path| path.display().to_string();
+    let mut rows = vec![
+        ("release", boot.release().to_owned()),
+        ("kernel", show(&boot.kernel())),
+        ("initramfs", show(&boot.initramfs())),
+    ];
+    rows.extend(disk.map(|disk| ("disk", show(&disk))));
+    if json {
+        let object: serde_json::Map<_, _> = rows
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        println!("{}", serde_json::Value::Object(object));
+    } else {
+        for (name, value) in rows {
+            println!("{name:10} {value}");
+        }
+    }
+}
+
+/// For `doctor`: what keeps images from being built on this machine, without building any.
+///
+/// # Errors
+/// The first thing that is missing, with its cure.
+pub fn check() -> Result<()> {
+    Mirror::of_this_machine()?.sources_list().map(drop)
+}
