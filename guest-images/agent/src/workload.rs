@@ -122,7 +122,7 @@ parameters! {
         /// MiB of values in the database.
         mib: u64 = 16,
         /// Bytes of a value.
-        value_bytes: u64 = 512,
+        value_bytes: u64 = 1024,
         /// Connections.
         clients: u64 = 2,
         /// Requests sent before their answers are read.

@@ -33,6 +33,7 @@ const PACKAGES: &[&str] = &[
     "dbench",
     "iproute2",
     "iputils-ping",
+    "mount",
     "nginx-light",
     "postgresql-15",
     "procps",

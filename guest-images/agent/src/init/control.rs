@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,6 +19,9 @@ use super::{children, modules, power};
 
 /// Bytes of each output stream that an exec answers with.
 const OUTPUT_LIMIT: u64 = 10 * 1024;
+
+/// The kernel gives PID 1 none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is needed to obey: the channel for answers and the runs under way by the id that started them.
 pub(crate) struct Control {

@@ -24,7 +24,7 @@ pub(super) fn run(parameters: &Fill, run: &mut Run) -> Outcome {
     let mut done = run.done(count as u64, "pages filled");
     run.stats(
         "filled",
-        [("pages", count.into()), ("seconds", done.seconds.into())],
+        [("pages", count.into()), ("mib", parameters.mib.into())],
     );
     // The hold is counted from here, so that filling slowly does not shorten it.
     let going = run.begin_work();

@@ -12,6 +12,9 @@ use super::resp::{Answer, Connection};
 use super::run::{Going, Outcome, Run};
 use super::service::{Scratch, Service};
 
+/// Requests sent ahead while loading and checking the whole database.
+const BULK: usize = 64;
+
 pub(super) fn run(parameters: &Redis, run: &mut Run) -> Outcome {
     let scratch = Scratch::new("redis")?;
     let socket = scratch.join("redis.sock");
@@ -168,9 +171,8 @@ impl<'a> Client<'a> {
         expect: impl Fn(&mut Self, usize) -> Result<(), String>,
     ) -> Result<(), String> {
         let count = self.versions.len();
-        let step = self.parameters.pipeline as usize;
-        for start in (0..count).step_by(step) {
-            let batch = start..(start + step).min(count);
+        for start in (0..count).step_by(BULK) {
+            let batch = start..(start + BULK).min(count);
             batch.clone().try_for_each(|index| send(self, index))?;
             self.connection.flush().map_err(lost)?;
             batch.into_iter().try_for_each(|index| expect(self, index))?;
