@@ -26,14 +26,14 @@ impl BalloonWatch {
     }
 
     /// Takes in what was `asked` and what the balloon's size is, `elapsed` after the last time. Returns whether the
-    /// balloon answers: it is at what was asked, moves towards it, or has not stalled for longer than the patience. A
-    /// balloon given up is taken back at its next progress.
+    /// balloon answers: it has not been away from what was asked, without moving towards it, for longer than the
+    /// patience. A balloon given up is taken back at its next progress, so go on asking it.
     pub fn observe(&mut self, asked: Pages, size: Pages, elapsed: Duration) -> bool {
         let near = asked.get().abs_diff(size.get()) < asked.get().abs_diff(self.last.get());
         self.last = size;
-        if asked == size || near {
+        if near {
             self.stalled = Duration::ZERO;
-        } else {
+        } else if asked != size {
             self.stalled = self.stalled.saturating_add(elapsed);
         }
         self.answers()

@@ -76,7 +76,7 @@ impl Claim {
 /// What a guest holds and what each way of taking it could yield. Limits, not promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// Private pages it holds now.
+    /// Private pages it holds now, and the memory that its compressed pages occupy: who is compressed pays for it.
     pub held: Pages,
     /// What its balloon can do.
     pub balloon: Balloon,

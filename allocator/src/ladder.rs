@@ -136,8 +136,10 @@ impl Ladder {
             pages
         };
         let room = match holding.balloon {
-            Balloon::Answers { room, .. } => room.min(wanted),
-            Balloon::Silent => Pages::ZERO,
+            Balloon::Answers { room, .. } if now.state.permits(Action::Balloon) == Permission::Yes => {
+                room.min(wanted)
+            }
+            _ => Pages::ZERO,
         };
         let balloon = push(Action::Balloon, self.allowed(Action::Balloon, room, now));
         // What each way after the balloon may be asked for, by the state's permission for it.

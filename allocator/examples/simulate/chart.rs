@@ -129,39 +129,36 @@ fn panel(
     about: &str,
     lines: &[Line<'_>],
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let (left, right) = area.split_horizontally(810);
     let end = record.moments.last().map_or(1, |moment| moment.at_s).max(1);
     let values = lines
         .iter()
         .flat_map(|line| record.moments.iter().map(|moment| (line.value)(moment)));
-    let top = values.fold(1.0, f64::max) * 1.08;
-    let mut chart = ChartBuilder::on(area)
+    let top = values.fold(1.0, f64::max) * 1.05;
+    let mut chart = ChartBuilder::on(&left)
         .margin(8)
-        .margin_right(20)
         .x_label_area_size(34)
-        .y_label_area_size(60)
+        .y_label_area_size(70)
         .build_cartesian_2d(0..end, 0.0..top)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .y_label_formatter(&|value| format!("{value:.0}"))
         .x_desc("seconds")
         .y_desc(about)
         .draw()?;
     for line in lines {
-        let style = line.style;
         let points = record
             .moments
             .iter()
             .map(|moment| (moment.at_s, (line.value)(moment)));
-        chart
-            .draw_series(LineSeries::new(points, style))?
-            .label(&line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(LineSeries::new(points, line.style))?;
     }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .position(SeriesLabelPosition::UpperRight)
-        .draw()?;
+    // Beside the lines, never over them.
+    for (row, line) in (0..).zip(lines) {
+        let y = 20 + row * 20;
+        right.draw(&PathElement::new([(4, y), (28, y)], line.style))?;
+        right.draw(&Text::new(line.name.clone(), (34, y - 6), ("sans-serif", 13)))?;
+    }
     Ok(())
 }

@@ -77,6 +77,9 @@ pub(crate) struct GuestPart {
     pub(crate) overhead_mib: u64,
     #[serde(default)]
     pub(crate) balloon: BalloonPart,
+    /// When its driver is there: a guest that boots has none.
+    #[serde(default)]
+    pub(crate) balloon_after_s: u32,
     #[serde(default)]
     pub(crate) cheat: Cheat,
     /// The part of its memory that other guests have too.
@@ -172,17 +175,15 @@ impl FleetFile {
         Ok(())
     }
 
-    /// The same fleet with every guest honest.
-    pub(crate) fn honest(&self) -> Option<Self> {
-        let cheats = self.guests.iter().any(|guest| guest.cheat != Cheat::None);
-        cheats.then(|| {
-            let mut honest = self.clone();
-            honest
-                .guests
-                .iter_mut()
-                .for_each(|guest| guest.cheat = Cheat::None);
-            honest
-        })
+    /// The same fleet in which only the guests at `cheat` cheat; none for nobody.
+    pub(crate) fn honest_but(&self, cheat: Option<usize>) -> Self {
+        let mut fleet = self.clone();
+        for (index, guest) in fleet.guests.iter_mut().enumerate() {
+            if Some(index) != cheat {
+                guest.cheat = Cheat::None;
+            }
+        }
+        fleet
     }
 }
 

@@ -14,6 +14,8 @@ use crate::fleet_file::{BalloonPart, Cheat, GuestPart, Phase};
 pub(crate) const PERIOD_S: u32 = 30;
 /// Published: no more than this part of a guest goes to its balloon.
 const MOST_BALLOON: f64 = 0.65;
+/// Compressed pages need a third of their size.
+const COMPRESSION: u64 = 3;
 /// Pages per second that a driver moves.
 const DRIVER_PAGES_S: u64 = 64 * 256;
 /// Of the pages taken while cold, this part is wanted back at once: sampling does not know single pages.
@@ -55,6 +57,7 @@ pub(crate) struct Guest {
     duplicate: f64,
     breaks_s: u64,
     balloon_part: BalloonPart,
+    balloon_after_s: u32,
     pub(crate) cheat: Cheat,
     phases: Vec<Phase>,
     /// The size and the time of everything it does, beside others of its kind.
@@ -110,6 +113,7 @@ impl Guest {
             } else {
                 part.balloon
             },
+            balloon_after_s: part.balloon_after_s,
             cheat: part.cheat,
             phases: part.phases.clone(),
             scale,
@@ -160,7 +164,7 @@ impl Guest {
         self.trace(now);
         self.lost = 0.0;
         let held = self.place.held;
-        self.move_balloon();
+        self.move_balloon(now);
         *free += held - self.place.held;
         self.break_sharing(free);
         self.bring_back(free);
@@ -170,8 +174,8 @@ impl Guest {
         debug_assert!(self.place.present() + self.balloon <= self.max, "{}", self.name);
     }
 
-    fn move_balloon(&mut self) {
-        if self.balloon_part == BalloonPart::Dead {
+    fn move_balloon(&mut self, now: u32) {
+        if self.balloon_part == BalloonPart::Dead || now < self.balloon_after_s {
             self.watch.observe(
                 Pages::new(self.asked),
                 Pages::new(self.balloon),
@@ -274,6 +278,15 @@ impl Guest {
         }
     }
 
+    /// Private pages, and the memory its compressed pages occupy.
+    pub(crate) fn charged(&self) -> u64 {
+        self.place.held + self.place.compressed.div_ceil(COMPRESSION)
+    }
+
+    pub(crate) fn answers(&self) -> bool {
+        self.watch.answers()
+    }
+
     /// The part of its private pages that it really uses.
     pub(crate) fn active_fraction(&self) -> f64 {
         let resident = self.place.held + self.place.shared;
@@ -307,7 +320,7 @@ impl Guest {
             active: self.estimator.estimate(private, signals).active,
             shared: Pages::new(self.place.shared),
             holding: Holding {
-                held: private,
+                held: Pages::new(self.charged()),
                 balloon,
                 shareable: Pages::new(self.place.held.saturating_sub(self.tried)),
                 compressible: private,

@@ -14,8 +14,6 @@ use crate::guest::Guest;
 
 /// Published: rebalance every 15 s, and on every change of state.
 const REBALANCE_S: u32 = 15;
-/// Compressed pages need a third of their size.
-const COMPRESSION: u64 = 3;
 /// Ten shared pages have one common copy.
 const PAGES_PER_COPY: u64 = 10;
 
@@ -124,7 +122,7 @@ impl Host {
         let used: u64 = self
             .guests
             .iter()
-            .map(|guest| guest.place.held + guest.overhead + guest.place.compressed.div_ceil(COMPRESSION))
+            .map(|guest| guest.charged() + guest.overhead)
             .sum();
         self.total.saturating_sub(used + self.copies())
     }
@@ -190,12 +188,25 @@ impl Host {
         };
         let mut steps = std::mem::take(&mut self.steps);
         self.ladder.decide(&fleet, &self.plan, now, &mut steps);
-        self.guests.iter_mut().for_each(|guest| guest.blocked = false);
+        self.ask_again(state);
         for step in &steps {
             self.act(*step);
         }
         self.steps = steps;
         Ok(())
+    }
+
+    /// Nobody stays blocked without being told again, and a silent balloon goes on being asked for what its target now
+    /// implies, so that it is noticed when it comes to life.
+    fn ask_again(&mut self, state: State) {
+        for (guest, target) in self.guests.iter_mut().zip(self.plan.targets()) {
+            guest.blocked = false;
+            if !guest.answers() {
+                let over = Pages::new(guest.charged()).less(target.pages).get();
+                let wanted = if state == State::High { 0 } else { over };
+                guest.asked = (guest.balloon + wanted).min(guest.max);
+            }
+        }
     }
 
     fn act(&mut self, step: Step) {
@@ -230,11 +241,7 @@ impl Host {
 
     fn fleet(&mut self) -> Result<Fleet> {
         let claims: Vec<Claim> = self.guests.iter().map(Guest::claim).collect();
-        let own: u64 = self
-            .guests
-            .iter()
-            .map(|guest| guest.overhead + guest.place.compressed.div_ceil(COMPRESSION))
-            .sum();
+        let own: u64 = self.guests.iter().map(|guest| guest.overhead).sum();
         let goal = self.machine.thresholds().goal();
         let left = Pages::new(self.total.saturating_sub(own + self.copies())).less(goal);
         let minimums: Pages = claims.iter().map(|claim| claim.min).sum();

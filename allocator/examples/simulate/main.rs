@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use serde::Serialize;
 
-use fleet_file::FleetFile;
+use fleet_file::{Cheat, FleetFile, GuestPart};
 use host::Host;
 use record::{Record, Recorder};
 
@@ -62,11 +63,8 @@ fn simulate(args: &Args) -> Result<()> {
     fleet.seed = args.seed.unwrap_or(fleet.seed);
     fleet.host.tax = args.tax.unwrap_or(fleet.host.tax);
     let record = run(&fleet, fleet.seed)?;
-    let honest = fleet
-        .honest()
-        .map(|honest| run(&honest, fleet.seed))
-        .transpose()?;
-    table::print(&record, honest.as_ref());
+    let gains = gains(&fleet)?;
+    table::print(&record, &gains);
     let rises = args
         .seeds
         .map(|count| table::Rises::over(&fleet, count))
@@ -75,7 +73,7 @@ fn simulate(args: &Args) -> Result<()> {
         println!("{rises}");
     }
     if let Some(path) = &args.json {
-        let json = serde_json::json!({"run": record, "honest": honest, "rises_over_seeds": rises});
+        let json = serde_json::json!({"run": record, "gains": gains, "rises_over_seeds": rises});
         write(path, &(serde_json::to_string(&json)? + "\n"))?;
     }
     if let Some(path) = &args.svg {
@@ -98,6 +96,46 @@ fn run(fleet: &FleetFile, seed: u64) -> Result<Record> {
         }
     }
     Ok(recorder.finish(&fleet.title, seed, &mut host))
+}
+
+/// What each kind of cheat gains when it alone cheats, over itself when everybody is honest; mean over some seeds.
+fn gains(fleet: &FleetFile) -> Result<Vec<Option<Gain>>> {
+    let gain = |(kind, guest): (usize, &GuestPart)| {
+        let cheats = guest.cheat != Cheat::None;
+        cheats.then(|| Gain::of(fleet, kind)).transpose()
+    };
+    fleet.guests.iter().enumerate().map(gain).collect()
+}
+
+/// What cheating brings, as parts of what honesty would have brought.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Gain {
+    /// In what it is entitled to.
+    target: f64,
+    /// In what it holds.
+    held: f64,
+}
+
+impl Gain {
+    /// Runs over which a gain is the mean: one run's sampling noise is larger than most gains.
+    const SEEDS: u64 = 20;
+
+    fn of(fleet: &FleetFile, kind: usize) -> Result<Self> {
+        let (mut honest, mut cheated) = (Self::default(), Self::default());
+        for seed in fleet.seed..fleet.seed + Self::SEEDS {
+            honest.add(&run(&fleet.honest_but(None), seed)?, kind);
+            cheated.add(&run(&fleet.honest_but(Some(kind)), seed)?, kind);
+        }
+        Ok(Self {
+            target: cheated.target / honest.target - 1.0,
+            held: cheated.held / honest.held - 1.0,
+        })
+    }
+
+    fn add(&mut self, record: &Record, kind: usize) {
+        self.target += record.kinds[kind].last.target;
+        self.held += record.kinds[kind].last.held;
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -204,7 +204,7 @@ fn point(guest: &Guest, target: f64) -> Point {
     let mib = |pages: u64| pages as f64 / 256.0;
     Point {
         target,
-        held: mib(guest.place.held),
+        held: mib(guest.charged()),
         shared: mib(guest.place.shared),
         ballooned: mib(guest.balloon),
         compressed: mib(guest.place.compressed),

@@ -5,11 +5,12 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::Gain;
 use crate::fleet_file::FleetFile;
 use crate::record::{Kind, Record};
 
-/// Prints `record`, beside the same fleet run honestly where it cheats.
-pub(crate) fn print(record: &Record, honest: Option<&Record>) {
+/// Prints `record`, and what each kind of guest gains by cheating.
+pub(crate) fn print(record: &Record, gains: &[Option<Gain>]) {
     println!(
         "{}  (seed {}, host of {:.0} MiB)",
         record.title, record.seed, record.total_mib
@@ -28,10 +29,14 @@ pub(crate) fn print(record: &Record, honest: Option<&Record>) {
         "believed",
         "speed",
         "turns",
-        if honest.is_some() { "     gain" } else { "" }
+        if gains.iter().all(Option::is_none) {
+            ""
+        } else {
+            "  +target   +holds"
+        }
     );
     for (index, kind) in record.kinds.iter().enumerate() {
-        print_kind(kind, honest.map(|record| &record.kinds[index]));
+        print_kind(kind, gains.get(index).copied().flatten());
     }
     let (tally, fairness) = (&record.tally, &record.fairness);
     println!(
@@ -60,7 +65,7 @@ pub(crate) fn print(record: &Record, honest: Option<&Record>) {
     }
 }
 
-fn print_kind(kind: &Kind, honest: Option<&Kind>) {
+fn print_kind(kind: &Kind, gain: Option<Gain>) {
     let last = &kind.last;
     print!(
         "{:<14} {:>6} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>6.1}% {:>6.1}",
@@ -77,11 +82,8 @@ fn print_kind(kind: &Kind, honest: Option<&Kind>) {
         kind.throughput * 100.0,
         kind.direction_changes
     );
-    if let Some(honest) = honest {
-        print!(
-            " {:>+7.1}%",
-            (last.held / honest.last.target.max(0.1) - 1.0) * 100.0
-        );
+    if let Some(gain) = gain {
+        print!(" {:>+7.1}% {:>+7.1}%", gain.target * 100.0, gain.held * 100.0);
     }
     println!();
 }

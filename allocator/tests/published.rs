@@ -1,0 +1,192 @@
+//! What the literature says of small cases, to the page.
+
+use allocator::*;
+
+fn claim(id: u64, max_mib: u64, active_mib: u64) -> Claim {
+    Claim {
+        active: Pages::from_mib(active_mib),
+        ..Claim::new(
+            GuestId::new(id),
+            Pages::ZERO,
+            Pages::from_mib(max_mib),
+            Shares::NORMAL,
+        )
+    }
+}
+
+fn mib(memory_mib: u64, tax: Tax, claims: &[Claim]) -> Vec<f64> {
+    let supply = Supply {
+        memory: Pages::from_mib(memory_mib),
+        tax,
+    };
+    let plan = Plan::compute(&Fleet::new(supply, &[], claims).expect("a fleet"));
+    plan.targets().iter().map(|target| target.pages.mib()).collect()
+}
+
+#[test]
+fn an_idle_and_a_busy_guest_in_360_mib() {
+    let pair = |max| [claim(1, max, 0), claim(2, max, max)];
+    assert_eq!(mib(360, Tax::DEFAULT, &pair(1000)), [72.0, 288.0]);
+    assert_eq!(mib(360, Tax::DEFAULT, &pair(256)), [104.0, 256.0]);
+    assert_eq!(mib(360, Tax::NONE, &pair(256)), [180.0, 180.0]);
+    // What the paper's figure shows is the half of what is left of 360 MiB after 2 MiB of overhead.
+    assert_eq!(mib(358, Tax::NONE, &pair(256)), [179.0, 179.0]);
+}
+
+/// τ -> 1: first everybody's active memory by shares, then the rest by shares above it.
+#[test]
+fn the_largest_tax_is_the_limit() {
+    let claims = [claim(1, 1000, 100), claim(2, 1000, 300), claim(3, 1000, 0)];
+    let near = |got: Vec<f64>, wanted: [f64; 3]| {
+        for (got, wanted) in got.iter().zip(wanted) {
+            assert!((got - wanted).abs() < 0.1, "{got} is not {wanted}");
+        }
+    };
+    near(mib(300, Tax::MAX, &claims), [100.0, 200.0, 0.0]);
+    near(mib(700, Tax::MAX, &claims), [200.0, 400.0, 100.0]);
+    let almost = Tax::new(0.99).expect("a tax");
+    let [a, b] = [mib(700, almost, &claims), mib(700, Tax::MAX, &claims)];
+    assert!((a[1] - b[1]).abs() < 2.0, "{a:?} is far from its limit {b:?}");
+}
+
+#[test]
+fn a_group_divides_what_its_shares_buy() {
+    let groups = [
+        Group::new(Shares::new(3000)),
+        Group {
+            tax: Some(Tax::NONE),
+            ..Group::new(Shares::new(1000))
+        },
+    ];
+    let inside = |id, group, active| Claim {
+        group: Some(GroupId::new(group)),
+        ..claim(id, 1000, active)
+    };
+    let claims = [
+        inside(1, 0, 1000),
+        inside(2, 0, 1000),
+        inside(3, 1, 1000),
+        inside(4, 1, 0),
+    ];
+    let supply = Supply {
+        memory: Pages::from_mib(800),
+        tax: Tax::DEFAULT,
+    };
+    let fleet = Fleet::new(supply, &groups, &claims).expect("a fleet");
+    let plan = Plan::compute(&fleet);
+    let got: Vec<f64> = plan.targets().iter().map(|target| target.pages.mib()).collect();
+    // 3:1 between the groups; inside the second no tax, so its idle member gets half.
+    assert_eq!(got, [300.0, 300.0, 100.0, 100.0]);
+    assert_eq!(plan.groups()[0].pages, Pages::from_mib(600));
+    let why = plan
+        .explain(&fleet, GuestId::new(4))
+        .expect("a guest")
+        .to_string();
+    assert!(
+        why.contains("cost 1.00 times that (tax 0 %); group 1 has 51200 pages (200.0 MiB)"),
+        "{why}"
+    );
+}
+
+#[test]
+fn every_bound_is_named() {
+    let mut claims = [
+        claim(1, 100, 100),
+        claim(2, 1000, 1000),
+        claim(3, 1000, 0),
+        claim(4, 1000, 0),
+    ];
+    claims[3].min = Pages::from_mib(500);
+    let supply = Supply {
+        memory: Pages::from_mib(1000),
+        tax: Tax::DEFAULT,
+    };
+    let fleet = Fleet::new(supply, &[], &claims).expect("a fleet");
+    let plan = Plan::compute(&fleet);
+    let bounds: Vec<Bound> = plan.targets().iter().map(|target| target.bound).collect();
+    assert_eq!(
+        bounds,
+        [Bound::Maximum, Bound::Shares, Bound::Tax, Bound::Minimum]
+    );
+    let says = |guest, words: &str| {
+        let why = plan
+            .explain(&fleet, GuestId::new(guest))
+            .expect("a guest")
+            .to_string();
+        assert!(why.contains(words), "{why}");
+    };
+    says(1, "all its max of 25600 pages (100.0 MiB) allows");
+    says(2, "only more shares, a higher min or less competition would help");
+    says(3, "of it are idle and cost 4.00 times that (tax 75 %)");
+    says(4, "its min, although its 1000 shares pay only");
+    assert_eq!(
+        plan.explain(&fleet, GuestId::new(3))
+            .expect("a guest")
+            .sensitivity(),
+        0.75
+    );
+}
+
+/// A group kept at its max or min says so to its members.
+#[test]
+fn a_groups_own_limits_are_named() {
+    let groups = [
+        Group {
+            max: Pages::from_mib(100),
+            ..Group::new(Shares::new(9000))
+        },
+        Group {
+            min: Pages::from_mib(300),
+            ..Group::new(Shares::new(1))
+        },
+        Group::new(Shares::NORMAL),
+    ];
+    let claims: Vec<Claim> = (0..3)
+        .map(|id| Claim {
+            group: Some(GroupId::new(id)),
+            ..claim(u64::from(id), 1000, 1000)
+        })
+        .collect();
+    let supply = Supply {
+        memory: Pages::from_mib(600),
+        tax: Tax::DEFAULT,
+    };
+    let plan = Plan::compute(&Fleet::new(supply, &groups, &claims).expect("a fleet"));
+    let got: Vec<(f64, Bound)> = plan
+        .groups()
+        .iter()
+        .map(|group| (group.pages.mib(), group.bound))
+        .collect();
+    assert_eq!(
+        got,
+        [
+            (100.0, Bound::Maximum),
+            (300.0, Bound::Minimum),
+            (200.0, Bound::Shares)
+        ]
+    );
+}
+
+#[test]
+fn thresholds_are_the_published_ones() {
+    let total = Pages::new(100_000);
+    let published = Thresholds::published(total);
+    let got = State::ALL.map(|state| published.of(state).get());
+    assert_eq!(got, [6_000, 4_000, 2_000, 1_000]);
+    // Published as 899 MB for 28 GiB, with rounded steps; beyond it 1 % more.
+    let big = Thresholds::sliding(Pages::from_mib(28 * 1024));
+    assert!(
+        (big.of(State::High).mib() - 901.1).abs() < 0.2,
+        "{}",
+        big.of(State::High)
+    );
+    let bigger = Thresholds::sliding(Pages::from_mib(128 * 1024));
+    assert!(
+        (bigger.of(State::High).mib() - 901.1 - 1024.0).abs() < 0.2,
+        "{}",
+        bigger.of(State::High)
+    );
+    let soft = bigger.of(State::Soft).of(bigger.of(State::High));
+    assert!((soft - 0.64).abs() < 1e-3, "{soft}");
+    assert_eq!(bigger.split().get(), 4 * bigger.of(State::High).get());
+}
