@@ -165,35 +165,39 @@ fn take_into(guest: &Guest, run: PageRun, place: impl Fn(u32) -> usize, area: Sp
     taken
 }
 
-/// Moves one claimed run to `to`; what the kernel refuses stays where it is.
+/// Moves one claimed run to `to`; what the kernel refuses stays where it is. Each claim in `taken` was in one mapping.
 pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Claim>) {
     let (mut left, mut done, mut tries) = (claim, 0, 0);
+    let mut most = left.run().count;
     while left.run().count > 0 {
-        let pages = left.run().count;
+        let pages = left.run().count.min(most);
+        let run = PageRun::new(left.run().first, pages);
         let progress = guest
             .watch
-            .transfer(guest.span(left.run()), to.sub(done, pages as usize));
+            .transfer(guest.span(run), to.sub(done, pages as usize));
         if progress.pages > 0 {
             let (moved, rest) = left.split(progress.pages as u32);
             done += progress.pages;
             taken.push(moved);
             left = rest;
         }
-        let Some(error) = progress.stopped else { continue };
-        if error == Errno::AGAIN && progress.pages > 0 {
-            continue;
+        match progress.stopped {
+            None => most = left.run().count,
+            Some(Errno::AGAIN) if progress.pages > 0 => {}
+            // The run spans several mappings, which one call cannot: look for where the first ends.
+            Some(Errno::INVAL) if pages > 1 => most = pages / 2,
+            Some(Errno::AGAIN) if tries < MOVE_TRIES => {
+                tries += 1;
+                std::thread::yield_now();
+            }
+            Some(error) => {
+                // This page cannot be moved, or not now; the next ones perhaps.
+                let (refused, rest) = left.split(1);
+                refuse(guest, refused, error);
+                (done, tries) = (done + 1, 0);
+                left = rest;
+            }
         }
-        if error == Errno::AGAIN && tries < MOVE_TRIES {
-            tries += 1;
-            std::thread::yield_now();
-            continue;
-        }
-        // This page cannot be moved, or not now; the next ones perhaps.
-        tries = 0;
-        done += 1;
-        let (refused, rest) = left.split(1);
-        refuse(guest, refused, error);
-        left = rest;
     }
     drop(left);
 }

@@ -99,20 +99,22 @@ impl Guest {
     /// but "try again" ends the process.
     fn until_done(&self, run: PageRun, mut fill: impl FnMut(usize, usize) -> Progress) {
         let (mut done, all) = (0, run.count as usize);
-        let mut waits = 0u32;
+        let (mut most, mut waits) = (all, 0u32);
         while done < all {
-            let progress = fill(done, all - done);
+            let pages = most.min(all - done);
+            let progress = fill(done, pages);
             done += progress.pages;
             match progress.stopped {
-                None => {}
+                None => most = all,
                 Some(Errno::AGAIN) if progress.pages > 0 => {}
+                // The run spans several mappings, which one call cannot.
+                Some(Errno::INVAL | Errno::NOENT) if pages > 1 => most = pages / 2,
                 Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) if waits < 100_000 => {
                     // The handler reads the event that stands in the way; it never waits for this thread.
                     waits += 1;
-                    if waits > 16 {
-                        std::thread::sleep(std::time::Duration::from_micros(50));
-                    } else {
-                        std::thread::yield_now();
+                    match waits {
+                        0..16 => std::thread::yield_now(),
+                        _ => std::thread::sleep(std::time::Duration::from_micros(50)),
                     }
                 }
                 Some(error) => fatal(format_args!(

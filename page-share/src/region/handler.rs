@@ -251,10 +251,19 @@ impl Worker {
             guest.counters.faults_gated.add(1);
             return Outcome::Gated;
         }
-        let Some(claim) = self.claim_to_fill(guest, page, state) else {
+        let Some(mut claim) = self.claim_to_fill(guest, page, state) else {
             return Outcome::Later;
         };
-        let progress = guest.watch.zero(guest.span(claim.run()));
+        let mut progress = guest.watch.zero(guest.span(claim.run()));
+        if claim.run().count > 1 && matches!(progress.stopped, Some(Errno::NOENT | Errno::INVAL)) {
+            // The neighbours are in another mapping, which one call cannot span.
+            guest.settle(claim, state);
+            let Some(alone) = guest.table.claim(page, state) else {
+                return Outcome::Later;
+            };
+            claim = alone;
+            progress = guest.watch.zero(guest.span(claim.run()));
+        }
         let pages = claim.run().count;
         let (filled, rest) = claim.split(progress.pages as u32);
         guest.counters.pages_filled.add(progress.pages as u64);

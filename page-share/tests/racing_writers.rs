@@ -1,0 +1,233 @@
+//! Writers race with everything that the engine does; no write may be lost and none invented.
+//!
+//! Each page belongs to one writer, which knows the counter that the page must hold. Every access first checks the
+//! counter and one word of the page's fixed content, then writes; now and then a page goes back to its pristine
+//! content, so that it can be merged again. Merges, re-homes, samples, compression and swap run all the while.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
+
+const GUESTS: usize = 2;
+const PAGES: u32 = 6 * 1024;
+const WRITERS: usize = 4;
+/// Writes to a page at each visit.
+const BURST: u64 = 32;
+/// Different pristine contents; pages of one content are equal everywhere.
+const CONTENTS: u64 = 500;
+
+/// The fixed word at `index` of a page; word 0 is the counter. A sixteenth of the contents is all zeros, a half
+/// compresses well.
+fn fixed(page: u32, index: usize) -> u64 {
+    let content = u64::from(page) / 4 % CONTENTS;
+    let content = if content % 16 == 0 { 0 } else { content };
+    if content % 2 == 1 && index % 8 != 0 {
+        return content;
+    }
+    content
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .wrapping_mul(index as u64 + u64::from(content != 0))
+}
+
+fn fill(memory: &AnonymousMemory) {
+    for page in 0..PAGES {
+        for index in 1..PAGE_SIZE / 8 {
+            memory.store(page as usize * PAGE_SIZE + index * 8, fixed(page, index));
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Writes until `target` writes were made by all; returns what its pages' counters must be.
+fn write(
+    id: usize,
+    memories: &[AnonymousMemory],
+    writes: &AtomicU64,
+    stalls: &AtomicU64,
+    target: u64,
+) -> Vec<(usize, u32, u64)> {
+    let mut random = Random(0x1234_5678 + id as u64 * 7919);
+    let own: Vec<(usize, u32)> = (0..GUESTS)
+        .flat_map(|guest| {
+            (0..PAGES)
+                .filter(move |page| *page as usize % WRITERS == id)
+                .map(move |page| (guest, page))
+        })
+        .collect();
+    let mut counters = vec![0u64; own.len()];
+    while writes.load(Ordering::Relaxed) < target {
+        let at = (random.next() % own.len() as u64) as usize;
+        let (guest, page) = own[at];
+        let start = page as usize * PAGE_SIZE;
+        let word = 1 + (random.next() % 511) as usize;
+        let since = Instant::now();
+        let seen = memories[guest].load(start + word * 8);
+        assert_eq!(
+            seen,
+            fixed(page, word),
+            "guest {guest} page {page:#x} word {word}: invented"
+        );
+        for _ in 0..BURST {
+            let seen = memories[guest].load(start);
+            assert_eq!(
+                seen, counters[at],
+                "guest {guest} page {page:#x}: a write was lost or invented"
+            );
+            counters[at] += 1;
+            memories[guest].store(start, counters[at]);
+        }
+        if random.next() % 2 == 0 {
+            counters[at] = 0;
+            memories[guest].store(start, 0);
+        }
+        stalls.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
+        writes.fetch_add(BURST, Ordering::Relaxed);
+        if random.next() % 16 == 0 {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    own.into_iter()
+        .zip(counters)
+        .map(|((guest, page), counter)| (guest, page, counter))
+        .collect()
+}
+
+/// Everything an engine can do to a page, over and over.
+fn disturb(region: &Region, stop: &AtomicBool, seed: u64) {
+    let mut random = Random(seed);
+    while !stop.load(Ordering::Relaxed) {
+        region.scan_pass();
+        region.finish_sample();
+        region.start_sample(200);
+        for run in region.cold_pages(300) {
+            match random.next() % 3 {
+                0 => drop(region.compress(run)),
+                1 => drop(region.swap_out(run).unwrap()),
+                _ => {}
+            }
+        }
+        let first = (random.next() % u64::from(PAGES)) as u32;
+        match random.next() % 16 {
+            0 => drop(region.unshare_all()),
+            1 => drop(region.bring_back(PageRun::new(Gfn::new(first), 500))),
+            2 => drop(region.pin(PageRun::new(Gfn::new(first), 1))),
+            3 => {
+                region.close_gate();
+                region.add_credit(10);
+                std::thread::sleep(Duration::from_millis(1));
+                region.open_gate();
+            }
+            4 => region.hint(PageRun::new(Gfn::new(first), 100)),
+            _ => {}
+        }
+    }
+}
+
+fn race(target: u64) {
+    let manager = LocalManager::new(Domain::new(1 << 20).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let memories: Vec<_> = (0..GUESTS)
+        .map(|_| AnonymousMemory::new(PAGES).unwrap())
+        .collect();
+    memories.iter().for_each(fill);
+    let regions: Vec<_> = memories
+        .iter()
+        .map(|memory| {
+            let swap = Some(Swap::create(directory.path(), 2 * PAGES).unwrap());
+            let options = Options {
+                store_bytes: 4 << 20,
+                swap,
+                ..Options::default()
+            };
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+            region
+                .connect(Box::new(manager.attach(region.page_limit()).unwrap()))
+                .unwrap();
+            Arc::new(region)
+        })
+        .collect();
+    let (writes, stalls, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let expected: Vec<_> = std::thread::scope(|scope| {
+        let (memories, writes, stalls, stop) = (&memories, &writes, &stalls, &stop);
+        for (index, region) in regions.iter().enumerate() {
+            scope.spawn(move || disturb(region, stop, 99 + index as u64));
+        }
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|id| scope.spawn(move || write(id, memories, writes, stalls, target)))
+            .collect();
+        let results: Vec<_> = writers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        results
+            .into_iter()
+            .flat_map(|result| result.expect("a writer found wrong bytes"))
+            .collect()
+    });
+    for region in &regions {
+        let stats = region.stats();
+        println!("longest visit {} us, {stats:#?}", stalls.load(Ordering::Relaxed));
+        // The race must really have happened.
+        for (what, count) in [
+            ("merged", stats.pages_merged),
+            ("broken", stats.cow_breaks),
+            ("re-homed", stats.pages_rehomed),
+            ("zeroed", stats.pages_zeroed),
+            ("sampled and touched", stats.samples_touched),
+            ("decompressed", stats.pages_decompressed),
+            ("swapped in", stats.pages_swapped_in),
+        ] {
+            assert!(count > 100, "only {count} pages were {what}");
+        }
+        assert_eq!(stats.pages_lost, 0);
+    }
+    manager.with(|domain| domain.check().unwrap());
+    let check = |when: &str| {
+        for &(guest, page, counter) in &expected {
+            let start = page as usize * PAGE_SIZE;
+            assert_eq!(
+                memories[guest].load(start),
+                counter,
+                "guest {guest} page {page:#x} {when}"
+            );
+            for word in 1..PAGE_SIZE / 8 {
+                let seen = memories[guest].load(start + word * 8);
+                assert_eq!(
+                    seen,
+                    fixed(page, word),
+                    "guest {guest} page {page:#x} word {word} {when}"
+                );
+            }
+        }
+    };
+    check("while it is managed");
+    drop(regions);
+    check("after the regions were dropped");
+}
+
+#[test]
+fn ten_million_writes_race_with_the_engine() {
+    race(10_000_000);
+}
+
+#[test]
+#[ignore = "an hour; run with --ignored, or set the number of writes in PAGE_SHARE_WRITES"]
+fn a_billion_writes_race_with_the_engine() {
+    let writes = std::env::var("PAGE_SHARE_WRITES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    race(writes.unwrap_or(1_000_000_000));
+}
