@@ -18,6 +18,9 @@ use crate::region::userfault::{Found, Pagemap};
 /// Most pages held at a time: a thread that touches one of them waits until the whole batch is done.
 pub(crate) const BATCH: u32 = 128;
 
+/// Pages in staging, several batches.
+const STAGING: u32 = 512;
+
 /// How often a move is tried again when the kernel says that it was disturbed.
 const MOVE_TRIES: u32 = 32;
 
@@ -39,6 +42,8 @@ pub(crate) struct Engine {
     pub(crate) found: Vec<Found>,
     /// Broken pages and since when they are quiet.
     pub(crate) broken: HashMap<u32, Quiet>,
+    /// For each chunk, passes to go before broken pages are looked for again.
+    pub(crate) calm: Vec<u8>,
     /// Places whose last mapping is gone and whose references are to be returned.
     pub(crate) returns: Vec<u32>,
     /// Pages that the manager should forget as hints.
@@ -46,13 +51,17 @@ pub(crate) struct Engine {
     pub(crate) sample: crate::region::sample::Running,
     pub(crate) spare: Spare,
     staging: Arena,
+    /// Pages of staging in use, from the start.
+    staged_pages: u32,
+    /// Where in staging the last batch is.
+    batch_at: u32,
     aside: Box<[Page]>,
 }
 
 impl Engine {
     /// An engine with its staging area, watched like the guest.
     pub(crate) fn new(guest: Arc<Guest>) -> std::io::Result<Self> {
-        let staging = Arena::reserve(BATCH as usize)?;
+        let staging = Arena::reserve(STAGING as usize)?;
         guest
             .watch
             .register(staging.span(), crate::region::userfault::Watch::Missing)?;
@@ -63,32 +72,53 @@ impl Engine {
             host_swaps: std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1),
             found: Vec::with_capacity(1024),
             broken: HashMap::new(),
+            calm: Vec::new(),
             returns: Vec::new(),
             withdrawals: Vec::new(),
             sample: crate::region::sample::Running::default(),
             spare: Spare::new(),
             staging,
+            staged_pages: 0,
+            batch_at: 0,
             aside: vec![[0; PAGE_SIZE]; BATCH as usize].into_boxed_slice(),
         })
     }
 
-    /// Where page `page` of a batch that starts at `first` waits after it was taken.
+    /// Where `run` of the batch that starts at `first`, the one taken last, waits.
     pub(crate) fn staged(&self, first: Gfn, run: PageRun) -> Span {
-        self.staging
-            .span()
-            .sub((run.first.get() - first.get()) as usize, run.count as usize)
+        let offset = self.batch_at + (run.first.get() - first.get());
+        self.staging.span().sub(offset as usize, run.count as usize)
     }
 
     /// Takes what is private of `run`, at most [`BATCH`] pages, into staging. Each claim's pages are in staging at the
-    /// place that [`Engine::staged`] says; whoever touches them waits until they are settled.
+    /// place that [`Engine::staged`] says until the next take; whoever touches them waits until they are settled.
     pub(crate) fn take(&mut self, run: PageRun) -> Vec<Claim> {
-        let to = self.staging.span();
-        take_into(
-            &self.guest,
-            run,
-            |page| to.sub((page - run.first.get()) as usize, 1).start(),
-            to,
-        )
+        if self.staged_pages + run.count > STAGING {
+            self.clear_staging();
+        }
+        self.batch_at = self.staged_pages;
+        self.staged_pages += run.count;
+        let to = self.staged(run.first, run);
+        let mut taken = Vec::new();
+        let mut at = run.first.get();
+        while at < run.end() {
+            let rest = PageRun::of(at..run.end());
+            let state = self.guest.table.state(at);
+            let claim = match state {
+                _ if self.guest.table.is_marked(at, mark::NEVER) => None,
+                State::Private | State::Zero => self.guest.table.claim_run(rest, state, Pinned::Leave),
+                _ => None,
+            };
+            let Some(claim) = claim else {
+                at += 1;
+                continue;
+            };
+            let offset = (at - run.first.get()) as usize;
+            at = claim.run().end();
+            let to = to.sub(offset, claim.run().count as usize);
+            move_out(&self.guest, claim, to, &mut taken);
+        }
+        taken
     }
 
     /// Moves a taken run back as it was.
@@ -98,13 +128,17 @@ impl Engine {
         self.guest.settle(claim, from);
     }
 
-    /// Empties staging after a batch; what was given back is not there any more.
-    pub(crate) fn clear_staging(&self, first: Gfn, run: PageRun) {
-        // Failing would only keep the memory until the next batch overwrites it, but a move onto a page that is
-        // still there fails, so better not go on.
-        if let Err(error) = self.staged(first, run).discard() {
+    /// Empties staging of what was merged, stored or mapped elsewhere. Done for several batches at once, and at the
+    /// end of every piece of work.
+    pub(crate) fn clear_staging(&mut self) {
+        if self.staged_pages == 0 {
+            return;
+        }
+        // A move onto a page that is still there fails, so better not go on.
+        if let Err(error) = self.staging.span().sub(0, self.staged_pages as usize).discard() {
             crate::region::error::fatal(format_args!("staging cannot be emptied: {error}"));
         }
+        self.staged_pages = 0;
     }
 
     /// Copies the pages of `run`, at most [`BATCH`], aside. They must be readable without a fault that needs us.
@@ -122,11 +156,6 @@ impl Engine {
         &self.aside[..pages as usize]
     }
 
-    /// The whole staging area.
-    pub(crate) fn staging(&self) -> Span {
-        self.staging.span()
-    }
-
     /// Pages `page` leaves the pool or the guest: what is remembered about it beside its state.
     pub(crate) fn forget_hint(&mut self, page: u32) {
         if self.guest.table.clear_marks(page, mark::REPORTED) {
@@ -134,35 +163,6 @@ impl Engine {
         }
         self.guest.table.set_pending(page, false);
     }
-}
-
-/// Takes what is private of `run`: page `p` goes to the address `place(p)`, which lies in `area`.
-fn take_into(guest: &Guest, run: PageRun, place: impl Fn(u32) -> usize, area: Span) -> Vec<Claim> {
-    let mut taken = Vec::new();
-    let mut at = run.first.get();
-    while at < run.end() {
-        let rest = PageRun::of(at..run.end());
-        let state = guest.table.state(at);
-        let claim = match state {
-            _ if guest.table.is_marked(at, mark::NEVER) => None,
-            State::Private | State::Zero => guest.table.claim_run(rest, state, Pinned::Leave),
-            _ => None,
-        };
-        match claim {
-            Some(claim) => {
-                at = claim.run().end();
-                let first = (place(claim.run().first.get()) - area.start()) / PAGE_SIZE;
-                move_out(
-                    guest,
-                    claim,
-                    area.sub(first, (at - rest.first.get()) as usize),
-                    &mut taken,
-                );
-            }
-            None => at += 1,
-        }
-    }
-    taken
 }
 
 /// Moves one claimed run to `to`; what the kernel refuses stays where it is. Each claim in `taken` was in one mapping.

@@ -15,7 +15,12 @@ pub(crate) struct Mappings {
     used: AtomicI64,
     limit: AtomicI64,
     regions: AtomicI64,
+    /// Mappings made or joined since the last count.
+    changed: AtomicI64,
 }
+
+/// Changes after which the estimate may be wrong by enough to matter.
+const RECOUNT_AFTER: i64 = 2000;
 
 impl Mappings {
     /// The budget of this process.
@@ -26,14 +31,24 @@ impl Mappings {
                 used: AtomicI64::new(0),
                 limit: AtomicI64::new(0),
                 regions: AtomicI64::new(0),
+                changed: AtomicI64::new(0),
             };
             mappings.recount();
             mappings
         })
     }
 
+    /// Reads the limit and the true number anew, if enough has changed since the last time to be worth it: with many
+    /// mappings the list is long.
+    pub(crate) fn recount_if_stale(&self) {
+        if self.changed.load(Ordering::Relaxed) > RECOUNT_AFTER {
+            self.recount();
+        }
+    }
+
     /// Reads the limit and the true number anew.
     pub(crate) fn recount(&self) {
+        self.changed.store(0, Ordering::Relaxed);
         let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count");
         let limit = limit
             .ok()
@@ -69,5 +84,6 @@ impl Mappings {
     /// Counts `change` more or less.
     pub(crate) fn add(&self, change: i64) {
         self.used.fetch_add(change, Ordering::Relaxed);
+        self.changed.fetch_add(change.abs(), Ordering::Relaxed);
     }
 }

@@ -46,7 +46,6 @@ impl Engine {
             self.merge_taken(claim, run, place, &mut result);
         }
         self.return_places(place, run, next..run.end());
-        self.clear_staging(run.first, run);
         result
     }
 
@@ -59,16 +58,17 @@ impl Engine {
     /// Splits one taken claim into stretches that equal the pool and stretches that differ.
     fn merge_taken(&mut self, claim: Claim, batch: PageRun, place: u32, result: &mut Merged) {
         let view = self.pools.view(place).sub(0, batch.count as usize);
-        let staging = self.staging();
+        let staged = self.staged(batch.first, batch);
         let equal = |page: u32| {
             let index = (page - batch.first.get()) as usize;
-            staging.page_equals(index, view, index)
+            staged.page_equals(index, view, index)
         };
         let mut left = claim;
         while left.run().count > 0 {
             let run = left.run();
             let same = equal(run.first.get());
-            let length = run.numbers().take_while(|&page| equal(page) == same).count() as u32;
+            let alike = run.numbers().skip(1).take_while(|&page| equal(page) == same);
+            let length = 1 + alike.count() as u32;
             let (piece, rest) = left.split(length);
             left = rest;
             let at = place + (run.first.get() - batch.first.get());
@@ -129,14 +129,16 @@ impl Engine {
     /// Replaces what of `run` is all zeros by the kernel's zero page. Costs no mapping.
     pub(crate) fn merge_zeros(&mut self, run: PageRun) {
         for batch in run.pieces(BATCH) {
-            let staging = self.staging();
-            for claim in self.take(batch) {
+            let taken = self.take(batch);
+            let staged = self.staged(batch.first, batch);
+            for claim in taken {
                 let mut left = claim;
                 while left.run().count > 0 {
-                    let zero = |page: u32| staging.page_is_zero((page - batch.first.get()) as usize);
+                    let zero = |page: u32| staged.page_is_zero((page - batch.first.get()) as usize);
                     let run = left.run();
                     let is_zero = zero(run.first.get());
-                    let length = run.numbers().take_while(|&page| zero(page) == is_zero).count() as u32;
+                    let alike = run.numbers().skip(1).take_while(|&page| zero(page) == is_zero);
+                    let length = 1 + alike.count() as u32;
                     let (piece, rest) = left.split(length);
                     left = rest;
                     if is_zero {
@@ -147,8 +149,8 @@ impl Engine {
                 }
                 drop(left);
             }
-            self.clear_staging(batch.first, batch);
         }
+        self.clear_staging();
     }
 
     fn settle_zero(&mut self, claim: Claim) {

@@ -97,9 +97,8 @@ impl Region {
 
     /// One whole pass, however long it takes: every page is looked at once, and what can be merged is. A page is
     /// hashed at the first pass that finds it unwritten since the pass before.
-    pub fn scan_pass(&self) -> Stats {
+    pub fn scan_pass(&self) {
         while !self.scan_step(u32::MAX).pass_finished {}
-        self.stats()
     }
 
     /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 8 MiB, so a step may do

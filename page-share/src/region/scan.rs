@@ -17,6 +17,12 @@ use crate::region::userfault::{Found, Look};
 /// Passes that a broken page must be quiet before it is re-homed.
 const BROKEN_QUIET_PASSES: u8 = 2;
 
+/// Pages looked at under one hold of the engine lock, 8 MiB.
+pub(crate) const CHUNK: u32 = 2048;
+
+/// Passes without a look for broken pages where the last one found none.
+const CALM_PASSES: u8 = 3;
+
 /// What one look at a run brought.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
@@ -37,7 +43,7 @@ impl Engine {
             .collect();
         self.find_written(span)?;
         self.sketch_quiet(run, &before, hasher, out);
-        self.find_broken(span, hasher, out)?;
+        self.find_broken_unless_calm(run, hasher, out)?;
         self.guest.counters.pages_scanned.add(u64::from(run.count));
         Ok(())
     }
@@ -154,6 +160,29 @@ impl Engine {
             }
         }
         self.found = written;
+    }
+
+    /// Looks for broken pages, but only at every fourth pass where the last look found none: with many mappings this
+    /// look costs as much as the one for written pages, and nothing is lost by finding a break later.
+    fn find_broken_unless_calm(
+        &mut self,
+        run: PageRun,
+        hasher: &PageHasher,
+        out: &mut Scanned,
+    ) -> Result<(), Errno> {
+        let chunk = (run.first.get() / CHUNK) as usize;
+        if self.calm.len() <= chunk {
+            self.calm.resize(chunk + 1, 0);
+        }
+        if self.calm[chunk] > 0 {
+            self.calm[chunk] -= 1;
+            return Ok(());
+        }
+        self.find_broken(self.guest.span(run), hasher, out)?;
+        if self.found.is_empty() {
+            self.calm[chunk] = CALM_PASSES;
+        }
+        Ok(())
     }
 
     /// Finds pool pages that the kernel has copied, and those of them that have been quiet for long enough.

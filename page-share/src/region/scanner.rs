@@ -16,11 +16,8 @@ use crate::port::{
 use crate::region::engine::Engine;
 use crate::region::mappings::Mappings;
 use crate::region::run::{PageRun, runs_of};
-use crate::region::scan::Scanned;
+use crate::region::scan::{CHUNK, Scanned};
 use crate::region::state::{State, mark};
-
-/// Pages looked at under one hold of the engine lock, 8 MiB.
-const CHUNK: u32 = 2048;
 
 /// Pages of earlier pools brought home for each chunk scanned.
 const MIGRATE: usize = 128;
@@ -354,7 +351,9 @@ impl Scanner {
     /// Leaves short runs for a later pass while mappings are scarce, so that every region's long ones come first.
     fn defer_short(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
         let mappings = Mappings::of_process();
-        mappings.recount();
+        if !runs.is_empty() {
+            mappings.recount_if_stale();
+        }
         let need: i64 = runs
             .iter()
             .map(|(run, place)| engine.merge_cost(*run, *place).max(0))
@@ -382,6 +381,7 @@ impl Scanner {
 
     fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         let mut done = 0;
+        // Even an empty pass ends with this phase.
         while done < pages {
             let Phase::Merging(runs) = &mut self.phase else {
                 break;
@@ -408,6 +408,7 @@ impl Scanner {
             }
             done += run.count;
         }
+        lock(engine).clear_staging();
         self.return_references(engine);
         done
     }

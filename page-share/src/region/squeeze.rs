@@ -123,7 +123,7 @@ impl Engine {
                 }
                 drop(left);
             }
-            self.clear_staging(batch.first, batch);
+            self.clear_staging();
         }
         count
     }
@@ -165,7 +165,7 @@ impl Engine {
                     Some(_) => self.give_back(batch.first, claim),
                 }
             }
-            self.clear_staging(batch.first, batch);
+            self.clear_staging();
             if let Some(error) = failed {
                 return Err(error.into());
             }

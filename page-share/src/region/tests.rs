@@ -54,7 +54,7 @@ fn equal_pages_of_two_guests_are_merged_and_read_the_same() {
     }
     let (memory, region) = &guests[0];
     memory.write_page(5, &page(12345));
-    for _ in 0..6 {
+    for _ in 0..10 {
         region.scan_pass();
     }
     assert_eq!(region.state(Gfn::new(5)), State::Private);
