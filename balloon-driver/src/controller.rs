@@ -240,11 +240,7 @@ impl Controller {
         if wanted < self.commanded {
             self.commanded = wanted;
             self.pace.rest(ballooned);
-        } else if ballooned < self.commanded
-            // A driver that says nothing at all is not out of memory, it is gone: see `silence`.
-            && seen.ballooned.age < self.limits.no_progress
-            && self.pace.is_stuck(ballooned, seen.elapsed, &self.limits)
-        {
+        } else if ballooned < self.commanded && self.pace.is_stuck(seen, &self.limits) {
             // Commanding what was reached ends the guest's own attempts, which cost it time and log lines.
             self.commanded = ballooned;
             let left = self.limits.retry_after;
@@ -256,11 +252,13 @@ impl Controller {
         } else if wanted > self.commanded {
             let room = statistics
                 .and_then(|values| self.room(&values))
-                .map(|room| ballooned + room);
+                .map(|room| ballooned.saturating_add(room));
             let pace = self
                 .pace
                 .next(self.commanded, ballooned, seen.elapsed, &self.limits);
-            let next = wanted.min(self.commanded + pace).min(room.unwrap_or(u64::MAX));
+            let next = wanted
+                .min(self.commanded.saturating_add(pace))
+                .min(room.unwrap_or(u64::MAX));
             self.commanded = self.commanded.max(next);
         }
         self.status(ballooned)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Limits;
+use super::{Limits, Observation};
 
 /// The rate of inflation and the progress it makes.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +30,17 @@ impl Pace {
     }
 
     /// Whether the guest has not given one more frame for too long. Call once per step while it owes some.
-    pub(super) fn is_stuck(&mut self, ballooned: u64, elapsed: Duration, limits: &Limits) -> bool {
+    ///
+    /// Only time in which the guest spoke counts: one that says nothing at all is not out of memory, it is gone.
+    pub(super) fn is_stuck(&mut self, seen: &Observation, limits: &Limits) -> bool {
+        let ballooned = seen.ballooned.value;
         if ballooned > self.reached {
             self.rest(ballooned);
             return false;
         }
-        self.stuck += elapsed;
+        if seen.ballooned.age < seen.elapsed {
+            self.stuck += seen.elapsed;
+        }
         let stuck = self.stuck >= limits.no_progress;
         if stuck {
             self.rest(ballooned);

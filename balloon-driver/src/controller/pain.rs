@@ -36,7 +36,7 @@ impl Watch {
     /// Looks at statistics. The same ones, looked at again, do not hurt twice, except that memory stays low.
     pub(super) fn look(&mut self, now: &Aged<Values>, elapsed: Duration, limits: &Limits) -> Option<Pain> {
         let before = self.last.map(|seen| Seen {
-            age: seen.age + elapsed,
+            age: seen.age.saturating_add(elapsed),
             ..seen
         });
         self.last = Some(Seen {
