@@ -166,10 +166,8 @@ fn a_page_the_kernel_keeps_is_counted() {
     fill(&memory);
     // Locked pages cannot be dropped; one of three runs is locked.
     // SAFETY: a lock on a mapped page.
-    assert_eq!(
-        unsafe { libc::mlock(host(&memory, 10).cast(), FRAME_SIZE as usize) },
-        0
-    );
+    let locked = unsafe { libc::mlock(host(&memory, 10).cast(), FRAME_SIZE as usize) };
+    assert_eq!(locked, 0);
     for mut port in [
         Anonymous::new(memory.clone()).unwrap(),
         Anonymous::new(memory.clone()).unwrap().without_vectored_calls(),
