@@ -9,6 +9,7 @@
 //! - [`machine`]: KVM, the bus, vCPU threads; how a guest ends ([`machine::Outcome`]).
 //! - [`virtio`]: devices, rings, and the transport that the guest finds them by.
 //! - [`supervisor`]: one guest's life, watched by one thread.
+//! - [`launcher`]: several guests, their agents and workloads.
 //! - [`control`]: what can be asked of a running VMM.
 //! - [`config`]: what a guest is made of, as its user writes it; [`cli`]: the commands.
 //! - [`doctor`]: what this machine can run.
@@ -45,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod launcher;
 pub mod layout;
 pub mod machine;
 pub mod memory;

@@ -16,6 +16,8 @@ struct Cli {
 enum Command {
     /// Say what this machine can run, what is missing and what to do about it
     Doctor(levy::doctor::Args),
+    /// Run one or more guests, each in a process of its own
+    Run(Box<levy::cli::RunArgs>),
     /// Run one guest in this process (what `levy run` starts for each guest)
     Vmm(Box<levy::cli::VmmArgs>),
 }
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Run(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }
 }

@@ -1,5 +1,157 @@
 //! `levy run`: guests for people.
 
-/// Run one or more guests.
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use guest_images::{Boot, Cache, Flavour, debian::Archive};
+use levy_agent::Workload;
+
+use super::vmm::GuestArgs;
+use crate::config;
+use crate::doctor;
+use crate::launcher::{Fleet, FleetError, Plan, Screen, ScreenStyle};
+use crate::process;
+
+const EXAMPLES: &str = "\
+Without --kernel, guests boot a stock Debian kernel with Levy's agent, built from Debian packages on first use.
+With --workload, each guest runs it, is switched off after its verdict, and the verdict decides the exit status:
+idle, toucher, fill, churn work everywhere; redis, nginx, pgbench, dbench need the Debian disk. Parameters follow the
+name: --workload churn,mib=64,seconds=10
+
+Examples:
+  levy run                                        one guest until Ctrl-C
+  levy run --count 3 --memory size=256M --workload churn,mib=32,seconds=5
+  levy run --json --workload fill,mib=100 | jq .
+  levy run --kernel bzImage --initrd initrd.img --disk path=root.img,overlay=on --cmdline root=/dev/vda
+
+Exit status: that of the first guest that did not end well (see `levy vmm --help`), 7 for a bad or missing verdict,
+130 after Ctrl-C.";
+
+/// Run one or more guests, each in a process of its own.
 #[derive(Clone, Debug, clap::Args)]
-pub struct RunArgs {}
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Number of equal guests
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    count: u16,
+    /// Name of the guests; a number follows when there are several
+    #[arg(long, default_value = "guest")]
+    name: String,
+    /// What each guest runs: NAME[,key=value]...
+    #[arg(long, value_name = "NAME[,key=value]", value_parser = workload)]
+    workload: Option<Workload>,
+    /// A guest hangs if its agent is not ready by then (60s, 2m)
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
+    deadline: Duration,
+    /// A guest hangs if its workload takes so much longer than it announces
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
+    patience: Duration,
+    /// Leave guests running after their verdict
+    #[arg(long)]
+    keep: bool,
+    /// Tell programs: a JSON object per line on standard output, the last one a summary
+    #[arg(long)]
+    json: bool,
+}
+
+fn workload(text: &str) -> Result<Workload, String> {
+    let (name, words) = text.split_once(',').unwrap_or((text, ""));
+    Workload::from_words(name, words.split(',').filter(|word| !word.is_empty()))
+}
+
+/// What went wrong before guests ran.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}")]
+    NoKernelsHere(doctor::Machine),
+    #[error("cannot build the guest image; give your own with --kernel and --initrd")]
+    Images(#[source] guest_images::Error),
+    #[error("--net tap={tap} cannot serve {count} guests; start them one by one, each with its own tap")]
+    OneTap { tap: String, count: u16 },
+    #[error("--disk path={path} cannot be written by {count} guests; add overlay=on or readonly=on", path = path.display())]
+    OneDisk { path: PathBuf, count: u16 },
+    #[error("the host cannot start this process properly")]
+    Process(#[source] std::io::Error),
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}
+
+impl RunArgs {
+    /// Runs the guests to their end; the exit status of the process.
+    pub fn run(self) -> u8 {
+        match self.launch() {
+            Ok(status) => status,
+            Err(error) => {
+                eprintln!("levy: {}", process::chain(&error));
+                1
+            }
+        }
+    }
+
+    fn launch(self) -> Result<u8, RunError> {
+        let signals = process::block_end_signals().map_err(RunError::Process)?;
+        self.check_sharing()?;
+        match doctor::Machine::probe() {
+            found if found.runs_kernels() => {}
+            found => return Err(RunError::NoKernelsHere(found)),
+        }
+        let style = if self.json { ScreenStyle::Json } else { ScreenStyle::Text };
+        let screen = Screen::new(style);
+        let plan = self.plan()?;
+        Ok(Fleet::launch(plan, screen, signals)?.run().status)
+    }
+
+    /// What several guests cannot share.
+    fn check_sharing(&self) -> Result<(), RunError> {
+        let count = self.count;
+        if count == 1 {
+            return Ok(());
+        }
+        if let Some(net) = self.guest.net.first() {
+            let tap = net.tap.clone();
+            return Err(RunError::OneTap { tap, count });
+        }
+        let written = self.guest.disk.iter().find(|d| d.mode == config::DiskMode::Write);
+        match written {
+            Some(disk) => Err(RunError::OneDisk {
+                path: disk.path.clone(),
+                count,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn plan(self) -> Result<Plan, RunError> {
+        let mut args = self.guest.to_args();
+        if self.guest.kernel.is_none() {
+            let boot = default_boot().map_err(RunError::Images)?;
+            args.extend(["--kernel".into(), boot.kernel().into()]);
+            args.extend(["--initrd".into(), boot.initramfs().into()]);
+        }
+        args.extend(["--deadline".into(), format!("{}ms", self.deadline.as_millis()).into()]);
+        let name = |n: u16| match self.count {
+            1 => self.name.clone(),
+            _ => format!("{}-{n}", self.name),
+        };
+        let guests: Vec<(String, Vec<OsString>)> =
+            (1..=self.count).map(|n| (name(n), args.clone())).collect();
+        Ok(Plan {
+            guests,
+            workload: self.workload,
+            patience: self.patience,
+            keep: self.keep,
+        })
+    }
+}
+
+/// Kernel and initramfs from the cache, built with progress on standard error if they are not there.
+fn default_boot() -> guest_images::Result<Boot> {
+    let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
+    match Boot::latest(&cache, Flavour::default()) {
+        Some(boot) => Ok(boot),
+        None => Boot::build(&Archive::open(&cache)?, Flavour::default()),
+    }
+}

@@ -1,5 +1,6 @@
 //! `levy vmm`: one guest in this process.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -199,13 +200,32 @@ impl VmmArgs {
 }
 
 impl GuestArgs {
+    /// The options as `levy vmm` takes them.
+    pub(super) fn to_args(&self) -> Vec<OsString> {
+        let mut args = Vec::new();
+        let mut push = |option: &str, value: OsString| args.extend([option.into(), value]);
+        for (option, file) in [("--kernel", &self.kernel), ("--initrd", &self.initrd)] {
+            if let Some(file) = file {
+                push(option, file.into());
+            }
+        }
+        push("--memory", self.memory.to_string().into());
+        push("--cpus", self.cpus.count.to_string().into());
+        self.disk.iter().for_each(|disk| push("--disk", disk.to_string().into()));
+        self.net.iter().for_each(|net| push("--net", net.to_string().into()));
+        self.balloon.iter().for_each(|balloon| push("--balloon", balloon.to_string().into()));
+        // With `=`, since words of the kernel's may begin with a dash.
+        args.push(format!("--cmdline={}", self.cmdline).into());
+        args
+    }
+
     fn full_cmdline(&self) -> String {
         let mut words = vec![DEFAULT_CMDLINE.to_owned()];
         words.extend(
             self.net
                 .iter()
                 .enumerate()
-                .filter_map(|(card, net)| net.kernel_parameter(card)),
+                .filter_map(|(card, net)| net.kernel_words(card)),
         );
         if !self.cmdline.is_empty() {
             words.push(self.cmdline.clone());

@@ -7,6 +7,7 @@
 mod group;
 mod values;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -72,6 +73,12 @@ impl FromStr for MemoryConfig {
             return Err(Group::wrong("size", bytes, "guests have less than 64 TiB"));
         }
         Ok(Self { bytes })
+    }
+}
+
+impl fmt::Display for MemoryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "size={}", self.bytes)
     }
 }
 
@@ -150,6 +157,17 @@ impl FromStr for DiskConfig {
     }
 }
 
+impl fmt::Display for DiskConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = match self.mode {
+            DiskMode::Write => "",
+            DiskMode::Read => ",readonly=on",
+            DiskMode::Overlay => ",overlay=on",
+        };
+        write!(f, "path={}{mode},latency={}us", self.path.display(), self.latency.as_micros())
+    }
+}
+
 /// `--net tap=levy0,create=on,host=10.0.3.1/24,guest=10.0.3.2/24`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
@@ -188,16 +206,39 @@ impl FromStr for NetConfig {
     }
 }
 
+impl fmt::Display for NetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tap={},create={}", self.tap, on_or_off(self.create))?;
+        if let Some(mac) = self.mac {
+            write!(f, ",mac={mac}")?;
+        }
+        for (key, subnet) in [("host", self.host), ("guest", self.guest)] {
+            if let Some(subnet) = subnet {
+                write!(f, ",{key}={}/{}", subnet.address, subnet.prefix)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn on_or_off(switch: bool) -> &'static str {
+    if switch { "on" } else { "off" }
+}
+
 impl NetConfig {
-    /// The kernel's `ip=` parameter for card number `card`, where the guest's address is given.
-    pub fn kernel_parameter(&self, card: usize) -> Option<String> {
+    /// The words that give card number `card` its address, where one is given: the kernel's `ip=`, which initramfs
+    /// tools read too, and for the first card those of Levy's agent.
+    pub fn kernel_words(&self, card: usize) -> Option<String> {
         let guest = self.guest?;
         let gateway = self.host.map(|h| h.address.to_string()).unwrap_or_default();
-        Some(format!(
-            "ip={}::{gateway}:{}::eth{card}:off",
-            guest.address,
-            guest.mask()
-        ))
+        let mut words = format!("ip={}::{gateway}:{}::eth{card}:off", guest.address, guest.mask());
+        if card == 0 {
+            words += &format!(" levy.ip={}/{}", guest.address, guest.prefix);
+            if !gateway.is_empty() {
+                words += &format!(" levy.gateway={gateway}");
+            }
+        }
+        Some(words)
     }
 }
 
@@ -230,6 +271,19 @@ impl FromStr for BalloonConfig {
             free_page_reporting: group.switch("free_page_reporting")?,
             stats_polling_interval: group.duration("stats_polling_interval")?.unwrap_or_default(),
         })
+    }
+}
+
+impl fmt::Display for BalloonConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "size={},deflate_on_oom={},free_page_reporting={},stats_polling_interval={}ms",
+            self.bytes,
+            on_or_off(self.deflate_on_oom),
+            on_or_off(self.free_page_reporting),
+            self.stats_polling_interval.as_millis()
+        )
     }
 }
 

@@ -18,9 +18,10 @@ fn groups_read_as_written() {
         .parse()
         .unwrap();
     assert_eq!(
-        net.kernel_parameter(0).unwrap(),
-        "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth0:off"
+        net.kernel_words(0).unwrap(),
+        "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth0:off levy.ip=10.0.3.2/24 levy.gateway=10.0.3.1"
     );
+    assert_eq!(net.kernel_words(1).unwrap(), "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth1:off");
     let balloon: BalloonConfig = "size=64M,deflate_on_oom=on,stats_polling_interval=1s"
         .parse()
         .unwrap();
@@ -48,4 +49,18 @@ fn errors_name_the_key_the_value_and_the_cure() {
     assert!(message::<NetConfig>("tap=t,create=on,host=10.0.0.1").contains("prefix length"));
     assert!(message::<BalloonConfig>("deflate_on_omm=on").contains("did you mean deflate_on_oom?"));
     assert!(message::<SerialConfig>("tty").contains("stdio or null"));
+}
+
+#[test]
+fn what_is_printed_reads_the_same() {
+    fn same<T: FromStr<Err = OptionError> + std::fmt::Display + std::fmt::Debug + PartialEq>(text: &str) {
+        let read: T = text.parse().unwrap();
+        assert_eq!(read.to_string().parse(), Ok(read));
+    }
+    same::<MemoryConfig>("size=512M");
+    same::<DiskConfig>("path=/a b.img,overlay=on,latency=5ms");
+    same::<DiskConfig>("path=a,readonly=on");
+    same::<NetConfig>("tap=t0,create=on,mac=52:54:00:0a:0b:0c,host=10.0.3.1/24,guest=10.0.3.2/24");
+    same::<NetConfig>("t0");
+    same::<BalloonConfig>("size=64M,deflate_on_oom=on,free_page_reporting=on,stats_polling_interval=1s");
 }

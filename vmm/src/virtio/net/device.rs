@@ -1,5 +1,6 @@
 //! The network device.
 
+use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 use std::str::FromStr;
@@ -45,6 +46,13 @@ impl FromStr for MacAddress {
             ));
         }
         Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

@@ -1,0 +1,262 @@
+//! All guests of one launch, from the first process to the last.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use levy_agent::{Event as AgentEvent, Workload};
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::guest::{Guest, Step};
+use super::run_dir::RunDir;
+use super::screen::Screen;
+use super::summary::Summary;
+use super::vmm_process::VmmProcess;
+use super::Note;
+use crate::control::Request;
+use crate::process::Signals;
+
+/// How long a guest may take to switch itself off.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+/// The same after Ctrl-C.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
+/// How long a VMM process may take to end once its guest has.
+const PROCESS_GRACE: Duration = Duration::from_secs(10);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Lines of console shown of a guest that did not end well.
+const CONSOLE_LINES: usize = 15;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The guests: name, and arguments of `levy vmm`.
+    pub guests: Vec<(String, Vec<OsString>)>,
+    /// What each guest runs, if anything; without it guests run until they are switched off.
+    pub workload: Option<Workload>,
+    /// How long a verdict may take beyond the time that the workload announces.
+    pub patience: Duration,
+    /// Leave guests running after their verdict.
+    pub keep: bool,
+}
+
+/// Why guests could not be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// There is no place for sockets.
+    #[error("cannot make a folder for the guests' sockets; set XDG_RUNTIME_DIR or TMPDIR to a writable place")]
+    RunDir(#[source] io::Error),
+    /// A process cannot be started.
+    #[error("cannot start a process for guest {name}")]
+    Start {
+        /// The guest.
+        name: String,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// No threads.
+    #[error("the host cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Guests that run.
+pub struct Fleet {
+    guests: Vec<Guest>,
+    plan: Plan,
+    screen: Screen,
+    notes: Sender<Note>,
+    heard: Receiver<Note>,
+    interrupted: bool,
+    // Last: removed when no process uses it any more.
+    dir: RunDir,
+}
+
+impl Fleet {
+    /// Starts all guests of `plan`.
+    ///
+    /// # Errors
+    /// When the host refuses a folder, a process or a thread. Guests that were started are taken down again.
+    pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
+        let (notes, heard) = channel();
+        let dir = RunDir::new().map_err(FleetError::RunDir)?;
+        let mut fleet = Self {
+            guests: Vec::new(),
+            plan,
+            screen,
+            notes,
+            heard,
+            interrupted: false,
+            dir,
+        };
+        let interrupts = fleet.notes.clone();
+        signals
+            .watch(move |_| {
+                let _ = interrupts.send(Note::Signal);
+            })
+            .map_err(FleetError::Thread)?;
+        for (number, (name, args)) in fleet.plan.guests.clone().iter().enumerate() {
+            let start = VmmProcess::start((number, name), args, fleet.dir.path(), &fleet.notes);
+            let vmm = start.map_err(|source| FleetError::Start {
+                name: name.clone(),
+                source,
+            })?;
+            fleet.screen.add(name);
+            fleet.guests.push(Guest::new(name, vmm));
+            fleet.show(number);
+        }
+        Ok(fleet)
+    }
+
+    /// Watches the guests until all have ended.
+    pub fn run(mut self) -> Summary {
+        while self.guests.iter().any(|guest| !guest.ended) {
+            match self.heard.recv_timeout(TICK) {
+                Ok(note) => self.handle(note),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            self.give_up_on_late_verdicts();
+        }
+        let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
+        let summary = Summary::of(guests, self.plan.workload.is_some(), self.interrupted);
+        let mut value = json!(summary);
+        value["event"] = "summary".into();
+        self.screen.finish(&summary.to_text(), &value);
+        summary
+    }
+
+    fn handle(&mut self, note: Note) {
+        match note {
+            Note::Vmm(number, value) => self.vmm_said(number, &value),
+            Note::Agent(number, event) => self.agent_said(number, &event),
+            Note::Closed(number) => self.ended(number),
+            Note::Signal => self.interrupt(),
+        }
+    }
+
+    fn vmm_said(&mut self, number: usize, value: &Value) {
+        self.screen.event(value);
+        let guest = &mut self.guests[number];
+        guest.heard_vmm(value);
+        let runs = value["state"] == "running";
+        if runs && guest.agent.is_none() {
+            match Agent::connect(guest.vmm.agent(), number, &self.notes) {
+                Ok(agent) => guest.agent = Some(agent),
+                Err(e) => guest.summary.complaints.push(format!("no way to the agent: {e}")),
+            }
+        }
+        self.show(number);
+    }
+
+    fn agent_said(&mut self, number: usize, event: &AgentEvent) {
+        let guest = &mut self.guests[number];
+        self.screen.event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
+        let step = guest.heard_agent(event.id, &event.report);
+        self.show(number);
+        match step {
+            Step::Nothing => {}
+            Step::Ready => self.ready(number),
+            Step::Verdict => self.verdict(number),
+        }
+    }
+
+    fn ready(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
+        if let Some(workload) = &self.plan.workload {
+            if let Err(e) = guest.start(workload, self.plan.patience) {
+                guest.summary.complaints.push(format!("cannot send the workload: {e}"));
+            }
+        }
+    }
+
+    fn verdict(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        guest.verdict_due = None;
+        if let Ok(stats) = guest.vmm.ask(&Request::Stats) {
+            guest.summary.stats = Some(stats);
+        }
+        if !self.plan.keep {
+            self.stop(number, STOP_GRACE);
+        }
+    }
+
+    fn stop(&mut self, number: usize, grace: Duration) {
+        let guest = &mut self.guests[number];
+        let grace_ms = grace.as_millis() as u64;
+        // A VMM that cannot be asked any more is ending by itself, or is killed below when it does not.
+        if guest.vmm.ask(&Request::Stop { grace_ms }).is_err() && guest.summary.outcome.is_none() {
+            guest.vmm.kill();
+        }
+    }
+
+    fn give_up_on_late_verdicts(&mut self) {
+        let now = Instant::now();
+        for guest in &mut self.guests {
+            if guest.ended || guest.verdict_due.is_none_or(|due| now < due) {
+                continue;
+            }
+            guest.verdict_due = None;
+            let because = "the workload gave no verdict in time".to_owned();
+            if guest.vmm.ask(&Request::GiveUp { because }).is_err() {
+                guest.vmm.kill();
+            }
+        }
+    }
+
+    /// The first Ctrl-C lets guests write their disks back, the second one does not.
+    fn interrupt(&mut self) {
+        let running: Vec<_> = (0..self.guests.len()).filter(|&n| !self.guests[n].ended).collect();
+        if self.interrupted {
+            running.into_iter().for_each(|number| self.guests[number].vmm.kill());
+            return;
+        }
+        self.interrupted = true;
+        self.screen.say("stopping all guests; press Ctrl-C again to end them at once");
+        for number in running {
+            self.stop(number, INTERRUPT_GRACE);
+        }
+    }
+
+    fn ended(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        guest.ended = true;
+        let status = guest.vmm.wait(PROCESS_GRACE);
+        guest.summary.status = match &status {
+            Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+            Err(_) => 1,
+        };
+        if guest.summary.message.is_empty() {
+            guest.summary.message = match status {
+                Ok(status) => format!("its VMM ended without a word: {status}"),
+                Err(e) => format!("its VMM cannot be waited for: {e}"),
+            };
+        }
+        if guest.summary.status != 0 && guest.summary.outcome.is_some() {
+            guest.summary.console = guest.vmm.console_tail(CONSOLE_LINES);
+        }
+        self.show(number);
+        let message = self.guests[number].summary.message.clone();
+        self.screen.done(number, &message);
+    }
+
+    fn show(&mut self, number: usize) {
+        let summary = &self.guests[number].summary;
+        let text = match summary.state.as_str() {
+            "ended" | "failed" => summary.message.clone(),
+            state => state.to_owned(),
+        };
+        let (name, text) = (summary.name.clone(), text);
+        self.screen.state(number, &name, &text);
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
+            guest.vmm.kill();
+        }
+    }
+}

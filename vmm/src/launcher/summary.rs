@@ -1,0 +1,166 @@
+//! The end of a launch, for people and for programs.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One guest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GuestSummary {
+    /// Its name.
+    pub name: String,
+    /// What it did last.
+    pub state: String,
+    /// How it ended, in a word; none if it never started.
+    pub outcome: Option<String>,
+    /// How it ended, in a sentence.
+    pub message: String,
+    /// Exit status of its VMM.
+    pub status: u8,
+    /// Milliseconds from the start of its VMM until its vCPUs ran.
+    pub started_ms: Option<u64>,
+    /// ... until its agent's first line.
+    pub booted_ms: Option<u64>,
+    /// ... until its agent took commands.
+    pub ready_ms: Option<u64>,
+    /// What the workload's verdict said.
+    pub verdict: Option<Value>,
+    /// Memory and device figures when the workload was done, or when the guest was ready.
+    pub stats: Option<Value>,
+    /// Errors that its agent reported.
+    pub complaints: Vec<String>,
+    /// The end of its console, where something went wrong.
+    pub console: Vec<String>,
+}
+
+impl GuestSummary {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: "starting".into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the workload said that all is well.
+    pub fn is_ok(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|v| v["ok"] == true)
+    }
+}
+
+/// All guests of a launch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// The guests.
+    pub guests: Vec<GuestSummary>,
+    /// Exit status of the launcher.
+    pub status: u8,
+}
+
+/// Exit status when a workload's verdict is bad or missing.
+const VERDICT: u8 = 7;
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+impl Summary {
+    /// The summary of `guests`, whose exit status is the gravest of theirs.
+    pub(super) fn of(guests: Vec<GuestSummary>, expects_verdict: bool, interrupted: bool) -> Self {
+        let gravest = guests.iter().map(|g| g.status).find(|&s| s != 0);
+        let unwell = expects_verdict && guests.iter().any(|g| !g.is_ok());
+        let status = match (interrupted, gravest) {
+            (true, _) => INTERRUPTED,
+            (false, Some(status)) => status,
+            (false, None) if unwell => VERDICT,
+            (false, None) => 0,
+        };
+        Self { guests, status }
+    }
+
+    /// A table, and what there is to say about guests that did not end well.
+    pub fn to_text(&self) -> String {
+        let mut text = format!(
+            "{:<12} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}  {}\n",
+            "guest", "boot s", "ready s", "MEM MiB", "RSS MiB", "PRIV MiB", "VMM MiB", "result"
+        );
+        for guest in &self.guests {
+            let seconds = |ms: Option<u64>| ms.map_or("-".into(), |ms| format!("{:.2}", ms as f64 / 1000.0));
+            let mib = |key: &str| {
+                let kib = guest.stats.as_ref().and_then(|s| s["memory"][key].as_f64());
+                kib.map_or("-".into(), |kib| format!("{:.1}", kib / 1024.0))
+            };
+            let _ = writeln!(
+                text,
+                "{:<12} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}  {}",
+                guest.name,
+                seconds(guest.booted_ms),
+                seconds(guest.ready_ms),
+                mib("guest_kib"),
+                mib("guest_rss_kib"),
+                mib("guest_private_kib"),
+                mib("vmm_private_kib"),
+                guest.result(),
+            );
+        }
+        for guest in self.guests.iter().filter(|g| !g.console.is_empty()) {
+            let _ = writeln!(text, "\nend of the console of {}:", guest.name);
+            for line in &guest.console {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        text
+    }
+}
+
+impl GuestSummary {
+    fn result(&self) -> String {
+        let ended = if self.status == 0 { String::new() } else { format!("; {}", self.message) };
+        let Some(verdict) = &self.verdict else {
+            let complaint = self.complaints.last().map(|c| format!(" ({c})")).unwrap_or_default();
+            return format!("{}{complaint}", self.message);
+        };
+        let word = if self.is_ok() { "ok" } else { "FAILED" };
+        let text = |key: &str| verdict[key].as_str().unwrap_or_default().to_owned();
+        let rate = verdict["rate"].as_f64().unwrap_or_default();
+        let detail = match text("detail") {
+            d if d.is_empty() => d,
+            d => format!(" ({d})"),
+        };
+        format!("{} {word}, {rate:.0} {}/s{detail}{ended}", text("run"), text("unit"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn guest(status: u8, ok: Option<bool>) -> GuestSummary {
+        GuestSummary {
+            status,
+            verdict: ok.map(|ok| json!({"ok": ok, "run": "churn", "unit": "pages", "rate": 3.0, "detail": ""})),
+            ..GuestSummary::new("g")
+        }
+    }
+
+    #[test]
+    fn the_gravest_end_decides_the_status() {
+        let status = |guests: &[GuestSummary], verdicts, interrupted| {
+            Summary::of(guests.to_vec(), verdicts, interrupted).status
+        };
+        assert_eq!(status(&[guest(0, None), guest(0, None)], false, false), 0);
+        assert_eq!(status(&[guest(0, Some(true))], true, false), 0);
+        assert_eq!(status(&[guest(0, Some(true)), guest(0, Some(false))], true, false), 7);
+        assert_eq!(status(&[guest(0, Some(true)), guest(0, None)], true, false), 7);
+        assert_eq!(status(&[guest(0, Some(true)), guest(5, None)], true, false), 5);
+        assert_eq!(status(&[guest(0, Some(true))], true, true), 130);
+    }
+
+    #[test]
+    fn the_table_names_every_guest_and_its_verdict() {
+        let text = Summary::of(vec![guest(0, Some(true)), guest(0, Some(false))], true, false).to_text();
+        assert!(text.contains("churn ok, 3 pages/s"), "{text}");
+        assert!(text.contains("churn FAILED"), "{text}");
+    }
+}
