@@ -98,7 +98,11 @@ impl RunArgs {
             found if found.runs_kernels() => {}
             found => return Err(RunError::NoKernelsHere(found)),
         }
-        let style = if self.json { ScreenStyle::Json } else { ScreenStyle::Text };
+        let style = if self.json {
+            ScreenStyle::Json
+        } else {
+            ScreenStyle::Text
+        };
         let screen = Screen::new(style);
         let plan = self.plan()?;
         Ok(Fleet::launch(plan, screen, signals)?.run().status)
@@ -131,7 +135,10 @@ impl RunArgs {
             args.extend(["--kernel".into(), boot.kernel().into()]);
             args.extend(["--initrd".into(), boot.initramfs().into()]);
         }
-        args.extend(["--deadline".into(), format!("{}ms", self.deadline.as_millis()).into()]);
+        args.extend([
+            "--deadline".into(),
+            format!("{}ms", self.deadline.as_millis()).into(),
+        ]);
         let name = |n: u16| match self.count {
             1 => self.name.clone(),
             _ => format!("{}-{n}", self.name),

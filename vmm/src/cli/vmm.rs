@@ -211,9 +211,15 @@ impl GuestArgs {
         }
         push("--memory", self.memory.to_string().into());
         push("--cpus", self.cpus.count.to_string().into());
-        self.disk.iter().for_each(|disk| push("--disk", disk.to_string().into()));
-        self.net.iter().for_each(|net| push("--net", net.to_string().into()));
-        self.balloon.iter().for_each(|balloon| push("--balloon", balloon.to_string().into()));
+        self.disk
+            .iter()
+            .for_each(|disk| push("--disk", disk.to_string().into()));
+        self.net
+            .iter()
+            .for_each(|net| push("--net", net.to_string().into()));
+        self.balloon
+            .iter()
+            .for_each(|balloon| push("--balloon", balloon.to_string().into()));
         // With `=`, since words of the kernel's may begin with a dash.
         args.push(format!("--cmdline={}", self.cmdline).into());
         args

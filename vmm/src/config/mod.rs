@@ -164,7 +164,12 @@ impl fmt::Display for DiskConfig {
             DiskMode::Read => ",readonly=on",
             DiskMode::Overlay => ",overlay=on",
         };
-        write!(f, "path={}{mode},latency={}us", self.path.display(), self.latency.as_micros())
+        write!(
+            f,
+            "path={}{mode},latency={}us",
+            self.path.display(),
+            self.latency.as_micros()
+        )
     }
 }
 

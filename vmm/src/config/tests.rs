@@ -21,7 +21,10 @@ fn groups_read_as_written() {
         net.kernel_words(0).unwrap(),
         "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth0:off levy.ip=10.0.3.2/24 levy.gateway=10.0.3.1"
     );
-    assert_eq!(net.kernel_words(1).unwrap(), "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth1:off");
+    assert_eq!(
+        net.kernel_words(1).unwrap(),
+        "ip=10.0.3.2::10.0.3.1:255.255.255.0::eth1:off"
+    );
     let balloon: BalloonConfig = "size=64M,deflate_on_oom=on,stats_polling_interval=1s"
         .parse()
         .unwrap();

@@ -33,6 +33,11 @@ pub enum Request {
     Pause,
     /// Let them run again.
     Resume,
+    /// Have the guest give up so much memory in all.
+    Balloon {
+        /// The balloon's size in MiB.
+        amount_mib: u64,
+    },
     /// Have the guest switch itself off, and take it down after the grace time.
     Stop {
         /// Milliseconds until it is taken down.

@@ -43,7 +43,10 @@ fn listen(mut reader: impl BufRead, guest: usize, notes: &Sender<Note>) {
             Ok(_) => {}
         }
         // What is no event is the guest's fault and says nothing.
-        let Some(event) = std::str::from_utf8(&line).ok().and_then(|line| Event::parse(line).ok()) else {
+        let Some(event) = std::str::from_utf8(&line)
+            .ok()
+            .and_then(|line| Event::parse(line).ok())
+        else {
             continue;
         };
         if notes.send(Note::Agent(guest, Box::new(event))).is_err() {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use levy_agent::{Event as AgentEvent, Workload};
 use serde_json::{Value, json};
 
+use super::Note;
 use super::agent::Agent;
 use super::guest::{Guest, Step};
 use super::run_dir::RunDir;
 use super::screen::Screen;
 use super::summary::Summary;
 use super::vmm_process::VmmProcess;
-use super::Note;
 use crate::control::Request;
 use crate::process::Signals;
 
@@ -46,7 +46,9 @@ pub struct Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// There is no place for sockets.
-    #[error("cannot make a folder for the guests' sockets; set XDG_RUNTIME_DIR or TMPDIR to a writable place")]
+    #[error(
+        "cannot make a folder for the guests' sockets; set XDG_RUNTIME_DIR or TMPDIR to a writable place"
+    )]
     RunDir(#[source] io::Error),
     /// A process cannot be started.
     #[error("cannot start a process for guest {name}")]
@@ -152,7 +154,8 @@ impl Fleet {
 
     fn agent_said(&mut self, number: usize, event: &AgentEvent) {
         let guest = &mut self.guests[number];
-        self.screen.event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
+        self.screen
+            .event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
         let step = guest.heard_agent(event.id, &event.report);
         self.show(number);
         match step {
@@ -167,7 +170,10 @@ impl Fleet {
         guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
         if let Some(workload) = &self.plan.workload {
             if let Err(e) = guest.start(workload, self.plan.patience) {
-                guest.summary.complaints.push(format!("cannot send the workload: {e}"));
+                guest
+                    .summary
+                    .complaints
+                    .push(format!("cannot send the workload: {e}"));
             }
         }
     }
@@ -208,13 +214,18 @@ impl Fleet {
 
     /// The first Ctrl-C lets guests write their disks back, the second one does not.
     fn interrupt(&mut self) {
-        let running: Vec<_> = (0..self.guests.len()).filter(|&n| !self.guests[n].ended).collect();
+        let running: Vec<_> = (0..self.guests.len())
+            .filter(|&n| !self.guests[n].ended)
+            .collect();
         if self.interrupted {
-            running.into_iter().for_each(|number| self.guests[number].vmm.kill());
+            running
+                .into_iter()
+                .for_each(|number| self.guests[number].vmm.kill());
             return;
         }
         self.interrupted = true;
-        self.screen.say("stopping all guests; press Ctrl-C again to end them at once");
+        self.screen
+            .say("stopping all guests; press Ctrl-C again to end them at once");
         for number in running {
             self.stop(number, INTERRUPT_GRACE);
         }
@@ -225,7 +236,10 @@ impl Fleet {
         guest.ended = true;
         let status = guest.vmm.wait(PROCESS_GRACE);
         guest.summary.status = match &status {
-            Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+            Ok(status) => status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
             Err(_) => 1,
         };
         if guest.summary.message.is_empty() {

@@ -77,7 +77,9 @@ impl Guest {
         match report {
             Report::Ready { .. } => return Step::Ready,
             Report::Started { run } if id == Some(RUN) => self.summary.state = format!("{run} started"),
-            Report::Progress { run, seconds, rate, .. } if id == Some(RUN) => {
+            Report::Progress {
+                run, seconds, rate, ..
+            } if id == Some(RUN) => {
                 self.summary.state = format!("{run} {seconds:.0} s, {rate:.0}/s");
             }
             Report::Verdict { .. } if id == Some(RUN) => {

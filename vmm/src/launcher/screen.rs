@@ -59,14 +59,17 @@ impl Screen {
     /// What guest number `guest` does now.
     pub(super) fn state(&mut self, guest: usize, name: &str, state: &str) {
         let live = self.bars.is_some();
-        let Some((bar, shown)) = self.lines.get_mut(guest) else { return };
+        let Some((bar, shown)) = self.lines.get_mut(guest) else {
+            return;
+        };
         if shown == state {
             return;
         }
         bar.set_message(state.to_owned());
         // Without a terminal each state is a line; figures that change every second are not states.
         let stage = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
-        if !live && self.style == ScreenStyle::Text && (stage(shown) != stage(state) || !state.contains("/s")) {
+        if !live && self.style == ScreenStyle::Text && (stage(shown) != stage(state) || !state.contains("/s"))
+        {
             eprintln!("levy: {name}: {state}");
         }
         state.clone_into(shown);

@@ -114,9 +114,17 @@ impl Summary {
 
 impl GuestSummary {
     fn result(&self) -> String {
-        let ended = if self.status == 0 { String::new() } else { format!("; {}", self.message) };
+        let ended = if self.status == 0 {
+            String::new()
+        } else {
+            format!("; {}", self.message)
+        };
         let Some(verdict) = &self.verdict else {
-            let complaint = self.complaints.last().map(|c| format!(" ({c})")).unwrap_or_default();
+            let complaint = self
+                .complaints
+                .last()
+                .map(|c| format!(" ({c})"))
+                .unwrap_or_default();
             return format!("{}{complaint}", self.message);
         };
         let word = if self.is_ok() { "ok" } else { "FAILED" };
@@ -126,7 +134,11 @@ impl GuestSummary {
             d if d.is_empty() => d,
             d => format!(" ({d})"),
         };
-        format!("{} {word}, {rate:.0} {}/s{detail}{ended}", text("run"), text("unit"))
+        format!(
+            "{} {word}, {rate:.0} {}/s{detail}{ended}",
+            text("run"),
+            text("unit")
+        )
     }
 }
 
@@ -139,7 +151,8 @@ mod tests {
     fn guest(status: u8, ok: Option<bool>) -> GuestSummary {
         GuestSummary {
             status,
-            verdict: ok.map(|ok| json!({"ok": ok, "run": "churn", "unit": "pages", "rate": 3.0, "detail": ""})),
+            verdict: ok
+                .map(|ok| json!({"ok": ok, "run": "churn", "unit": "pages", "rate": 3.0, "detail": ""})),
             ..GuestSummary::new("g")
         }
     }
@@ -151,7 +164,10 @@ mod tests {
         };
         assert_eq!(status(&[guest(0, None), guest(0, None)], false, false), 0);
         assert_eq!(status(&[guest(0, Some(true))], true, false), 0);
-        assert_eq!(status(&[guest(0, Some(true)), guest(0, Some(false))], true, false), 7);
+        assert_eq!(
+            status(&[guest(0, Some(true)), guest(0, Some(false))], true, false),
+            7
+        );
         assert_eq!(status(&[guest(0, Some(true)), guest(0, None)], true, false), 7);
         assert_eq!(status(&[guest(0, Some(true)), guest(5, None)], true, false), 5);
         assert_eq!(status(&[guest(0, Some(true))], true, true), 130);

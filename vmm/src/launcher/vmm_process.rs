@@ -110,7 +110,11 @@ impl VmmProcess {
     pub(super) fn console_tail(&self, lines: usize) -> Vec<String> {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<_> = text.lines().map(|l| l.trim_end().to_owned()).filter(|l| !l.is_empty()).collect();
+        let all: Vec<_> = text
+            .lines()
+            .map(|l| l.trim_end().to_owned())
+            .filter(|l| !l.is_empty())
+            .collect();
         all[all.len().saturating_sub(lines)..].to_vec()
     }
 }

@@ -10,8 +10,9 @@ use super::bus::Bus;
 use super::kvm::{HostError, Vm};
 use super::serial::{ConsoleOut, SerialInput, serial_port};
 use crate::boot::MmioDevice;
-use crate::config::{DiskConfig, DiskMode, NetConfig};
+use crate::config::{BalloonConfig, DiskConfig, DiskMode, NetConfig};
 use crate::layout;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Access, Block, Disk, DiskError, OverlayDisk, RawDisk};
 use crate::virtio::console::Console;
 use crate::virtio::net::{MacAddress, Net, Tap, TapError};
@@ -50,6 +51,8 @@ pub struct Handles {
     pub disks: Vec<Arc<Mutex<Block>>>,
     /// Network cards, in order.
     pub nets: Vec<Arc<Mutex<Net>>>,
+    /// The balloon, if there is one.
+    pub balloon: Option<Arc<Mutex<Balloon>>>,
     /// The agent's channel, and where its kicks go.
     pub console: Arc<Mutex<Console>>,
     /// Every virtio device in its slot.
@@ -74,6 +77,7 @@ pub(crate) struct Builder<'a> {
     layers: PathBuf,
     disks: Vec<Arc<Mutex<Block>>>,
     nets: Vec<Arc<Mutex<Net>>>,
+    balloon: Option<Arc<Mutex<Balloon>>>,
     registers: Vec<Arc<Mmio>>,
     slots: Vec<MmioDevice>,
 }
@@ -86,6 +90,7 @@ impl<'a> Builder<'a> {
             layers,
             disks: Vec::new(),
             nets: Vec::new(),
+            balloon: None,
             registers: Vec::new(),
             slots: Vec::new(),
         }
@@ -127,6 +132,14 @@ impl<'a> Builder<'a> {
         self.plug("rng", Arc::new(Mutex::new(rng)))
     }
 
+    /// Plugs in a balloon.
+    pub(crate) fn balloon(&mut self, config: &BalloonConfig) -> Result<(), DeviceError> {
+        let balloon = Balloon::new(config, self.vm.ram()).map_err(resources("a timer for the balloon"))?;
+        let balloon = Arc::new(Mutex::new(balloon));
+        self.balloon = Some(Arc::clone(&balloon));
+        self.plug("balloon", balloon)
+    }
+
     /// Plugs in any device.
     pub(crate) fn plug(
         &mut self,
@@ -166,6 +179,7 @@ impl<'a> Builder<'a> {
             handles: Handles {
                 disks: self.disks,
                 nets: self.nets,
+                balloon: self.balloon,
                 console,
                 plugs,
                 serial: SerialInput(Arc::clone(&serial)),

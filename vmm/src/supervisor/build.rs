@@ -85,6 +85,9 @@ impl Machine {
             builder.net(net, mac_of(&config.name, card))?;
         }
         builder.rng()?;
+        if let Some(balloon) = &config.balloon {
+            builder.balloon(balloon)?;
+        }
         let (agent, console) = agent_channel(config, events)?;
         let devices = builder.finish(console, console_out(&config.serial, events)?)?;
         let platform = Platform {

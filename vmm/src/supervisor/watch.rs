@@ -243,6 +243,7 @@ impl<'a> Supervisor<'a> {
                 self.machine.vcpus.resume();
                 (Reply::Ok(json!({"state": "running"})), None)
             }
+            Request::Balloon { amount_mib } => (self.set_balloon(amount_mib), None),
             Request::Stop { grace_ms } => {
                 let asked = self.ask_to_power_off(Duration::from_millis(grace_ms));
                 let outcome = (!asked).then_some(Outcome::Killed);
@@ -252,6 +253,17 @@ impl<'a> Supervisor<'a> {
                 let outcome = self.hung(&because);
                 (Reply::Ok(json!({"message": outcome.to_string()})), Some(outcome))
             }
+        }
+    }
+
+    fn set_balloon(&self, amount_mib: u64) -> Reply {
+        let Some(balloon) = &self.machine.devices.handles.balloon else {
+            return Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned());
+        };
+        let mut balloon = balloon.lock().unwrap_or_else(PoisonError::into_inner);
+        match balloon.set_target_mib(amount_mib) {
+            Ok(()) => Reply::Ok(balloon.figures()),
+            Err(e) => Reply::Error(crate::process::chain(&e)),
         }
     }
 
@@ -305,6 +317,10 @@ impl<'a> Supervisor<'a> {
             .iter()
             .map(|plug| (plug.name().to_owned(), json!(plug.stats())))
             .collect();
+        let balloon = handles
+            .balloon
+            .as_ref()
+            .map(|balloon| balloon.lock().unwrap_or_else(PoisonError::into_inner).figures());
         let console = handles
             .console
             .lock()
@@ -323,6 +339,7 @@ impl<'a> Supervisor<'a> {
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),
+            "balloon": balloon,
             "devices": plugs,
             "disks": disks,
             "nets": nets,

@@ -77,8 +77,13 @@ pub trait VirtioDevice: Send {
     /// The driver writes `data` to the configuration space at `offset`.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
-    /// The driver is ready and accepted `features`.
-    fn activate(&mut self, _features: u64) {}
+    /// The driver is ready and accepted `features`. A device that works its queues itself takes them out of `rings`.
+    ///
+    /// # Errors
+    /// When the driver set the device up in a way it cannot work with.
+    fn activate(&mut self, _features: u64, _rings: &mut Rings) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// The driver took the device down: forget everything about it.
     fn reset(&mut self) {}

@@ -13,6 +13,7 @@
 //! thread with bounded buffers and bounded turns, so that no queue content can stop a vCPU of this guest (other than
 //! one that waits for the device) or anything outside it.
 
+pub mod balloon;
 pub mod blk;
 mod chain;
 pub mod console;

@@ -195,9 +195,8 @@ impl Plug {
         for queue in &mut queues {
             queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
         }
-        self.device().activate(features);
-        match self.start(queues) {
-            Ok(started) => *worker = Some(started),
+        match self.start(features, queues) {
+            Ok(started) => *worker = started,
             Err(e) => {
                 let what = Fault::Protocol(format!("the host cannot start the device's thread: {e}"));
                 fail(&self.name, &self.interrupt, &self.counters, &what);
@@ -205,17 +204,19 @@ impl Plug {
         }
     }
 
-    fn start(&self, queues: Vec<Queue>) -> io::Result<Worker> {
+    /// Activates the device and starts its thread; no thread where the device refuses its driver.
+    fn start(&self, features: u64, queues: Vec<Queue>) -> io::Result<Option<Worker>> {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let (ram, interrupt) = (Arc::clone(&self.ram), Arc::clone(&self.interrupt));
+        let mut rings = Rings::new(ram, queues, interrupt, Arc::clone(&stop));
+        if let Err(fault) = self.device().activate(features, &mut rings) {
+            fail(&self.name, &self.interrupt, &self.counters, &fault);
+            return Ok(None);
+        }
         let turns = Turns {
             device: Arc::clone(&self.device),
-            rings: Rings::new(
-                Arc::clone(&self.ram),
-                queues,
-                Arc::clone(&self.interrupt),
-                Arc::clone(&stop),
-            ),
+            rings,
             kicks: Arc::clone(&self.kicks),
             counters: Arc::clone(&self.counters),
             wake: wake.try_clone()?,
@@ -233,7 +234,7 @@ impl Plug {
                     fail(&name, &interrupt, &counters, &fault);
                 }
             })?;
-        Ok(Worker { stop, wake, thread })
+        Ok(Some(Worker { stop, wake, thread }))
     }
 
     /// The driver resets the device: its thread ends, and it is as new.

@@ -40,6 +40,8 @@ pub enum Turn {
 pub struct Rings {
     ram: Arc<GuestRam>,
     queues: Vec<Queue>,
+    /// Which queues the driver set up, whoever works them.
+    ready: Vec<bool>,
     interrupt: Arc<Interrupt>,
     stop: Arc<AtomicBool>,
 }
@@ -52,9 +54,11 @@ impl Rings {
         interrupt: Arc<Interrupt>,
         stop: Arc<AtomicBool>,
     ) -> Self {
+        let ready = queues.iter().map(Queue::ready).collect();
         Self {
             ram,
             queues,
+            ready,
             interrupt,
             stop,
         }
@@ -62,12 +66,22 @@ impl Rings {
 
     /// How many queues there are, whether or not the driver uses them all.
     pub fn count(&self) -> usize {
-        self.queues.len()
+        self.ready.len()
     }
 
     /// Whether the driver set queue `index` up.
     pub fn is_ready(&self, index: usize) -> bool {
-        self.queues.get(index).is_some_and(Queue::ready)
+        self.ready.get(index).copied().unwrap_or(false)
+    }
+
+    /// How the device gets the guest's attention.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Hands the queues to a device that works them itself.
+    pub fn take_queues(&mut self) -> Vec<Queue> {
+        std::mem::take(&mut self.queues)
     }
 
     /// Whether the driver is taking the device down; long work should end early.
@@ -78,12 +92,6 @@ impl Rings {
     /// The guest memory the queues are in.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
-    }
-
-    /// Queue `index` and the memory it is in, for a device that works the queue itself and then calls
-    /// [`notify`](Self::notify).
-    pub fn queue_mut(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)> {
-        Some((self.queues.get_mut(index)?, self.ram.view()))
     }
 
     /// Tells the guest that its device's configuration space changed.
@@ -102,10 +110,10 @@ impl Rings {
         index: usize,
         mut serve: impl FnMut(&mut Chain<'_>) -> Result<(), Malformed>,
     ) -> Result<Turn, Fault> {
-        if !self.is_ready(index) {
+        let Some(queue) = self.queues.get(index).filter(|q| q.ready()) else {
             return Ok(Turn::Drained);
-        }
-        let mut budget = self.queues[index].size();
+        };
+        let mut budget = queue.size();
         let mut served = true;
         while served && budget > 0 && !self.stopping() {
             served = self.serve_one(index, &mut serve)?;
@@ -131,12 +139,11 @@ impl Rings {
         index: usize,
         serve: impl FnOnce(&mut Chain<'_>) -> Result<(), Malformed>,
     ) -> Result<bool, Fault> {
-        if !self.is_ready(index) {
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.ready()) else {
             return Ok(false);
-        }
+        };
         let fault = |what| Fault::Queue { queue: index, what };
         let memory = self.ram.view();
-        let queue = &mut self.queues[index];
         let Some(head) = pop(queue, memory).map_err(fault)? else {
             return Ok(false);
         };

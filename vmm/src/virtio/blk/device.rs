@@ -171,8 +171,9 @@ impl VirtioDevice for Block {
         read_config_bytes(&config, offset, data);
     }
 
-    fn activate(&mut self, _features: u64) {
+    fn activate(&mut self, _features: u64, _rings: &mut Rings) -> Result<(), Fault> {
         self.bounce.resize(BOUNCE, 0);
+        Ok(())
     }
 
     fn queue_ready(&mut self, index: usize, rings: &mut Rings) -> Result<Turn, Fault> {

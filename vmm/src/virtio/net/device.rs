@@ -187,8 +187,9 @@ impl VirtioDevice for Net {
         read_config_bytes(&self.mac.0, offset, data);
     }
 
-    fn activate(&mut self, _features: u64) {
+    fn activate(&mut self, _features: u64, _rings: &mut Rings) -> Result<(), Fault> {
         self.frame.resize(HEADER + 2 * FRAME, 0);
+        Ok(())
     }
 
     fn reset(&mut self) {
