@@ -187,6 +187,14 @@ impl Pool {
     }
 }
 
+#[cfg(test)]
+impl Pool {
+    /// From now on no page can be written: the file is open for reading only.
+    pub(crate) fn fail_writes(&mut self) {
+        self.file = self.readers.try_clone().expect("a descriptor is free");
+    }
+}
+
 /// A memfd that can only grow, and a read-only open file of it.
 fn sealed_memfd() -> io::Result<(File, File)> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;

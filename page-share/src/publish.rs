@@ -183,3 +183,59 @@ struct Batch<'a> {
     /// The sketches of those.
     sketches: HashSet<Sketch>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::twins;
+    use crate::port::Answer;
+
+    #[test]
+    fn a_twin_is_refused_and_the_first_content_stays() {
+        let mut domain = Domain::new(100).unwrap();
+        let [first, twin] = twins(&domain.hasher);
+        let sketch = domain.hasher.sketch(&first);
+        let guest = domain.attach(10).unwrap();
+        let named = |gfn| Report {
+            gfn: Gfn::new(gfn),
+            sketch,
+        };
+        let (mut answers, mut results) = (Vec::new(), Vec::new());
+        domain.report(guest, &[named(1), named(2)], &mut answers).unwrap();
+        domain
+            .publish(guest, &[named(2)], &[first], &mut results)
+            .unwrap();
+        let slot = Slot::new(0);
+        assert_eq!(results, [Publication::Granted(slot)]);
+        domain.publish(guest, &[named(3)], &[twin], &mut results).unwrap();
+        assert_eq!(results, [Publication::Refused(Refusal::Collision)]);
+        assert_eq!(domain.counters().refused_collision, 1);
+        // The twin's owner is answered like any other, compares, and gives the reference back.
+        domain.report(guest, &[named(3)], &mut answers).unwrap();
+        assert_eq!(answers, [Answer::Shared(slot)]);
+        assert_eq!(domain.pool.read(slot).unwrap(), first);
+        domain.check().unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_refused_and_stays_a_hint() {
+        let mut domain = Domain::new(100).unwrap();
+        let guest = domain.attach(10).unwrap();
+        let page = [7; crate::page::PAGE_SIZE];
+        let sketch = domain.hasher.sketch(&page);
+        let named = |gfn| Report {
+            gfn: Gfn::new(gfn),
+            sketch,
+        };
+        let (mut answers, mut results) = (Vec::new(), Vec::new());
+        domain.report(guest, &[named(1), named(2)], &mut answers).unwrap();
+        domain.pool.fail_writes();
+        domain
+            .publish(guest, &[named(2), named(3)], &[page; 2], &mut results)
+            .unwrap();
+        assert_eq!(results, [Publication::Refused(Refusal::PoolFull); 2]);
+        domain.check().unwrap();
+        assert_eq!(domain.sizes().pool_pages, 0);
+        assert_eq!(domain.sizes().hints, 1);
+    }
+}
