@@ -1,0 +1,170 @@
+//! The messages, as they travel.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages. Peers of different versions part at the introduction, saying so.
+pub const VERSION: u32 = 1;
+
+/// What a VMM says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromVmm {
+    /// First line of a connection.
+    Hello(Hello),
+    /// Once a second.
+    Report(Report),
+}
+
+/// What the manager says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromManager {
+    /// The guest is admitted.
+    Welcome(Welcome),
+    /// The guest is not admitted; the connection ends.
+    Refused {
+        /// What is missing and what would make it fit, for people.
+        reason: String,
+    },
+    /// What to do from now on; replaces the orders before.
+    Orders(Orders),
+    /// End the guest: power it off, and kill it when it does not go.
+    Stop,
+    /// Stop all virtual CPUs.
+    Pause,
+    /// Let them run again.
+    Resume,
+}
+
+/// Who is asking to be managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// [`VERSION`] of the sender.
+    pub version: u32,
+    /// The guest's name, unique on the host.
+    pub name: String,
+    /// Configured size ("max"), bytes.
+    pub size: u64,
+    /// Guaranteed memory ("min"), bytes.
+    pub min: u64,
+    /// Shares for the whole guest.
+    pub shares: u32,
+    /// Whether and with whom pages are shared.
+    pub sharing: Sharing,
+    /// Unix socket on which this VMM takes `status`, `stop` and the like, for people.
+    #[serde(default)]
+    pub control: Option<String>,
+}
+
+/// A guest's sharing domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Nothing is shared, zero pages excepted.
+    Off,
+    /// With the guests that name the same domain.
+    Domain(String),
+}
+
+/// The manager's answer to a guest that it admits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Welcome {
+    /// Seconds between two plans; for people.
+    pub rebalance_seconds: u32,
+}
+
+/// What a guest's process shall do until told otherwise. Pages are 4 KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Orders {
+    /// Size that the balloon shall have.
+    pub balloon_pages: u64,
+    /// Pages to compress, once.
+    pub compress_pages: u64,
+    /// Pages to swap out, once.
+    pub swap_pages: u64,
+    /// Part of one CPU that scanning may use, 0 to 1. 0 stops it.
+    pub scan_cpu: f64,
+    /// Pages a second that scanning may look at.
+    pub scan_pages_per_second: u64,
+    /// Pages in a sample, and how many seconds it lasts. 0 samples nothing.
+    pub sample_pages: u32,
+    /// Length of a sampling period, seconds.
+    pub sample_seconds: u32,
+    /// `Some`: growth is gated, and this many more pages may grow. `None`: free.
+    pub growth_credit: Option<u64>,
+}
+
+/// What a guest's process holds and has seen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Pages by state.
+    pub pages: PageCounts,
+    /// Sampled activity: the last full period and the running one.
+    pub activity: Activity,
+    /// The balloon, where there is one.
+    pub balloon: Option<BalloonReport>,
+    /// Copy-on-write breaks since the start.
+    pub cow_breaks: u64,
+    /// Pages written per second, from the last scan.
+    pub written_per_second: u64,
+    /// Pages brought back from the compressed store and the swap file since the start.
+    pub pages_in: u64,
+    /// Bytes held in the compressed store.
+    pub store_bytes: u64,
+    /// CPU that the engine has used since the start, microseconds.
+    pub engine_cpu_us: u64,
+}
+
+/// Pages of 4 KiB by state; together the guest's size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageCounts {
+    /// Memory of the guest's own, broken and huge pages included.
+    pub private: u64,
+    /// Backed by a pool page.
+    pub shared: u64,
+    /// The kernel's zero page.
+    pub zero: u64,
+    /// In the compressed store.
+    pub compressed: u64,
+    /// In the swap file.
+    pub swapped: u64,
+    /// In the balloon.
+    pub ballooned: u64,
+    /// Never touched, or given up.
+    pub empty: u64,
+}
+
+/// Outcome of sampling: of `drawn` pages, `touched` were used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activity {
+    /// Full periods so far.
+    pub periods: u64,
+    /// The last full period.
+    pub last: (u32, u32),
+    /// The period under way.
+    pub running: (u32, u32),
+}
+
+/// The balloon device's side of things.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonReport {
+    /// Pages the guest was asked to give.
+    pub target_pages: u64,
+    /// Pages the guest says it gave.
+    pub actual_pages: u64,
+    /// No driver, or one that does not answer: fall back to compression and swap.
+    pub unresponsive: bool,
+    /// The guest's statistics by their names in Firecracker's API, bytes or counts.
+    pub statistics: BTreeMap<String, u64>,
+    /// Seconds since the guest sent them.
+    pub statistics_age_seconds: Option<f64>,
+}

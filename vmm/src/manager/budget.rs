@@ -1,0 +1,159 @@
+//! How much memory the manager may spend on guests.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Part of the machine's available memory that is left alone where nobody named a budget, in percent.
+const RESERVE_PERCENT: u64 = 10;
+
+/// Least memory left alone where nobody named a budget.
+const RESERVE_FLOOR: u64 = 256 << 20;
+
+/// Where the budget's number came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Somebody named it.
+    Explicit,
+    /// The tightest limit of the control groups that this process is in; the path is that group's.
+    Cgroup(PathBuf),
+    /// What the machine had available at the start, less a reserve of 10 %, at least 256 MiB.
+    Available,
+}
+
+/// Memory for guests, pools and everything the manager keeps for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes.
+    pub bytes: u64,
+    /// Where the number came from.
+    pub source: Source,
+}
+
+impl Budget {
+    /// `bytes` as somebody asked for.
+    pub fn explicit(bytes: u64) -> Self {
+        Self {
+            bytes,
+            source: Source::Explicit,
+        }
+    }
+
+    /// The budget where nobody named one: the control group's limit where that is tighter than what the machine has
+    /// available less a reserve.
+    ///
+    /// # Errors
+    /// When /proc/meminfo cannot be read.
+    pub fn detect() -> io::Result<Self> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let available =
+            available(&meminfo).ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))?;
+        Ok(choose(available, limit(&groups, Path::new("/sys/fs/cgroup"))))
+    }
+}
+
+fn choose(available: u64, limit: Option<(u64, PathBuf)>) -> Budget {
+    let reserve = (available / 100 * RESERVE_PERCENT).max(RESERVE_FLOOR);
+    let bytes = available.saturating_sub(reserve);
+    match limit {
+        Some((limit, group)) if limit < bytes => Budget {
+            bytes: limit,
+            source: Source::Cgroup(group),
+        },
+        _ => Budget {
+            bytes,
+            source: Source::Available,
+        },
+    }
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib.trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// The tightest memory limit on the way from this process's group to the root, and the group that has it.
+fn limit(groups: &str, mount: &Path) -> Option<(u64, PathBuf)> {
+    groups
+        .lines()
+        .filter_map(|line| {
+            // "0::/path" is the unified hierarchy, "5:memory:/path" the old one.
+            let mut parts = line.splitn(3, ':');
+            match (parts.next()?, parts.next()?, parts.next()?) {
+                ("0", "", path) => Some((mount.to_owned(), path, &["memory.high", "memory.max"][..])),
+                (_, "memory", path) => Some((mount.join("memory"), path, &["memory.limit_in_bytes"][..])),
+                _ => None,
+            }
+        })
+        .flat_map(|(root, path, files)| {
+            let groups: Vec<_> = Path::new(path.trim_start_matches('/'))
+                .ancestors()
+                .map(|p| root.join(p))
+                .collect();
+            groups.into_iter().flat_map(move |group| {
+                files.iter().filter_map(move |file| {
+                    let text = std::fs::read_to_string(group.join(file)).ok()?;
+                    Some((text.trim().parse::<u64>().ok()?, group.clone()))
+                })
+            })
+        })
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn without_a_limit_a_tenth_is_left_alone() {
+        let budget = choose(10 * GIB, None);
+        assert_eq!(
+            (budget.bytes, budget.source),
+            (10 * GIB - 10 * GIB / 100 * 10, Source::Available)
+        );
+    }
+
+    #[test]
+    fn a_small_machine_keeps_its_floor() {
+        assert_eq!(choose(GIB, None).bytes, GIB - RESERVE_FLOOR);
+        assert_eq!(choose(RESERVE_FLOOR / 2, None).bytes, 0);
+    }
+
+    #[test]
+    fn the_tightest_group_on_the_way_to_the_root_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        let inner = mount.path().join("fleet/web");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::write(inner.join("memory.max"), "max\n").unwrap();
+        std::fs::write(mount.path().join("fleet/memory.high"), format!("{}\n", 2 * GIB)).unwrap();
+        std::fs::write(mount.path().join("fleet/memory.max"), format!("{}\n", 3 * GIB)).unwrap();
+        let found = limit("0::/fleet/web\n", mount.path());
+        assert_eq!(found, Some((2 * GIB, mount.path().join("fleet"))));
+        assert_eq!(choose(10 * GIB, found).bytes, 2 * GIB);
+    }
+
+    #[test]
+    fn the_old_hierarchy_is_read_too() {
+        let mount = tempfile::tempdir().unwrap();
+        let group = mount.path().join("memory/guests");
+        std::fs::create_dir_all(&group).unwrap();
+        std::fs::write(group.join("memory.limit_in_bytes"), "1048576\n").unwrap();
+        assert_eq!(
+            limit("7:cpu:/x\n5:memory:/guests\n", mount.path()),
+            Some((1 << 20, group))
+        );
+    }
+
+    #[test]
+    fn this_machine_has_a_budget() {
+        assert!(Budget::detect().unwrap().bytes > 0);
+    }
+}

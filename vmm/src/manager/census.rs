@@ -1,0 +1,127 @@
+//! What a process holds of the machine's memory, as the kernel counts it.
+//!
+//! Two views. [`Held`] is cheap and exact enough to enforce a budget by, once a second: anonymous pages and page
+//! tables, both counted by the kernel as they come and go. Guest RAM that nobody shares is anonymous, so are pages
+//! that a copy-on-write break made private again; pages of a pool are not, so a pool is counted once, by its file.
+//! [`Footprint`] walks the page tables and says what a person wants to know: private and proportional size.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Bytes that one process alone costs the machine.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Anonymous memory, swapped pages not included. From `RssAnon` of `/proc/PID/status`.
+    pub anonymous: u64,
+    /// Page tables. From `VmPTE`.
+    pub page_tables: u64,
+}
+
+impl Held {
+    /// Reads what process `pid` holds.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be read.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = std::fs::read_to_string(proc_file(pid, "status"))?;
+        Ok(Self {
+            anonymous: field(&text, "RssAnon:")?,
+            page_tables: field(&text, "VmPTE:")?,
+        })
+    }
+
+    /// Both together.
+    pub fn total(self) -> u64 {
+        self.anonymous + self.page_tables
+    }
+}
+
+/// A process's memory as its page tables show it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Resident bytes, shared ones in full: the number that cannot show sharing.
+    pub resident: u64,
+    /// Resident bytes, each divided by the number of processes that map it (PSS).
+    pub proportional: u64,
+    /// Resident bytes that no other process maps.
+    pub private: u64,
+}
+
+impl Footprint {
+    /// Reads the footprint of process `pid`. Costs a walk over its page tables.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be read.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = std::fs::read_to_string(proc_file(pid, "smaps_rollup"))?;
+        Ok(Self {
+            resident: field(&text, "Rss:")?,
+            proportional: field(&text, "Pss:")?,
+            private: field(&text, "Private_Clean:")? + field(&text, "Private_Dirty:")?,
+        })
+    }
+}
+
+fn proc_file(pid: u32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
+/// The bytes in the line `NAME: N kB`.
+fn field(text: &str, name: &str) -> io::Result<u64> {
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .trim()
+                .strip_suffix(" kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .map(|kib| kib * 1024)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the kernel reports no {name}"),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel counts anonymous pages per CPU in batches: this is how far off it may be.
+    const SLACK: u64 = 4 << 20;
+
+    #[test]
+    fn touched_memory_is_held_and_dropped_memory_is_not() {
+        let before = Held::of(std::process::id()).unwrap();
+        let memory = vec![1_u8; 64 << 20];
+        let during = Held::of(std::process::id()).unwrap();
+        assert!(
+            during.anonymous + SLACK >= before.anonymous + memory.len() as u64,
+            "{before:?} {during:?}"
+        );
+        drop(memory);
+        let after = Held::of(std::process::id()).unwrap();
+        assert!(
+            after.anonymous <= during.anonymous - (60 << 20),
+            "{during:?} {after:?}"
+        );
+    }
+
+    #[test]
+    fn private_memory_is_part_of_the_footprint() {
+        let footprint = Footprint::of(std::process::id()).unwrap();
+        assert!(
+            footprint.private > 0 && footprint.proportional <= footprint.resident,
+            "{footprint:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_an_error() {
+        // Beyond the largest pid the kernel can hand out.
+        assert!(Held::of(u32::MAX).is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! One guest as the manager knows it.
+
+use std::time::Duration;
+
+use allocator::{
+    Balloon, BalloonWatch, BreakMeter, Claim, Estimate, Estimator, Evidence, GroupId, GuestId, Holding,
+    Pages, Sample, Shares, Signal,
+};
+
+use crate::link::{Activity, Report};
+
+/// A report older than this says nothing about a balloon any more.
+const REPORT_LIFETIME: Duration = Duration::from_secs(10);
+
+/// Largest part of a guest that its balloon may take, in percent: the published limit.
+const BALLOON_PERCENT: u64 = 65;
+
+/// What was promised to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Pages it always gets.
+    pub min: Pages,
+    /// Its configured size.
+    pub max: Pages,
+    /// Its right to memory beside the others.
+    pub shares: Shares,
+    /// The group it belongs to.
+    pub group: Option<GroupId>,
+}
+
+/// A guest: its limits, what it last reported, and what follows from that.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its number.
+    pub id: GuestId,
+    /// What was promised.
+    pub limits: Limits,
+    /// Its last report.
+    pub report: Report,
+    /// How old that is.
+    pub age: Duration,
+    /// What its process holds of the machine's memory, guest and all.
+    pub held: Pages,
+    /// The size its balloon was told to have.
+    pub balloon_asked: Pages,
+    /// What it is believed to use.
+    pub estimate: Estimate,
+    estimator: Estimator,
+    periods: u64,
+    watch: BalloonWatch,
+    breaks: BreakMeter,
+    breaks_seen: u64,
+    pages_in: u64,
+    /// Pages brought back from compression and swap in the last round.
+    pub refaulted: Pages,
+}
+
+impl Member {
+    /// A guest of which nothing was heard yet.
+    pub fn new(id: GuestId, limits: Limits) -> Self {
+        let estimator = Estimator::default();
+        Self {
+            id,
+            limits,
+            report: Report::default(),
+            age: Duration::ZERO,
+            held: Pages::ZERO,
+            balloon_asked: Pages::ZERO,
+            estimate: estimator.estimate(limits.max, &[]),
+            estimator,
+            periods: 0,
+            watch: BalloonWatch::default(),
+            breaks: BreakMeter::default(),
+            breaks_seen: 0,
+            pages_in: 0,
+            refaulted: Pages::ZERO,
+        }
+    }
+
+    /// Takes in what the guest's process reports now. A process that counts backwards has restarted its engine or
+    /// lies; either way its counters begin anew.
+    pub fn hear(&mut self, report: Report) {
+        let grown = |now: u64, before: u64| Pages::new(now.saturating_sub(before));
+        self.refaulted = grown(report.pages_in, self.pages_in);
+        self.pages_in = report.pages_in;
+        self.breaks.observe(grown(report.cow_breaks, self.breaks_seen));
+        self.breaks_seen = report.cow_breaks;
+        self.sampled(report.activity);
+        self.report = report;
+        self.age = Duration::ZERO;
+    }
+
+    /// Lets `elapsed` pass: believes anew what the guest uses and whether its balloon answers.
+    pub fn pass(&mut self, elapsed: Duration) {
+        self.age = self.age.saturating_add(elapsed);
+        let actual = self
+            .report
+            .balloon
+            .as_ref()
+            .map_or(0, |balloon| balloon.actual_pages);
+        self.watch
+            .observe(self.balloon_asked, Pages::new(actual), elapsed);
+        let signals = [
+            Signal {
+                evidence: Evidence::Refaulted(self.refaulted),
+                age: self.age,
+            },
+            Signal {
+                evidence: Evidence::Written(Pages::new(self.report.written_per_second)),
+                age: self.age,
+            },
+        ];
+        self.estimate = self.estimator.estimate(self.private(), &signals);
+    }
+
+    /// Pages of its own memory.
+    pub fn private(&self) -> Pages {
+        Pages::new(self.report.pages.private).min(self.limits.max)
+    }
+
+    /// Pages backed by common copies or the zero page.
+    pub fn shared(&self) -> Pages {
+        let pages = &self.report.pages;
+        Pages::new(pages.shared.saturating_add(pages.zero)).min(self.limits.max)
+    }
+
+    /// What its process needs beside the guest's private pages.
+    pub fn overhead(&self) -> Pages {
+        self.held.less(self.private())
+    }
+
+    /// Pages that its balloon was asked for and has not delivered.
+    pub fn inflating(&self) -> Pages {
+        match self.balloon() {
+            Balloon::Answers { size, .. } => size.less(Pages::new(self.balloon_actual())).min(self.private()),
+            Balloon::Silent => Pages::ZERO,
+        }
+    }
+
+    /// How often its sharing has come apart so far.
+    pub fn breaks(&self) -> &BreakMeter {
+        &self.breaks
+    }
+
+    /// What the allocator is told.
+    pub fn claim(&self) -> Claim {
+        let cold = self.private().less(self.estimate.active);
+        Claim {
+            group: self.limits.group,
+            active: self.estimate.active,
+            shared: self.shared(),
+            holding: Holding {
+                held: self.private().less(self.inflating()),
+                balloon: self.balloon(),
+                shareable: self.private(),
+                compressible: cold,
+                swappable: cold,
+            },
+            ..Claim::new(self.id, self.limits.min, self.limits.max, self.limits.shares)
+        }
+    }
+
+    /// What its balloon can do, by what it was asked for: the size it reports lags behind.
+    fn balloon(&self) -> Balloon {
+        match &self.report.balloon {
+            Some(balloon) if !balloon.unresponsive && self.watch.answers() && self.age <= REPORT_LIFETIME => {
+                let most = Pages::new(self.limits.max.get() * BALLOON_PERCENT / 100);
+                Balloon::Answers {
+                    room: most.less(self.balloon_asked),
+                    size: self.balloon_asked,
+                }
+            }
+            _ => Balloon::Silent,
+        }
+    }
+
+    fn balloon_actual(&self) -> u64 {
+        self.report
+            .balloon
+            .as_ref()
+            .map_or(0, |balloon| balloon.actual_pages)
+    }
+
+    fn sampled(&mut self, activity: Activity) {
+        let sample = |(touched, drawn)| Sample::new(touched, drawn);
+        if activity.periods != self.periods {
+            self.periods = activity.periods;
+            self.estimator.close_period(sample(activity.last));
+        }
+        self.estimator.run(sample(activity.running));
+    }
+}

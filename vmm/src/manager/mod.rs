@@ -1,0 +1,8 @@
+//! The manager: many guests, one memory.
+
+pub mod budget;
+pub mod census;
+pub mod host;
+pub mod member;
+pub mod policy;
+pub mod roster;

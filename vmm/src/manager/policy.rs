@@ -1,0 +1,296 @@
+//! One round: from what the guests report to what each is told to do.
+//!
+//! Pure: values in, orders out. The allocator decides who should hold how much and by which means; this file knows
+//! what counts as used, what is set aside, and how steps become [`Orders`].
+
+use std::time::Duration;
+
+use allocator::{
+    Action, Fleet, FleetError, Group, Ladder, Overbooking, Pages, Plan, Planner, Situation, State,
+    StateMachine, Step, Supply, Tax, Thresholds,
+};
+
+use crate::link::Orders;
+use crate::manager::member::Member;
+
+/// Most of the budget set aside for sharing to come apart, in percent. Beyond it, gated growth takes over: a reserve
+/// makes running short rare, the gate makes it harmless.
+const RESERVE_PERCENT: u64 = 2;
+
+/// What the budget was spent on beside the guests' processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Pools of common copies, each page once.
+    pub pools: Pages,
+    /// The manager's own process.
+    pub manager: Pages,
+}
+
+/// What an operator may change while guests run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Memory for everything.
+    pub budget: Pages,
+    /// The idle-memory tax.
+    pub tax: Tax,
+    /// Time between two plans where nothing forces one earlier.
+    pub rebalance: Duration,
+    /// Scanning allowed to all guests together: part of one CPU, and pages a second.
+    pub scan: Scan,
+    /// Sampling of each guest.
+    pub sample: Sampling,
+}
+
+/// Limits of scanning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scan {
+    /// Part of one CPU, 0 to 1 and more.
+    pub cpu: f64,
+    /// Pages a second.
+    pub pages_per_second: u64,
+}
+
+/// How activity is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Pages in one sample.
+    pub pages: u32,
+    /// Seconds that one sample lasts.
+    pub seconds: u32,
+}
+
+impl Settings {
+    /// The published settings for a budget: tax 75 %, a plan every 15 s, 100 pages sampled per 30 s.
+    pub fn new(budget: Pages) -> Self {
+        Self {
+            budget,
+            tax: Tax::DEFAULT,
+            rebalance: Duration::from_secs(15),
+            scan: Scan {
+                cpu: 0.2,
+                pages_per_second: 200_000,
+            },
+            sample: Sampling {
+                pages: 100,
+                seconds: 30,
+            },
+        }
+    }
+}
+
+/// What one round found and decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Round {
+    /// The host's state.
+    pub state: State,
+    /// Budget not used; negative by how much it is exceeded.
+    pub free: i64,
+    /// Kept free for sharing to come apart.
+    pub reserve: Pages,
+    /// Orders, in the order of the members.
+    pub orders: Vec<Orders>,
+}
+
+/// The policy with what it remembers between rounds.
+#[derive(Debug)]
+pub struct Policy {
+    settings: Settings,
+    machine: StateMachine,
+    ladder: Ladder,
+    planner: Planner,
+    plan: Plan,
+    planned: Option<Planned>,
+    steps: Vec<Step>,
+}
+
+/// When and for whom the plan in force was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Planned {
+    age: Duration,
+    members: usize,
+    state: State,
+}
+
+impl Policy {
+    /// A policy in the high state with no plan yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            machine: StateMachine::new(Thresholds::published(settings.budget)),
+            settings,
+            ladder: Ladder::default(),
+            planner: Planner::default(),
+            plan: Plan::default(),
+            planned: None,
+            steps: Vec::new(),
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the settings; the next round plans anew.
+    pub fn set(&mut self, settings: Settings) {
+        if settings.budget != self.settings.budget {
+            self.machine = StateMachine::new(Thresholds::published(settings.budget));
+        }
+        self.settings = settings;
+        self.planned = None;
+    }
+
+    /// The plan in force, for the fleet of the last round.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Makes the next round plan anew: limits or shares were changed.
+    pub fn replan(&mut self) {
+        self.planned = None;
+    }
+
+    /// The fleet as the allocator sees it.
+    ///
+    /// # Errors
+    /// When the minimums do not fit the budget any more.
+    pub fn fleet(&self, spent: Spent, groups: &[Group], members: &[Member]) -> Result<Fleet, FleetError> {
+        let claims: Vec<_> = members.iter().map(Member::claim).collect();
+        let overhead = members.iter().map(Member::overhead).sum::<Pages>() + spent.pools + spent.manager;
+        let most = self.settings.budget.less(overhead);
+        let wished = most.less(self.reserve(members) + self.machine.thresholds().goal());
+        // Promised minimums hold at the cost of the free memory aimed for, not beyond the budget.
+        let promised: Pages = claims.iter().map(|claim| claim.min.less(claim.shared)).sum();
+        let memory = wished.max(promised.min(most));
+        Fleet::new(
+            Supply {
+                memory,
+                tax: self.settings.tax,
+            },
+            groups,
+            &claims,
+        )
+    }
+
+    /// One round, `elapsed` after the last.
+    ///
+    /// # Errors
+    /// When the limits contradict each other or the budget.
+    pub fn round(
+        &mut self,
+        elapsed: Duration,
+        spent: Spent,
+        groups: &[Group],
+        members: &mut [Member],
+    ) -> Result<Round, FleetError> {
+        for member in members.iter_mut() {
+            member.pass(elapsed);
+        }
+        let free = self.free(spent, members);
+        let coming: Pages = members.iter().map(Member::inflating).sum();
+        let state = self.machine.observe(Pages::new(free.max(0) as u64));
+        let fleet = self.fleet(spent, groups, members)?;
+        if self.due(elapsed, members.len(), state) {
+            self.planner.plan(&fleet, &mut self.plan);
+        }
+        let now = Situation {
+            state,
+            free: Pages::new((free + coming.get() as i64).max(0) as u64),
+            goal: self.machine.thresholds().goal() + self.reserve(members),
+            elapsed,
+        };
+        let mut steps = std::mem::take(&mut self.steps);
+        self.ladder.decide(&fleet, &self.plan, now, &mut steps);
+        let orders = self.orders(free, &steps, members);
+        self.steps = steps;
+        Ok(Round {
+            state,
+            free,
+            reserve: self.reserve(members),
+            orders,
+        })
+    }
+
+    /// Budget less everything that is used.
+    fn free(&self, spent: Spent, members: &[Member]) -> i64 {
+        let used = members.iter().map(|member| member.held).sum::<Pages>() + spent.pools + spent.manager;
+        self.settings.budget.get() as i64 - used.get() as i64
+    }
+
+    fn reserve(&self, members: &[Member]) -> Pages {
+        let guests: Vec<_> = members
+            .iter()
+            .map(|member| (member.breaks(), member.shared()))
+            .collect();
+        let most = Pages::new(self.settings.budget.get() * RESERVE_PERCENT / 100);
+        Overbooking::default().reserve(&guests).min(most)
+    }
+
+    /// Whether a new plan is due; if so, it counts as made.
+    fn due(&mut self, elapsed: Duration, members: usize, state: State) -> bool {
+        if let Some(planned) = &mut self.planned {
+            planned.age += elapsed;
+            if planned.age < self.settings.rebalance && planned.members == members && planned.state == state {
+                return false;
+            }
+        }
+        self.planned = Some(Planned {
+            age: Duration::ZERO,
+            members,
+            state,
+        });
+        true
+    }
+
+    fn orders(&self, free: i64, steps: &[Step], members: &mut [Member]) -> Vec<Orders> {
+        let Settings { scan, sample, .. } = self.settings;
+        let everyone = members.len().max(1);
+        let mut orders = vec![
+            Orders {
+                scan_cpu: scan.cpu / everyone as f64,
+                scan_pages_per_second: scan.pages_per_second / everyone as u64,
+                sample_pages: sample.pages,
+                sample_seconds: sample.seconds,
+                ..Orders::default()
+            };
+            members.len()
+        ];
+        for step in steps {
+            let Some(index) = members.iter().position(|member| member.id == step.guest) else {
+                continue;
+            };
+            let (member, order) = (&mut members[index], &mut orders[index]);
+            match step.action {
+                Action::Balloon => {
+                    member.balloon_asked = (member.balloon_asked + step.pages).min(member.limits.max);
+                }
+                Action::Release => member.balloon_asked = member.balloon_asked.less(step.pages),
+                // Sharing is what the scan does anyway, within its own limits, and always before these two.
+                Action::Share => {}
+                Action::Compress => order.compress_pages = step.pages.get(),
+                Action::Swap => order.swap_pages = step.pages.get(),
+                Action::Block => order.growth_credit = Some(0),
+            }
+        }
+        self.gate(free, &mut orders);
+        for (order, member) in orders.iter_mut().zip(members) {
+            order.balloon_pages = member.balloon_asked.get();
+        }
+        orders
+    }
+
+    /// Gates growth once what is free could be gone before the next round: everybody may grow by an equal part of
+    /// what is left, and a guest that is blocked by nothing.
+    fn gate(&self, free: i64, orders: &mut [Orders]) {
+        let hard = self.machine.thresholds().of(State::Hard).get() as i64;
+        if free >= hard || orders.is_empty() {
+            return;
+        }
+        let credit = (free.max(0) as u64) / orders.len() as u64;
+        for order in orders {
+            order.growth_credit = Some(order.growth_credit.unwrap_or(credit));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Who is here: every admitted guest, its process and its place in the policy.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use allocator::{Admission, AdmissionError, Group, GuestId, Pages, Reservation, Shares, Thresholds};
+use page_share::LocalManager;
+
+use crate::link::{Hello, Orders, PageCounts, Report, Sharing, VERSION};
+use crate::manager::census::Held;
+use crate::manager::member::{Limits, Member};
+use crate::manager::policy::{Policy, Round, Settings, Spent};
+
+/// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
+const OVERHEAD: u64 = 5 << 20;
+
+/// Memory that it needs per guest memory for page tables and page states, in thousandths.
+const OVERHEAD_PER_MILLE: u64 = 6;
+
+/// Longest guest name, bytes.
+const NAME_LIMIT: usize = 64;
+
+/// Pages that one domain's pool may hold; a pool never outgrows the budget, this only bounds its tables.
+const POOL_LIMIT: u32 = 1 << 24;
+
+/// A guest's process and how it came here.
+#[derive(Debug)]
+pub struct Seat {
+    /// The name given by whoever started it.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Readable once the process is dead; only then its references go.
+    pub process: OwnedFd,
+    /// Its place in a sharing domain.
+    pub sharing: Option<Place>,
+    /// When it was admitted.
+    pub since: Instant,
+    /// Whether its connection stands.
+    pub connected: bool,
+    /// What it was last told.
+    pub orders: Orders,
+    /// Its control socket, for people.
+    pub control: Option<String>,
+}
+
+/// A place in a sharing domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The domain's name.
+    pub domain: String,
+    /// The guest's number there, once it has connected to the page socket.
+    pub guest: Option<page_share::GuestId>,
+}
+
+/// Why a guest is not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// It speaks another version of the protocol.
+    #[error(
+        "the guest's process speaks version {theirs} of the protocol, the manager version {VERSION}; restart the older one"
+    )]
+    Version {
+        /// Its version.
+        theirs: u32,
+    },
+    /// A name that nobody can type or show.
+    #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
+    Name(String),
+    /// The name is in use.
+    #[error("a guest called {0:?} is running already; choose another name or stop that one")]
+    Taken(String),
+    /// Shares of zero.
+    #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
+    Shares,
+    /// It does not fit, or its limits contradict each other.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Its sharing domain could not be set up.
+    #[error("the sharing domain {domain:?} cannot take one more guest")]
+    Domain {
+        /// The domain.
+        domain: String,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// All guests, their domains and the policy over them.
+#[derive(Debug)]
+pub struct Roster {
+    policy: Policy,
+    groups: Vec<Group>,
+    /// In the order of admission; `seats` has the same order.
+    members: Vec<Member>,
+    seats: Vec<Seat>,
+    domains: BTreeMap<String, LocalManager>,
+    /// Swap and compression that may be promised.
+    backing: Pages,
+    next: u64,
+    round: Option<Round>,
+}
+
+/// Who a new guest is, as far as the kernel vouches for it.
+#[derive(Debug)]
+pub struct Process {
+    /// Process number of the peer.
+    pub pid: u32,
+    /// Its pidfd.
+    pub handle: OwnedFd,
+}
+
+impl Roster {
+    /// Nobody yet. `backing` is how much swap and compression may be promised.
+    pub fn new(settings: Settings, backing: Pages) -> Self {
+        Self {
+            policy: Policy::new(settings),
+            groups: Vec::new(),
+            members: Vec::new(),
+            seats: Vec::new(),
+            domains: BTreeMap::new(),
+            backing,
+            next: 0,
+            round: None,
+        }
+    }
+
+    /// Admits a guest, or says why not. A guest that was cut off and comes back is who it was.
+    ///
+    /// # Errors
+    /// See [`AdmitError`]; nothing has changed then.
+    pub fn admit(&mut self, hello: &Hello, process: Process) -> Result<GuestId, AdmitError> {
+        if hello.version != VERSION {
+            return Err(AdmitError::Version {
+                theirs: hello.version,
+            });
+        }
+        if !is_name(&hello.name) {
+            return Err(AdmitError::Name(hello.name.clone()));
+        }
+        if let Some(index) = self.seats.iter().position(|seat| seat.name == hello.name) {
+            let seat = &mut self.seats[index];
+            if seat.pid != process.pid || seat.connected {
+                return Err(AdmitError::Taken(hello.name.clone()));
+            }
+            // The same process, after its connection broke: it never ceased to be here.
+            seat.connected = true;
+            return Ok(self.members[index].id);
+        }
+        if hello.shares == 0 {
+            return Err(AdmitError::Shares);
+        }
+        let id = GuestId::new(self.next);
+        let limits = Limits {
+            min: whole_pages(hello.min),
+            max: whole_pages(hello.size),
+            shares: Shares::new(hello.shares),
+            group: None,
+        };
+        self.admission()
+            .check(&self.reservations(), &reservation(id, limits))?;
+        let sharing = self.join(&hello.sharing, limits.max)?;
+        self.next += 1;
+        self.members.push(Member::new(id, limits));
+        self.seats.push(Seat {
+            name: hello.name.clone(),
+            pid: process.pid,
+            process: process.handle,
+            sharing,
+            since: Instant::now(),
+            connected: true,
+            orders: Orders::default(),
+            control: hello.control.clone(),
+        });
+        Ok(id)
+    }
+
+    /// Forgets a guest whose process is dead: its limits, its references, and its domain with the last one in it.
+    pub fn bury(&mut self, id: GuestId) {
+        let Some(index) = self.index(id) else { return };
+        self.members.remove(index);
+        let seat = self.seats.remove(index);
+        let Some(place) = seat.sharing else { return };
+        if let (Some(domain), Some(guest)) = (self.domains.get(&place.domain), place.guest) {
+            domain.with(|domain| domain.detach(guest));
+        }
+        let is_last = !self
+            .seats
+            .iter()
+            .flat_map(|seat| &seat.sharing)
+            .any(|other| other.domain == place.domain);
+        if is_last {
+            self.domains.remove(&place.domain);
+        }
+    }
+
+    /// The sharing domain of the guest that process `pid` runs, and who it is there.
+    pub fn peer(&self, pid: u32) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+        let index = self.seats.iter().position(|seat| seat.pid == pid)?;
+        let place = self.seats[index].sharing.as_ref()?;
+        let pages = u32::try_from(self.members[index].limits.max.get()).ok()?;
+        let peer = page_share::Peer {
+            pages,
+            guest: place.guest,
+        };
+        Some((
+            self.members[index].id,
+            self.domains.get(&place.domain)?.clone(),
+            peer,
+        ))
+    }
+
+    /// Takes in a guest's report. Reports of guests that are gone are dropped.
+    pub fn hear(&mut self, id: GuestId, report: Report) {
+        let Some(index) = self.index(id) else { return };
+        if is_possible(&report.pages, self.members[index].limits.max) {
+            self.members[index].hear(report);
+        }
+    }
+
+    /// One round over everybody: counts memory, plans, and remembers the orders.
+    ///
+    /// # Errors
+    /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
+    pub fn round(&mut self, elapsed: Duration) -> Result<&Round, allocator::FleetError> {
+        for (member, seat) in self.members.iter_mut().zip(&self.seats) {
+            // A process that has just died keeps its last count until it is buried.
+            if let Ok(held) = Held::of(seat.pid) {
+                member.held = whole_pages(held.total());
+            }
+        }
+        let spent = self.spent();
+        let round = self
+            .policy
+            .round(elapsed, spent, &self.groups, &mut self.members)?;
+        for (seat, orders) in self.seats.iter_mut().zip(&round.orders) {
+            seat.orders = *orders;
+        }
+        Ok(self.round.insert(round))
+    }
+
+    /// Changes the settings.
+    ///
+    /// # Errors
+    /// When the guests' minimums do not fit the new budget; nothing has changed then.
+    pub fn set(&mut self, settings: Settings) -> Result<(), allocator::FleetError> {
+        let before = *self.policy.settings();
+        self.policy.set(settings);
+        let fits = self.policy.fleet(self.spent(), &self.groups, &self.members);
+        if let Err(error) = fits {
+            self.policy.set(before);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Changes a guest's limits.
+    ///
+    /// # Errors
+    /// When they contradict themselves or the budget; nothing has changed then.
+    pub fn set_limits(&mut self, id: GuestId, limits: Limits) -> Result<(), allocator::FleetError> {
+        let Some(index) = self.index(id) else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut self.members[index].limits, limits);
+        if let Err(error) = self.policy.fleet(self.spent(), &self.groups, &self.members) {
+            self.members[index].limits = before;
+            return Err(error);
+        }
+        self.policy.replan();
+        Ok(())
+    }
+
+    /// Everybody, in the order of admission.
+    pub fn guests(&self) -> impl Iterator<Item = (&Member, &Seat)> {
+        self.members.iter().zip(&self.seats)
+    }
+
+    /// One guest's seat.
+    pub fn seat_mut(&mut self, id: GuestId) -> Option<&mut Seat> {
+        let index = self.index(id)?;
+        self.seats.get_mut(index)
+    }
+
+    /// The sharing domains by name.
+    pub fn domains(&self) -> &BTreeMap<String, LocalManager> {
+        &self.domains
+    }
+
+    /// The policy: settings and plan.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The last round.
+    pub fn last_round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// What the budget is spent on beside the guests' processes.
+    pub fn spent(&self) -> Spent {
+        let pools = self
+            .domains
+            .values()
+            .filter_map(|domain| domain.with(|d| d.pool_bytes().unwrap_or(0)));
+        let manager = Held::of(std::process::id()).unwrap_or_default().total();
+        Spent {
+            pools: whole_pages(pools.sum()),
+            manager: whole_pages(manager),
+        }
+    }
+
+    fn index(&self, id: GuestId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id)
+    }
+
+    fn admission(&self) -> Admission {
+        let settings = self.policy.settings();
+        let goal = Thresholds::published(settings.budget).goal();
+        Admission {
+            memory: settings.budget.less(goal + self.spent().manager),
+            backing: self.backing,
+            break_reserve: self.round.as_ref().map_or(Pages::ZERO, |round| round.reserve),
+        }
+    }
+
+    fn reservations(&self) -> Vec<Reservation> {
+        self.members
+            .iter()
+            .map(|member| reservation(member.id, member.limits))
+            .collect()
+    }
+
+    /// Takes the guest into the domain it names, which is made for the first one.
+    fn join(&mut self, sharing: &Sharing, size: Pages) -> Result<Option<Place>, AdmitError> {
+        let Sharing::Domain(name) = sharing else {
+            return Ok(None);
+        };
+        let failed = |source| AdmitError::Domain {
+            domain: name.clone(),
+            source,
+        };
+        if !is_name(name) {
+            return Err(AdmitError::Name(name.clone()));
+        }
+        u32::try_from(size.get()).map_err(|e| failed(std::io::Error::other(e)))?;
+        if !self.domains.contains_key(name) {
+            let domain = page_share::Domain::new(POOL_LIMIT).map_err(failed)?;
+            self.domains.insert(name.clone(), LocalManager::new(domain));
+        }
+        Ok(Some(Place {
+            domain: name.clone(),
+            guest: None,
+        }))
+    }
+}
+
+fn reservation(guest: GuestId, limits: Limits) -> Reservation {
+    let bytes = limits.max.get().saturating_mul(4096);
+    Reservation {
+        guest,
+        min: limits.min,
+        max: limits.max,
+        overhead: whole_pages(OVERHEAD + bytes / 1000 * OVERHEAD_PER_MILLE),
+    }
+}
+
+/// Bytes as pages, rounded up; more than anything may have counts as that limit.
+fn whole_pages(bytes: u64) -> Pages {
+    Pages::new(bytes.div_ceil(4096)).min(Pages::LIMIT)
+}
+
+/// Whether a guest of that size can have so many pages in each state.
+fn is_possible(pages: &PageCounts, size: Pages) -> bool {
+    let PageCounts {
+        private,
+        shared,
+        zero,
+        compressed,
+        swapped,
+        ballooned,
+        empty,
+    } = *pages;
+    [shared, zero, compressed, swapped, ballooned, empty]
+        .iter()
+        .try_fold(private, |sum, &count| sum.checked_add(count))
+        .is_some_and(|sum| sum <= size.get())
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME_LIMIT).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
