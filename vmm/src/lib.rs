@@ -46,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod engine;
 pub mod launcher;
 pub mod layout;
 pub mod link;

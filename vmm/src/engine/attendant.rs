@@ -1,0 +1,290 @@
+//! The guest's side of the link: introduces the guest, reports, obeys, and reconnects.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use page_share::{Pace, Region, ScanThread, SocketPort};
+
+use super::Engine;
+use super::sampler::Sampler;
+use crate::link::{
+    BalloonReport, FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, PageCounts, Report,
+};
+use crate::manager::host::Doors;
+
+/// Time between two reports.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How often the link is looked after in between: an order waits no longer.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the manager may take to admit a guest, or to take a report.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time between two attempts to find a manager that went away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a guest has no manager.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendError {
+    /// Nobody is there.
+    #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]
+    Absent {
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not want this guest.
+    #[error("the manager refuses this guest: {0}")]
+    Refused(String),
+    /// It answered nonsense, or nothing in time.
+    #[error("the manager does not speak this protocol")]
+    Talk(#[from] LineError),
+    /// It fell silent.
+    #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
+    Silent,
+}
+
+/// What of the orders is not done to memory: somebody else carries it out.
+pub trait Duties: Send {
+    /// Asks the balloon for `pages`.
+    fn balloon(&mut self, pages: u64);
+    /// How the balloon is doing; `None` without one.
+    fn balloon_report(&self) -> Option<BalloonReport>;
+    /// Ends the guest.
+    fn stop(&mut self);
+    /// Stops its virtual CPUs, or lets them run again.
+    fn pause(&mut self, paused: bool);
+}
+
+/// A guest that was admitted.
+#[derive(Debug)]
+pub struct Introduction {
+    doors: Doors,
+    hello: Hello,
+    link: Link,
+}
+
+#[derive(Debug)]
+struct Link {
+    stream: UnixStream,
+    lines: Lines,
+}
+
+impl Introduction {
+    /// Asks the manager whose run directory is `dir` to admit the guest that `hello` describes.
+    ///
+    /// # Errors
+    /// See [`AttendError`].
+    pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
+        let doors = Doors::in_dir(dir);
+        let link = introduce(&doors, &hello)?;
+        Ok(Self { doors, hello, link })
+    }
+}
+
+/// The thread that attends to one guest for as long as its process lives.
+#[derive(Debug)]
+pub struct Attendant;
+
+impl Attendant {
+    /// Begins to attend to the guest whose memory `engine` manages.
+    ///
+    /// # Errors
+    /// When the page socket does not take the guest, or the system refuses a thread.
+    pub fn start(introduction: Introduction, engine: &Engine, duties: Box<dyn Duties>) -> io::Result<()> {
+        let Introduction { doors, hello, link } = introduction;
+        let region = Arc::clone(engine.region());
+        if matches!(hello.sharing, crate::link::Sharing::Domain(_)) {
+            let pages = doors.pages.clone();
+            let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))?;
+            region.connect(Box::new(port))?;
+        }
+        let mut shift = Shift {
+            region,
+            scan: Arc::clone(engine.scan()),
+            duties,
+            orders: Orders::default(),
+            sampler: Sampler::default(),
+            gated: false,
+            written: (Instant::now(), 0),
+        };
+        let body = move || {
+            let mut link = Some(link);
+            loop {
+                let current = match link.take() {
+                    Some(link) => Ok(link),
+                    None => introduce(&doors, &hello),
+                };
+                match current {
+                    Ok(current) => {
+                        let reason = shift.attend(current);
+                        log::warn!("the manager is away ({reason}); the guest runs on without");
+                        shift.alone();
+                    }
+                    Err(error) => log::debug!("no manager yet: {error}"),
+                }
+                thread::sleep(RETRY);
+            }
+        };
+        thread::Builder::new()
+            .name("attendant".into())
+            .stack_size(256 << 10)
+            .spawn(body)
+            .map(|_| ())
+    }
+}
+
+/// Everything an attendant works with.
+struct Shift {
+    region: Arc<Region>,
+    scan: Arc<ScanThread>,
+    duties: Box<dyn Duties>,
+    orders: Orders,
+    sampler: Sampler,
+    gated: bool,
+    /// When written pages were last counted, and the count.
+    written: (Instant, u64),
+}
+
+impl Shift {
+    /// Reports and obeys until the link breaks; says why it did.
+    fn attend(&mut self, mut link: Link) -> String {
+        let mut due = Instant::now();
+        loop {
+            match link.lines.next::<FromManager>(&mut &link.stream) {
+                Ok(Line::Message(message)) => self.obey(&message),
+                Ok(Line::Later) => {}
+                Ok(Line::End) => return "it closed the connection".to_owned(),
+                Err(error) => return error.to_string(),
+            }
+            self.sampler.tick(
+                &self.region,
+                self.orders.sample_pages,
+                Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
+            );
+            if Instant::now() >= due {
+                due = Instant::now() + REPORT;
+                let report = FromVmm::Report(self.report());
+                if let Err(error) = Lines::send(&mut &link.stream, &report) {
+                    return error.to_string();
+                }
+            }
+        }
+    }
+
+    /// Nobody gives credit any more: growth is free, and nothing is squeezed.
+    fn alone(&mut self) {
+        self.gate(None);
+        self.orders = Orders::default();
+    }
+
+    fn obey(&mut self, message: &FromManager) {
+        match message {
+            FromManager::Orders(orders) => self.follow(*orders),
+            FromManager::Stop => self.duties.stop(),
+            FromManager::Pause => self.duties.pause(true),
+            FromManager::Resume => self.duties.pause(false),
+            // The introduction is over; a manager that repeats it says nothing new.
+            FromManager::Welcome(_) | FromManager::Refused { .. } => {}
+        }
+    }
+
+    fn follow(&mut self, orders: Orders) {
+        if orders.balloon_pages != self.orders.balloon_pages {
+            self.duties.balloon(orders.balloon_pages);
+        }
+        self.scan.set_pace(Pace {
+            cpu_share: orders.scan_cpu.clamp(0.001, 1.0),
+            pages_per_second: u32::try_from(orders.scan_pages_per_second)
+                .unwrap_or(u32::MAX)
+                .max(1),
+        });
+        self.gate(orders.growth_credit);
+        self.squeeze(orders.compress_pages, orders.swap_pages);
+        self.orders = orders;
+    }
+
+    /// Compresses, then swaps, pages on which sharing found nothing.
+    fn squeeze(&mut self, compress: u64, swap: u64) {
+        let pages = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let mut incompressible = 0;
+        for run in self.region.cold_pages(pages(compress)) {
+            incompressible += run.count - self.region.compress(run).min(run.count);
+        }
+        let wanted = pages(swap).saturating_add(if swap > 0 { incompressible } else { 0 });
+        for run in self.region.cold_pages(wanted) {
+            if let Err(error) = self.region.swap_out(run) {
+                log::warn!("pages stay in memory: {error}");
+                return;
+            }
+        }
+    }
+
+    fn gate(&mut self, credit: Option<u64>) {
+        match (self.gated, credit) {
+            (false, Some(_)) => self.region.close_gate(),
+            (true, None) => self.region.open_gate(),
+            _ => {}
+        }
+        self.gated = credit.is_some();
+        if let Some(credit @ 1..) = credit {
+            self.region.add_credit(u32::try_from(credit).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        let stats = self.region.stats();
+        let (then, before) = std::mem::replace(&mut self.written, (Instant::now(), stats.pages_written));
+        let seconds = then.elapsed().as_secs_f64().max(0.001);
+        Report {
+            pages: PageCounts {
+                private: stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit,
+                shared: stats.shared,
+                zero: stats.zero,
+                compressed: stats.compressed,
+                swapped: stats.swapped,
+                ballooned: stats.ballooned,
+                empty: stats.empty,
+            },
+            activity: self.sampler.activity(stats.samples_touched),
+            balloon: self.duties.balloon_report(),
+            cow_breaks: stats.cow_breaks,
+            written_per_second: ((stats.pages_written - before) as f64 / seconds) as u64,
+            pages_in: stats.pages_decompressed + stats.pages_swapped_in,
+            store_bytes: stats.store_bytes,
+            engine_cpu_us: (stats.handler_cpu_ns + stats.scan_cpu_ns) / 1000,
+        }
+    }
+}
+
+fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+    let absent = |source| AttendError::Absent {
+        path: doors.guests.clone(),
+        source,
+    };
+    let stream = UnixStream::connect(&doors.guests).map_err(absent)?;
+    stream.set_read_timeout(Some(TICK)).map_err(absent)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
+    Lines::send(&mut &stream, &FromVmm::Hello(hello.clone())).map_err(absent)?;
+    let mut link = Link {
+        stream,
+        lines: Lines::default(),
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match link.lines.next::<FromManager>(&mut &link.stream)? {
+            Line::Message(FromManager::Welcome(_)) => return Ok(link),
+            Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
+            Line::End => return Err(AttendError::Silent),
+            Line::Message(_) | Line::Later if Instant::now() < until => {}
+            Line::Message(_) | Line::Later => return Err(AttendError::Silent),
+        }
+    }
+}

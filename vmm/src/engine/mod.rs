@@ -1,0 +1,90 @@
+//! A guest's memory under management, inside the guest's own process.
+//!
+//! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
+//! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
+//! the manager was away. Without one, the engine still merges zero pages.
+#![forbid(unsafe_code)]
+
+mod attendant;
+mod sampler;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use page_share::{AdoptError, MemoryRange, Options, Pace, Region, ScanThread};
+
+use crate::memory::GuestRam;
+
+pub use attendant::{AttendError, Attendant, Duties, Introduction};
+
+/// Part of a guest's memory that the compressed store may take, as a divisor.
+const STORE_PART: u64 = 4;
+
+/// Why a guest's memory cannot be managed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel lacks something, or the memory is of the wrong kind.
+    #[error(
+        "this guest's memory cannot be shared, sampled or swapped; give --sharing mode=off to run without"
+    )]
+    Adopt(#[from] AdoptError),
+    /// The swap file cannot be made.
+    #[error("cannot make a swap file in {dir}; give another --swap dir=", dir = dir.display())]
+    Swap {
+        /// Where.
+        dir: PathBuf,
+        /// The reason.
+        #[source]
+        source: page_share::SwapError,
+    },
+    /// The system refuses a thread.
+    #[error("cannot start a thread for this guest's memory")]
+    Thread(#[source] io::Error),
+}
+
+/// What manages one guest's memory.
+///
+/// Dropping it stops the scan; the guest must have ended by then, its memory is not brought back.
+#[derive(Debug)]
+pub struct Engine {
+    region: Arc<Region>,
+    scan: Arc<ScanThread>,
+}
+
+impl Engine {
+    /// Adopts `ram` and starts scanning it at the default pace. `swap` is where a swap file may grow, if anywhere.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn start(ram: &GuestRam, swap: Option<PathBuf>) -> Result<Self, EngineError> {
+        let ranges = MemoryRange::all_of_vm_memory(ram.view()).ok_or(AdoptError::Ranges)?;
+        let swap = swap
+            .map(|dir| {
+                page_share::Swap::create(&dir, u32::try_from(ram.bytes() / 4096).unwrap_or(u32::MAX))
+                    .map_err(|source| EngineError::Swap { dir, source })
+            })
+            .transpose()?;
+        let options = Options {
+            store_bytes: (ram.bytes() / STORE_PART) as usize,
+            swap,
+            ..Options::default()
+        };
+        let region = Arc::new(Region::adopt(ranges, options)?);
+        let scan = ScanThread::start(Arc::clone(&region), Pace::default()).map_err(EngineError::Thread)?;
+        Ok(Self {
+            region,
+            scan: Arc::new(scan),
+        })
+    }
+
+    /// The memory's region.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// The scanning thread.
+    pub fn scan(&self) -> &Arc<ScanThread> {
+        &self.scan
+    }
+}
