@@ -77,6 +77,11 @@ fn half(length: Duration, engine: Engine, watched: &mut Watched<'_>) -> (f64, Du
 }
 
 impl Pairs {
+    /// The median of the ratios.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.ratios.median().median
+    }
+
     /// The ratio as a number with its interval, and stalls with and without the engine.
     pub(crate) fn to_json(&self) -> Value {
         let stalls = |samples: &Samples| json!({"p50": samples.quantile(0.5), "p99": samples.quantile(0.99), "max": samples.quantile(1.0)});

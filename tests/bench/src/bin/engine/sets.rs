@@ -1,0 +1,153 @@
+//! The two engines on one data set, and the default limit on mappings.
+
+use anyhow::Result;
+use bench::Report;
+use serde_json::json;
+
+use crate::ksm::Ksm;
+use crate::levy::{Converged, Levy};
+use crate::map::IdentityMap;
+use crate::ram::Ram;
+use crate::supervise::{MAX_MAP_COUNT, set};
+use crate::verdict::{Goal, Verdicts};
+
+/// What a process may map where nobody raised the limit.
+const DEFAULT_MAP_LIMIT: &str = "65530";
+/// More than any data set here needs.
+const RAISED_MAP_LIMIT: &str = "4000000";
+
+/// Passes within which the engine must have merged what it is going to.
+const PASSES: u32 = 3;
+/// Passes over unchanged memory that are averaged.
+const IDLE_PASSES: u32 = 5;
+
+/// Where results go.
+pub(crate) struct Results<'a> {
+    pub(crate) report: &'a mut Report,
+    pub(crate) verdicts: &'a mut Verdicts,
+}
+
+impl Results<'_> {
+    /// Stores a number that has, or may have, a goal.
+    pub(crate) fn number(&mut self, key: &str, value: f64, goal: Goal) {
+        self.report.set(key, value);
+        self.verdicts.add(key, value, goal);
+    }
+}
+
+/// Lets processes have as many mappings as the data sets need.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn raise_map_limit() -> Result<()> {
+    set(MAX_MAP_COUNT, RAISED_MAP_LIMIT)
+}
+
+/// Runs KSM and Levy on `map`, each on memory freshly made from it; stores `name.*`, and with `idle_pass` the cost of
+/// passes over unchanged memory.
+///
+/// # Errors
+/// When either engine fails.
+pub(crate) fn compare(
+    name: &str,
+    map: &IdentityMap,
+    ksm: &Ksm,
+    idle_pass: IdlePass,
+    results: &mut Results<'_>,
+) -> Result<()> {
+    eprintln!("{name}: {} guests of {} MiB", map.guests(), map.pages_per_guest() * ring3::PAGE >> 20);
+    let ram = Ram::build(map)?;
+    let oracle = ram.oracle();
+    eprintln!("{name}: {oracle:?}; KSM");
+    let theirs = ksm.run(&ram)?;
+    drop(ram);
+    if theirs.other_processes > 0 {
+        eprintln!(
+            "{name}: {} other processes have mergeable memory too; KSM's cost includes theirs",
+            theirs.other_processes
+        );
+    }
+    eprintln!("{name}: Levy");
+    let ram = Ram::build(map)?;
+    let mut levy = Levy::adopt(&ram)?;
+    let ours = levy.converge(PASSES);
+    let reclaimable = oracle.reclaimable as f64;
+    let mut store = |key: &str, value: f64, goal: Goal| results.number(&format!("{name}.{key}"), value, goal);
+    store("levy_cpu_us_per_page", ours.cpu_us_per_page(), Goal::None);
+    store("ksm_cpu_us_per_page", theirs.cpu_us_per_page, Goal::None);
+    store("ratio", ours.cpu_us_per_page() / theirs.cpu_us_per_page, Goal::AtMost(0.25));
+    store("merged_of_oracle", ours.freed as f64 / reclaimable, Goal::AtLeast(0.98));
+    store("ksm_merged_of_oracle", theirs.merged as f64 / reclaimable, Goal::None);
+    store("metadata_percent", percent(ours.metadata_bytes, &ram), Goal::AtMost(1.5));
+    details(name, &oracle, &ours, &theirs, results);
+    if idle_pass == IdlePass::Measured {
+        let idle = levy.idle_ms_per_gib(IDLE_PASSES);
+        results.number("idle_pass.levy_ms_per_gib", idle, Goal::None);
+        results.number("idle_pass.ksm_ms_per_gib", theirs.idle_ms_per_gib, Goal::None);
+        results.number("idle_pass.ratio", idle / theirs.idle_ms_per_gib, Goal::AtMost(0.05));
+        if let Some(ripe) = theirs.idle_ripe_ms_per_gib {
+            results.number("idle_pass.ksm_ripe_ms_per_gib", ripe, Goal::None);
+        }
+    }
+    Ok(())
+}
+
+/// Whether passes over unchanged memory are measured with a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdlePass {
+    Measured,
+    Skipped,
+}
+
+/// Lays `map` out `copies` times and merges it under the default limit on mappings.
+///
+/// # Errors
+/// When the limit cannot be set or the engine fails.
+pub(crate) fn default_map_limit(map: &IdentityMap, copies: usize, results: &mut Results<'_>) -> Result<()> {
+    let map = map.copies(copies);
+    eprintln!("default_map_limit: {} guests of {} MiB", map.guests(), map.pages_per_guest() * ring3::PAGE >> 20);
+    let ram = Ram::build(&map)?;
+    let oracle = ram.oracle();
+    set(MAX_MAP_COUNT, DEFAULT_MAP_LIMIT)?;
+    let mut levy = Levy::adopt(&ram)?;
+    // Short runs wait until the long ones have had their turn, so it takes longer to get everything.
+    let ours = levy.converge(4 * PASSES);
+    let mappings = mappings_of_process();
+    drop(levy);
+    raise_map_limit()?;
+    let part = ours.freed as f64 / oracle.reclaimable as f64;
+    results.number("default_map_limit.merged_of_oracle", part, Goal::AtLeast(0.85));
+    results.report.set("default_map_limit.passes", ours.passes);
+    results.report.set("default_map_limit.mappings", mappings);
+    results.report.set("default_map_limit.oracle", oracle);
+    Ok(())
+}
+
+fn details(
+    name: &str,
+    oracle: &crate::ram::Oracle,
+    ours: &Converged,
+    theirs: &crate::ksm::KsmResult,
+    results: &mut Results<'_>,
+) {
+    let report = &mut *results.report;
+    report.set(&format!("{name}.oracle"), oracle);
+    report.set(&format!("{name}.ksm"), theirs);
+    let cpu = ours.cpu.as_secs_f64() * 1e3;
+    let levy = json!({
+        "freed": ours.freed,
+        "passes": ours.passes,
+        "cpu_ms": cpu,
+        "metadata_bytes": ours.metadata_bytes,
+        "mappings": mappings_of_process(),
+    });
+    report.set(&format!("{name}.levy"), levy);
+}
+
+fn percent(bytes: u64, ram: &Ram) -> f64 {
+    bytes as f64 / ram.bytes() as f64 * 100.0
+}
+
+fn mappings_of_process() -> usize {
+    std::fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count())
+}
