@@ -28,6 +28,7 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("allocator", "allocator", Place::Native),
     ("balloon-device", "balloon-device", Place::Native),
     ("boot", "boot", Place::Guests),
+    ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),
 ];
 

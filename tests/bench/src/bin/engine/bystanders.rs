@@ -33,11 +33,11 @@ pub(crate) fn churn(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) 
     let ram = Ram::build(map)?;
     let pages = pages(&ram);
     let total: usize = pages.iter().map(|guest| guest.touched.len()).sum();
-    let mut levy = Levy::adopt(&ram)?;
+    let levy = Levy::adopt(&ram)?;
     levy.converge(3);
     let paced = {
         let bystander = Bystander::start(pages.clone(), Writes::PerSecond(total as f64 * CHURN));
-        watch_thread(&bystander, &mut levy, scale)
+        watch_thread(&bystander, &levy, scale)?
     };
     let reclaimable = ram.oracle().reclaimable as f64;
     let freed = levy.freed() as f64 / reclaimable;
@@ -45,7 +45,7 @@ pub(crate) fn churn(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) 
     let full = {
         let _churn = Churn::start(others.to_vec(), total as f64 * CHURN);
         let bystander = Bystander::start(vec![one.clone()], Writes::Half);
-        watch_thread(&bystander, &mut levy, scale)
+        watch_thread(&bystander, &levy, scale)?
     };
     results.number("churn.merged_of_oracle", freed, Goal::None);
     store("churn", "reader_ratio", &paced, results);
@@ -64,24 +64,27 @@ pub(crate) fn ring3(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) 
         return Ok(());
     }
     let ram = Ram::build(map)?;
-    let mut levy = Levy::adopt(&ram)?;
+    let levy = Levy::adopt(&ram)?;
     levy.converge(3);
-    let reader = with_guest(&ram, 0, &mut levy, scale)?;
+    let reader = with_guest(&ram, 0, &levy, scale)?;
     store("ring3", "reader_ratio", &reader, results);
-    let writer = with_guest(&ram, 512, &mut levy, scale)?;
+    let writer = with_guest(&ram, 512, &levy, scale)?;
     store("ring3", "ratio", &writer, results);
     Ok(())
 }
 
 /// The pairs around a guest that makes `write_share` of 1024 accesses writes.
-fn with_guest(ram: &Ram, write_share: u16, levy: &mut Levy, scale: Scale) -> Result<Pairs> {
-    eprintln!("ring3: {write_share} of 1024 accesses write, {} pairs of 2 x {:?}", scale.plan.pairs, scale.plan.half);
+fn with_guest(ram: &Ram, write_share: u16, levy: &Levy, scale: Scale) -> Result<Pairs> {
+    eprintln!(
+        "ring3: {write_share} of 1024 accesses write, {} pairs of 2 x {:?}",
+        scale.plan.pairs, scale.plan.half
+    );
     let memory = ram.guests.first().context("a map without guests")?;
     let pages = (memory.len() / ring3::PAGE) as u32;
     let guest = Guest::new(memory, &[Work::access(0..pages, write_share)])?;
     guest.start();
     let pairs = {
-        let scanning = levy.scan_in_background();
+        let scanning = levy.scan_in_background()?;
         std::thread::sleep(scale.settle);
         run(
             scale.plan,
@@ -96,27 +99,32 @@ fn with_guest(ram: &Ram, write_share: u16, levy: &mut Levy, scale: Scale) -> Res
     Ok(pairs)
 }
 
-fn watch_thread(bystander: &Bystander, levy: &mut Levy, scale: Scale) -> Pairs {
-    let scanning = levy.scan_in_background();
+fn watch_thread(bystander: &Bystander, levy: &Levy, scale: Scale) -> Result<Pairs> {
+    let scanning = levy.scan_in_background()?;
     std::thread::sleep(scale.settle);
-    run(
+    Ok(run(
         scale.plan,
         &mut Watched {
             accesses: &|| bystander.accesses(),
             take_stall: &|| bystander.take_stall(),
             switch: &mut |engine| scanning.switch(engine),
         },
-    )
+    ))
 }
 
 /// `set.name` is the ratio itself, `set.name_details` everything else.
 fn store(set: &str, name: &str, pairs: &Pairs, results: &mut Results<'_>) {
     eprintln!("{set}.{name}: {}", pairs.line());
     results.number(&format!("{set}.{name}"), pairs.ratio(), KEPT);
-    results.report.set(&format!("{set}.{name}_details"), pairs.to_json());
+    results
+        .report
+        .set(&format!("{set}.{name}_details"), pairs.to_json());
 }
 
 fn pages(ram: &Ram) -> Vec<Pages> {
-    let of = |guest: usize| Pages { memory: Arc::clone(&ram.guests[guest]), touched: ram.touched(guest).into() };
+    let of = |guest: usize| Pages {
+        memory: Arc::clone(&ram.guests[guest]),
+        touched: ram.touched(guest).into(),
+    };
     (0..ram.guests.len()).map(of).collect()
 }

@@ -21,6 +21,12 @@ const SLEEP_MILLISECS: &str = "10";
 /// No scan may take longer.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+/// How often a measurement that other processes spoilt is repeated.
+const ATTEMPTS: usize = 4;
+
+/// How long other processes get to go away.
+const WAIT: Duration = Duration::from_secs(300);
+
 /// What KSM did with one data set.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct KsmResult {
@@ -71,11 +77,26 @@ impl Ksm {
     }
 
     /// Merges `ram` until nothing more is gained, then watches scans over the unchanged memory. The memory is
-    /// unmerged again at the end.
+    /// unmerged again at the end. Waits until no other process has mergeable memory (virtual machines of QEMU have by
+    /// default), and starts anew when one turns up meanwhile: KSM's thread does not tell whose pages it works on.
     ///
     /// # Errors
-    /// When a setting is refused or the scans do not end.
+    /// When a setting is refused, the scans do not end, or other processes do not go away.
     pub(crate) fn run(&self, ram: &Ram) -> Result<KsmResult> {
+        for _ in 0..ATTEMPTS {
+            wait_for_others()?;
+            let result = self.run_once(ram)?;
+            if result.other_processes == 0 {
+                return Ok(result);
+            }
+            eprintln!("KSM: another process's memory was scanned too; once more");
+        }
+        bail!(
+            "another process's memory was scanned in each of {ATTEMPTS} attempts; stop its virtual machines first"
+        )
+    }
+
+    fn run_once(&self, ram: &Ram) -> Result<KsmResult> {
         // Unmerges and forgets everything: what KSM remembers of pages at the same addresses would mislead it.
         setting("run", "2")?;
         setting("pages_to_scan", PAGES_TO_SCAN)?;
@@ -91,8 +112,9 @@ impl Ksm {
         advise(ram, Advice::LinuxMergeable)?;
         setting("run", "1")?;
         let marks = self.converge()?;
-        let other_processes = others();
+        let before = others();
         let idle = self.idle(ram)?;
+        let other_processes = before.max(others());
         setting("run", "2")?;
         advise(ram, Advice::LinuxUnmergeable)?;
         Ok(result(&marks, idle, other_processes))
@@ -210,19 +232,42 @@ fn thread(name: &str) -> Option<PathBuf> {
     processes().find(|dir| fs::read_to_string(dir.join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
-/// How many other processes have pages that KSM has looked at.
+/// Waits until this process is the only one with mergeable memory.
+fn wait_for_others() -> Result<()> {
+    let start = Instant::now();
+    let mut told = false;
+    while others() > 0 {
+        if start.elapsed() > WAIT {
+            bail!(
+                "{} other processes have mergeable memory, which KSM would scan too: stop them",
+                others()
+            );
+        }
+        if !told {
+            eprintln!("KSM: waiting for other processes with mergeable memory to end, at most {WAIT:?}");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+/// How many other processes have memory that KSM may look at.
 fn others() -> usize {
     let own = std::process::id().to_string();
     processes()
         .filter(|dir| dir.file_name().is_some_and(|name| name.to_str() != Some(&own)))
-        .filter(|dir| {
-            let stat = fs::read_to_string(dir.join("ksm_stat")).unwrap_or_default();
-            stat.lines().any(|line| {
-                line.strip_prefix("ksm_rmap_items ")
-                    .is_some_and(|items| items != "0")
-            })
-        })
+        .filter(|dir| mergeable(&fs::read_to_string(dir.join("ksm_stat")).unwrap_or_default()))
         .count()
+}
+
+fn mergeable(ksm_stat: &str) -> bool {
+    let is = |name: &str, value: &str| {
+        ksm_stat
+            .lines()
+            .any(|line| line.split_once(' ') == Some((name, value)))
+    };
+    is("ksm_mergeable:", "yes") || is("ksm_merge_any:", "yes")
 }
 
 fn processes() -> impl Iterator<Item = PathBuf> {

@@ -30,7 +30,10 @@ impl Scale {
         identical_pages: (512 << 20) / ring3::PAGE,
         map_pages: usize::MAX,
         copies: 4,
-        plan: Plan { pairs: 21, half: Duration::from_millis(700) },
+        plan: Plan {
+            pairs: 21,
+            half: Duration::from_millis(700),
+        },
         settle: Duration::from_secs(8),
         repeats: 4096,
         ripen: true,
@@ -41,7 +44,10 @@ impl Scale {
         identical_pages: (48 << 20) / ring3::PAGE,
         map_pages: (64 << 20) / ring3::PAGE,
         copies: 2,
-        plan: Plan { pairs: 15, half: Duration::from_millis(150) },
+        plan: Plan {
+            pairs: 15,
+            half: Duration::from_millis(150),
+        },
         settle: Duration::from_secs(1),
         repeats: 512,
         ripen: false,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bench::Report;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ksm::Ksm;
 use crate::levy::{Converged, Levy};
@@ -43,53 +43,89 @@ pub(crate) fn raise_map_limit() -> Result<()> {
     set(MAX_MAP_COUNT, RAISED_MAP_LIMIT)
 }
 
-/// Runs KSM and Levy on `map`, each on memory freshly made from it; stores `name.*`, and with `idle_pass` the cost of
-/// passes over unchanged memory.
+/// Runs both engines on `map`, each on memory freshly made from it; stores `name.*`, and with [`IdlePass::Measured`] the
+/// cost of passes over unchanged memory.
 ///
 /// # Errors
 /// When either engine fails.
 pub(crate) fn compare(
     name: &str,
     map: &IdentityMap,
-    ksm: &Ksm,
+    ksm: Option<&Ksm>,
     idle_pass: IdlePass,
     results: &mut Results<'_>,
 ) -> Result<()> {
-    eprintln!("{name}: {} guests of {} MiB", map.guests(), map.pages_per_guest() * ring3::PAGE >> 20);
+    eprintln!(
+        "{name}: {} guests of {} MiB",
+        map.guests(),
+        (map.pages_per_guest() * ring3::PAGE) >> 20
+    );
+    let ours = levy(name, map, idle_pass, results)?;
+    let Some(ksm) = ksm else { return Ok(()) };
+    eprintln!("{name}: KSM");
     let ram = Ram::build(map)?;
-    let oracle = ram.oracle();
-    eprintln!("{name}: {oracle:?}; KSM");
+    let reclaimable = ram.oracle().reclaimable as f64;
     let theirs = ksm.run(&ram)?;
-    drop(ram);
-    if theirs.other_processes > 0 {
-        eprintln!(
-            "{name}: {} other processes have mergeable memory too; KSM's cost includes theirs",
-            theirs.other_processes
-        );
-    }
-    eprintln!("{name}: Levy");
-    let ram = Ram::build(map)?;
-    let mut levy = Levy::adopt(&ram)?;
-    let ours = levy.converge(PASSES);
-    let reclaimable = oracle.reclaimable as f64;
     let mut store = |key: &str, value: f64, goal: Goal| results.number(&format!("{name}.{key}"), value, goal);
-    store("levy_cpu_us_per_page", ours.cpu_us_per_page(), Goal::None);
     store("ksm_cpu_us_per_page", theirs.cpu_us_per_page, Goal::None);
-    store("ratio", ours.cpu_us_per_page() / theirs.cpu_us_per_page, Goal::AtMost(0.25));
-    store("merged_of_oracle", ours.freed as f64 / reclaimable, Goal::AtLeast(0.98));
-    store("ksm_merged_of_oracle", theirs.merged as f64 / reclaimable, Goal::None);
-    store("metadata_percent", percent(ours.metadata_bytes, &ram), Goal::AtMost(1.5));
-    details(name, &oracle, &ours, &theirs, results);
-    if idle_pass == IdlePass::Measured {
-        let idle = levy.idle_ms_per_gib(IDLE_PASSES);
-        results.number("idle_pass.levy_ms_per_gib", idle, Goal::None);
+    store(
+        "ratio",
+        ours.cpu_us_per_page / theirs.cpu_us_per_page,
+        Goal::AtMost(0.25),
+    );
+    store(
+        "ksm_merged_of_oracle",
+        theirs.merged as f64 / reclaimable,
+        Goal::None,
+    );
+    if let Some(idle) = ours.idle_ms_per_gib {
         results.number("idle_pass.ksm_ms_per_gib", theirs.idle_ms_per_gib, Goal::None);
-        results.number("idle_pass.ratio", idle / theirs.idle_ms_per_gib, Goal::AtMost(0.05));
+        results.number(
+            "idle_pass.ratio",
+            idle / theirs.idle_ms_per_gib,
+            Goal::AtMost(0.05),
+        );
         if let Some(ripe) = theirs.idle_ripe_ms_per_gib {
             results.number("idle_pass.ksm_ripe_ms_per_gib", ripe, Goal::None);
         }
     }
+    results.report.set(&format!("{name}.ksm"), theirs);
     Ok(())
+}
+
+/// What is compared with the rival.
+struct Ours {
+    cpu_us_per_page: f64,
+    idle_ms_per_gib: Option<f64>,
+}
+
+/// Levy's half of [`compare`].
+fn levy(name: &str, map: &IdentityMap, idle_pass: IdlePass, results: &mut Results<'_>) -> Result<Ours> {
+    let ram = Ram::build(map)?;
+    let oracle = ram.oracle();
+    eprintln!("{name}: {oracle:?}; Levy");
+    let levy = Levy::adopt(&ram)?;
+    let ours = levy.converge(PASSES);
+    let cpu_us_per_page = ours.cpu_us_per_page();
+    let mut store = |key: &str, value: f64, goal: Goal| results.number(&format!("{name}.{key}"), value, goal);
+    store("levy_cpu_us_per_page", cpu_us_per_page, Goal::None);
+    store(
+        "merged_of_oracle",
+        ours.freed as f64 / oracle.reclaimable as f64,
+        Goal::AtLeast(0.98),
+    );
+    let metadata = ours.metadata_bytes as f64 / ram.bytes() as f64 * 100.0;
+    store("metadata_percent", metadata, Goal::AtMost(1.5));
+    results.report.set(&format!("{name}.oracle"), oracle);
+    results.report.set(&format!("{name}.levy"), details(&ours));
+    let idle_ms_per_gib = (idle_pass == IdlePass::Measured).then(|| levy.idle_ms_per_gib(IDLE_PASSES));
+    if let Some(idle) = idle_ms_per_gib {
+        results.number("idle_pass.levy_ms_per_gib", idle, Goal::None);
+    }
+    Ok(Ours {
+        cpu_us_per_page,
+        idle_ms_per_gib,
+    })
 }
 
 /// Whether passes over unchanged memory are measured with a set.
@@ -105,11 +141,15 @@ pub(crate) enum IdlePass {
 /// When the limit cannot be set or the engine fails.
 pub(crate) fn default_map_limit(map: &IdentityMap, copies: usize, results: &mut Results<'_>) -> Result<()> {
     let map = map.copies(copies);
-    eprintln!("default_map_limit: {} guests of {} MiB", map.guests(), map.pages_per_guest() * ring3::PAGE >> 20);
+    eprintln!(
+        "default_map_limit: {} guests of {} MiB",
+        map.guests(),
+        (map.pages_per_guest() * ring3::PAGE) >> 20
+    );
     let ram = Ram::build(&map)?;
     let oracle = ram.oracle();
     set(MAX_MAP_COUNT, DEFAULT_MAP_LIMIT)?;
-    let mut levy = Levy::adopt(&ram)?;
+    let levy = Levy::adopt(&ram)?;
     // Short runs wait until the long ones have had their turn, so it takes longer to get everything.
     let ours = levy.converge(4 * PASSES);
     let mappings = mappings_of_process();
@@ -123,29 +163,14 @@ pub(crate) fn default_map_limit(map: &IdentityMap, copies: usize, results: &mut 
     Ok(())
 }
 
-fn details(
-    name: &str,
-    oracle: &crate::ram::Oracle,
-    ours: &Converged,
-    theirs: &crate::ksm::KsmResult,
-    results: &mut Results<'_>,
-) {
-    let report = &mut *results.report;
-    report.set(&format!("{name}.oracle"), oracle);
-    report.set(&format!("{name}.ksm"), theirs);
-    let cpu = ours.cpu.as_secs_f64() * 1e3;
-    let levy = json!({
+fn details(ours: &Converged) -> Value {
+    json!({
         "freed": ours.freed,
         "passes": ours.passes,
-        "cpu_ms": cpu,
+        "cpu_ms": ours.cpu.as_secs_f64() * 1e3,
         "metadata_bytes": ours.metadata_bytes,
         "mappings": mappings_of_process(),
-    });
-    report.set(&format!("{name}.levy"), levy);
-}
-
-fn percent(bytes: u64, ram: &Ram) -> f64 {
-    bytes as f64 / ram.bytes() as f64 * 100.0
+    })
 }
 
 fn mappings_of_process() -> usize {
