@@ -118,9 +118,14 @@ struct Gain {
 
 impl Gain {
     /// Runs over which a gain is the mean: one run's sampling noise is larger than most gains.
-    const SEEDS: u64 = 20;
+    const SEEDS: u64 = 10;
 
     fn of(fleet: &FleetFile, kind: usize) -> Result<Self> {
+        eprintln!(
+            "{}: {} runs honest and cheating",
+            fleet.guests[kind].name,
+            2 * Self::SEEDS
+        );
         let (mut honest, mut cheated) = (Self::default(), Self::default());
         for seed in fleet.seed..fleet.seed + Self::SEEDS {
             honest.add(&run(&fleet.honest_but(None), seed)?, kind);

@@ -10,8 +10,9 @@ use crate::host::{Host, Tally};
 
 /// Seconds between two points of a series.
 pub(crate) const STEP_S: u32 = 2;
-/// Within this part of its target a guest counts as having it.
-const TOLERANCE: f64 = 0.05;
+/// Within this part of its target a guest counts as having it. In the high state nobody is asked for anything, so
+/// holdings come to rest above targets.
+const TOLERANCE: f64 = 0.1;
 
 /// One kind of guest at one moment, mean over its guests, in MiB.
 #[derive(Clone, Copy, Debug, Default, Serialize)]

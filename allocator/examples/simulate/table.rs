@@ -57,7 +57,7 @@ pub(crate) fn print(record: &Record, gains: &[Option<Gain>]) {
         .converged_after_s
         .map_or("never".to_owned(), |after| format!("after {after} s"));
     println!(
-        "Jain index {:.4}, within 5 % of all targets for good: {converged}, direction changes {}, break reserve {:.1} MiB",
+        "Jain index {:.4}, within 10 % of all targets for good: {converged}, direction changes {}, break reserve {:.1} MiB",
         fairness.jain_index, fairness.direction_changes, record.break_reserve_mib
     );
     for why in &record.why {
@@ -110,6 +110,7 @@ impl Rises {
             seeds_within_10_points: 0,
             worst_points: 0.0,
         };
+        eprintln!("following rises over {count} seeds");
         for seed in fleet.seed..fleet.seed + count {
             let rises = crate::run(fleet, seed)?.rises;
             let errors = rises
