@@ -8,7 +8,8 @@ use crate::breaks::BreakMeter;
 /// Whether guests may break their sharing at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dependence {
-    /// They may, for a common cause (an update, a cron job): the probabilities add up (union bound).
+    /// They may, for a common cause (an update, a cron job). The fleet's breaks are counted together, so that what they
+    /// have in common is measured.
     #[default]
     Unknown,
     /// They do so independently of each other, by the caller's word. Many guests then need less (Hoeffding's bound,
@@ -20,7 +21,8 @@ pub enum Dependence {
 ///
 /// Every shared page is a debt: a write to it needs a page at once, and the kernel takes it without asking. Reserving
 /// all debt would undo the sharing. The reserve covers what may break until the next plan can react, except with the
-/// tolerated probability.
+/// tolerated probability. That much must have been seen to be said: guests with fewer than 1/p - 1 windows (99 for
+/// 1 %) are reserved all their debt, and below a probability of 1/1025 so is everybody.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overbooking {
     tolerated: f64,
@@ -47,14 +49,15 @@ impl Overbooking {
     /// The pages to keep free for `guests`, each given by its meter and its number of shared pages.
     #[must_use]
     pub fn reserve(&self, guests: &[(&BreakMeter, Pages)]) -> Pages {
-        let each = self.tolerated / guests.len().max(1) as f64;
-        let union = guests
-            .iter()
-            .map(|(meter, shared)| meter.demand(*shared, self.horizon, each).pages)
-            .sum();
+        let enough = (1.0 / self.tolerated - 1.0).ceil() as usize;
+        let (known, new): (Vec<_>, Vec<_>) = guests.iter().partition(|(meter, _)| meter.windows() >= enough);
+        let meters: Vec<&BreakMeter> = known.iter().map(|(meter, _)| *meter).collect();
+        let shared: Pages = known.iter().map(|(_, shared)| *shared).sum();
+        let debt: Pages = new.iter().map(|(_, shared)| *shared).sum();
+        let together = BreakMeter::together(&meters).demand(shared, self.horizon, self.tolerated);
         match self.dependence {
-            Dependence::Unknown => union,
-            Dependence::Independent => union.min(self.hoeffding(guests)),
+            Dependence::Unknown => debt + together.pages,
+            Dependence::Independent => (debt + together.pages).min(self.hoeffding(guests)),
         }
     }
 

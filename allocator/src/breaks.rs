@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use crate::Pages;
 
-/// Counts a guest's copy-on-write breaks per window (one rebalancing, 15 s) and answers how many may come.
+/// Counts a guest's copy-on-write breaks per window (one rebalancing, 15 s; the same window for all guests) and answers
+/// how many may come.
 ///
 /// The model is a token bucket: breaks in any h windows are at most `rate * h + burst`, except with a probability that
 /// the burst is chosen for. The burst is a quantile of the bucket's backlog, `b' = max(0, b + breaks - rate)`; since the
@@ -98,6 +99,21 @@ impl BreakMeter {
         levels.sort_unstable();
         let place = levels.len().saturating_sub(above.max(1));
         levels.get(place).copied().unwrap_or(0)
+    }
+
+    /// All of `meters` as one, window by window from the newest back, as far as every one of them reaches. Whether
+    /// guests break at the same time is thereby measured, not assumed.
+    pub(crate) fn together(meters: &[&Self]) -> Self {
+        let common = meters.iter().map(|meter| meter.windows.len()).min().unwrap_or(0);
+        let mut all = Self::default();
+        for back in (1..=common).rev() {
+            let breaks: u64 = meters
+                .iter()
+                .map(|meter| u64::from(meter.windows[meter.windows.len() - back]))
+                .sum();
+            all.observe(Pages::new(breaks));
+        }
+        all
     }
 
     /// Mean breaks per window.

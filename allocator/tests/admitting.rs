@@ -203,6 +203,25 @@ fn without_enough_windows_all_debt_is_reserved() {
     );
 }
 
+/// Guests that break together need the sum of their bursts, guests that take turns that of one; both are measured.
+#[test]
+fn what_guests_have_in_common_is_measured() {
+    let burst_at = |turn: u64| {
+        let mut meter = BreakMeter::default();
+        (0..1000).for_each(|window| meter.observe(Pages::new(if window % 20 == turn { 100 } else { 0 })));
+        meter
+    };
+    let overbooking = Overbooking::new(0.01, 1, Dependence::Unknown).expect("a probability");
+    let reserve = |turns: [u64; 4]| {
+        let meters = turns.map(burst_at);
+        overbooking
+            .reserve(&meters.each_ref().map(|meter| (meter, Pages::new(500))))
+            .get()
+    };
+    assert_eq!(reserve([7, 7, 7, 7]), 400);
+    assert_eq!(reserve([2, 7, 12, 17]), 100);
+}
+
 #[test]
 fn many_independent_guests_need_less() {
     let mut meter = BreakMeter::default();
@@ -214,11 +233,7 @@ fn many_independent_guests_need_less() {
             .reserve(&guests)
             .get()
     };
-    assert_eq!(
-        reserve(Dependence::Unknown),
-        100_000,
-        "too few windows for 0.001 % each"
-    );
+    assert_eq!(reserve(Dependence::Unknown), 100_000, "too few windows for 0.1 %");
     // 100 * 2 + 1000 * sqrt(100 ln(1000) / 2).
     assert_eq!(reserve(Dependence::Independent), 18_785);
 }

@@ -84,7 +84,9 @@ pub(crate) struct Guest {
     /// Microseconds lost in the last second, and in all.
     pub(crate) lost: f64,
     pub(crate) lost_sum: f64,
+    /// Shares broken in the last second, and since the host last asked.
     pub(crate) broken: u64,
+    broken_since: u64,
 }
 
 impl Guest {
@@ -134,6 +136,7 @@ impl Guest {
             lost: 0.0,
             lost_sum: 0.0,
             broken: 0,
+            broken_since: 0,
         }
     }
 
@@ -222,6 +225,7 @@ impl Guest {
         self.place.held += broken;
         *free -= broken;
         self.broken = broken;
+        self.broken_since += broken;
         self.lost += broken as f64 * COSTS.cow_break;
     }
 
@@ -281,6 +285,11 @@ impl Guest {
     /// Private pages, and the memory its compressed pages occupy.
     pub(crate) fn charged(&self) -> u64 {
         self.place.held + self.place.compressed.div_ceil(COMPRESSION)
+    }
+
+    /// Shares broken since the last call.
+    pub(crate) fn take_broken(&mut self) -> u64 {
+        std::mem::take(&mut self.broken_since)
     }
 
     pub(crate) fn answers(&self) -> bool {

@@ -175,8 +175,8 @@ impl Host {
             self.tally.plans += 1;
         }
         if now.is_multiple_of(REBALANCE_S) {
-            for (meter, guest) in self.meters.iter_mut().zip(&self.guests) {
-                meter.observe(Pages::new(guest.broken * u64::from(REBALANCE_S)));
+            for (meter, guest) in self.meters.iter_mut().zip(&mut self.guests) {
+                meter.observe(Pages::new(guest.take_broken()));
             }
         }
         let goal = self.machine.thresholds().goal();
