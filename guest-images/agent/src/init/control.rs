@@ -85,7 +85,9 @@ impl Control {
         let json = serde_json::to_string(workload).map_err(|error| error.to_string())?;
         let mut process = Process::new("/proc/self/exe");
         process
+            .arg0("levy-agent")
             .args(["work", &id.to_string(), &json])
+            .env("PATH", PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         // Its mistakes are for people: the human console, which PID 1 has as stderr.
@@ -183,10 +185,7 @@ fn exec(argv: &[String], seconds: u64) -> Result<Map<String, Value>, String> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    process.env(
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    );
+    process.env("PATH", PATH);
     let mut child =
         children::spawn(&mut process).map_err(|error| format!("cannot start {program}: {error}"))?;
     let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
