@@ -1,11 +1,9 @@
 //! Workloads run on this machine as they run in a guest: a process that reports one-line JSON.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitStatus, Stdio};
 
 use levy_agent::{Event, Report};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 fn agent(words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_levy-agent"));
@@ -70,14 +68,17 @@ fn a_rate_is_kept() {
 
 #[test]
 fn a_stop_still_gets_a_verdict() {
-    let mut child = agent("churn mib=4 seconds=600").spawn().unwrap();
+    let mut child = agent("churn mib=4 seconds=600")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
     // Its first progress: it is under way.
     let under_way = lines.any(|line| matches!(Event::parse(&line).unwrap().report, Report::Progress { .. }));
     assert!(under_way);
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    child.stdin.take().unwrap().write_all(b"stop\n").unwrap();
     let reports: Vec<_> = lines.map(|line| Event::parse(&line).unwrap().report).collect();
     assert!(verdict(&reports).0, "{reports:?}");
     assert!(child.wait().unwrap().success());

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 
 /// Children that somebody waits for. Held while spawning and while reaping: a child that ends at once is not taken
@@ -19,9 +20,21 @@ fn awaited() -> std::sync::MutexGuard<'static, Vec<u32>> {
 /// Starts a child that the caller will [`wait`] for.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut awaited = awaited();
-    let child = command.spawn()?;
+    let child = unmasked(|| command.spawn())?;
     awaited.push(child.id());
     Ok(child)
+}
+
+/// Children inherit the signal mask of the thread that starts them, and PID 1 blocks what it waits for: a server
+/// that was started so would never see a SIGTERM. To PID 1 itself an unblocked signal without a handler is harmless.
+fn unmasked<T>(start: impl FnOnce() -> T) -> T {
+    let mask = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = start();
+    if let Ok(mask) = mask {
+        // It was the mask a moment ago, so it is a valid one.
+        let _ = mask.thread_set_mask();
+    }
+    started
 }
 
 /// Waits for a child from [`spawn`].

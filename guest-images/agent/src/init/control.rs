@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command as Process, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command as Process, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use levy_agent::{Action, Command, Event, MAX_LINE, ModuleChange, Report, Workload};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
 
@@ -26,7 +26,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// What is needed to obey: the channel for answers and the runs under way by the id that started them.
 pub(crate) struct Control {
     channel: Arc<Channel>,
-    runs: Arc<Mutex<HashMap<u64, Pid>>>,
+    runs: Arc<Mutex<HashMap<u64, ChildStdin>>>,
 }
 
 impl Control {
@@ -73,7 +73,7 @@ impl Control {
         power::end(how)
     }
 
-    fn runs(&self) -> MutexGuard<'_, HashMap<u64, Pid>> {
+    fn runs(&self) -> MutexGuard<'_, HashMap<u64, ChildStdin>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -93,11 +93,15 @@ impl Control {
         // Its mistakes are for people: the human console, which PID 1 has as stderr.
         let mut child =
             children::spawn(&mut process).map_err(|error| format!("cannot start a run: {error}"))?;
-        runs.insert(id, pid_of(&child));
+        if let Some(stdin) = child.stdin.take() {
+            runs.insert(id, stdin);
+        }
         let (channel, runs, name) = (Arc::clone(&self.channel), Arc::clone(&self.runs), workload.name());
         thread::spawn(move || {
             let judged = relay(&channel, &mut child);
             let status = children::wait(&mut child);
+            // If it was killed, its servers are still there.
+            let _ = killpg(pid_of(&child), Signal::SIGKILL);
             runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             if !judged {
                 channel.answer(Some(id), no_verdict(name, status.ok()));
@@ -107,11 +111,13 @@ impl Control {
     }
 
     fn stop(&self, target: u64) -> Result<Map<String, Value>, String> {
-        let pid = *self
-            .runs()
-            .get(&target)
+        let mut runs = self.runs();
+        let stdin = runs
+            .get_mut(&target)
             .ok_or_else(|| format!("no run with id {target} is going on"))?;
-        kill(pid, Signal::SIGTERM).map_err(|error| format!("cannot stop run {target}: {error}"))?;
+        stdin
+            .write_all(b"stop\n")
+            .map_err(|error| format!("cannot stop run {target}: {error}"))?;
         Ok(Map::new())
     }
 }

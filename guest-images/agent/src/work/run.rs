@@ -1,6 +1,6 @@
 //! One run: its clock, its stop flag and its reports.
 
-use std::io::{Write, stdout};
+use std::io::{Write, stdin, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use levy_agent::{Event, Report, Workload};
-use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Map, Value};
 
 use crate::clock::uptime_ms;
@@ -73,11 +72,11 @@ impl Going {
 }
 
 impl Run {
-    /// Announces the run; from here on SIGTERM means stop.
+    /// Announces the run; from here on `stop` on standard input ends it.
     pub(crate) fn begin(id: Option<u64>, workload: &Workload) -> Self {
         let now = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
-        stop_on_sigterm(Arc::clone(&stop));
+        stop_on_word(Arc::clone(&stop));
         let limit = Duration::from_secs(workload.seconds());
         let until = Going {
             began: now,
@@ -203,17 +202,13 @@ fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn stop_on_sigterm(stop: Arc<AtomicBool>) {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    // All threads of the workload start later and inherit the mask.
-    if signals.thread_block().is_ok() {
-        thread::spawn(move || {
-            let _ = signals.wait();
+/// Not a signal: servers that a workload starts would inherit a blocked one.
+fn stop_on_word(stop: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        if stdin().lines().map_while(Result::ok).any(|line| line == "stop") {
             stop.store(true, Ordering::Relaxed);
-        });
-    }
+        }
+    });
 }
 
 /// Holds work to a rate.
