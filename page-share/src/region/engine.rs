@@ -172,9 +172,7 @@ pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Cl
     while left.run().count > 0 {
         let pages = left.run().count.min(most);
         let run = PageRun::new(left.run().first, pages);
-        let progress = guest
-            .watch
-            .transfer(guest.span(run), to.sub(done, pages as usize));
+        let progress = guest.move_to_us(guest.span(run), to.sub(done, pages as usize));
         if progress.pages > 0 {
             let (moved, rest) = left.split(progress.pages as u32);
             done += progress.pages;

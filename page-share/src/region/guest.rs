@@ -1,5 +1,6 @@
 //! What the engine, the fault handler and the swap thread share about one guest.
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use rustix::io::Errno;
@@ -34,6 +35,8 @@ pub(crate) struct Guest {
     pub(crate) mappings: AtomicI64,
     /// The process ends its work with this region.
     pub(crate) closing: AtomicBool,
+    /// /proc/self/pagemap.
+    pub(crate) pagemap: std::fs::File,
     pub(crate) layout: Layout,
 }
 
@@ -68,7 +71,34 @@ impl Guest {
     /// Moves one claimed page back from `from`, once.
     pub(crate) fn try_give_back(&self, claim: &Claim, from: Span) -> Filled {
         let run = claim.run();
-        filled(self.watch.transfer(from, self.span(run)), run, "UFFDIO_MOVE")
+        filled(self.move_from_us(from, self.span(run)), run, "UFFDIO_MOVE")
+    }
+
+    /// Moves guest pages to an area of ours whose places are known to be empty.
+    ///
+    /// A move that is disturbed inside the kernel may move pages, not count them, and then find them in its own way:
+    /// seen on Linux 6.18 as EEXIST. What is in our area was moved, whatever the count says.
+    pub(crate) fn move_to_us(&self, from: Span, to: Span) -> Progress {
+        let progress = self.watch.transfer(from, to);
+        recount(progress, to.pages(), |at| self.is_populated(to.sub(at, 1)))
+    }
+
+    /// Moves pages from an area of ours, all of whose places are full, to guest pages that are in transit. The same
+    /// trap: what is no longer in our area was moved.
+    pub(crate) fn move_from_us(&self, from: Span, to: Span) -> Progress {
+        let progress = self.watch.transfer(from, to);
+        recount(progress, to.pages(), |at| !self.is_populated(from.sub(at, 1)))
+    }
+
+    /// Whether there is anything behind a page of ours, in memory or in the host's swap.
+    fn is_populated(&self, page: Span) -> bool {
+        let mut entry = [0; 8];
+        let offset = (page.start() / crate::page::PAGE_SIZE * entry.len()) as u64;
+        if let Err(error) = self.pagemap.read_exact_at(&mut entry, offset) {
+            fatal(format_args!("/proc/self/pagemap cannot be read: {error}"));
+        }
+        // Bits 63 and 62: present, swapped.
+        u64::from_le_bytes(entry) >> 62 != 0
     }
 
     /// Fills a claimed run with `bytes`. Not for the handler: waits for events to be read.
@@ -85,7 +115,7 @@ impl Guest {
     pub(crate) fn give_back_all(&self, run: PageRun, from: Span) {
         let span = self.span(run);
         self.until_done(run, |done, left| {
-            self.watch.transfer(from.sub(done, left), span.sub(done, left))
+            self.move_from_us(from.sub(done, left), span.sub(done, left))
         });
     }
 
@@ -128,6 +158,22 @@ impl Guest {
     pub(crate) fn add_mappings(&self, change: i64) {
         self.mappings.fetch_add(change, Ordering::Relaxed);
         crate::region::mappings::Mappings::of_process().add(change);
+    }
+}
+
+/// Adds the pages that `was_moved` to a progress that stopped because the next page seemed to be there already.
+fn recount(progress: Progress, pages: usize, was_moved: impl Fn(usize) -> bool) -> Progress {
+    if progress.stopped != Some(Errno::EXIST) {
+        return progress;
+    }
+    let uncounted = (progress.pages..pages).take_while(|&at| was_moved(at)).count();
+    match progress.pages + uncounted {
+        all if all == pages => Progress { pages, stopped: None },
+        some if uncounted > 0 => Progress {
+            pages: some,
+            stopped: Some(Errno::AGAIN),
+        },
+        _ => progress,
     }
 }
 

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
+use crate::region::guest::Guest;
 use crate::region::memory::map_anonymous;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, State};
@@ -98,14 +99,7 @@ impl Engine {
         if let Err(error) = mapped {
             guest.counters.mapping_failures.add(1);
             self.returns.extend(place..place + run.count);
-            if let Err(error) =
-                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
-            {
-                fatal(format_args!(
-                    "{run:?} lost its mapping and cannot get another: {error}"
-                ));
-            }
-            self.give_back(batch.first, claim);
+            self.rescue(batch, claim);
             return Err(error);
         }
         if guest.gate.is_closed()
@@ -124,6 +118,29 @@ impl Engine {
         guest.settle(claim, State::Shared);
         guest.add_mappings(self.edges(run, Backing::Pool) - self.edges(run, Backing::Own));
         Ok(())
+    }
+
+    /// Gives a taken stretch back after its mapping failed: into the old mapping where it is still there, else into
+    /// fresh memory over whatever there is now.
+    fn rescue(&mut self, batch: PageRun, claim: Claim) {
+        let (guest, run, from) = (self.guest.clone(), claim.run(), claim.from());
+        let (span, staged) = (guest.span(run), self.staged(batch.first, run));
+        let progress = guest.move_from_us(staged, span);
+        if progress.stopped.is_none() {
+            guest.settle(claim, from);
+            return;
+        }
+        if progress.pages == 0
+            && let Err(error) =
+                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
+        {
+            fatal(format_args!(
+                "{run:?} lost its mapping and cannot get another: {error}"
+            ));
+        }
+        let (done, rest) = claim.split(progress.pages as u32);
+        drop_or_settle(&guest, done, from);
+        self.give_back(batch.first, rest);
     }
 
     /// Replaces what of `run` is all zeros by the kernel's zero page. Costs no mapping.
@@ -195,6 +212,12 @@ pub(crate) enum Backing {
     Own,
     /// Pool pages, at the places in the details.
     Pool,
+}
+
+fn drop_or_settle(guest: &Guest, claim: Claim, to: State) {
+    if claim.run().count > 0 {
+        guest.settle(claim, to);
+    }
 }
 
 /// A pool run that could not be protected can break ungated; the gate covers it at its next closing.

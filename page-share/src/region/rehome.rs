@@ -48,8 +48,14 @@ impl Engine {
             Err(error) => Err(error),
         };
         if let Err(error) = moved {
-            // What was there may be unmapped by now, but its bytes are safe.
             guest.counters.mapping_failures.add(1);
+            if guest.pool_watch.unprotect(span).is_ok() {
+                // The kernel refused before it unmapped anything: nothing has happened.
+                guest.settle(claim, from);
+                guest.pool_watch.wake(span);
+                return 0;
+            }
+            // What was there is unmapped, but its bytes are safe.
             let mapped =
                 map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
             if let Err(second) = mapped {

@@ -76,7 +76,12 @@ impl Engine {
                     fatal(format_args!("{run:?} cannot be dropped: {error}"));
                 }
             }
-            State::Shared | State::Broken => self.unmap_pool(run),
+            State::Shared | State::Broken => {
+                if !self.unmap_pool(run) {
+                    self.zero_in_place(claim);
+                    return;
+                }
+            }
             State::Taken => {
                 for page in run.numbers() {
                     self.sample_drop(page);
@@ -97,18 +102,38 @@ impl Engine {
         guest.pool_watch.wake(span);
     }
 
-    /// Fresh anonymous memory over pool mappings.
-    fn unmap_pool(&mut self, run: PageRun) {
+    /// Fresh anonymous memory over pool mappings. `false` when the kernel has no mapping left for it; nothing has
+    /// happened then.
+    fn unmap_pool(&mut self, run: PageRun) -> bool {
         let guest = self.guest.clone();
         let span = guest.span(run);
         if let Err(error) =
             map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
         {
-            fatal(format_args!("{run:?} cannot get memory of its own: {error}"));
+            guest.counters.mapping_failures.add(1);
+            // Still a pool mapping: the kernel refused before it unmapped anything.
+            if guest.pool_watch.unprotect(span).is_ok() {
+                return false;
+            }
+            fatal(format_args!(
+                "{run:?} lost its mapping and cannot get another: {error}"
+            ));
         }
         self.returns
             .extend(run.numbers().map(|page| guest.table.detail(page)));
         guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
+        true
+    }
+
+    /// The pages read zero, as they must, but stay in their pool mapping as broken pages: no memory is won.
+    fn zero_in_place(&mut self, claim: Claim) {
+        let guest = self.guest.clone();
+        let span = guest.span(claim.run());
+        for index in 0..span.pages() {
+            span.copy_in(index, &[0; crate::page::PAGE_SIZE]);
+        }
+        guest.settle(claim, State::Broken);
+        guest.pool_watch.wake(span);
     }
 
     /// The guest has taken ballooned pages back: they are plainly empty from now on.

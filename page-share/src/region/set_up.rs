@@ -82,6 +82,10 @@ impl Region {
             gate: Gate::default(),
             mappings: AtomicI64::new(0),
             closing: AtomicBool::new(false),
+            pagemap: std::fs::File::open("/proc/self/pagemap").map_err(|source| AdoptError::System {
+                what: "opening /proc/self/pagemap",
+                source,
+            })?,
             layout,
         });
         Self::start(guest, options.blocks)

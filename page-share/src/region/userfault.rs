@@ -265,7 +265,10 @@ impl Userfault {
             let size = size_of::<sys::uffd_msg>();
             // SAFETY: the buffer is as large as said.
             let got = unsafe { libc::read(self.fd.as_raw_fd(), message.as_mut_ptr().cast(), size) };
-            if got != size as isize {
+            if got >= 0 && got != size as isize {
+                return Err(Errno::IO);
+            }
+            if got < 0 {
                 return match last() {
                     Errno::AGAIN => Ok(None),
                     Errno::INTR => continue,
