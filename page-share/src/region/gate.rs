@@ -27,6 +27,13 @@ impl Gate {
         self.credit.fetch_add(i64::from(pages), Ordering::SeqCst);
     }
 
+    /// Gives one page of credit back that was asked for and not used.
+    pub(crate) fn refund(&self) {
+        if self.is_closed() {
+            self.add_credit(1);
+        }
+    }
+
     /// Whether a request would be granted just now.
     pub(crate) fn would_admit(&self) -> bool {
         !self.is_closed() || self.credit.load(Ordering::SeqCst) > 0
@@ -59,7 +66,12 @@ mod tests {
             [gate.admits_one(), gate.admits_one(), gate.admits_one()],
             [true, true, false]
         );
+        gate.refund();
+        assert_eq!([gate.admits_one(), gate.admits_one()], [true, false]);
         gate.set_closed(false);
+        gate.refund();
         assert!(gate.admits_one());
+        gate.set_closed(true);
+        assert!(!gate.admits_one(), "an open gate takes no credit back");
     }
 }

@@ -208,8 +208,10 @@ impl Worker {
                 guest.counters.faults_waited.add(1);
                 return Outcome::Done;
             }
-            State::Shared | State::Broken if protected => return self.let_break(guest, page, state),
-            State::Empty | State::Ballooned => return self.fill(guest, page, state),
+            State::Shared | State::Broken if protected => {
+                return self.grow(guest, || self.let_break(guest, page, state));
+            }
+            State::Empty | State::Ballooned => return self.grow(guest, || self.fill(guest, page, state)),
             State::Private | State::Zero if !protected => return self.refill(guest, page, state),
             State::Taken => return self.touch_sampled(guest, page),
             State::Compressed => return self.decompress(guest, page),
@@ -223,12 +225,21 @@ impl Worker {
         Outcome::Done
     }
 
-    /// A write to a pool page waits at its protection: for credit, or because the gate has just opened.
-    fn let_break(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+    /// Does what needs a new page if there is credit for one. Credit that could not be used yet is not lost.
+    fn grow(&self, guest: &Guest, action: impl FnOnce() -> Outcome) -> Outcome {
         if !guest.gate.admits_one() {
             guest.counters.faults_gated.add(1);
             return Outcome::Gated;
         }
+        let outcome = action();
+        if outcome == Outcome::Later {
+            guest.gate.refund();
+        }
+        outcome
+    }
+
+    /// A write to a pool page waits at its protection: for credit, or because the gate has just opened.
+    fn let_break(&self, guest: &Guest, page: u32, state: State) -> Outcome {
         // Claimed, so that no re-home is between its protection and its copy.
         let Some(claim) = guest.table.claim(page, state) else {
             return Outcome::Later;
@@ -247,10 +258,6 @@ impl Worker {
 
     /// An empty page is touched: zeros, for its empty neighbours too.
     fn fill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
-        if !guest.gate.admits_one() {
-            guest.counters.faults_gated.add(1);
-            return Outcome::Gated;
-        }
         let Some(mut claim) = self.claim_to_fill(guest, page, state) else {
             return Outcome::Later;
         };

@@ -6,6 +6,7 @@ mod features;
 mod gate;
 mod guest;
 mod handler;
+mod hints;
 mod huge;
 mod layout;
 mod mappings;
@@ -38,6 +39,7 @@ use crate::port::Port;
 use engine::{BATCH, Engine};
 use guest::Guest;
 use handler::Handler;
+use hints::Hints;
 use mappings::Mappings;
 use scanner::{Scanner, lock};
 use swapper::Swapper;
@@ -75,6 +77,7 @@ pub struct Region {
     guest: Arc<Guest>,
     engine: Mutex<Engine>,
     scanner: Mutex<Scanner>,
+    hints: Hints,
     handler: Handler,
     swapper: Swapper,
 }
@@ -105,7 +108,11 @@ impl Region {
     /// up to 2047 pages more.
     pub fn scan_step(&self, pages: u32) -> Step {
         let before = memory::thread_cpu();
-        let step = self.scanner().step(&self.engine, pages);
+        let step = {
+            let mut scanner = self.scanner();
+            self.hints.take().into_iter().for_each(|run| scanner.hint(run));
+            scanner.step(&self.engine, pages)
+        };
         self.guest
             .counters
             .scan_cpu_ns
@@ -114,9 +121,10 @@ impl Region {
     }
 
     /// These pages probably equal others, for instance because they were just read from a disk that guests share:
-    /// looks at them in the next two steps, before anything else.
+    /// looks at them in the next two steps, before anything else. Never waits, so that device threads may call it; of
+    /// more than 4096 runs between two steps the oldest are forgotten, and found by the pass.
     pub fn hint(&self, run: PageRun) {
-        self.scanner().hint(run);
+        self.hints.add(run);
     }
 
     /// Leaves these pages alone from now on: rings, and pages that devices write all the time. What of them is

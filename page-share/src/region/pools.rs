@@ -99,6 +99,17 @@ impl Pools {
         self.pools.last().map_or(0, |pool| pool.first_place)
     }
 
+    /// Whether there are pools besides the newest.
+    pub(crate) fn has_old(&self) -> bool {
+        self.pools.len() > 1
+    }
+
+    /// Unmaps and closes all pools but the newest. No page may be mapped from them.
+    pub(crate) fn forget_old(&mut self) {
+        let newest = self.pools.len().saturating_sub(1);
+        self.pools.drain(..newest);
+    }
+
     fn of(&self, place: u32) -> &Pool {
         self.pools
             .iter()

@@ -123,6 +123,12 @@ impl Scanner {
         Ok(())
     }
 
+    /// The session with the manager.
+    #[cfg(test)]
+    pub(crate) fn session(&self) -> Option<&crate::port::Session> {
+        Some(self.port.as_ref()?.session())
+    }
+
     /// Looks at `run` soon and, if it is quiet, reports it: without waiting for the next pass.
     pub(crate) fn hint(&mut self, run: PageRun) {
         self.hints.push_back(run);
@@ -150,7 +156,9 @@ impl Scanner {
         }
         if step.pass_finished {
             self.phase = Phase::Scanning(Vec::new());
-            lock(engine).guest.counters.passes.add(1);
+            let mut engine = lock(engine);
+            forget_old_pools(&mut engine);
+            engine.guest.counters.passes.add(1);
         }
         step
     }
@@ -537,14 +545,41 @@ fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Ve
 }
 
 /// Every reference that mappings of the newest pool hold.
-fn held_slots(engine: &Engine) -> Vec<Slot> {
+///
+/// The fault handler may have a pool page in transit while it lets a write through. Left out, its reference would be
+/// dropped under a page that is mapped, so such pages are waited for; the handler waits for nobody.
+pub(crate) fn held_slots(engine: &Engine) -> Vec<Slot> {
     let table = &engine.guest.table;
-    let mapped =
-        (0..table.pages()).filter(|&page| matches!(table.state(page), State::Shared | State::Broken));
-    let places = mapped
-        .map(|page| table.detail(page))
-        .filter(|&place| place >= engine.pools.newest());
-    places.map(|place| engine.pools.slot(place).1).collect()
+    let mut held = Vec::new();
+    for page in 0..table.pages() {
+        while table.state(page) == State::InTransit {
+            std::thread::yield_now();
+        }
+        let place = table.detail(page);
+        if is_mapped(engine, page) && place >= engine.pools.newest() {
+            held.push(engine.pools.slot(place).1);
+        }
+    }
+    held
+}
+
+fn is_mapped(engine: &Engine, page: u32) -> bool {
+    matches!(engine.guest.table.state(page), State::Shared | State::Broken)
+}
+
+/// Lets go of pools whose managers are gone once none of their pages is mapped: until every process has, the whole
+/// old pool stays in memory.
+fn forget_old_pools(engine: &mut Engine) {
+    if !engine.pools.has_old() {
+        return;
+    }
+    let (table, newest) = (&engine.guest.table, engine.pools.newest());
+    let in_use = |page| {
+        table.state(page) == State::InTransit || (is_mapped(engine, page) && table.detail(page) < newest)
+    };
+    if !(0..table.pages()).any(in_use) {
+        engine.pools.forget_old();
+    }
 }
 
 /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.

@@ -11,6 +11,7 @@ use crate::region::features::{check_release, explain};
 use crate::region::gate::Gate;
 use crate::region::guest::Guest;
 use crate::region::handler::Handler;
+use crate::region::hints::Hints;
 use crate::region::huge::manage;
 use crate::region::layout::{Layout, MemoryRange};
 use crate::region::mappings::Mappings;
@@ -116,6 +117,7 @@ impl Region {
             guest,
             engine: Mutex::new(engine),
             scanner: Mutex::new(scanner),
+            hints: Hints::default(),
             handler,
             swapper,
         })

@@ -65,3 +65,67 @@ fn equal_pages_of_two_guests_are_merged_and_read_the_same() {
     }
     manager.with(|domain| domain.check().unwrap());
 }
+
+/// Two guests with the same pages, merged.
+fn merged(manager: &LocalManager, pages: u32) -> Vec<(AnonymousMemory, Region)> {
+    let guests: Vec<_> = (0..2)
+        .map(|_| {
+            let memory = AnonymousMemory::new(pages).unwrap();
+            (0..pages).for_each(|at| memory.write_page(at, &page(u64::from(at))));
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            let port = manager.attach(region.page_limit()).unwrap();
+            region.connect(Box::new(port)).unwrap();
+            (memory, region)
+        })
+        .collect();
+    for _ in 0..3 {
+        guests.iter().for_each(|(_, region)| region.scan_pass());
+    }
+    guests
+        .iter()
+        .for_each(|(_, region)| assert_eq!(region.stats().shared, u64::from(pages)));
+    guests
+}
+
+#[test]
+fn a_page_that_the_fault_handler_has_in_hand_keeps_its_reference_when_the_manager_is_found_again() {
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests = merged(&manager, 100);
+    let region = &guests[0].1;
+    let all = super::scanner::held_slots(&super::lock(&region.engine));
+    assert_eq!(all.len(), 100);
+    // What the handler does while it lets a write to a protected pool page through.
+    let claim = region.guest.table.claim(50, State::Shared).unwrap();
+    std::thread::scope(|scope| {
+        let naming = scope.spawn(|| super::scanner::held_slots(&super::lock(&region.engine)));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        region.guest.settle(claim, State::Shared);
+        assert_eq!(naming.join().unwrap(), all);
+    });
+}
+
+#[test]
+fn an_old_pool_is_let_go_when_its_last_page_has_moved() {
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests = merged(&manager, 300);
+    let old = guests.iter().map(|(_, region)| {
+        let scanner = region.scanner();
+        std::sync::Arc::downgrade(&scanner.session().unwrap().pool)
+    });
+    let old = old.collect::<Vec<_>>().swap_remove(0);
+    manager.stop();
+    guests.iter().for_each(|(_, region)| region.scan_pass());
+    assert!(old.upgrade().is_some(), "still mapped");
+    manager.restart(Domain::new(1 << 10).unwrap());
+    for _ in 0..8 {
+        guests.iter().for_each(|(_, region)| region.scan_pass());
+    }
+    for (memory, region) in &guests {
+        assert_eq!(region.stats().shared, 300, "merged anew");
+        (0..300).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
+    }
+    assert!(
+        old.upgrade().is_none(),
+        "nobody holds the old pool's memory any more"
+    );
+}
