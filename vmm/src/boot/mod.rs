@@ -195,3 +195,6 @@ fn place_initrd(ram: &GuestRam, kernel: &bzimage::Kernel, initrd: Option<&Initrd
     }
     Ok(at)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,25 +4,27 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use guest_images::{Boot, Cache, Flavour, debian::Archive};
+use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
 use levy_agent::Workload;
 
 use super::vmm::GuestArgs;
-use crate::config;
+use crate::config::{self, DiskConfig, DiskMode};
 use crate::doctor;
 use crate::launcher::{Fleet, FleetError, Plan, Screen, ScreenStyle};
 use crate::process;
 
 const EXAMPLES: &str = "\
-Without --kernel, guests boot a stock Debian kernel with Levy's agent, built from Debian packages on first use.
+Without --kernel, guests boot a stock Debian kernel with Levy's agent; without --disk they share a Debian disk, each
+under a private layer that is gone afterwards. All of it is built from Debian packages on first use.
 With --workload, each guest runs it, is switched off after its verdict, and the verdict decides the exit status:
 idle, toucher, fill, churn work everywhere; redis, nginx, pgbench, dbench need the Debian disk. Parameters follow the
 name: --workload churn,mib=64,seconds=10
 
 Examples:
   levy run                                        one guest until Ctrl-C
-  levy run --count 3 --memory size=256M --workload churn,mib=32,seconds=5
-  levy run --json --workload fill,mib=100 | jq .
+  levy run --count 3 --workload redis
+  levy run --count 8 --no-disk --memory size=256M --workload churn,mib=32,seconds=5
+  levy run --json --no-disk --workload fill,mib=100 | jq .
   levy run --kernel bzImage --initrd initrd.img --disk path=root.img,overlay=on --cmdline root=/dev/vda
 
 Exit status: that of the first guest that did not end well (see `levy vmm --help`), 7 for a bad or missing verdict,
@@ -40,6 +42,9 @@ pub struct RunArgs {
     /// Name of the guests; a number follows when there are several
     #[arg(long, default_value = "guest")]
     name: String,
+    /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
+    #[arg(long)]
+    no_disk: bool,
     /// What each guest runs: NAME[,key=value]...
     #[arg(long, value_name = "NAME[,key=value]", value_parser = workload)]
     workload: Option<Workload>,
@@ -118,7 +123,7 @@ impl RunArgs {
             let tap = net.tap.clone();
             return Err(RunError::OneTap { tap, count });
         }
-        let written = self.guest.disk.iter().find(|d| d.mode == config::DiskMode::Write);
+        let written = self.guest.disk.iter().find(|d| d.mode == DiskMode::Write);
         match written {
             Some(disk) => Err(RunError::OneDisk {
                 path: disk.path.clone(),
@@ -128,13 +133,11 @@ impl RunArgs {
         }
     }
 
-    fn plan(self) -> Result<Plan, RunError> {
-        let mut args = self.guest.to_args();
+    fn plan(mut self) -> Result<Plan, RunError> {
         if self.guest.kernel.is_none() {
-            let boot = default_boot().map_err(RunError::Images)?;
-            args.extend(["--kernel".into(), boot.kernel().into()]);
-            args.extend(["--initrd".into(), boot.initramfs().into()]);
+            self.use_default_images().map_err(RunError::Images)?;
         }
+        let mut args = self.guest.to_args();
         args.extend([
             "--deadline".into(),
             format!("{}ms", self.deadline.as_millis()).into(),
@@ -154,11 +157,34 @@ impl RunArgs {
     }
 }
 
-/// Kernel and initramfs from the cache, built with progress on standard error if they are not there.
-fn default_boot() -> guest_images::Result<Boot> {
-    let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
-    match Boot::latest(&cache, Flavour::default()) {
+impl RunArgs {
+    /// Kernel, initramfs and, unless the user has disks or wants none, the Debian disk: from the cache, or built with
+    /// progress on standard error.
+    fn use_default_images(&mut self) -> guest_images::Result<()> {
+        let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
+        let boot = if self.no_disk || !self.guest.disk.is_empty() {
+            default_boot(&cache)?
+        } else {
+            let images = Images::ready(&cache, Flavour::default())?;
+            self.guest.disk.push(DiskConfig {
+                path: images.disk.image(),
+                mode: DiskMode::Overlay,
+                latency: Duration::ZERO,
+            });
+            self.guest.cmdline = format!("root=/dev/vda {}", self.guest.cmdline)
+                .trim_end()
+                .to_owned();
+            images.boot
+        };
+        self.guest.kernel = Some(boot.kernel());
+        self.guest.initrd.get_or_insert_with(|| boot.initramfs());
+        Ok(())
+    }
+}
+
+fn default_boot(cache: &Cache) -> guest_images::Result<Boot> {
+    match Boot::latest(cache, Flavour::default()) {
         Some(boot) => Ok(boot),
-        None => Boot::build(&Archive::open(&cache)?, Flavour::default()),
+        None => Boot::build(&Archive::open(cache)?, Flavour::default()),
     }
 }

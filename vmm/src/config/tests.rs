@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn message<T: FromStr<Err = OptionError> + std::fmt::Debug>(text: &str) -> String {
+fn message<T: FromStr<Err = OptionError> + fmt::Debug>(text: &str) -> String {
     text.parse::<T>().expect_err(text).to_string()
 }
 
@@ -56,7 +56,7 @@ fn errors_name_the_key_the_value_and_the_cure() {
 
 #[test]
 fn what_is_printed_reads_the_same() {
-    fn same<T: FromStr<Err = OptionError> + std::fmt::Display + std::fmt::Debug + PartialEq>(text: &str) {
+    fn same<T: FromStr<Err = OptionError> + fmt::Display + fmt::Debug + PartialEq>(text: &str) {
         let read: T = text.parse().unwrap();
         assert_eq!(read.to_string().parse(), Ok(read));
     }

@@ -213,3 +213,68 @@ impl Release for RamPort {
         released
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::virtio::testing::{BUFFERS, Driver, desc};
+
+    const INFLATE: u16 = 0;
+
+    fn balloon() -> (Driver, Arc<GuestRam>, Arc<Mutex<Balloon>>) {
+        let ram = Arc::new(GuestRam::new(crate::virtio::testing::MEMORY).unwrap());
+        let config = BalloonConfig {
+            bytes: 1 << 20,
+            deflate_on_oom: true,
+            free_page_reporting: true,
+            ..BalloonConfig::default()
+        };
+        let balloon = Arc::new(Mutex::new(Balloon::new(&config, &ram).unwrap()));
+        let driver = Driver::start_with(Arc::clone(&balloon) as _, Arc::clone(&ram));
+        (driver, ram, balloon)
+    }
+
+    #[test]
+    fn inflated_frames_go_back_to_the_host_through_the_guests_memory() {
+        let (mut driver, ram, balloon) = balloon();
+        assert_eq!(driver.read(0x100), 256, "the target of 1 MiB in frames");
+        let frames = [600u32, 601, 602];
+        for frame in frames {
+            ram.view()
+                .write_obj(7u64, GuestAddress(u64::from(frame) * 4096))
+                .unwrap();
+        }
+        driver.put(BUFFERS, &frames.map(u32::to_le_bytes).concat());
+        driver.describe(INFLATE, 0, &[desc(BUFFERS, 12, 0, 0)]);
+        driver.complete(INFLATE, 0);
+        assert_eq!(ram.released_pages(), 3);
+        assert_eq!(driver.get(601 * 4096, 1), [0]);
+        assert_eq!(balloon.lock().unwrap().figures()["inflated_pages"], 3);
+    }
+
+    #[test]
+    fn a_new_target_interrupts_the_guest() {
+        let (driver, _ram, balloon) = balloon();
+        balloon.lock().unwrap().set_target_mib(2).unwrap();
+        assert_eq!(driver.read(0x100), 512);
+        assert_eq!(driver.read(0x60) & 2, 2);
+    }
+
+    #[test]
+    fn broken_rings_stop_the_balloon_until_its_reset() {
+        let (mut driver, _ram, balloon) = balloon();
+        for (times, bad) in (1..).zip([crate::virtio::testing::SIZE + 1, u16::MAX]) {
+            driver.bring_up();
+            driver.jump(INFLATE, bad);
+            driver.kick(INFLATE);
+            driver.expect_needs_reset(times);
+        }
+        driver.bring_up();
+        assert!(!driver.needs_reset());
+        assert_eq!(balloon.lock().unwrap().figures()["broken_rings"], 2);
+    }
+}

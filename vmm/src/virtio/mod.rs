@@ -23,6 +23,8 @@ pub mod net;
 mod plug;
 mod ring;
 pub mod rng;
+#[cfg(test)]
+mod testing;
 mod wait;
 
 pub use chain::{Chain, Malformed};

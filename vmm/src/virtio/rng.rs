@@ -59,3 +59,29 @@ impl VirtioDevice for Rng {
         rings.serve(index, |chain| self.serve(chain))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::virtio::testing::{BUFFERS, Driver, WRITE, desc, survive_hostile_rings};
+
+    #[test]
+    fn hostile_rings_stop_the_source_until_its_reset_and_nothing_else() {
+        let mut driver = Driver::start(Arc::new(Mutex::new(Rng::new().unwrap())));
+        survive_hostile_rings(&mut driver, 0, |driver| {
+            driver.put(BUFFERS, &[0; 64]);
+            driver.describe(0, 0, &[desc(BUFFERS, 64, WRITE, 0)]);
+            assert_eq!(driver.complete(0, 0), 64);
+            assert_ne!(driver.get(BUFFERS, 64), [0; 64]);
+        });
+    }
+
+    #[test]
+    fn a_giant_request_gets_a_bounded_answer() {
+        let mut driver = Driver::start(Arc::new(Mutex::new(Rng::new().unwrap())));
+        driver.describe(0, 0, &[desc(BUFFERS, 1 << 20, WRITE, 0)]);
+        assert_eq!(driver.complete(0, 0), MOST as u32);
+    }
+}

@@ -8,6 +8,8 @@ mod device;
 mod disk;
 mod overlay;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use device::{Block, BlockStats};
 pub use disk::{Access, Disk, DiskError, RawDisk};

@@ -7,6 +7,8 @@
 
 mod backlog;
 mod device;
+#[cfg(test)]
+mod tests;
 
 pub use backlog::Backlog;
 pub use device::{Console, ConsoleStats, LineSink};

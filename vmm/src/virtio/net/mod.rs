@@ -5,6 +5,8 @@
 
 mod device;
 mod tap;
+#[cfg(test)]
+mod tests;
 
 pub use device::{FramePort, MacAddress, Net, NetStats};
 pub use tap::{Subnet, Tap, TapError};

@@ -1,0 +1,293 @@
+//! The block device under an honest driver, a hostile one, and a host that fails.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::virtio::testing::{BUFFERS, Driver, HOSTILE, NEXT, WRITE, desc, survive_hostile_rings};
+
+const SECTORS: u64 = 64;
+const HEADER: u64 = BUFFERS + 0x1_0000;
+const STATUS: u64 = HEADER + 16;
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+
+/// Bytes that tell every place of a disk apart.
+fn pattern(len: u64) -> Vec<u8> {
+    (0..len).map(|at| (at / 512 * 7 + at) as u8).collect()
+}
+
+fn image(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("disk.img");
+    std::fs::write(&path, pattern(SECTORS * 512)).unwrap();
+    path
+}
+
+fn raw(dir: &Path) -> Block {
+    Block::new(
+        Box::new(RawDisk::open(&image(dir), Access::Exclusive).unwrap()),
+        "disk0",
+    )
+}
+
+fn driver(block: Block) -> (Driver, Arc<Mutex<Block>>) {
+    let block = Arc::new(Mutex::new(block));
+    (Driver::start(Arc::clone(&block) as _), block)
+}
+
+/// Sends a request with `data` bytes in the data buffer at [`BUFFERS`]; the status byte.
+fn request(driver: &mut Driver, kind: u32, sector: u64, data: u32) -> u8 {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    driver.put(HEADER, &header);
+    driver.put(STATUS, &[0xEE]);
+    let flags = if kind == OUT { NEXT } else { NEXT | WRITE };
+    let mut chain = vec![desc(HEADER, 16, NEXT, 1), desc(BUFFERS, data, flags, 2)];
+    if data == 0 {
+        chain[0].next = 2;
+    }
+    chain.push(desc(STATUS, 1, WRITE, 0));
+    driver.describe(0, 0, &chain);
+    driver.complete(0, 0);
+    driver.get(STATUS, 1)[0]
+}
+
+#[test]
+fn what_is_written_is_read_back_and_is_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut driver, block) = driver(raw(dir.path()));
+    driver.put(BUFFERS, &[0x5A; 1024]);
+    assert_eq!(request(&mut driver, OUT, 3, 1024), 0);
+    driver.put(BUFFERS, &[0; 1024]);
+    assert_eq!(request(&mut driver, IN, 3, 1024), 0);
+    assert_eq!(driver.get(BUFFERS, 1024), [0x5A; 1024]);
+    assert_eq!(request(&mut driver, FLUSH, 0, 0), 0);
+    assert_eq!(request(&mut driver, GET_ID, 0, 20), 0);
+    assert_eq!(&driver.get(BUFFERS, 6), b"disk0\0");
+    let file = std::fs::read(dir.path().join("disk.img")).unwrap();
+    let mut expected = pattern(SECTORS * 512);
+    expected[3 * 512..5 * 512].fill(0x5A);
+    assert_eq!(file, expected);
+    let stats = block.lock().unwrap().stats();
+    assert_eq!(
+        (stats.reads, stats.read_bytes, stats.writes, stats.written_bytes),
+        (1, 1024, 1, 1024)
+    );
+}
+
+#[test]
+fn the_driver_sees_the_disks_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, _) = driver(raw(dir.path()));
+    assert_eq!((driver.read(0x100), driver.read(0x104)), (SECTORS as u32, 0));
+    let mut beyond = [0xAA; 8];
+    driver.mmio.read(0x100 + 4096, &mut beyond);
+    assert_eq!(beyond, [0; 8]);
+}
+
+#[test]
+fn requests_for_what_the_disk_does_not_have_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut driver, block) = driver(raw(dir.path()));
+    const IO_ERROR: u8 = 1;
+    const UNSUPPORTED: u8 = 2;
+    for (kind, sector, data, status) in [
+        (IN, SECTORS, 512, IO_ERROR),
+        (IN, SECTORS - 1, 1024, IO_ERROR),
+        (OUT, SECTORS, 512, IO_ERROR),
+        (IN, u64::MAX, 512, IO_ERROR),
+        (OUT, u64::MAX / 512, 512, IO_ERROR),
+        (IN, 0, 100, IO_ERROR),
+        (11, 0, 512, UNSUPPORTED),
+        (u32::MAX, 0, 0, UNSUPPORTED),
+    ] {
+        assert_eq!(
+            request(&mut driver, kind, sector, data),
+            status,
+            "{kind} {sector} {data}"
+        );
+    }
+    assert_eq!(block.lock().unwrap().stats().refused, 8);
+    assert_eq!(
+        std::fs::read(dir.path().join("disk.img")).unwrap(),
+        pattern(SECTORS * 512)
+    );
+    assert!(!driver.needs_reset());
+}
+
+#[test]
+fn a_read_only_disk_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = RawDisk::open(&image(dir.path()), Access::Shared).unwrap();
+    let (mut driver, _) = driver(Block::new(Box::new(disk), "ro").read_only());
+    driver.write(0x14, 0);
+    assert_eq!(driver.read(0x10) & 1 << 5, 1 << 5, "VIRTIO_BLK_F_RO is offered");
+    assert_eq!(request(&mut driver, OUT, 0, 512), 1);
+    assert_eq!(request(&mut driver, IN, 0, 512), 0);
+    assert_eq!(driver.get(BUFFERS, 512), pattern(512));
+}
+
+#[test]
+fn requests_in_an_indirect_table_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut driver, _) = driver(raw(dir.path()));
+    driver.put(HEADER, &[0; 16]);
+    let table = BUFFERS + 0x2_0000;
+    driver.describe_at(
+        table,
+        &[
+            desc(HEADER, 16, NEXT, 1),
+            desc(BUFFERS, 512, NEXT | WRITE, 2),
+            desc(STATUS, 1, WRITE, 0),
+        ],
+    );
+    driver.describe(0, 5, &[desc(table, 48, crate::virtio::testing::INDIRECT, 0)]);
+    assert_eq!(driver.complete(0, 5), 513);
+    assert_eq!(driver.get(BUFFERS, 512), pattern(512));
+}
+
+#[test]
+fn hostile_rings_stop_the_disk_until_its_reset_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut driver, _) = driver(raw(dir.path()));
+    survive_hostile_rings(&mut driver, 0, |driver| {
+        assert_eq!(request(driver, IN, 1, 512), 0);
+        assert_eq!(driver.get(BUFFERS, 512), pattern(1024)[512..]);
+    });
+    assert_eq!(driver.mmio.plug().stats().needs_reset, HOSTILE.len() as u64);
+}
+
+#[test]
+fn chains_without_room_for_header_or_status_stop_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut driver, _) = driver(raw(dir.path()));
+    let cases: [&[crate::virtio::testing::Desc]; 3] = [
+        &[desc(HEADER, 15, NEXT, 1), desc(STATUS, 1, WRITE, 0)],
+        &[desc(HEADER, 16, 0, 0)],
+        &[desc(HEADER, 16, NEXT, 1), desc(STATUS, 0, WRITE, 0)],
+    ];
+    for (times, chain) in (1..).zip(cases) {
+        driver.bring_up();
+        driver.describe(0, 0, chain);
+        driver.offer(0, 0);
+        driver.kick(0);
+        driver.expect_needs_reset(times);
+        assert_eq!(driver.used(0), [(0, 0)]);
+    }
+}
+
+/// A disk whose host is full, or gone.
+struct Broken;
+
+impl Disk for Broken {
+    fn len(&self) -> u64 {
+        SECTORS * 512
+    }
+
+    fn read(&mut self, _into: &mut [u8], _at: u64) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn write(&mut self, _from: &[u8], _at: u64) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
+#[test]
+fn a_failing_host_is_an_io_error_for_the_guest_and_a_count_for_the_host() {
+    let (mut driver, block) = driver(Block::new(Box::new(Broken), "broken"));
+    for (kind, data) in [(IN, 512), (OUT, 512), (FLUSH, 0)] {
+        assert_eq!(request(&mut driver, kind, 0, data), 1);
+    }
+    assert_eq!(block.lock().unwrap().stats().host_errors, 3);
+    assert!(!driver.needs_reset());
+}
+
+#[test]
+fn an_overlay_reads_through_and_keeps_writes_from_the_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = image(dir.path());
+    let mut disk = OverlayDisk::open(&base, dir.path()).unwrap();
+    // A plain array is the oracle for what the guest must see.
+    let mut oracle = pattern(SECTORS * 512);
+    let writes = [
+        (0u64, 512usize),
+        (4096, 4096),
+        (4096 * 2 + 512, 4096 * 2),
+        (SECTORS * 512 - 512, 512),
+        (100 * 40, 512),
+    ];
+    for (n, (at, len)) in (1u8..).zip(writes) {
+        let bytes = vec![n; len];
+        disk.write(&bytes, at).unwrap();
+        oracle[at as usize..at as usize + len].copy_from_slice(&bytes);
+        let mut seen = vec![0; oracle.len()];
+        disk.read(&mut seen, 0).unwrap();
+        assert!(seen == oracle, "after write {n}");
+    }
+    assert_eq!(std::fs::read(&base).unwrap(), pattern(SECTORS * 512));
+    // The layer has no name: nothing to clean up.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(disk.written_bytes() <= SECTORS * 512);
+}
+
+#[test]
+fn one_writer_or_many_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = image(dir.path());
+    let shared = (
+        OverlayDisk::open(&base, dir.path()).unwrap(),
+        RawDisk::open(&base, Access::Shared).unwrap(),
+    );
+    let error = RawDisk::open(&base, Access::Exclusive).unwrap_err().to_string();
+    assert!(
+        error.contains("in use by another guest") && error.contains("overlay=on"),
+        "{error}"
+    );
+    drop(shared);
+    let writer = RawDisk::open(&base, Access::Exclusive).unwrap();
+    assert!(matches!(
+        OverlayDisk::open(&base, dir.path()),
+        Err(DiskError::InUse { .. })
+    ));
+    drop(writer);
+}
+
+#[test]
+fn files_that_are_no_images_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let message = |path: &Path| RawDisk::open(path, Access::Shared).unwrap_err().to_string();
+    assert!(message(&dir.path().join("none")).contains("none: cannot open it for reading"));
+    assert!(message(&file("empty", b"")).contains("0 bytes are not a positive number of 512-byte sectors"));
+    assert!(message(&file("odd", &[0; 513])).contains("513 bytes"));
+    let mut qcow = vec![0; 512];
+    qcow[..4].copy_from_slice(b"QFI\xFB");
+    assert!(message(&file("qcow", &qcow)).contains("a qcow2 image; give a raw image"));
+    assert!(message(dir.path()).contains("neither a file nor a block device"));
+}
+
+#[test]
+fn latency_is_added_to_each_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let delay = std::time::Duration::from_millis(20);
+    let (mut driver, _) = driver(raw(dir.path()).with_latency(delay));
+    let begin = std::time::Instant::now();
+    for _ in 0..3 {
+        request(&mut driver, IN, 0, 512);
+    }
+    assert!(begin.elapsed() >= delay * 3);
+}

@@ -1,0 +1,327 @@
+//! Everything a user can get wrong, through the real binary: one clear message, a status that is not zero, and nothing
+//! left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs `levy vmm` with `args` in `dir`.
+fn vmm(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_levy"))
+        .arg("vmm")
+        .args(args)
+        .current_dir(dir)
+        .env("TMPDIR", dir)
+        .output()
+        .unwrap()
+}
+
+/// The files in `dir`, by name.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A file that passes for a kernel until it runs.
+fn kernel(dir: &Path) -> PathBuf {
+    let mut file = vec![0u8; 3 * 512 + 4096];
+    file[0x1F1] = 2;
+    file[0x1F4..0x1F8].copy_from_slice(&(4096u32 / 16).to_le_bytes());
+    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
+    file[0x201] = 0x6A;
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x020Fu16.to_le_bytes());
+    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFFu32.to_le_bytes());
+    file[0x236] = 1;
+    file[0x238..0x23C].copy_from_slice(&2047u32.to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&(4u32 << 20).to_le_bytes());
+    let path = dir.join("bzImage");
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
+/// Runs with `args` and expects `status`, each of `words` in the message, and no file that was not there before.
+fn refused(dir: &Path, args: &[&str], status: i32, words: &[&str]) {
+    let before = names(dir);
+    let output = vmm(dir, args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: {word:?} is not in {text}");
+    }
+    assert_eq!(names(dir), before, "{args:?} left something behind");
+}
+
+fn has_kvm() -> bool {
+    // What needs KVM is skipped aloud where there is none; the messages about that are tested either way.
+    let has = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    if !has {
+        eprintln!("skipped in part: no usable /dev/kvm on this machine");
+    }
+    has
+}
+
+#[test]
+fn options_are_refused_with_status_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (
+            &["--memory", "siez=1G"],
+            &["unknown key \"siez\"", "did you mean size?"],
+        ),
+        (&["--memory", "size=lots"], &["size=lots", "as in 512M"]),
+        (&["--memory", "size=0"], &["positive number of whole MiB"]),
+        (&["--cpus", "many"], &["count=many"]),
+        (
+            &["--disk", "path=a,readonly=perhaps"],
+            &["readonly=perhaps", "on or off"],
+        ),
+        (&["--disk", "overlay=on"], &["path= is missing"]),
+        (&["--net", "tap=t,mac=zz"], &["mac=zz"]),
+        (
+            &["--balloon", "size=1M,deflate=on"],
+            &["did you mean deflate_on_oom?"],
+        ),
+        (&["--serial", "com1"], &["stdio or null"]),
+        (&["--deadline", "soon"], &["not a duration"]),
+        (&["--frobnicate"], &["--frobnicate"]),
+    ];
+    for (args, words) in cases {
+        refused(dir.path(), args, 2, words);
+    }
+}
+
+#[test]
+fn what_the_host_cannot_give_is_refused_with_status_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    kernel(dir);
+    std::fs::write(dir.join("disk.img"), [0; 4096]).unwrap();
+    refused(dir, &[], 1, &["--kernel is missing", "levy run"]);
+    refused(dir, &["--kernel", "bzImage", "--events", "json"], 1, &[]);
+    if !has_kvm() {
+        return;
+    }
+    let k = ["--kernel", "bzImage"];
+    let with = |more: &[&'static str]| [&k[..], more].concat();
+    refused(
+        dir,
+        &["--kernel", "none"],
+        1,
+        &["kernel none: cannot read it", "--kernel"],
+    );
+    refused(
+        dir,
+        &with(&["--initrd", "none"]),
+        1,
+        &["initrd none: cannot read it", "--initrd"],
+    );
+    refused(
+        dir,
+        &with(&["--cpus", "0"]),
+        1,
+        &["cpus=0: a guest on this host has 1 to "],
+    );
+    refused(
+        dir,
+        &with(&["--cpus", "300"]),
+        1,
+        &["cpus=300: a guest on this host has 1 to "],
+    );
+    refused(
+        dir,
+        &with(&["--memory", "4M"]),
+        1,
+        &["size=4M is below", "--memory size="],
+    );
+    refused(
+        dir,
+        &with(&["--memory", "32T"]),
+        1,
+        &["size=33554432M is above this host's"],
+    );
+    refused(
+        dir,
+        &with(&["--disk", "none.img"]),
+        1,
+        &["disk none.img: cannot open it for writing"],
+    );
+    refused(
+        dir,
+        &with(&["--disk", "path=/dev/null"]),
+        1,
+        &["neither a file nor a block device"],
+    );
+    refused(
+        dir,
+        &with(&["--net", "levy-none"]),
+        1,
+        &["tap levy-none: no such interface", "create=on"],
+    );
+    refused(
+        dir,
+        &with(&["--agent", "no/such/dir"]),
+        1,
+        &["no/such/dir: cannot create a socket"],
+    );
+    refused(
+        dir,
+        &with(&["--serial", "file=no/such/dir"]),
+        1,
+        &["cannot write the console to no/such/dir"],
+    );
+}
+
+#[test]
+fn a_disk_in_use_is_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    kernel(dir.path());
+    let image = dir.path().join("disk.img");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    let user = std::fs::File::open(&image).unwrap();
+    user.lock_shared().unwrap();
+    let args = ["--kernel", "bzImage", "--disk", "disk.img"];
+    refused(
+        dir.path(),
+        &args,
+        1,
+        &["disk disk.img: in use by another guest", "overlay=on"],
+    );
+}
+
+#[test]
+fn bad_kernels_are_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = kernel(dir.path());
+    let good = std::fs::read(&path).unwrap();
+    let refuse = |bytes: &[u8], words: &[&str]| {
+        std::fs::write(&path, bytes).unwrap();
+        refused(dir.path(), &["--kernel", "bzImage"], 1, words);
+    };
+    refuse(&good[..2000], &["truncated", "2000"]);
+    let mut i386 = good.clone();
+    i386[0x236] = 0;
+    refuse(&i386, &["32-bit kernel", "amd64"]);
+    refuse(b"#!/bin/sh\n", &["not a bzImage"]);
+}
+
+/// On a KVM that emulates in software a kernel must not be tried: it would die in the middle of its boot.
+#[test]
+fn a_kvm_that_cannot_run_kernels_is_named_with_the_cure() {
+    if !has_kvm() || levy::doctor::Machine::probe().runs_kernels() {
+        eprintln!("skipped: this KVM runs kernels, or there is none");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    kernel(dir.path());
+    let args = [
+        "--kernel",
+        "bzImage",
+        "--agent",
+        "a",
+        "--control",
+        "c",
+        "--serial",
+        "null",
+    ];
+    refused(dir.path(), &args, 1, &["no stock kernel", "cargo xtask nested"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_levy"))
+        .args(["run", "--count", "2"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cargo xtask nested"));
+}
+
+/// A guest that never becomes ready, with a kernel of one instruction: it ends by its deadline, and says where it was.
+#[test]
+fn a_guest_that_hangs_is_told_apart_and_cleaned_up() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = kernel(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // At the 64-bit entry point: jmp to itself.
+    bytes[3 * 512 + 0x200..3 * 512 + 0x202].copy_from_slice(&[0xEB, 0xFE]);
+    std::fs::write(&path, bytes).unwrap();
+    let args = [
+        "--kernel",
+        "bzImage",
+        "--memory",
+        "64M",
+        "--kvm-checked",
+        "--deadline",
+        "500ms",
+        "--agent",
+        "a",
+        "--control",
+        "c",
+        "--serial",
+        "null",
+    ];
+    refused(
+        dir.path(),
+        &args,
+        5,
+        &[
+            "the guest hangs: not ready within 500ms",
+            "vCPU 0: rip 0x100200 cr0 0x80",
+        ],
+    );
+}
+
+/// Kernels of a few instructions that end in every way a guest can end.
+#[test]
+fn every_end_has_its_own_status() {
+    if !has_kvm() {
+        return;
+    }
+    // mov al, VALUE; mov dx, PORT; out dx, al; hlt
+    let out = |port: u16, value: u8| {
+        let [low, high] = port.to_le_bytes();
+        vec![0xB0, value, 0x66, 0xBA, low, high, 0xEE, 0xF4]
+    };
+    for (code, status, words) in [
+        (out(0x600, 0x34), 0, "switched itself off"),
+        (out(0x604, 1), 3, "asked for a restart"),
+        (out(0x64, 0xFE), 3, "asked for a restart"),
+        (
+            [out(0x505, 1)[..7].to_vec(), out(0x604, 1)].concat(),
+            4,
+            "kernel panicked",
+        ),
+        (vec![0x0F, 0x0B], 6, "crashed: vCPU 0: triple fault"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = kernel(dir.path());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[3 * 512 + 0x200..3 * 512 + 0x200 + code.len()].copy_from_slice(&code);
+        std::fs::write(&path, bytes).unwrap();
+        let args = [
+            "--kernel",
+            "bzImage",
+            "--memory",
+            "64M",
+            "--kvm-checked",
+            "--deadline",
+            "20s",
+            "--serial",
+            "null",
+        ];
+        refused(dir.path(), &args, status, &[words]);
+    }
+}
