@@ -362,7 +362,7 @@ impl Drop for Region {
     /// Closing the descriptors would show the guest zeros wherever something is held, so everything goes back first.
     fn drop(&mut self) {
         self.restore_all();
-        self.return_references();
+        self.scanner().leave(&self.engine);
         for run in self.guest.layout.runs() {
             if let Err(error) = self.guest.watch.unregister(self.guest.span(run)) {
                 error::fatal(format_args!("{run:?} cannot be let go: {error}"));

@@ -505,6 +505,21 @@ impl Scanner {
         self.port = Some(port);
     }
 
+    /// Hands everything back that was granted and is not mapped, offers that nobody has looked at included.
+    pub(crate) fn leave(&mut self, engine: &Mutex<Engine>) {
+        self.fetch_offers(engine);
+        {
+            let mut engine = lock(engine);
+            let candidates = self.candidates.drain(..);
+            engine.returns.extend(candidates.map(|candidate| candidate.place));
+            if let Phase::Merging(runs) = &mut self.phase {
+                let places = runs.drain(..).flat_map(|(run, place)| place..place + run.count);
+                engine.returns.extend(places);
+            }
+        }
+        self.return_references(engine);
+    }
+
     fn forget_grants(&mut self) {
         self.candidates.clear();
         if matches!(self.phase, Phase::Merging(_)) {

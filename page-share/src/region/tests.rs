@@ -129,3 +129,30 @@ fn an_old_pool_is_let_go_when_its_last_page_has_moved() {
         "nobody holds the old pool's memory any more"
     );
 }
+
+#[test]
+fn a_region_that_ends_hands_back_what_it_was_granted_and_never_mapped() {
+    const PAGES: u32 = 400;
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests: Vec<_> = (0..2)
+        .map(|_| {
+            let memory = AnonymousMemory::new(PAGES).unwrap();
+            (0..PAGES).for_each(|at| memory.write_page(at, &page(u64::from(at % 200))));
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            let port = manager.attach(region.page_limit()).unwrap();
+            region.connect(Box::new(port)).unwrap();
+            (memory, region)
+        })
+        .collect();
+    // The first finds twins of its own and has offers waiting for it from the second; neither has mapped all yet.
+    for (_, region) in guests.iter().chain(&guests) {
+        while !region.scan_step(1).pass_finished && region.stats().shared == 0 {}
+    }
+    assert!(manager.with(|domain| domain.sizes().references).unwrap() > 0);
+    for (memory, region) in guests {
+        drop(region);
+        (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at % 200))));
+    }
+    let sizes = manager.with(|domain| domain.sizes()).unwrap();
+    assert_eq!((sizes.references, sizes.pool_pages), (0, 0));
+}
