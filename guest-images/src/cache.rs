@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use crate::privilege::remove_tree;
 use crate::{Error, Result};
 
 const MIB: u64 = 1 << 20;
@@ -194,7 +195,7 @@ fn root_from(var: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf
 
 fn build_aside(home: &Path, place: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let aside = home.join(".building");
-    remove(&aside)?;
+    remove_tree(&aside)?;
     fs::create_dir(&aside).map_err(Error::file("create", &aside))?;
     let built = build(&aside)
         .and_then(|()| sync(&aside))
@@ -202,16 +203,9 @@ fn build_aside(home: &Path, place: &Path, build: impl FnOnce(&Path) -> Result<()
         .and_then(|()| sync_dir(home));
     if built.is_err() {
         // The first error is the one worth telling.
-        let _ = remove(&aside);
+        let _ = remove_tree(&aside);
     }
     built
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(Error::file("remove", path)),
-    }
 }
 
 /// One syncfs instead of thousands of fsyncs: package trees have many small files.

@@ -43,6 +43,7 @@ mod images;
 mod initramfs;
 mod kernel;
 mod modules;
+mod privilege;
 mod tool;
 
 pub use agent::AGENT;

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::cache::Cache;
+use crate::privilege::is_root;
 use crate::{Error, Result};
 
 /// Lines of stderr kept in an error.
@@ -108,7 +109,7 @@ pub(crate) fn ensure(cache: &Cache, tools: &[&Tool]) -> Result<()> {
         package: "apt",
     };
     for tool in tools.iter().filter(|tool| !tool.exists()) {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return Err(Error::MissingTool {
                 program: tool.program.to_owned(),
                 package: tool.package,

@@ -9,16 +9,16 @@ mod rootfs;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::agent::AGENT;
 use crate::cache::{Cache, Key, Kind};
 use crate::debian::Archive;
+use crate::privilege::{UNSHARE, as_root, remove_tree};
 use crate::tool::{self, Tool};
 use crate::{Error, Result};
 
 /// Raised when the recipe changes in a way that its inputs do not show.
-const RECIPE: &str = "disk 1";
+const RECIPE: &str = "disk 2";
 
 const KIND: Kind<'static> = Kind {
     name: "disk",
@@ -35,14 +35,6 @@ const HASH_SEED: &str = "6c657679-0000-4000-8000-686173687365";
 /// The time of everything that has no time of its own.
 const EPOCH: &str = "1700000000";
 
-const SH: Tool = Tool {
-    program: "sh",
-    package: "dash",
-};
-const UNSHARE: Tool = Tool {
-    program: "unshare",
-    package: "util-linux",
-};
 const MKE2FS: Tool = Tool {
     program: "mke2fs",
     package: "e2fsprogs",
@@ -54,7 +46,8 @@ const TAR: Tool = Tool {
 
 /// Unpacks the archive $1 into $2, adds the agent $3 as init, and makes the image $4 of it.
 const MAKE_IMAGE: &str = r#"set -eu
-tar --extract --file "$1" --directory "$2" --numeric-owner --preserve-permissions
+# Device nodes are not for ordinary users to make; the kernel mounts its own /dev.
+tar --extract --file "$1" --directory "$2" --numeric-owner --preserve-permissions --exclude "./dev/*"
 install -m 755 "$3" "$2/usr/sbin/levy-agent"
 ln -sf levy-agent "$2/usr/sbin/init"
 shift 3
@@ -138,26 +131,7 @@ fn make(rootfs: &Path, aside: &Path) -> Result<()> {
         .env("SOURCE_DATE_EPOCH", EPOCH)
         .env("E2FSPROGS_FAKE_TIME", EPOCH);
     UNSHARE.run("making the root disk", &mut command)?;
-
-    let mut sweep = as_root();
-    sweep.args(["rm", "-rf"]).arg(&root);
-    UNSHARE.run("removing the unpacked root file system", &mut sweep)?;
+    remove_tree(&root)?;
     fs::remove_file(&agent).map_err(Error::file("remove", &agent))?;
     fs::set_permissions(&image, fs::Permissions::from_mode(0o444)).map_err(Error::file("protect", &image))
-}
-
-/// A command that may give files away: as root by itself, otherwise in a user namespace with subordinate ids.
-fn as_root() -> Command {
-    if is_root() {
-        let mut command = SH.command();
-        command.args(["-c", "exec \"$@\"", "sh"]);
-        return command;
-    }
-    let mut command = UNSHARE.command();
-    command.args(["--map-root-user", "--map-auto", "--"]);
-    command
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::cache::{Key, Kind};
 use crate::debian::{Archive, Depth, Prefer, Request};
+use crate::privilege::is_root;
 use crate::tool::{self, Tool};
 use crate::{Error, Result};
 
@@ -79,7 +80,7 @@ pub(super) fn build(archive: &Archive) -> Result<PathBuf> {
     let dir = cache.entry(KIND, &key, |aside| {
         cache.say("building the root file system: this takes about a minute");
         let mut tools = vec![&MMDEBSTRAP];
-        if !super::is_root() {
+        if !is_root() {
             tools.push(&UIDMAP);
         }
         tool::ensure(cache, &tools)?;
@@ -98,7 +99,7 @@ pub(super) fn build(archive: &Archive) -> Result<PathBuf> {
 }
 
 fn mmdebstrap(archive: &Archive, output: &Path) -> Result<Command> {
-    let mode = if super::is_root() { "root" } else { "unshare" };
+    let mode = if is_root() { "root" } else { "unshare" };
     let mut command = MMDEBSTRAP.command();
     command
         .env("SOURCE_DATE_EPOCH", super::EPOCH)

@@ -16,6 +16,8 @@ struct Cli {
 enum Command {
     /// Say what this machine can run, what is missing and what to do about it
     Doctor(levy::doctor::Args),
+    /// Build the guests' kernel, initramfs and root disk, or find them built
+    Images(guest_images::cli::Args),
     /// Run one or more guests, each in a process of its own
     Run(Box<levy::cli::RunArgs>),
     /// Run one guest in this process (what `levy run` starts for each guest)
@@ -26,6 +28,13 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Doctor(args) => match levy::doctor::run(args) {
             Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                eprintln!("levy: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Images(args) => match guest_images::cli::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("levy: {error}");
                 ExitCode::FAILURE
