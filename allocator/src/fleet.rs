@@ -261,6 +261,9 @@ fn check_claims(supply: Supply, groups: &[Group], claims: &[Claim]) -> Result<()
             return Err(FleetError::UnknownGroup { owner, group });
         }
     }
+    if claims.is_sorted_by(|a, b| a.guest < b.guest) {
+        return Ok(());
+    }
     let mut guests: Vec<_> = claims.iter().map(|claim| claim.guest).collect();
     guests.sort_unstable();
     match guests.windows(2).find(|pair| pair[0] == pair[1]) {

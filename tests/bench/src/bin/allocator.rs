@@ -34,6 +34,12 @@ fn main() -> anyhow::Result<()> {
     for guests in SIZES {
         plans(guests, &mut report);
     }
+    println!(
+        "fleets that are hard to search, ms a plan: all equal / sizes and shares over 30 binary orders, largest tax"
+    );
+    for guests in SIZES {
+        hard_plans(guests, &mut report);
+    }
     estimators(&mut report);
     report.write(args.json.as_deref())
 }
@@ -137,6 +143,47 @@ fn plans(guests: usize, report: &mut Report) {
     if let Some(ms) = by_page {
         report.set(&format!("page_by_page_ms.{guests}"), ms);
     }
+}
+
+/// One flat pool where all guests tie for every page, and one whose prices spread as far as prices can.
+fn hard_plans(guests: usize, report: &mut Report) {
+    let mut dice = Dice(3);
+    let claim = |id: usize, max: u64, shares: u32| Claim {
+        active: Pages::new(max / 2),
+        ..Claim::new(
+            GuestId::new(id as u64),
+            Pages::ZERO,
+            Pages::new(max),
+            Shares::new(shares),
+        )
+    };
+    let equal: Vec<Claim> = (0..guests).map(|id| claim(id, 65_536, 1_000)).collect();
+    // The largest sizes whose sum stays within what a fleet may be.
+    let most = ((1_u64 << 40) / guests as u64).ilog2().min(30);
+    let wild: Vec<Claim> = (0..guests)
+        .map(|id| claim(id, 1 << dice.roll(u64::from(most) + 1), 1 << dice.roll(32)))
+        .collect();
+    let times = [(equal, Tax::DEFAULT), (wild, Tax::MAX)].map(|(claims, tax)| {
+        let most: Pages = claims.iter().map(|claim| claim.max).sum();
+        let supply = Supply {
+            memory: Pages::new(most.get() / 3 + 1),
+            tax,
+        };
+        let (mut planner, mut plan) = (Planner::default(), Plan::default());
+        let rounds = (500_000 / guests).clamp(5, 500);
+        let samples: Samples = (0..rounds)
+            .map(|_| {
+                let start = Instant::now();
+                let fleet = Fleet::new(supply, &[], black_box(&claims)).expect("a valid fleet");
+                planner.plan(&fleet, &mut plan);
+                start.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        samples.median().median
+    });
+    println!("{guests:>9} {:>12.4} {:>12.4}", times[0], times[1]);
+    report.set(&format!("plan_ms_equal.{guests}"), times[0]);
+    report.set(&format!("plan_ms_wild.{guests}"), times[1]);
 }
 
 /// The rival: one flat pool, all bends sorted, swept with a running slope. Neither exact nor grouped.
