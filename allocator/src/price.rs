@@ -75,6 +75,9 @@ pub(crate) fn pages_per_share(level: Level, tax: Tax) -> f64 {
 struct Probe {
     level: Level,
     pages: u64,
+    /// Pages more per level: what members between their limits buy. For the ends of the search, where it is not
+    /// needed, 0.
+    slope: f64,
 }
 
 /// A page that costs about as much as the last one affordable.
@@ -173,8 +176,16 @@ impl PriceSearch {
 
 /// The level at which everybody is at its minimum, and one at which everybody is at its maximum.
 fn extremes(members: &[Member], active_cost: u64) -> (Probe, Probe) {
-    let mut low = Probe { level: 0, pages: 0 };
-    let mut high = Probe { level: 0, pages: 0 };
+    let mut low = Probe {
+        level: 0,
+        pages: 0,
+        slope: 0.0,
+    };
+    let mut high = Probe {
+        level: 0,
+        pages: 0,
+        slope: 0.0,
+    };
     let mut dearest = 0.0_f64;
     for member in members {
         low.pages += member.min;
@@ -187,11 +198,24 @@ fn extremes(members: &[Member], active_cost: u64) -> (Probe, Probe) {
 }
 
 fn probe(members: &[Member], active_cost: u64, level: Level) -> Probe {
-    let pages = members
-        .iter()
-        .map(|member| member.afford(level, active_cost))
-        .sum();
-    Probe { level, pages }
+    let (mut sum, mut active, mut idle) = (0, 0, 0);
+    for member in members {
+        let pages = member.afford(level, active_cost);
+        sum += pages;
+        if pages > member.min && pages < member.max {
+            if pages < member.active {
+                active += member.shares;
+            } else {
+                idle += member.shares;
+            }
+        }
+    }
+    let slope = active as f64 / active_cost as f64 + idle as f64 / IDLE as f64;
+    Probe {
+        level,
+        pages: sum,
+        slope: slope / (1_u64 << LEVEL_BITS) as f64,
+    }
 }
 
 /// What a search step goes for.
@@ -202,26 +226,29 @@ struct Aim {
     step: u32,
 }
 
-/// A level strictly between `low` and `high`: two interpolations, then a bisection, and so on.
+/// A level strictly between `low` and `high`: two steps along the slope from the nearer end, then a bisection, and so
+/// on.
 ///
-/// The sum of all pages is piecewise linear in the level, so interpolation ends the search within a segment at once;
-/// bisection bounds the number of steps where there are many segments. Floating point here only chooses where to
+/// The sum of all pages is piecewise linear in the level, so a step along the slope ends the search within a segment at
+/// once; bisection bounds the number of steps where there are many segments. Floating point here only chooses where to
 /// look.
 fn next_level(low: Probe, high: Probe, aim: Aim) -> Level {
     let span = high.level - low.level;
-    let step = if aim.step % 3 == 2 {
+    // Aim a little past the memory, so that both ends close in.
+    let slack = aim.few as f64 / 4.0;
+    let short = (aim.memory - low.pages) as f64;
+    let over = (high.pages - aim.memory) as f64;
+    let from_low = (short + slack) / low.slope;
+    let from_high = (over + slack) / high.slope;
+    let near = if short < over {
+        from_low
+    } else {
+        span as f64 - from_high
+    };
+    let step = if aim.step % 3 == 2 || !(near > 0.0 && near < span as f64) {
         bisect(low.level, high.level) - low.level
     } else {
-        // Aim a little past the memory on the side that is still far, so that both ends close in.
-        let slack = aim.few as f64 / 4.0;
-        let short = (aim.memory - low.pages) as f64;
-        let over = (high.pages - aim.memory) as f64;
-        let goal = if short < over {
-            short + slack
-        } else {
-            short - slack
-        };
-        (goal / (short + over) * span as f64) as Level
+        near as Level
     };
     low.level + step.clamp(1, span - 1)
 }
