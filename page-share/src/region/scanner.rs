@@ -505,8 +505,14 @@ impl Scanner {
         self.port = Some(port);
     }
 
-    /// Hands everything back that was granted and is not mapped, offers that nobody has looked at included.
+    /// Withdraws all hints, and hands everything back that was granted and is not mapped, offers that nobody has looked
+    /// at included.
     pub(crate) fn leave(&mut self, engine: &Mutex<Engine>) {
+        {
+            let mut engine = lock(engine);
+            (0..engine.guest.table.pages()).for_each(|page| engine.forget_hint(page));
+        }
+        self.return_references(engine);
         self.fetch_offers(engine);
         {
             let mut engine = lock(engine);
