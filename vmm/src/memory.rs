@@ -8,6 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -63,6 +64,9 @@ pub struct RamRegion {
 /// The RAM of one guest.
 #[derive(Debug)]
 pub struct GuestRam {
+    /// Whoever manages the pages, once somebody does: then only it may drop them. First, so that it ends before the
+    /// mapping does.
+    region: OnceLock<Arc<page_share::Region>>,
     view: GuestMemoryMmap,
     regions: Vec<RamRegion>,
     released: AtomicU64,
@@ -135,6 +139,7 @@ impl GuestRam {
             view,
             regions,
             released: AtomicU64::new(0),
+            region: OnceLock::new(),
         })
     }
 
@@ -153,23 +158,45 @@ impl GuestRam {
         self.regions.iter().map(|r| r.frames.pages * PAGE_SIZE).sum()
     }
 
+    /// From now on `region`, which has adopted this memory, gives frames back.
+    ///
+    /// # Panics
+    /// When somebody manages this memory already: two would tear pages out of each other's hands.
+    pub fn manage(&self, region: Arc<page_share::Region>) {
+        assert!(self.region.set(region).is_ok(), "guest memory has one manager");
+    }
+
     /// Gives the frames of `range` back to the host; the guest reads zeros from them afterwards.
     ///
     /// # Errors
     /// When the range is not wholly inside one region of RAM, or when the kernel refuses.
-    pub fn release(&self, range: GfnRange) -> Result<(), RamError> {
+    pub fn release(&self, range: GfnRange, why: page_share::Release) -> Result<(), RamError> {
         let not_ram = RamError::NotRam { range };
         let Some(region) = self.regions.iter().find(|r| r.frames.covers(range)) else {
             return Err(not_ram);
         };
-        let offset = (range.start.0 - region.frames.start.0) * PAGE_SIZE;
-        advise(
-            region.host + offset as usize,
-            range.pages,
-            MmapAdvise::MADV_DONTNEED,
-        )?;
+        match self.region.get() {
+            Some(managed) => {
+                managed.release(page_run(range).ok_or(not_ram)?, why);
+            }
+            None => {
+                let offset = (range.start.0 - region.frames.start.0) * PAGE_SIZE;
+                advise(
+                    region.host + offset as usize,
+                    range.pages,
+                    MmapAdvise::MADV_DONTNEED,
+                )?;
+            }
+        }
         self.released.fetch_add(range.pages, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The guest takes frames back that it had released for good.
+    pub fn take_back(&self, range: GfnRange) {
+        if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
+            managed.deflate(run);
+        }
     }
 
     /// How many frames were given back so far, repeats counted.
@@ -187,6 +214,15 @@ impl GfnRange {
             _ => false,
         }
     }
+}
+
+/// The range in the words of `page_share`, which counts frames in 32 bits.
+fn page_run(range: GfnRange) -> Option<page_share::PageRun> {
+    let first = page_share::Gfn::new(u32::try_from(range.start.0).ok()?);
+    Some(page_share::PageRun {
+        first,
+        count: u32::try_from(range.pages).ok()?,
+    })
 }
 
 fn describe(region: &GuestRegionMmap) -> RamRegion {
@@ -226,10 +262,13 @@ mod tests {
                 .write_obj(0xAAu8, GuestAddress(page * PAGE_SIZE))
                 .unwrap();
         }
-        ram.release(GfnRange {
-            start: Gfn(1),
-            pages: 2,
-        })
+        ram.release(
+            GfnRange {
+                start: Gfn(1),
+                pages: 2,
+            },
+            page_share::Release::Report,
+        )
         .unwrap();
         let first_bytes: Vec<u8> = (0..4)
             .map(|page| ram.view().read_obj(GuestAddress(page * PAGE_SIZE)).unwrap())
@@ -247,7 +286,10 @@ mod tests {
                 pages,
             };
             assert!(
-                matches!(ram.release(range), Err(RamError::NotRam { .. })),
+                matches!(
+                    ram.release(range, page_share::Release::Report),
+                    Err(RamError::NotRam { .. })
+                ),
                 "{range:?}"
             );
         }

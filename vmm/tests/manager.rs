@@ -43,6 +43,10 @@ impl Duties for Notes {
         })
     }
 
+    fn is_up(&self) -> bool {
+        true
+    }
+
     fn stop(&mut self) {
         let _ = self.told.send(Told::Stop);
     }
@@ -73,8 +77,8 @@ fn manager(dir: &Path, mib: u64) -> Host {
 }
 
 /// A guest of 16 MiB: 2048 pages in 64 different contents, 1024 zero pages, the rest never touched.
-fn guest() -> GuestRam {
-    let ram = GuestRam::new(16 * MIB).unwrap();
+fn guest() -> Arc<GuestRam> {
+    let ram = Arc::new(GuestRam::new(16 * MIB).unwrap());
     for page in 0..2048_u64 {
         let mut bytes = [0_u8; 4096];
         bytes[..8].copy_from_slice(&(page % 64 + 1).to_le_bytes());
@@ -102,7 +106,7 @@ fn check(ram: &GuestRam) {
     }
 }
 
-fn attend(dir: &Path, engine: &Engine, name: &str) -> Receiver<Told> {
+fn attend(dir: &Path, engine: Engine, name: &str) -> Receiver<Told> {
     let (told, heard) = channel();
     let duties = Notes {
         told,
@@ -130,10 +134,12 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
     let host = manager(dir.path(), 256);
     let ram = guest();
     let engine = Engine::start(&ram, None).unwrap();
-    let told = attend(dir.path(), &engine, "g1");
+    let region = Arc::clone(engine.region());
+    let told = attend(dir.path(), engine, "g1");
 
     until("merging", || {
-        let stats = engine.region().stats();
+        eprintln!("{:?}", region.stats());
+        let stats = region.stats();
         stats.shared == 2048 && stats.zero == 1024
     });
     check(&ram);

@@ -18,6 +18,8 @@ enum Command {
     Doctor(levy::doctor::Args),
     /// Build the guests' kernel, initramfs and root disk, or find them built
     Images(guest_images::cli::Args),
+    /// Manage the memory of many guests
+    Host(Box<levy::cli::HostArgs>),
     /// Run one or more guests, each in a process of its own
     Run(Box<levy::cli::RunArgs>),
     /// Run one guest in this process (what `levy run` starts for each guest)
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Host(args) => ExitCode::from(args.run()),
         Command::Run(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }

@@ -7,10 +7,13 @@ use std::time::Duration;
 use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
 use levy_agent::Workload;
 
+use super::host::PolicyArgs;
 use super::vmm::GuestArgs;
 use crate::config::{self, DiskConfig, DiskMode};
 use crate::doctor;
-use crate::launcher::{Fleet, FleetError, Plan, Screen, ScreenStyle};
+use crate::launcher::{Fleet, FleetError, Manager, Plan, Screen, ScreenStyle};
+use crate::manager::host::Doors;
+use crate::manager::place;
 use crate::process;
 
 const EXAMPLES: &str = "\
@@ -54,6 +57,12 @@ pub struct RunArgs {
     /// A guest hangs if its workload takes so much longer than it announces
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
     patience: Duration,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Run directory of the manager to use; `own` manages these guests alone, `none` leaves their memory alone
+    /// [default: the running `levy host`, or own]
+    #[arg(long, value_name = "DIR|own|none")]
+    manager: Option<PathBuf>,
     /// Leave guests running after their verdict
     #[arg(long)]
     keep: bool,
@@ -80,6 +89,14 @@ enum RunError {
     OneDisk { path: PathBuf, count: u16 },
     #[error("the host cannot start this process properly")]
     Process(#[source] std::io::Error),
+    #[error("the machine does not say how much memory it has; give --budget")]
+    Budget(#[source] std::io::Error),
+    #[error("cannot use {dir} for swap; give another --swap", dir = dir.display())]
+    Swap {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Fleet(#[from] FleetError),
 }
@@ -133,7 +150,29 @@ impl RunArgs {
         }
     }
 
+    fn manager(&self) -> Result<Manager, RunError> {
+        match self.manager.as_deref().and_then(|text| text.to_str()) {
+            Some("none") => return Ok(Manager::None),
+            Some("own") => {}
+            Some(dir) => return Ok(Manager::Running(dir.into())),
+            None => {
+                let dir = place::default_dir();
+                if std::os::unix::net::UnixStream::connect(Doors::in_dir(&dir).guests).is_ok() {
+                    return Ok(Manager::Running(dir));
+                }
+            }
+        }
+        let (settings, _) = self.policy.settings().map_err(RunError::Budget)?;
+        let swap = &self.guest.swap;
+        let backing = place::backing(swap).map_err(|source| RunError::Swap {
+            dir: swap.clone(),
+            source,
+        })?;
+        Ok(Manager::Own(Box::new(settings), backing))
+    }
+
     fn plan(mut self) -> Result<Plan, RunError> {
+        let manager = self.manager()?;
         if self.guest.kernel.is_none() {
             self.use_default_images().map_err(RunError::Images)?;
         }
@@ -153,6 +192,7 @@ impl RunArgs {
             workload: self.workload,
             patience: self.patience,
             keep: self.keep,
+            manager,
         })
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::boot::BootFiles;
 use crate::config::{
-    self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, MemoryConfig, NetConfig, SerialConfig,
+    self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, ManagedConfig, MemoryConfig, NetConfig,
+    SerialConfig, SharingConfig,
 };
 use crate::doctor;
 use crate::machine::Outcome;
@@ -53,6 +54,9 @@ pub struct VmmArgs {
     /// Unix socket on which this VMM takes requests, such as {"do":"status"}
     #[arg(long, value_name = "SOCKET", value_parser = path_option)]
     control: Option<PathBuf>,
+    /// Run directory of the manager (`levy host`) that this guest's memory is managed by; without one it is left alone
+    #[arg(long, value_name = "DIR")]
+    manager: Option<PathBuf>,
     /// The guest hangs if its agent is not ready by then, counted from the start of this process (60s, 2m)
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     deadline: Option<Duration>,
@@ -79,8 +83,9 @@ pub(super) struct GuestArgs {
     /// More words for the kernel's command line, behind Levy's own
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub(super) cmdline: String,
-    /// Guest memory: size=512M
-    #[arg(long, value_name = "size=SIZE", default_value = "size=512M")]
+    /// Guest memory: size=512M[,min=128M][,shares=low|normal|high|N]. The guest always gets min (a quarter of its size
+    /// unless given); shares are its right to the rest beside other guests
+    #[arg(long, value_name = "size=SIZE,...", default_value = "size=512M")]
     pub(super) memory: MemoryConfig,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value = "1")]
@@ -92,9 +97,22 @@ pub(super) struct GuestArgs {
     /// A network card on a tap: tap=NAME[,create=on][,mac=..][,host=ADDR/LEN][,guest=ADDR/LEN]. Repeatable
     #[arg(long, value_name = "tap=NAME,...")]
     pub(super) net: Vec<NetConfig>,
-    /// A balloon: [size=64M][,deflate_on_oom=on][,free_page_reporting=on][,stats_polling_interval=1s]
-    #[arg(long, value_name = "size=SIZE,...")]
-    pub(super) balloon: Option<BalloonConfig>,
+    /// The balloon: [size=64M][,deflate_on_oom=on|off][,free_page_reporting=on|off][,stats_polling_interval=1s]. By
+    /// default it is empty, reports free pages and gives memory back before the guest kills a process
+    #[arg(
+        long,
+        value_name = "size=SIZE,...",
+        default_value_t,
+        hide_default_value = true
+    )]
+    pub(super) balloon: BalloonConfig,
+    /// With whom equal pages are shared: with the guests of the same launch, mode=on,domain=NAME with all guests that
+    /// name the domain, mode=off with nobody
+    #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
+    pub(super) sharing: SharingConfig,
+    /// Folder for the guest's swap file, which has no name and is gone when the guest ends
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(super) swap: PathBuf,
 }
 
 /// `path=FILE` or `FILE`.
@@ -190,7 +208,12 @@ impl VmmArgs {
             cpus: self.guest.cpus,
             disks: self.guest.disk,
             nets: self.guest.net,
-            balloon: self.guest.balloon,
+            balloon: Some(self.guest.balloon),
+            managed: self.manager.map(|manager| ManagedConfig {
+                manager,
+                sharing: self.guest.sharing,
+                swap: Some(self.guest.swap),
+            }),
             serial: self.serial,
             agent: self.agent,
             control: self.control,
@@ -217,9 +240,9 @@ impl GuestArgs {
         self.net
             .iter()
             .for_each(|net| push("--net", net.to_string().into()));
-        self.balloon
-            .iter()
-            .for_each(|balloon| push("--balloon", balloon.to_string().into()));
+        push("--balloon", self.balloon.to_string().into());
+        push("--sharing", self.sharing.to_string().into());
+        push("--swap", self.swap.clone().into());
         // With `=`, since words of the kernel's may begin with a dash.
         args.push(format!("--cmdline={}", self.cmdline).into());
         args

@@ -111,7 +111,12 @@ impl Group {
     }
 
     pub(super) fn switch(&mut self, key: &'static str) -> Result<bool, OptionError> {
-        Ok(self.with(key, values::switch)?.unwrap_or(false))
+        self.switch_or(key, false)
+    }
+
+    /// A switch that is in position `usual` unless it is given.
+    pub(super) fn switch_or(&mut self, key: &'static str, usual: bool) -> Result<bool, OptionError> {
+        Ok(self.with(key, values::switch)?.unwrap_or(usual))
     }
 
     pub(super) fn parsed<T: FromStr<Err = String>>(

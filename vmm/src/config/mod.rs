@@ -5,6 +5,7 @@
 //! thing is used.
 
 mod group;
+mod memory;
 mod values;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use group::Group;
 pub use group::OptionError;
-pub use values::duration;
+pub use memory::{ManagedConfig, MemoryConfig, SharingConfig};
+pub use values::{duration, size};
 
 use crate::boot::BootFiles;
 use crate::virtio::net::{MacAddress, Subnet};
@@ -36,6 +38,8 @@ pub struct GuestConfig {
     pub nets: Vec<NetConfig>,
     /// Its balloon.
     pub balloon: Option<BalloonConfig>,
+    /// Its place among the guests of a manager, where it has one.
+    pub managed: Option<ManagedConfig>,
     /// Where its human console goes.
     pub serial: SerialConfig,
     /// Unix socket for the agent's channel.
@@ -44,42 +48,6 @@ pub struct GuestConfig {
     pub control: Option<PathBuf>,
     /// How long the guest may take to the agent's `ready`; without one it may take forever.
     pub deadline: Option<Duration>,
-}
-
-/// `--memory size=512M`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryConfig {
-    /// Bytes, whole MiB.
-    pub bytes: u64,
-}
-
-impl FromStr for MemoryConfig {
-    type Err = OptionError;
-
-    fn from_str(text: &str) -> Result<Self, OptionError> {
-        let mut group = Group::parse(text, "size", &[])?;
-        let bytes = group.bytes("size")?.ok_or(OptionError::Missing {
-            key: "size",
-            example: "--memory size=512M",
-        })?;
-        if bytes == 0 || !bytes.is_multiple_of(1 << 20) {
-            return Err(Group::wrong(
-                "size",
-                bytes,
-                "guest memory is a positive number of whole MiB",
-            ));
-        }
-        if bytes >= 1 << 46 {
-            return Err(Group::wrong("size", bytes, "guests have less than 64 TiB"));
-        }
-        Ok(Self { bytes })
-    }
-}
-
-impl fmt::Display for MemoryConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "size={}", self.bytes)
-    }
 }
 
 /// `--cpus 2`
@@ -248,7 +216,7 @@ impl NetConfig {
 }
 
 /// `--balloon size=64M,deflate_on_oom=on,free_page_reporting=on,stats_polling_interval=1s`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalloonConfig {
     /// Bytes that the guest is asked to give up from the start.
     pub bytes: u64,
@@ -258,6 +226,19 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
     /// How often the guest is asked for its figures; zero is never.
     pub stats_polling_interval: Duration,
+}
+
+impl Default for BalloonConfig {
+    /// An empty balloon that the guest may always deflate rather than kill a process, with reporting and figures every
+    /// second.
+    fn default() -> Self {
+        Self {
+            bytes: 0,
+            deflate_on_oom: true,
+            free_page_reporting: true,
+            stats_polling_interval: Duration::from_secs(1),
+        }
+    }
 }
 
 impl FromStr for BalloonConfig {
@@ -272,9 +253,11 @@ impl FromStr for BalloonConfig {
         }
         Ok(Self {
             bytes,
-            deflate_on_oom: group.switch("deflate_on_oom")?,
-            free_page_reporting: group.switch("free_page_reporting")?,
-            stats_polling_interval: group.duration("stats_polling_interval")?.unwrap_or_default(),
+            deflate_on_oom: group.switch_or("deflate_on_oom", true)?,
+            free_page_reporting: group.switch_or("free_page_reporting", true)?,
+            stats_polling_interval: group
+                .duration("stats_polling_interval")?
+                .unwrap_or(Self::default().stats_polling_interval),
         })
     }
 }

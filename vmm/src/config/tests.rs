@@ -8,8 +8,13 @@ fn message<T: FromStr<Err = OptionError> + fmt::Debug>(text: &str) -> String {
 
 #[test]
 fn groups_read_as_written() {
-    assert_eq!("size=512M".parse(), Ok(MemoryConfig { bytes: 512 << 20 }));
-    assert_eq!("1G".parse(), Ok(MemoryConfig { bytes: 1 << 30 }));
+    let memory = |bytes, min, shares| Ok(MemoryConfig { bytes, min, shares });
+    assert_eq!("size=512M".parse(), memory(512 << 20, 128 << 20, 1000));
+    assert_eq!("1G,min=0,shares=high".parse(), memory(1 << 30, 0, 2000));
+    assert_eq!("size=64M,shares=7".parse(), memory(64 << 20, 16 << 20, 7));
+    assert_eq!("mode=on".parse(), Ok(SharingConfig::Launch));
+    assert_eq!("domain=web".parse(), Ok(SharingConfig::Domain("web".into())));
+    assert_eq!("off".parse(), Ok(SharingConfig::Off));
     assert_eq!("2".parse(), Ok(CpusConfig { count: 2 }));
     let disk: DiskConfig = "path=/a b.img,overlay=on,latency=5ms".parse().unwrap();
     assert_eq!(disk.mode, DiskMode::Overlay);
@@ -28,7 +33,9 @@ fn groups_read_as_written() {
     let balloon: BalloonConfig = "size=64M,deflate_on_oom=on,stats_polling_interval=1s"
         .parse()
         .unwrap();
-    assert!(balloon.deflate_on_oom && !balloon.free_page_reporting);
+    assert!(balloon.deflate_on_oom && balloon.free_page_reporting);
+    let bare: BalloonConfig = "free_page_reporting=off,deflate_on_oom=off".parse().unwrap();
+    assert!(!bare.deflate_on_oom && !bare.free_page_reporting && !bare.stats_polling_interval.is_zero());
     assert_eq!("file=x.log".parse(), Ok(SerialConfig::File("x.log".into())));
 }
 
@@ -36,8 +43,12 @@ fn groups_read_as_written() {
 fn errors_name_the_key_the_value_and_the_cure() {
     assert_eq!(
         message::<MemoryConfig>("siez=512M"),
-        "unknown key \"siez\" (did you mean size?); the keys are size"
+        "unknown key \"siez\" (did you mean size?); the keys are size, min, shares"
     );
+    assert!(message::<MemoryConfig>("size=64M,min=65M").contains("more than the guest's size"));
+    assert!(message::<MemoryConfig>("size=64M,shares=0").contains("above 0"));
+    assert!(message::<SharingConfig>("mode=off,domain=web").contains("shares with nobody"));
+    assert!(message::<SharingConfig>("domain=").contains("name a domain"));
     assert!(message::<MemoryConfig>("size=5x").contains("size=5x: not a size"));
     assert!(message::<MemoryConfig>("size=0").contains("positive number"));
     assert!(message::<MemoryConfig>("size=4095").contains("whole MiB"));

@@ -22,6 +22,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
+/// A size as an option of its own.
+///
+/// # Errors
+/// What is wrong with the text, for people.
+pub fn size(text: &str) -> Result<u64, String> {
+    bytes(text)
+}
+
 /// A duration: a number with ms, s, m or h; without unit it is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "not a duration; write a number with ms, s, m or h, as in 5ms".to_owned();

@@ -3,11 +3,10 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use page_share::{Pace, Region, ScanThread, SocketPort};
+use page_share::{Pace, SocketPort};
 
 use super::Engine;
 use super::sampler::Sampler;
@@ -57,6 +56,8 @@ pub trait Duties: Send {
     fn balloon(&mut self, pages: u64);
     /// How the balloon is doing; `None` without one.
     fn balloon_report(&self) -> Option<BalloonReport>;
+    /// Whether the guest is past its boot, so that its memory may be put under management.
+    fn is_up(&self) -> bool;
     /// Ends the guest.
     fn stop(&mut self);
     /// Stops its virtual CPUs, or lets them run again.
@@ -98,17 +99,16 @@ impl Attendant {
     ///
     /// # Errors
     /// When the page socket does not take the guest, or the system refuses a thread.
-    pub fn start(introduction: Introduction, engine: &Engine, duties: Box<dyn Duties>) -> io::Result<()> {
+    pub fn start(introduction: Introduction, engine: Engine, duties: Box<dyn Duties>) -> io::Result<()> {
         let Introduction { doors, hello, link } = introduction;
-        let region = Arc::clone(engine.region());
+        let region = engine.region();
         if matches!(hello.sharing, crate::link::Sharing::Domain(_)) {
             let pages = doors.pages.clone();
             let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))?;
             region.connect(Box::new(port))?;
         }
         let mut shift = Shift {
-            region,
-            scan: Arc::clone(engine.scan()),
+            engine,
             duties,
             orders: Orders::default(),
             sampler: Sampler::default(),
@@ -143,8 +143,7 @@ impl Attendant {
 
 /// Everything an attendant works with.
 struct Shift {
-    region: Arc<Region>,
-    scan: Arc<ScanThread>,
+    engine: Engine,
     duties: Box<dyn Duties>,
     orders: Orders,
     sampler: Sampler,
@@ -165,7 +164,7 @@ impl Shift {
                 Err(error) => return error.to_string(),
             }
             self.sampler.tick(
-                &self.region,
+                self.engine.region(),
                 self.orders.sample_pages,
                 Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
             );
@@ -200,12 +199,15 @@ impl Shift {
         if orders.balloon_pages != self.orders.balloon_pages {
             self.duties.balloon(orders.balloon_pages);
         }
-        self.scan.set_pace(Pace {
+        self.engine.set_pace(Pace {
             cpu_share: orders.scan_cpu.clamp(0.001, 1.0),
             pages_per_second: u32::try_from(orders.scan_pages_per_second)
                 .unwrap_or(u32::MAX)
                 .max(1),
         });
+        if self.duties.is_up() {
+            self.engine.region().split_blocks(orders.split_blocks);
+        }
         self.gate(orders.growth_credit);
         self.squeeze(orders.compress_pages, orders.swap_pages);
         self.orders = orders;
@@ -215,12 +217,12 @@ impl Shift {
     fn squeeze(&mut self, compress: u64, swap: u64) {
         let pages = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let mut incompressible = 0;
-        for run in self.region.cold_pages(pages(compress)) {
-            incompressible += run.count - self.region.compress(run).min(run.count);
+        for run in self.engine.region().cold_pages(pages(compress)) {
+            incompressible += run.count - self.engine.region().compress(run).min(run.count);
         }
         let wanted = pages(swap).saturating_add(if swap > 0 { incompressible } else { 0 });
-        for run in self.region.cold_pages(wanted) {
-            if let Err(error) = self.region.swap_out(run) {
+        for run in self.engine.region().cold_pages(wanted) {
+            if let Err(error) = self.engine.region().swap_out(run) {
                 log::warn!("pages stay in memory: {error}");
                 return;
             }
@@ -229,18 +231,20 @@ impl Shift {
 
     fn gate(&mut self, credit: Option<u64>) {
         match (self.gated, credit) {
-            (false, Some(_)) => self.region.close_gate(),
-            (true, None) => self.region.open_gate(),
+            (false, Some(_)) => self.engine.region().close_gate(),
+            (true, None) => self.engine.region().open_gate(),
             _ => {}
         }
         self.gated = credit.is_some();
         if let Some(credit @ 1..) = credit {
-            self.region.add_credit(u32::try_from(credit).unwrap_or(u32::MAX));
+            self.engine
+                .region()
+                .add_credit(u32::try_from(credit).unwrap_or(u32::MAX));
         }
     }
 
     fn report(&mut self) -> Report {
-        let stats = self.region.stats();
+        let stats = self.engine.region().stats();
         let (then, before) = std::mem::replace(&mut self.written, (Instant::now(), stats.pages_written));
         let seconds = then.elapsed().as_secs_f64().max(0.001);
         Report {

@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use page_share::{AdoptError, MemoryRange, Options, Pace, Region, ScanThread};
+use page_share::{AdoptError, Blocks, MemoryRange, Options, Pace, Region, ScanThread};
 
 use crate::memory::GuestRam;
 
@@ -49,15 +49,20 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     region: Arc<Region>,
-    scan: Arc<ScanThread>,
+    scan: ScanThread,
+    /// The memory stays for as long as anybody works on it.
+    _ram: Arc<GuestRam>,
 }
 
 impl Engine {
     /// Adopts `ram` and starts scanning it at the default pace. `swap` is where a swap file may grow, if anywhere.
     ///
+    /// Memory starts out as the kernel has it, in blocks that nobody watches, so that a boot costs what it costs without
+    /// us; [`Region::split_blocks`] puts it under management.
+    ///
     /// # Errors
     /// See [`EngineError`].
-    pub fn start(ram: &GuestRam, swap: Option<PathBuf>) -> Result<Self, EngineError> {
+    pub fn start(ram: &Arc<GuestRam>, swap: Option<PathBuf>) -> Result<Self, EngineError> {
         let ranges = MemoryRange::all_of_vm_memory(ram.view()).ok_or(AdoptError::Ranges)?;
         let swap = swap
             .map(|dir| {
@@ -66,15 +71,18 @@ impl Engine {
             })
             .transpose()?;
         let options = Options {
+            blocks: Blocks::Huge,
             store_bytes: (ram.bytes() / STORE_PART) as usize,
             swap,
             ..Options::default()
         };
         let region = Arc::new(Region::adopt(ranges, options)?);
+        ram.manage(Arc::clone(&region));
         let scan = ScanThread::start(Arc::clone(&region), Pace::default()).map_err(EngineError::Thread)?;
         Ok(Self {
             region,
-            scan: Arc::new(scan),
+            scan,
+            _ram: Arc::clone(ram),
         })
     }
 
@@ -83,8 +91,8 @@ impl Engine {
         &self.region
     }
 
-    /// The scanning thread.
-    pub fn scan(&self) -> &Arc<ScanThread> {
-        &self.scan
+    /// Changes how fast it is scanned.
+    pub fn set_pace(&self, pace: Pace) {
+        self.scan.set_pace(pace);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use allocator::Pages;
 use levy_agent::{Event as AgentEvent, Workload};
 use serde_json::{Value, json};
 
@@ -16,6 +18,8 @@ use super::screen::Screen;
 use super::summary::Summary;
 use super::vmm_process::VmmProcess;
 use crate::control::Request;
+use crate::manager::host::{Doors, Host, HostError};
+use crate::manager::policy::Settings;
 use crate::process::Signals;
 
 /// How long a guest may take to switch itself off.
@@ -40,6 +44,19 @@ pub struct Plan {
     pub patience: Duration,
     /// Leave guests running after their verdict.
     pub keep: bool,
+    /// Who manages the guests' memory.
+    pub manager: Manager,
+}
+
+/// Who manages the guests' memory.
+#[derive(Clone, Debug)]
+pub enum Manager {
+    /// Nobody.
+    None,
+    /// The manager whose run directory this is.
+    Running(PathBuf),
+    /// This launcher, for as long as its guests run; with what may be promised as swap.
+    Own(Box<Settings>, Pages),
 }
 
 /// Why guests could not be launched.
@@ -59,6 +76,9 @@ pub enum FleetError {
         #[source]
         source: io::Error,
     },
+    /// The guests cannot be managed.
+    #[error(transparent)]
+    Manager(#[from] HostError),
     /// No threads.
     #[error("the host cannot start a thread")]
     Thread(#[source] io::Error),
@@ -72,6 +92,8 @@ pub struct Fleet {
     notes: Sender<Note>,
     heard: Receiver<Note>,
     interrupted: bool,
+    /// This launcher's own manager.
+    host: Option<Host>,
     // Last: removed when no process uses it any more.
     dir: RunDir,
 }
@@ -84,7 +106,12 @@ impl Fleet {
     pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
         let (notes, heard) = channel();
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
+        let host = match &plan.manager {
+            Manager::Own(settings, backing) => Some(manage(dir.path(), settings, *backing)?),
+            Manager::None | Manager::Running(_) => None,
+        };
         let mut fleet = Self {
+            host,
             guests: Vec::new(),
             plan,
             screen,
@@ -100,7 +127,11 @@ impl Fleet {
             })
             .map_err(FleetError::Thread)?;
         for (number, (name, args)) in fleet.plan.guests.clone().iter().enumerate() {
-            let start = VmmProcess::start((number, name), args, fleet.dir.path(), &fleet.notes);
+            let mut args = args.clone();
+            if let Some(manager) = fleet.manager() {
+                args.extend(["--manager".into(), manager.into()]);
+            }
+            let start = VmmProcess::start((number, name), &args, fleet.dir.path(), &fleet.notes);
             let vmm = start.map_err(|source| FleetError::Start {
                 name: name.clone(),
                 source,
@@ -110,6 +141,15 @@ impl Fleet {
             fleet.show(number);
         }
         Ok(fleet)
+    }
+
+    /// Run directory of the guests' manager.
+    fn manager(&self) -> Option<&Path> {
+        match &self.plan.manager {
+            Manager::None => None,
+            Manager::Running(dir) => Some(dir),
+            Manager::Own(..) => Some(self.dir.path()),
+        }
     }
 
     /// Watches the guests until all have ended.
@@ -269,8 +309,23 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
+        if let Some(host) = &self.host {
+            host.close();
+        }
         for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
             guest.vmm.kill();
         }
     }
+}
+
+/// Manages the guests that knock at `dir`, on a thread of its own.
+fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<Host, FleetError> {
+    let host = Host::open(Doors::in_dir(dir), *settings, backing)?;
+    let running = host.clone();
+    let body = move || running.run();
+    std::thread::Builder::new()
+        .name("manager".into())
+        .spawn(body)
+        .map_err(FleetError::Thread)?;
+    Ok(host)
 }

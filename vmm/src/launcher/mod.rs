@@ -15,7 +15,7 @@ mod vmm_process;
 use levy_agent::Event as AgentEvent;
 use serde_json::Value;
 
-pub use fleet::{Fleet, FleetError, Plan};
+pub use fleet::{Fleet, FleetError, Manager, Plan};
 pub use run_dir::RunDir;
 pub use screen::{Screen, ScreenStyle};
 pub use summary::{GuestSummary, Summary};

@@ -87,6 +87,8 @@ pub struct Orders {
     pub compress_pages: u64,
     /// Pages to swap out, once.
     pub swap_pages: u64,
+    /// Blocks of 2 MiB to put under management, once: until then they are neither scanned nor sampled.
+    pub split_blocks: u32,
     /// Part of one CPU that scanning may use, 0 to 1. 0 stops it.
     pub scan_cpu: f64,
     /// Pages a second that scanning may look at.

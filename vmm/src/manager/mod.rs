@@ -4,5 +4,6 @@ pub mod budget;
 pub mod census;
 pub mod host;
 pub mod member;
+pub mod place;
 pub mod policy;
 pub mod roster;

@@ -39,6 +39,9 @@ pub struct Settings {
     pub scan: Scan,
     /// Sampling of each guest.
     pub sample: Sampling,
+    /// Blocks of 2 MiB that each guest puts under management in a second, from when it is up. Until then they may be
+    /// huge pages, which are faster than small ones and cannot be shared.
+    pub split_blocks: u32,
 }
 
 /// Limits of scanning.
@@ -70,6 +73,7 @@ impl Settings {
                 cpu: 0.2,
                 pages_per_second: 200_000,
             },
+            split_blocks: 16,
             sample: Sampling {
                 pages: 100,
                 seconds: 30,
@@ -242,12 +246,18 @@ impl Policy {
     }
 
     fn orders(&self, free: i64, steps: &[Step], members: &mut [Member]) -> Vec<Orders> {
-        let Settings { scan, sample, .. } = self.settings;
+        let Settings {
+            scan,
+            sample,
+            split_blocks,
+            ..
+        } = self.settings;
         let everyone = members.len().max(1);
         let mut orders = vec![
             Orders {
                 scan_cpu: scan.cpu / everyone as f64,
                 scan_pages_per_second: scan.pages_per_second / everyone as u64,
+                split_blocks,
                 sample_pages: sample.pages,
                 sample_seconds: sample.seconds,
                 ..Orders::default()

@@ -6,11 +6,16 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use super::Event;
+use super::duties::GuestDuties;
 use crate::boot::{self, BootError, Platform};
-use crate::config::{GuestConfig, SerialConfig};
+use crate::config::{GuestConfig, ManagedConfig, SerialConfig, SharingConfig};
+use crate::engine::{AttendError, Attendant, Engine, EngineError, Introduction};
+use crate::link::{Hello, Sharing, VERSION};
 use crate::machine::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
 use crate::memory::{GuestRam, RamError};
 use crate::process::{SocketError, SocketFile};
@@ -48,6 +53,15 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
+    /// Its manager.
+    #[error(transparent)]
+    Attend(#[from] AttendError),
+    /// The management of its memory.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The manager's page socket.
+    #[error("the manager admits the guest but not to its sharing domain")]
+    Join(#[source] io::Error),
     /// The host is out of threads or descriptors.
     #[error("the host cannot start a thread for this guest")]
     Thread(#[source] io::Error),
@@ -61,6 +75,8 @@ pub struct Machine {
     pub devices: Devices,
     /// KVM and memory.
     pub vm: Vm,
+    /// Set once the guest is up.
+    pub up: Arc<AtomicBool>,
     /// The agent's socket file, which goes with the machine.
     _agent: Option<SocketFile>,
 }
@@ -75,6 +91,11 @@ impl Machine {
         let most = machine::most_vcpus(&kvm);
         let cpus = check_cpus(config.cpus.count, most)?;
         check_memory(config.memory.bytes)?;
+        let introduction = config
+            .managed
+            .as_ref()
+            .map(|managed| introduce(config, managed))
+            .transpose()?;
         let ram = Arc::new(GuestRam::new(config.memory.bytes)?);
         let vm = Vm::new(kvm, ram)?;
         let mut builder = Builder::new(&vm, OverlayDisk::default_directory());
@@ -95,14 +116,47 @@ impl Machine {
             devices: devices.slots.clone(),
         };
         let entry = boot::load(vm.ram(), &config.boot, &platform)?;
+        let up = Arc::new(AtomicBool::new(false));
+        if let (Some(introduction), Some(managed)) = (introduction, &config.managed) {
+            // The kernel is in place by now: it is the first that can be shared.
+            let engine = Engine::start(vm.ram(), managed.swap.clone())?;
+            let duties = GuestDuties {
+                balloon: devices.handles.balloon.clone(),
+                up: Arc::clone(&up),
+                began: Instant::now(),
+                events: events.clone(),
+            };
+            Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join)?;
+        }
         let vcpus = Vcpus::start(&vm, cpus, &entry, &devices.bus, events)?;
         Ok(Self {
             vcpus,
             devices,
             vm,
+            up,
             _agent: agent,
         })
     }
+}
+
+/// Asks the manager for admission, before anything costs memory.
+fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introduction, AttendError> {
+    let sharing = match &managed.sharing {
+        SharingConfig::Off => Sharing::Off,
+        SharingConfig::Domain(domain) => Sharing::Domain(domain.clone()),
+        // Guests of one launch have one launcher.
+        SharingConfig::Launch => Sharing::Domain(format!("launch-{}", std::os::unix::process::parent_id())),
+    };
+    let hello = Hello {
+        version: VERSION,
+        name: config.name.clone(),
+        size: config.memory.bytes,
+        min: config.memory.min,
+        shares: config.memory.shares,
+        sharing,
+        control: config.control.as_ref().map(|path| path.display().to_string()),
+    };
+    Introduction::make(&managed.manager, hello)
 }
 
 fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {

@@ -2,6 +2,7 @@
 //! [`Event`].
 
 mod build;
+mod duties;
 mod footprint;
 mod watch;
 

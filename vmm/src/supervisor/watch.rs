@@ -1,6 +1,7 @@
 //! Watching a running guest until it ends.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -185,6 +186,7 @@ impl<'a> Supervisor<'a> {
         let event = serde_json::from_slice::<AgentLine>(line).ok();
         if event.is_some_and(|line| line.event == "ready") {
             self.timing.ready_ms = Some(now);
+            self.machine.up.store(true, Ordering::SeqCst);
             self.report.state("ready", now);
             self.due = self.due.filter(|due| due.what != WhatIsDue::Ready);
         }

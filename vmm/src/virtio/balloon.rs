@@ -13,6 +13,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::{DeviceKind, Fault, Interest, Interrupt, Rings, Turn, VirtioDevice};
 use crate::config::BalloonConfig;
+use crate::link::BalloonReport;
 use crate::memory::{Gfn, GfnRange, GuestRam};
 
 /// Frames in a MiB.
@@ -60,6 +61,27 @@ impl Balloon {
     /// When the guest cannot be interrupted.
     pub fn set_target_mib(&mut self, mib: u64) -> Result<(), DeviceError> {
         self.device.set_target(mib.saturating_mul(FRAMES_PER_MIB))
+    }
+
+    /// Asks the guest to give up `pages` pages of 4 KiB in all, at most what it has.
+    ///
+    /// # Errors
+    /// When the guest cannot be interrupted.
+    pub fn set_target_pages(&mut self, pages: u64) -> Result<(), DeviceError> {
+        self.device.set_target(pages)
+    }
+
+    /// What the balloon's manager wants to know.
+    pub fn report(&self) -> BalloonReport {
+        let latest = self.device.statistics();
+        let values = latest.iter().flat_map(|latest| latest.values.iter());
+        BalloonReport {
+            target_pages: self.device.target(),
+            actual_pages: self.device.ballooned(),
+            unresponsive: !self.device.is_active(),
+            statistics: values.map(|(_, name, value)| (name.to_owned(), value)).collect(),
+            statistics_age_seconds: latest.map(|latest| latest.age(Instant::now()).as_secs_f64()),
+        }
     }
 
     /// The balloon's figures; what the guest claims stands apart from what the host knows.
@@ -195,14 +217,15 @@ impl Release for RamPort {
         self.0.regions().iter().filter_map(run).collect()
     }
 
-    fn release(&mut self, runs: &[Run], _reason: Reason) -> Released {
+    fn release(&mut self, runs: &[Run], reason: Reason) -> Released {
+        let why = match reason {
+            Reason::Inflated => page_share::Release::Balloon,
+            Reason::Reported => page_share::Release::Report,
+        };
         let mut released = Released::default();
         for run in runs {
-            let range = GfnRange {
-                start: Gfn::new(run.first().number()),
-                pages: run.count(),
-            };
-            match self.0.release(range) {
+            let range = frames(*run);
+            match self.0.release(range, why) {
                 Ok(()) => released.frames += range.pages,
                 Err(e) => {
                     released.failed += range.pages;
@@ -211,6 +234,18 @@ impl Release for RamPort {
             }
         }
         released
+    }
+    fn take_back(&mut self, runs: &[Run]) {
+        for run in runs {
+            self.0.take_back(frames(*run));
+        }
+    }
+}
+
+fn frames(run: Run) -> GfnRange {
+    GfnRange {
+        start: Gfn::new(run.first().number()),
+        pages: run.count(),
     }
 }
 

@@ -1,0 +1,149 @@
+//! `levy host`: the manager of many guests' memory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allocator::Tax;
+
+use crate::config;
+use crate::manager::budget::{Budget, Source};
+use crate::manager::host::{Doors, Host, HostError};
+use crate::manager::place;
+use crate::manager::policy::Settings;
+use crate::process;
+
+const EXAMPLES: &str = "\
+Guests find the manager by its run directory. `levy run` uses the manager in the default one by itself, and manages its
+guests alone where there is none.
+
+Examples:
+  levy host --memory 4G                 manage 4 GiB until Ctrl-C
+  levy run --count 8                    in another terminal: eight guests under it
+  levy host --run-dir /tmp/a --tax 0    a second manager, without idle-memory tax";
+
+/// Manage the memory of many guests: who gets how much, what they share, what goes to disk.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct HostArgs {
+    #[command(flatten)]
+    pub(super) policy: PolicyArgs,
+    /// Where guests find this manager [default: /run/levy, or levy in $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Folder whose free space may be promised as swap; guests name their own with --swap
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    swap: PathBuf,
+}
+
+/// How memory is managed; shared by `levy host` and by `levy run` where it manages its guests itself.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PolicyArgs {
+    /// Memory for all guests together, everything counted [default: the control group's limit, or what is available
+    /// less a tenth]
+    #[arg(long = "budget", visible_alias = "host-memory", value_name = "SIZE", value_parser = config::size)]
+    budget: Option<u64>,
+    /// Idle-memory tax: the part of an idle page's price that its owner pays on top, in percent, below 100
+    #[arg(long, value_name = "PERCENT", default_value = "75", value_parser = tax)]
+    tax: Tax,
+    /// Longest time between two plans
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = config::duration)]
+    rebalance: Duration,
+}
+
+impl PolicyArgs {
+    /// The settings, and what the budget's number is.
+    pub(super) fn settings(&self) -> std::io::Result<(Settings, Budget)> {
+        let budget = match self.budget {
+            Some(bytes) => Budget::explicit(bytes),
+            None => Budget::detect()?,
+        };
+        let pages = allocator::Pages::new(budget.bytes / 4096).min(allocator::Pages::LIMIT);
+        let settings = Settings {
+            tax: self.tax,
+            rebalance: self.rebalance,
+            ..Settings::new(pages)
+        };
+        Ok((settings, budget))
+    }
+}
+
+fn tax(text: &str) -> Result<Tax, String> {
+    let wrong = || "write a number of percent from 0 to below 100, such as 75".to_owned();
+    let percent: f64 = text.trim_end_matches('%').parse().map_err(|_| wrong())?;
+    Tax::new(percent / 100.0).map_err(|_| wrong())
+}
+
+/// Why there is no manager.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("the machine does not say how much memory it has; give --budget")]
+    Budget(#[source] std::io::Error),
+    #[error("cannot use the run directory {dir}; give another --run-dir", dir = dir.display())]
+    Dir {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot use {dir} for swap; give another --swap", dir = dir.display())]
+    Swap {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the host cannot start this process properly")]
+    Process(#[source] std::io::Error),
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl HostArgs {
+    /// Manages until Ctrl-C; the exit status of the process.
+    pub fn run(self) -> u8 {
+        process::log_to_stderr("host");
+        match self.manage() {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("levy: {}", process::chain(&error));
+                1
+            }
+        }
+    }
+
+    fn manage(self) -> Result<(), RunError> {
+        let signals = process::block_end_signals().map_err(RunError::Process)?;
+        let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
+        let dir = self.run_dir.unwrap_or_else(place::default_dir);
+        place::make_dir(&dir).map_err(|source| RunError::Dir {
+            dir: dir.clone(),
+            source,
+        })?;
+        let swap = self.swap;
+        let backing = place::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
+        let host = Host::open(Doors::in_dir(&dir), settings, backing)?;
+        eprintln!(
+            "levy: managing {} for guests ({}); they find me at {}",
+            mib(budget.bytes),
+            why(&budget),
+            dir.display()
+        );
+        let closer = host.clone();
+        signals
+            .watch(move |_| closer.close())
+            .map_err(RunError::Process)?;
+        host.run();
+        eprintln!("levy: no manager any more; guests run on without");
+        Ok(())
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn why(budget: &Budget) -> String {
+    match &budget.source {
+        Source::Explicit => "as asked".to_owned(),
+        Source::Cgroup(group) => format!("the limit of {}", group.display()),
+        Source::Available => "what is available, less a reserve".to_owned(),
+    }
+}

@@ -1,0 +1,123 @@
+//! `--memory` and `--sharing`: how much a guest may have, and with whom it shares.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::group::{Group, OptionError};
+
+/// The part of its size that a guest is promised where nobody says otherwise.
+const DEFAULT_MIN_PART: u64 = 4;
+
+/// `--memory size=512M,min=128M,shares=normal`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Configured size ("max"), bytes, whole MiB.
+    pub bytes: u64,
+    /// Guaranteed memory ("min"), bytes; a quarter of the size by default.
+    pub min: u64,
+    /// Right to memory beside other guests: low, normal and high are 500, 1000 and 2000.
+    pub shares: u32,
+}
+
+impl FromStr for MemoryConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "size", &["min", "shares"])?;
+        let bytes = group.bytes("size")?.ok_or(OptionError::Missing {
+            key: "size",
+            example: "--memory size=512M",
+        })?;
+        if bytes == 0 || !bytes.is_multiple_of(1 << 20) {
+            let what = "guest memory is a positive number of whole MiB";
+            return Err(Group::wrong("size", bytes, what));
+        }
+        if bytes >= 1 << 46 {
+            return Err(Group::wrong("size", bytes, "guests have less than 64 TiB"));
+        }
+        let min = group.bytes("min")?.unwrap_or(bytes / DEFAULT_MIN_PART);
+        if min > bytes {
+            return Err(Group::wrong(
+                "min",
+                min,
+                format_args!("more than the guest's size of {bytes}"),
+            ));
+        }
+        let shares = group
+            .with("shares", shares)?
+            .unwrap_or(allocator::Shares::NORMAL.get());
+        Ok(Self { bytes, min, shares })
+    }
+}
+
+impl fmt::Display for MemoryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "size={},min={},shares={}", self.bytes, self.min, self.shares)
+    }
+}
+
+/// Shares by name or number.
+pub(crate) fn shares(text: &str) -> Result<u32, String> {
+    match text {
+        "low" => Ok(allocator::Shares::LOW.get()),
+        "normal" => Ok(allocator::Shares::NORMAL.get()),
+        "high" => Ok(allocator::Shares::HIGH.get()),
+        number => match number.parse() {
+            Ok(0) | Err(_) => {
+                Err("write low (500), normal (1000), high (2000) or a number above 0".to_owned())
+            }
+            Ok(shares) => Ok(shares),
+        },
+    }
+}
+
+/// `--sharing mode=on,domain=web`
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum SharingConfig {
+    /// With the guests started by the same command.
+    #[default]
+    Launch,
+    /// With all guests that name this domain.
+    Domain(String),
+    /// With nobody.
+    Off,
+}
+
+impl FromStr for SharingConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "mode", &["domain"])?;
+        let mode = group.with("mode", super::values::switch)?.unwrap_or(true);
+        let domain = group.with("domain", |name| Ok(name.to_owned()))?;
+        match (mode, domain) {
+            (true, None) => Ok(Self::Launch),
+            (true, Some(domain)) if domain.is_empty() => Err(Group::wrong("domain", domain, "name a domain")),
+            (true, Some(domain)) => Ok(Self::Domain(domain)),
+            (false, None) => Ok(Self::Off),
+            (false, Some(domain)) => Err(Group::wrong("domain", domain, "mode=off shares with nobody")),
+        }
+    }
+}
+
+impl fmt::Display for SharingConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Launch => f.write_str("mode=on"),
+            Self::Domain(domain) => write!(f, "mode=on,domain={domain}"),
+            Self::Off => f.write_str("mode=off"),
+        }
+    }
+}
+
+/// How a guest is managed: by whom, and what it brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedConfig {
+    /// Run directory of the manager.
+    pub manager: PathBuf,
+    /// Whom it shares with.
+    pub sharing: SharingConfig,
+    /// Where its swap file goes; without one nothing is swapped.
+    pub swap: Option<PathBuf>,
+}
