@@ -124,9 +124,14 @@ impl Member {
         Pages::new(pages.shared.saturating_add(pages.zero)).min(self.limits.max)
     }
 
-    /// What its process needs beside the guest's private pages.
+    /// Memory that its compressed pages occupy.
+    pub fn store(&self) -> Pages {
+        Pages::new(self.report.store_bytes.div_ceil(4096)).min(self.limits.max)
+    }
+
+    /// What its process needs beside the guest's private and compressed pages.
     pub fn overhead(&self) -> Pages {
-        self.held.less(self.private())
+        self.held.less(self.private() + self.store())
     }
 
     /// Pages that its balloon was asked for and has not delivered.
@@ -150,7 +155,7 @@ impl Member {
             active: self.estimate.active,
             shared: self.shared(),
             holding: Holding {
-                held: self.private().less(self.inflating()),
+                held: (self.private() + self.store()).less(self.inflating()),
                 balloon: self.balloon(),
                 shareable: self.private(),
                 compressible: cold,

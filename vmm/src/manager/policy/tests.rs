@@ -96,6 +96,7 @@ fn obey(member: &mut Member, guest: &Guest, orders: &Orders, seconds: u64) {
         running: (0, 0),
     };
     // What was compressed takes half its size in the process.
+    report.store_bytes = report.pages.compressed / 2 * 4096;
     member.held = Pages::new(report.pages.private + report.pages.compressed / 2);
     member.hear(report);
 }
@@ -114,11 +115,14 @@ fn the_idle_guest_pays_for_the_active_one() {
     };
     let mut host = Host::new(figure_7(), vec![guest(0), guest(256)]);
     host.run(180);
-    // The closed form's 104 and 256, within the ladder's dead band of 1 % of a guest on either side.
+    // The closed form's 104 and 256 are for the free memory aimed for; balloons rest as soon as the state is high, so
+    // the idle guest may keep what lies between that and the soft threshold. The dead band is 1 % of a guest.
+    let thresholds = Thresholds::published(figure_7());
+    let slack = (thresholds.goal() - thresholds.of(State::Soft)).mib() + 2.56;
+    let idle = host.private(0);
     assert!(
-        (host.private(0) - 104.0).abs() <= 6.0,
-        "idle guest holds {} MiB",
-        host.private(0)
+        (101.4..=104.0 + slack).contains(&idle),
+        "idle guest holds {idle} MiB, slack {slack}"
     );
     assert!(
         (host.private(1) - 256.0).abs() <= 6.0,
@@ -168,11 +172,9 @@ fn a_dead_balloon_is_compressed_and_swapped_instead() {
     let pages = host.members[0].report.pages;
     assert_eq!(pages.ballooned, 0);
     assert!(pages.compressed + pages.swapped > 0, "{pages:?}");
-    assert!(
-        round.free > 0 && host.private(0) >= 64.0,
-        "{round:?}, private {} MiB",
-        host.private(0)
-    );
+    // Its compressed pages are memory it holds.
+    let held = host.private(0) + host.members[0].store().mib();
+    assert!(round.free > 0 && held >= 64.0, "{round:?}, held {held} MiB");
 }
 
 #[test]
