@@ -199,6 +199,11 @@ impl GuestRam {
         }
     }
 
+    /// Who manages the pages, if anybody.
+    pub fn manager(&self) -> Option<&Arc<page_share::Region>> {
+        self.region.get()
+    }
+
     /// How many frames were given back so far, repeats counted.
     pub fn released_pages(&self) -> u64 {
         self.released.load(Ordering::Relaxed)

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod attendant;
+mod figures;
 mod sampler;
 
 use std::io;
@@ -17,6 +18,7 @@ use page_share::{AdoptError, Blocks, MemoryRange, Options, Pace, Region, ScanThr
 use crate::memory::GuestRam;
 
 pub use attendant::{AttendError, Attendant, Duties, Introduction};
+pub use figures::PageFigures;
 
 /// Part of a guest's memory that the compressed store may take, as a divisor.
 const STORE_PART: u64 = 4;

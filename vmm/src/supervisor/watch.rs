@@ -12,6 +12,7 @@ use super::Event;
 use super::build::Machine;
 use super::footprint::Footprint;
 use crate::control::{Reply, Request};
+use crate::engine::PageFigures;
 use crate::machine::Outcome;
 use crate::process::Report;
 
@@ -341,6 +342,7 @@ impl<'a> Supervisor<'a> {
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),
+            "pages": ram.manager().map(|region| PageFigures::of(&region.stats())),
             "balloon": balloon,
             "devices": plugs,
             "disks": disks,
