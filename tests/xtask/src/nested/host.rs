@@ -23,7 +23,7 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Lines of the nested host's console that an error shows.
-const CONSOLE_LINES: usize = 25;
+const CONSOLE_LINES: usize = 60;
 
 /// The part of EPYC with nested paging that QEMU emulates, so that it has nothing to warn about.
 const CPU: &str = "EPYC,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
