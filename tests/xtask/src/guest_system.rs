@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use guest_images::debian::Archive;
-use guest_images::{Boot, Cache, Flavour};
+use guest_images::{Boot, Cache, Disk, Flavour, Images};
 
 /// Everything a real guest needs.
 pub(crate) struct GuestSystem {
     levy: PathBuf,
-    boot: Boot,
+    images: Images,
 }
 
 impl GuestSystem {
@@ -20,11 +19,9 @@ impl GuestSystem {
     /// Something does not build or cannot be fetched.
     pub(crate) fn prepare() -> Result<Self> {
         let cache = Cache::of_user()?.on_progress(|line| eprintln!("images: {line}"));
-        let archive = Archive::open(&cache)?;
-        let boot = Boot::build(&archive, Flavour::default())?;
         Ok(Self {
+            images: Images::ready(&cache, Flavour::default())?,
             levy: build_levy()?,
-            boot,
         })
     }
 
@@ -35,12 +32,20 @@ impl GuestSystem {
 
     /// Kernel and initramfs.
     pub(crate) fn boot(&self) -> &Boot {
-        &self.boot
+        &self.images.boot
+    }
+
+    /// The Debian root disk.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.images.disk
     }
 
     /// What the tests find it by.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        vec![("LEVY_TEST_BINARY".into(), self.levy.display().to_string())]
+        vec![
+            ("LEVY_TEST_BINARY".into(), self.levy.display().to_string()),
+            ("LEVY_TEST_DISK".into(), self.disk().image().display().to_string()),
+        ]
     }
 }
 

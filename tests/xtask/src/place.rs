@@ -53,7 +53,7 @@ impl Place {
             eprintln!("booting the nested host for real guests");
         }
         let host = nested::boot(&Shape {
-            cpus: nested::default_cpus(),
+            cpus: nested::CPUS,
             memory_mib,
             results: results.map(PathBuf::from),
         })?;

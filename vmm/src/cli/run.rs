@@ -26,6 +26,7 @@ name: --workload churn,mib=64,seconds=10
 Examples:
   levy run                                        one guest until Ctrl-C
   levy run --count 3 --workload redis
+  levy run --count 3 --workload redis --workload nginx --workload pgbench
   levy run --count 8 --no-disk --memory size=256M --workload churn,mib=32,seconds=5
   levy run --json --no-disk --workload fill,mib=100 | jq .
   levy run --kernel bzImage --initrd initrd.img --disk path=root.img,overlay=on --cmdline root=/dev/vda
@@ -48,9 +49,9 @@ pub struct RunArgs {
     /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
     #[arg(long)]
     no_disk: bool,
-    /// What each guest runs: NAME[,key=value]...
-    #[arg(long, value_name = "NAME[,key=value]", value_parser = workload)]
-    workload: Option<Workload>,
+    /// What the guests run: NAME[,key=value]... Repeatable; the guests take them in turn
+    #[arg(long = "workload", value_name = "NAME[,key=value]", value_parser = workload)]
+    workloads: Vec<Workload>,
     /// A guest hangs if its agent is not ready by then (60s, 2m)
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
     deadline: Duration,
@@ -189,7 +190,7 @@ impl RunArgs {
             (1..=self.count).map(|n| (name(n), args.clone())).collect();
         Ok(Plan {
             guests,
-            workload: self.workload,
+            workloads: self.workloads,
             patience: self.patience,
             keep: self.keep,
             manager,

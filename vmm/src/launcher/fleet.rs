@@ -38,8 +38,8 @@ const CONSOLE_LINES: usize = 15;
 pub struct Plan {
     /// The guests: name, and arguments of `levy vmm`.
     pub guests: Vec<(String, Vec<OsString>)>,
-    /// What each guest runs, if anything; without it guests run until they are switched off.
-    pub workload: Option<Workload>,
+    /// What the guests run, in turn; without any they run until they are switched off.
+    pub workloads: Vec<Workload>,
     /// How long a verdict may take beyond the time that the workload announces.
     pub patience: Duration,
     /// Leave guests running after their verdict.
@@ -162,7 +162,7 @@ impl Fleet {
             self.give_up_on_late_verdicts();
         }
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
-        let summary = Summary::of(guests, self.plan.workload.is_some(), self.interrupted);
+        let summary = Summary::of(guests, !self.plan.workloads.is_empty(), self.interrupted);
         let mut value = json!(summary);
         value["event"] = "summary".into();
         self.screen.finish(&summary.to_text(), &value);
@@ -208,13 +208,12 @@ impl Fleet {
     fn ready(&mut self, number: usize) {
         let guest = &mut self.guests[number];
         guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
-        if let Some(workload) = &self.plan.workload {
-            if let Err(e) = guest.start(workload, self.plan.patience) {
-                guest
-                    .summary
-                    .complaints
-                    .push(format!("cannot send the workload: {e}"));
-            }
+        let workloads = &self.plan.workloads;
+        if let Some(workload) = workloads.get(number % workloads.len().max(1))
+            && let Err(e) = guest.start(workload, self.plan.patience)
+        {
+            let complaint = format!("cannot send the workload: {e}");
+            guest.summary.complaints.push(complaint);
         }
     }
 
