@@ -74,11 +74,7 @@ pub enum HostError {
 /// # Errors
 /// When it is missing, forbidden, or too old.
 pub fn open_kvm() -> Result<Kvm, HostError> {
-    let kvm = Kvm::new().map_err(|e| match e.errno() {
-        libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::NoKvm,
-        libc::EACCES | libc::EPERM => HostError::NoPermission,
-        errno => HostError::Unusable(io::Error::from_raw_os_error(errno)),
-    })?;
+    let kvm = Kvm::new().map_err(|e| why_not(e.errno()))?;
     if kvm.get_api_version() != KVM_API_VERSION as i32 {
         return Err(HostError::Lacks("API version 12"));
     }
@@ -88,6 +84,15 @@ pub fn open_kvm() -> Result<Kvm, HostError> {
         }
     }
     Ok(kvm)
+}
+
+/// Why /dev/kvm cannot be opened.
+fn why_not(errno: i32) -> HostError {
+    match errno {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::NoKvm,
+        libc::EACCES | libc::EPERM => HostError::NoPermission,
+        errno => HostError::Unusable(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// The most vCPUs a guest can have on this host.
@@ -146,5 +151,25 @@ impl Vm {
     /// The guest's memory.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kvm_that_is_missing_or_forbidden_says_so_with_the_cure() {
+        let missing = why_not(libc::ENOENT).to_string();
+        assert!(
+            missing.contains("no /dev/kvm") && missing.contains("kvm_amd"),
+            "{missing}"
+        );
+        let forbidden = why_not(libc::EACCES).to_string();
+        assert!(
+            forbidden.contains("no permission") && forbidden.contains("usermod"),
+            "{forbidden}"
+        );
+        assert!(why_not(libc::EBUSY).to_string().contains("levy doctor"));
     }
 }

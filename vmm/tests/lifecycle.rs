@@ -1,0 +1,191 @@
+//! A VMM process from the outside: asked, paused, stopped, abandoned. The guest is a kernel of one instruction, which
+//! any KVM runs.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use levy::control::{Client, ClientError, Request};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A kernel that jumps to itself at its 64-bit entry point.
+fn write_kernel(dir: &Path) {
+    let mut file = vec![0u8; 3 * 512 + 4096];
+    file[0x1F1] = 2;
+    file[0x1F4..0x1F8].copy_from_slice(&(4096u32 / 16).to_le_bytes());
+    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
+    file[0x201] = 0x6A;
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x020Fu16.to_le_bytes());
+    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFFu32.to_le_bytes());
+    file[0x236] = 1;
+    file[0x238..0x23C].copy_from_slice(&2047u32.to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&(4u32 << 20).to_le_bytes());
+    file[3 * 512 + 0x200..3 * 512 + 0x202].copy_from_slice(&[0xEB, 0xFE]);
+    std::fs::write(dir.join("bzImage"), file).unwrap();
+}
+
+struct Vmm {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Vmm {
+    /// A running guest of two vCPUs, or nothing, said aloud, where there is no KVM.
+    fn start(more: &[&str]) -> Option<Self> {
+        if std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_err()
+        {
+            eprintln!("skipped: no usable /dev/kvm on this machine");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write_kernel(dir.path());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_levy"))
+            .args([
+                "vmm",
+                "--kernel",
+                "bzImage",
+                "--memory",
+                "64M",
+                "--cpus",
+                "2",
+                "--kvm-checked",
+            ])
+            .args([
+                "--control",
+                "control",
+                "--agent",
+                "agent",
+                "--serial",
+                "null",
+                "--events",
+                "json",
+            ])
+            .args(more)
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(line.contains("running"), "{line}");
+        Some(Self { child, dir })
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.dir.path().join("control"), PATIENCE).unwrap()
+    }
+
+    fn ask(&self, request: &Request) -> Value {
+        self.client().ask(request).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process; its status. Nothing but the kernel is left then.
+    fn end(mut self) -> Option<i32> {
+        let begin = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if begin.elapsed() > PATIENCE => panic!("the VMM does not end"),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let left: Vec<_> = std::fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["bzImage"]);
+        status.code()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_guest_pauses_at_once_every_time_and_goes_on() {
+    let Some(vmm) = Vmm::start(&[]) else { return };
+    // A kick that is lost would make one of these wait for ever; two hundred meet every place to lose it.
+    for _ in 0..200 {
+        assert_eq!(vmm.ask(&Request::Pause)["state"], "paused");
+        assert_eq!(vmm.ask(&Request::Resume)["state"], "running");
+    }
+    vmm.ask(&Request::Pause);
+    assert_eq!(vmm.ask(&Request::Status)["state"], "paused");
+    let vcpus = vmm.ask(&Request::Registers)["vcpus"].clone();
+    assert_eq!(vcpus[0]["rip"], 0x10_0200);
+    assert_eq!(vcpus.as_array().unwrap().len(), 2);
+    vmm.ask(&Request::Stop { grace_ms: 0 });
+    assert_eq!(vmm.end(), Some(0));
+}
+
+#[test]
+fn figures_tell_guest_and_vmm_apart() {
+    let Some(vmm) = Vmm::start(&["--balloon", "size=8M"]) else {
+        return;
+    };
+    let stats = vmm.ask(&Request::Stats);
+    assert_eq!(stats["memory"]["guest_kib"], 64 << 10);
+    let touched = stats["memory"]["guest_rss_kib"].as_u64().unwrap();
+    assert!(
+        (4..1024).contains(&touched),
+        "an idle guest of one page touches little: {touched} KiB"
+    );
+    assert!(stats["memory"]["vmm_private_kib"].as_u64().unwrap() > 0);
+    assert_eq!(stats["balloon"]["target_mib"], 8);
+    assert_eq!(vmm.ask(&Request::Balloon { amount_mib: 16 })["target_mib"], 16);
+    vmm.signal("TERM");
+    assert_eq!(vmm.end(), Some(0));
+}
+
+#[test]
+fn requests_that_make_no_sense_are_answered() {
+    let Some(vmm) = Vmm::start(&[]) else { return };
+    let refused = vmm.client().ask(&Request::Balloon { amount_mib: 1 });
+    let Err(ClientError::Refused(message)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(message.contains("no balloon"), "{message}");
+    let mut raw = std::os::unix::net::UnixStream::connect(vmm.dir.path().join("control")).unwrap();
+    std::io::Write::write_all(&mut raw, b"{\"do\":\"explode\"}\n[]\n\xFF\n").unwrap();
+    let answers: Vec<_> = BufReader::new(raw).lines().take(3).map(Result::unwrap).collect();
+    assert!(answers.iter().all(|a| a.starts_with("{\"error\"")), "{answers:?}");
+    assert!(answers[0].contains("explode"));
+    vmm.signal("INT");
+    assert_eq!(vmm.end(), Some(0));
+}
+
+#[test]
+fn giving_up_on_a_guest_says_what_it_did_instead() {
+    let Some(vmm) = Vmm::start(&[]) else { return };
+    let answer = vmm.ask(&Request::GiveUp {
+        because: "no verdict in time".into(),
+    });
+    let message = answer["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("no verdict in time; its agent never spoke; vCPU 0: rip 0x100200"),
+        "{message}"
+    );
+    assert_eq!(vmm.end(), Some(5));
+}
