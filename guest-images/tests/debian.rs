@@ -3,7 +3,7 @@
 use std::fs;
 
 use guest_images::debian::{Archive, Depth, Prefer, Request};
-use guest_images::{Cache, Flavour, Kernel};
+use guest_images::{AGENT, Boot, Cache, Flavour, Kernel};
 
 fn listing(dir: &std::path::Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
@@ -64,22 +64,40 @@ fn packages_are_fetched_verified_unpacked_and_cached() {
     let error = archive.tree(&missing).unwrap_err().to_string();
     assert!(error.contains("levy-no-such-package"), "{error}");
     assert_eq!(
-        listing(&dir.path().join("busybox")).len(),
+        listing(&archive.cache().root().join("busybox")).len(),
         3,
         "one entry, latest and the lock"
     );
 }
 
-#[test]
-fn the_cloud_kernel_comes_with_image_and_modules() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::at(dir.path()).unwrap();
-    assert_eq!(Kernel::latest(&cache, Flavour::Cloud612), None);
-    let archive = Archive::open(&cache).unwrap();
-    let kernel = Kernel::fetch(&archive, Flavour::Cloud612).unwrap();
+fn the_cloud_kernel_comes_with_image_and_modules(archive: &Archive) {
+    assert_eq!(Kernel::latest(archive.cache(), Flavour::Cloud612), None);
+    let kernel = Kernel::fetch(archive, Flavour::Cloud612).unwrap();
     assert!(kernel.release().starts_with("6.12."), "{}", kernel.release());
     assert!(kernel.modules().join("modules.builtin").exists());
     // "HdrS" at 0x202: a bzImage.
     assert_eq!(&fs::read(kernel.image()).unwrap()[0x202..0x206], b"HdrS");
-    assert_eq!(Kernel::latest(&cache, Flavour::Cloud612).as_ref(), Some(&kernel));
+    assert_eq!(
+        Kernel::latest(archive.cache(), Flavour::Cloud612).as_ref(),
+        Some(&kernel)
+    );
+}
+
+fn a_boot_pair_is_built_once_and_always_the_same(archive: &Archive) {
+    let build = || Boot::build(archive, Flavour::Cloud612).unwrap();
+    let boot = build();
+    let written = || fs::metadata(boot.initramfs()).unwrap().modified().unwrap();
+    let (first, when) = (fs::read(boot.initramfs()).unwrap(), written());
+    assert_eq!(build(), boot);
+    assert_eq!(written(), when, "built again");
+    assert_eq!(
+        Boot::latest(archive.cache(), Flavour::Cloud612).as_ref(),
+        Some(&boot)
+    );
+
+    fs::remove_dir_all(boot.dir()).unwrap();
+    assert_eq!(build(), boot);
+    assert!(fs::read(boot.initramfs()).unwrap() == first, "two builds differ");
+    let holds = |needle: &[u8]| first.windows(needle.len()).any(|window| window == needle);
+    assert!(holds(&AGENT[..4096]) && holds(b"-virtio_balloon.ko\0") && holds(b"-virtio_mmio.ko\0"));
 }

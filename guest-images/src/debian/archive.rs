@@ -270,6 +270,10 @@ impl Archive {
         write("apt.conf", &(self.config() + &settings))?;
         let sources = self.mirror.sources_list()?;
         let changed = fs::read_to_string(self.dir.join("sources.list")).ok() != Some(sources.clone());
+        if changed {
+            // Also for the next process, should the fetch that follows fail.
+            let _ = fs::remove_file(self.dir.join("fetched"));
+        }
         write("sources.list", &sources)?;
         Ok(changed)
     }
