@@ -169,7 +169,8 @@ fn discarding_a_region_leaves_zeros_and_no_references() {
 fn system_calls_reach_pages_that_are_elsewhere() {
     let (memory, region) = guest(u64::from, options());
     region.compress(PageRun::new(Gfn::new(0), 4));
-    region.swap_out(PageRun::new(Gfn::new(4), 4)).unwrap();
+    let out = region.swap_out(PageRun::new(Gfn::new(4), 4)).unwrap();
+    assert_eq!(out, 4, "{:#?}", region.stats());
     let mut file = tempfile::tempfile().unwrap();
     // SAFETY: reads 8 mapped pages; the kernel takes the faults.
     let wrote = unsafe { libc::write(file.as_raw_fd(), host_address(&memory, 0), 8 * PAGE_SIZE) };

@@ -50,10 +50,15 @@ impl Engine {
         result
     }
 
-    /// References for pages of `run` that were not even taken.
+    /// References for pages of `run` that were not even taken: in use by a device, or disturbed. They are looked at
+    /// again at the next pass.
     fn return_places(&mut self, place: u32, run: PageRun, pages: std::ops::Range<u32>) {
-        self.returns
-            .extend(pages.map(|page| place + (page - run.first.get())));
+        for page in pages {
+            self.returns.push(place + (page - run.first.get()));
+            if self.guest.table.state(page) == State::Private {
+                self.guest.table.set_pending(page, true);
+            }
+        }
     }
 
     /// Splits one taken claim into stretches that equal the pool and stretches that differ.

@@ -23,6 +23,9 @@ pub(crate) const CHUNK: u32 = 2048;
 /// Passes without a look for broken pages where the last one found none.
 const CALM_PASSES: u8 = 3;
 
+/// Passes after which pages that the kernel would not move are tried again.
+const STUCK_PASSES: u64 = 16;
+
 /// What one look at a run brought.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
@@ -121,6 +124,7 @@ impl Engine {
     fn sketch_quiet(&mut self, run: PageRun, before: &[u64], hasher: &PageHasher, out: &mut Scanned) {
         let guest = self.guest.clone();
         let mut copy = [0; PAGE_SIZE];
+        let retry_stuck = guest.counters.passes.get().is_multiple_of(STUCK_PASSES);
         let written = std::mem::take(&mut self.found);
         let mut written_at = 0;
         for (word, &pending) in words(run).zip(before) {
@@ -141,6 +145,9 @@ impl Engine {
                 let busy = written
                     .get(written_at)
                     .is_some_and(|found| found.start <= span.start());
+                if retry_stuck {
+                    guest.table.clear_marks(page, mark::STUCK);
+                }
                 if busy || guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
                     continue;
                 }

@@ -80,8 +80,9 @@ impl Guest {
         self.forget_stored(self.table.detail(page), State::Swapped);
         match read {
             Ok(()) => {
-                self.copy_all(claim.run(), std::slice::from_ref(buffer));
+                // Counted first: filling the page already wakes whoever waits for it.
                 self.counters.pages_swapped_in.add(1);
+                self.copy_all(claim.run(), std::slice::from_ref(buffer));
                 self.settle(claim, State::Private);
             }
             Err(error) => {
