@@ -1,4 +1,58 @@
-//! Content-based page sharing, sampling, compression and swap for memory that a VMM owns.
+//! Which pages of many guests are equal, and how can they be one page, while all of them run?
+//!
+//! A VMM hands its guest's memory to a [`Region`], a manager keeps a [`Domain`] for guests that may share, and a
+//! [`port::Port`] connects the two, in one process ([`LocalPort`]) or over a socket ([`SocketPort`]).
+//!
+//! # Nouns
+//! - A **region** is one guest's memory under management: it finds written pages, names quiet ones, maps common
+//!   copies, and takes pages away for sampling, compression and swap. It needs nothing but private anonymous memory.
+//! - A **domain** is a set of guests that may share. It owns the **index** (who has which content) and the **pool**
+//!   (one memfd of common copies, read-only for everybody else). Its secret key names pages; two domains' names are
+//!   unrelated.
+//! - A **slot** is a page of the pool; a **reference** is a region's right to map it.
+//! - A page is **private**, **shared** (a copy-on-write mapping of a slot), **broken** (shared, but the kernel has
+//!   copied it at a write), **re-homed** (brought back from a mapping to memory of its own), and so on: [`State`].
+//!
+//! # Example
+//! ```
+//! use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, Region};
+//!
+//! let manager = LocalManager::new(Domain::new(1024)?);
+//! let memory = AnonymousMemory::new(256)?;
+//! (0..256).for_each(|page| memory.write_page(page, &[1; 4096]));
+//!
+//! let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default())?;
+//! region.connect(Box::new(manager.attach(region.page_limit())?))?;
+//! (0..3).for_each(|_| region.scan_pass());
+//!
+//! assert_eq!(region.stats().shared, 256);
+//! assert_eq!(manager.with(|domain| domain.sizes().pool_pages), Some(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Invariants
+//! 1. A page's content is in exactly one place, which its state byte names. The byte changes by compare-exchange only.
+//! 2. Whoever moved a page to [`State::InTransit`] makes every call that fills or empties it, settles it, and wakes
+//!    whoever faulted meanwhile. Nobody else touches it.
+//! 3. A page is mapped from the pool only after all 4096 bytes were compared while nobody could write it, and only
+//!    with a reference that was granted before.
+//! 4. A reference is returned only after its last mapping is gone.
+//! 5. The fault handler waits for nobody: no lock that a user of guest memory holds, no I/O, no manager.
+//! 6. Guest bytes are copied before they are looked at; no Rust reference points into guest memory.
+//! 7. What would lose a page or show wrong bytes ends the process.
+//! 8. Descriptors that watch a guest close only after everything held was given back.
+//!
+//! # Lock order
+//! Scanner, then engine, then store or swap file. The scanner never holds the engine lock while it calls the manager.
+//! The handler takes the store's lock alone, for one page.
+//!
+//! # Known holes
+//! - Zero pages that are mapped already grow ungated: the kernel serves such writes alone.
+//! - Memory that was not mapped with MAP_NORESERVE works, but its mappings do not join again after a re-home.
+//! - A long run that comes late does not push out short ones when mappings are used up.
+//! - The same user, or root, can reopen the pool for writing: confine the VMM with seccomp.
+//! - vhost-user, VFIO, hugetlbfs and file-backed guest memory are refused or unsupported: they bypass page tables that
+//!   this crate relies on.
 
 mod counts;
 mod domain;

@@ -191,7 +191,7 @@ fn system_calls_reach_pages_that_are_elsewhere() {
 fn a_direct_read_in_flight_lands_because_its_pages_are_marked() {
     let manager = manager();
     let (memory, region) = merged_guest(&manager, options());
-    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("disk");
     File::create(&path).unwrap().write_all(&page(777)).unwrap();
     let direct = File::options()

@@ -1,4 +1,12 @@
-//! Tests of the region on real memory.
+//! Tests of the region that need to see, or break, its inside.
+#![allow(unsafe_code)]
+// UNSAFETY: one test replaces a descriptor behind the handler's back.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use crate::region::state::State as S;
 
 use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region, State};
 
@@ -155,4 +163,116 @@ fn a_region_that_ends_hands_back_what_it_was_granted_and_never_mapped() {
     }
     let sizes = manager.with(|domain| domain.sizes()).unwrap();
     assert_eq!((sizes.references, sizes.pool_pages), (0, 0));
+}
+
+/// Runs `body` in a process of its own and returns how that ended: the test calls itself.
+fn in_child(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+    if std::env::var("PAGE_SHARE_CHILD").as_deref() == Ok(name) {
+        body();
+        return None;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("region::tests::{name}"), "--nocapture"]);
+    Some(command.env("PAGE_SHARE_CHILD", name).status().unwrap())
+}
+
+fn small_region(options: Options) -> (AnonymousMemory, Region) {
+    let memory = AnonymousMemory::new(1024).unwrap();
+    (0..1024).for_each(|at| memory.write_page(at, &page(u64::from(at))));
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+    (memory, region)
+}
+
+#[test]
+fn a_handler_that_dies_takes_the_process_with_it() {
+    let status = in_child("a_handler_that_dies_takes_the_process_with_it", || {
+        let (memory, region) = small_region(Options {
+            store_bytes: 1 << 20,
+            ..Options::default()
+        });
+        assert!(region.compress(crate::PageRun::new(Gfn::new(0), 10)) > 0);
+        // Held open, or the kernel itself would show zeros.
+        let _watch = region.guest.watch.as_fd().try_clone_to_owned().unwrap();
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: only makes the handler's descriptor useless.
+        unsafe { libc::dup2(nothing.as_raw_fd(), region.guest.watch.as_fd().as_raw_fd()) };
+        region.handler.ring();
+        memory.read_page(0);
+        println!("the handler lives on");
+        std::process::exit(0);
+    });
+    assert!(
+        status.is_none_or(|status| status.signal() == Some(libc::SIGABRT)),
+        "{status:?}"
+    );
+}
+
+#[test]
+fn a_page_that_is_there_already_is_never_overwritten() {
+    let status = in_child("a_page_that_is_there_already_is_never_overwritten", || {
+        let (_memory, region) = small_region(Options {
+            store_bytes: 1 << 20,
+            ..Options::default()
+        });
+        let run = crate::PageRun::new(Gfn::new(0), 1);
+        assert_eq!(region.compress(run), 1);
+        assert_eq!(region.bring_back(run), 1);
+        // The table lies: the page is present, but said to be in the store.
+        assert_eq!(region.compress(crate::PageRun::new(Gfn::new(1), 1)), 1);
+        region.guest.table.set_detail(0, region.guest.table.detail(1));
+        let claim = region.guest.table.claim(0, S::Private).unwrap();
+        region.guest.table.settle(claim, S::Compressed);
+        region.bring_back(run);
+        println!("the page was filled twice");
+    });
+    assert!(
+        status.is_none_or(|status| status.signal() == Some(libc::SIGABRT)),
+        "{status:?}"
+    );
+}
+
+#[test]
+fn huge_blocks_are_left_alone_until_they_are_split_and_can_be_rebuilt() {
+    let memory = AnonymousMemory::new(1536).unwrap();
+    (0..1536).for_each(|at| memory.write_page(at, &page(u64::from(at))));
+    let options = Options {
+        blocks: crate::Blocks::Huge,
+        store_bytes: 16 << 20,
+        ..Options::default()
+    };
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+    assert_eq!(region.stats().huge, 1536);
+    assert_eq!(region.compress(crate::PageRun::new(Gfn::new(0), 1536)), 0);
+    assert_eq!(region.split_run(crate::PageRun::new(Gfn::new(600), 1)), 1);
+    assert_eq!((region.stats().huge, region.stats().private), (1024, 512));
+    assert!(region.compress(crate::PageRun::new(Gfn::new(512), 16)) > 0);
+    assert!(!region.rebuild_block(Gfn::new(512)), "pages are missing");
+    region.bring_back(crate::PageRun::new(Gfn::new(512), 512));
+    if region.rebuild_block(Gfn::new(512)) {
+        assert_eq!((region.stats().huge, region.stats().blocks_rebuilt), (1536, 1));
+    }
+    assert_eq!(region.split_blocks(10), region.stats().blocks_split as u32 - 1);
+    (0..1536).for_each(|at| assert!(memory.read_page(at) == page(u64::from(at)), "page {at}"));
+}
+
+#[cfg(feature = "vm-memory")]
+#[test]
+fn the_memory_of_a_vmm_is_adopted_with_its_hole() {
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 20), 1 << 20)];
+    let memory: GuestMemoryMmap<()> = GuestMemoryMmap::from_ranges(&ranges).unwrap();
+    memory.write_slice(&page(7), GuestAddress(4 << 20)).unwrap();
+    memory.write_slice(&page(7), GuestAddress(4096)).unwrap();
+    let adopted = crate::MemoryRange::all_of_vm_memory(&memory).unwrap();
+    let region = Region::adopt(adopted, Options::default()).unwrap();
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    region
+        .connect(Box::new(manager.attach(region.page_limit()).unwrap()))
+        .unwrap();
+    (0..4).for_each(|_| region.scan_pass());
+    assert_eq!((region.stats().shared, region.page_limit()), (2, 1280));
+    assert_eq!(region.state(Gfn::new(500)), State::Hole);
+    let mut bytes = [0; PAGE_SIZE];
+    memory.read_slice(&mut bytes, GuestAddress(4 << 20)).unwrap();
+    assert!(bytes == page(7));
 }

@@ -285,7 +285,9 @@ impl Userfault {
                         protected: message.arg.pagefault.flags & u64::from(sys::UFFD_PAGEFAULT_FLAG_WP) != 0,
                     }
                 },
-                _ => Event::Remapped,
+                sys::UFFD_EVENT_REMAP => Event::Remapped,
+                // Nothing else was asked for.
+                _ => return Err(Errno::PROTO),
             }));
         }
     }
