@@ -41,7 +41,7 @@ pub const KERNEL: u64 = 0x10_0000;
 pub const VIRTIO_MMIO: u64 = 0xD000_0000;
 /// Distance between the registers of two virtio-mmio devices, and their size.
 pub const VIRTIO_MMIO_STEP: u64 = 0x1000;
-/// The interrupt lines that virtio devices get, in order. All are pins of the one IOAPIC; 4 is the serial port's.
+/// The interrupt lines that virtio devices get, in order. All are pins of the one IOAPIC; 4 is the serial port's, 13 the power button's.
 pub const VIRTIO_GSIS: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
 /// Registers of the IOAPIC inside KVM.
@@ -57,6 +57,8 @@ pub const KVM_IDENTITY_MAP: u64 = 0xFFFB_C000;
 pub const COM1: u16 = 0x3F8;
 /// Interrupt line of the serial console.
 pub const COM1_GSI: u32 = 4;
+/// Interrupt line of the power button.
+pub const POWER_BUTTON_GSI: u32 = 13;
 /// Keyboard controller command port: 0xFE pulls the CPU's reset line.
 pub const I8042_COMMAND: u16 = 0x64;
 /// pvpanic: the guest's kernel reports its own panic here.

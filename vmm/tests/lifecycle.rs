@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use levy::control::{Client, ClientError, Request};
+use levy::control::{Client, Request};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -162,11 +162,6 @@ fn figures_tell_guest_and_vmm_apart() {
 #[test]
 fn requests_that_make_no_sense_are_answered() {
     let Some(vmm) = Vmm::start(&[]) else { return };
-    let refused = vmm.client().ask(&Request::Balloon { amount_mib: 1 });
-    let Err(ClientError::Refused(message)) = refused else {
-        panic!("{refused:?}")
-    };
-    assert!(message.contains("no balloon"), "{message}");
     let mut raw = std::os::unix::net::UnixStream::connect(vmm.dir.path().join("control")).unwrap();
     std::io::Write::write_all(&mut raw, b"{\"do\":\"explode\"}\n[]\n\xFF\n").unwrap();
     let answers: Vec<_> = BufReader::new(raw).lines().take(3).map(Result::unwrap).collect();

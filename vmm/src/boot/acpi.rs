@@ -125,6 +125,8 @@ fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
     let mut sdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
     sdt.append_slice(&serial_device());
     sdt.append_slice(&panic_device());
+    sdt.append_slice(&power_button());
+    sdt.append_slice(&button_events());
     for (number, device) in devices.iter().enumerate() {
         sdt.append_slice(&virtio_device(number, device));
     }
@@ -162,6 +164,32 @@ fn panic_device() -> Vec<u8> {
             &aml::Name::new(Path::new("_HID"), &"QEMU0001"),
             &aml::Name::new(Path::new("_STA"), &0x0Fu8),
             &aml::Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&port])),
+        ],
+    ))
+}
+
+fn power_button() -> Vec<u8> {
+    bytes_of(&aml::Device::new(
+        Path::new("_SB_.PWRB"),
+        vec![&aml::Name::new(Path::new("_HID"), &aml::EISAName::new("PNP0C0C"))],
+    ))
+}
+
+/// The "generic event device", which hardware-reduced ACPI has instead of an SCI: its one interrupt is the button.
+fn button_events() -> Vec<u8> {
+    let interrupt = edge_interrupt(layout::POWER_BUTTON_GSI);
+    bytes_of(&aml::Device::new(
+        Path::new("_SB_.GED_"),
+        vec![
+            &aml::Name::new(Path::new("_HID"), &"ACPI0013"),
+            &aml::Name::new(Path::new("_UID"), &aml::ZERO),
+            &aml::Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt])),
+            &aml::Method::new(
+                Path::new("_EVT"),
+                1,
+                true,
+                vec![&aml::Notify::new(&Path::new("\\_SB_.PWRB"), &0x80u8)],
+            ),
         ],
     ))
 }

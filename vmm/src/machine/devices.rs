@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::IoEventAddress;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
 use super::kvm::{HostError, Vm};
@@ -57,6 +58,8 @@ pub struct Handles {
     pub console: Arc<Mutex<Console>>,
     /// Every virtio device in its slot.
     pub plugs: Vec<Arc<Plug>>,
+    /// A signal presses the power button.
+    pub power_button: EventFd,
     /// Keyboard input for the serial console.
     pub serial: SerialInput,
 }
@@ -174,6 +177,7 @@ impl<'a> Builder<'a> {
         let console = Arc::new(Mutex::new(console));
         self.plug("console", Arc::clone(&console) as Arc<Mutex<dyn VirtioDevice>>)?;
         let serial = serial_port(self.vm.fd(), out)?;
+        let power_button = power_button(self.vm)?;
         let plugs = self.registers.iter().map(|r| Arc::clone(r.plug())).collect();
         Ok(Devices {
             handles: Handles {
@@ -182,12 +186,26 @@ impl<'a> Builder<'a> {
                 balloon: self.balloon,
                 console,
                 plugs,
+                power_button,
                 serial: SerialInput(Arc::clone(&serial)),
             },
             bus: Arc::new(Bus::new(serial, self.registers)),
             slots: self.slots,
         })
     }
+}
+
+/// The power button is nothing but its interrupt line.
+fn power_button(vm: &Vm) -> Result<EventFd, DeviceError> {
+    let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(resources("an eventfd"))?;
+    let refused = |source| HostError::Refused {
+        step: "wire the power button's interrupt",
+        source,
+    };
+    vm.fd()
+        .register_irqfd(&line, layout::POWER_BUTTON_GSI)
+        .map_err(refused)?;
+    Ok(line)
 }
 
 impl Handles {

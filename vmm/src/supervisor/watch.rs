@@ -202,13 +202,30 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    /// Asks the agent to switch the guest off; `false` when there is none to ask.
+    /// Asks the guest to switch itself off within `grace`: its agent, or, where that is not there, whoever listens to
+    /// the power button. `false` when the guest cannot do anything because it is paused.
     fn ask_to_power_off(&mut self, grace: Duration) -> bool {
-        if self.timing.ready_ms.is_none() || self.paused {
+        if self.paused {
             return false;
         }
-        let line = format!("{}\n", json!({"do": "poweroff", "id": OWN_ID}));
+        let told =
+            self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "poweroff", "id": OWN_ID}));
+        if !told {
+            // An eventfd refuses only when it was signalled 2^64 times: the button is pressed then anyway.
+            let _ = self.machine.devices.handles.power_button.write(1);
+        }
+        self.stopping = true;
+        self.due = Some(Due {
+            at: Instant::now() + grace,
+            what: WhatIsDue::PowerOff,
+        });
+        true
+    }
+
+    /// Sends the agent a command; `false` when too much waits for it already.
+    fn tell_agent(&self, command: &Value) -> bool {
         let handles = &self.machine.devices.handles;
+        let line = format!("{command}\n");
         let sent = handles
             .console
             .lock()
@@ -217,11 +234,6 @@ impl<'a> Supervisor<'a> {
         if let Some(kick) = handles.plug("console").and_then(|plug| plug.kicks().first()) {
             let _ = kick.write(1);
         }
-        self.stopping = sent;
-        self.due = Some(Due {
-            at: Instant::now() + grace,
-            what: WhatIsDue::PowerOff,
-        });
         sent
     }
 
