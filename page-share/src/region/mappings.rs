@@ -19,8 +19,11 @@ pub(crate) struct Mappings {
     changed: AtomicI64,
 }
 
-/// Changes after which the estimate may be wrong by enough to matter.
+/// Fewer changes than this are never worth a count.
 const RECOUNT_AFTER: i64 = 2000;
+
+/// The estimate is off by less than the changes since the last count; up to this part of the room that is harmless.
+const HARMLESS: i64 = 8;
 
 impl Mappings {
     /// The budget of this process.
@@ -41,7 +44,8 @@ impl Mappings {
     /// Reads the limit and the true number anew, if enough has changed since the last time to be worth it: with many
     /// mappings the list is long.
     pub(crate) fn recount_if_stale(&self) {
-        if self.changed.load(Ordering::Relaxed) > RECOUNT_AFTER {
+        let changed = self.changed.load(Ordering::Relaxed);
+        if changed > RECOUNT_AFTER && changed * HARMLESS > self.room() {
             self.recount();
         }
     }

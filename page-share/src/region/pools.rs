@@ -3,6 +3,7 @@
 //! Page details hold *places*: a pool's first place plus the slot, so that pools of several generations can be told
 //! apart by number.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ struct Pool {
     file: Arc<File>,
     view: Arena,
     first_place: u32,
+    /// Bytes that the file is known to have; it never shrinks, which a seal guarantees.
+    known_size: Cell<u64>,
 }
 
 /// All pools of one region.
@@ -49,6 +52,7 @@ impl Pools {
             file,
             view,
             first_place,
+            known_size: Cell::new(0),
         });
         Ok(())
     }
@@ -62,12 +66,15 @@ impl Pools {
 
     /// Whether the newest pool's file really has `slot`: reading past its end would be fatal.
     pub(crate) fn has(&self, slot: Slot) -> bool {
-        let size = self
-            .pools
-            .last()
-            .and_then(|pool| pool.file.metadata().ok())
-            .map_or(0, |meta| meta.len());
-        slot.offset() + crate::page::PAGE_SIZE as u64 <= size
+        let Some(pool) = self.pools.last() else {
+            return false;
+        };
+        let end = slot.offset() + crate::page::PAGE_SIZE as u64;
+        if end > pool.known_size.get() {
+            pool.known_size
+                .set(pool.file.metadata().map_or(0, |meta| meta.len()));
+        }
+        end <= pool.known_size.get()
     }
 
     /// The read-only view of the page at `place`, for as many pages as follow in its pool.

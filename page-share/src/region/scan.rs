@@ -18,7 +18,7 @@ use crate::region::userfault::{Found, Look};
 const BROKEN_QUIET_PASSES: u8 = 2;
 
 /// Pages looked at under one hold of the engine lock, 8 MiB.
-pub(crate) const CHUNK: u32 = 2048;
+pub(crate) const CHUNK: u32 = 512;
 
 /// Passes without a look for broken pages where the last one found none.
 const CALM_PASSES: u8 = 3;

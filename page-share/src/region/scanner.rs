@@ -39,11 +39,17 @@ struct Candidate {
 }
 
 /// Where a pass is.
-enum Phase {
+#[derive(Default)]
+struct Pass {
+    /// It has begun.
+    begun: bool,
+    /// Mappings are plentiful: what can be merged is merged while it is still in the caches, longest first only
+    /// within a chunk. Otherwise the longest runs of the whole pass come first.
+    plenty: bool,
     /// Chunks still to scan, the last first.
-    Scanning(Vec<PageRun>),
-    /// Runs still to merge, the longest last.
-    Merging(Vec<(PageRun, u32)>),
+    chunks: Vec<PageRun>,
+    /// Runs still to merge, the best last.
+    runs: Vec<(PageRun, u32)>,
 }
 
 /// The scanner of one region.
@@ -52,12 +58,15 @@ pub(crate) struct Scanner {
     /// The manager did not answer and has not come back yet.
     gone: bool,
     hasher: PageHasher,
-    phase: Phase,
+    pass: Pass,
     scanned: Scanned,
     candidates: Vec<Candidate>,
     /// Runs to look at before anything else, and whether they were armed already.
     hints: VecDeque<PageRun>,
     armed_hints: VecDeque<PageRun>,
+    /// Some pages are marked as left out for want of mappings. Their references went back, so that the pool does not
+    /// keep copies that nobody maps; they are reported anew when there is room again.
+    some_left_out: bool,
     /// Passes since runs had to be left out for want of mappings: the longer, the shorter runs get their turn.
     patience: u32,
     random: u64,
@@ -76,9 +85,10 @@ impl Scanner {
             port: None,
             gone: false,
             hasher: PageHasher::new(&DomainKey::random()?),
-            phase: Phase::Scanning(Vec::new()),
+            pass: Pass::default(),
             scanned: Scanned::default(),
             candidates: Vec::new(),
+            some_left_out: false,
             hints: VecDeque::new(),
             armed_hints: VecDeque::new(),
             patience: 0,
@@ -140,22 +150,18 @@ impl Scanner {
         self.reconnect_if_gone(engine);
         step.pages += self.look_at_hints(engine, pages);
         while step.pages < pages && !step.pass_finished {
-            match &mut self.phase {
-                Phase::Scanning(chunks) if chunks.is_empty() => {
-                    // A new pass, or, when one was under way, its second half.
-                    *chunks = plan_pass(&lock(engine), self.random);
-                    self.random();
-                }
-                Phase::Scanning(_) => step.pages += self.scan_next(engine),
-                Phase::Merging(_) => {
-                    let left = pages - step.pages;
-                    step.pages += self.merge_next(engine, left);
-                    step.pass_finished = matches!(&self.phase, Phase::Merging(runs) if runs.is_empty());
-                }
+            if !self.pass.runs.is_empty() {
+                step.pages += self.merge_next(engine, pages - step.pages);
+            } else if !self.pass.begun {
+                self.begin_pass(engine);
+            } else if let Some(chunk) = self.pass.chunks.pop() {
+                step.pages += self.scan_next(engine, chunk);
+            } else {
+                step.pass_finished = true;
             }
         }
         if step.pass_finished {
-            self.phase = Phase::Scanning(Vec::new());
+            self.pass = Pass::default();
             let mut engine = lock(engine);
             forget_old_pools(&mut engine);
             engine.guest.counters.passes.add(1);
@@ -163,18 +169,37 @@ impl Scanner {
         step
     }
 
-    fn scan_next(&mut self, engine: &Mutex<Engine>) -> u32 {
-        let Phase::Scanning(chunks) = &mut self.phase else {
-            return 0;
-        };
-        let Some(chunk) = chunks.pop() else { return 0 };
-        let last = chunks.is_empty();
+    fn begin_pass(&mut self, engine: &Mutex<Engine>) {
+        let random = self.random();
+        let engine = lock(engine);
+        self.pass.begun = true;
+        self.pass.chunks = plan_pass(&engine, random);
+        // Typical guests need one mapping for four merged pages; twice that, in every region, must fit.
+        let mappings = Mappings::of_process();
+        let private = engine.guest.table.census()[State::Private as usize] as i64;
+        self.pass.plenty = private / 2 * mappings.regions() < mappings.room();
+        if self.some_left_out && mappings.room() > mappings.limit() / 8 {
+            self.some_left_out = false;
+            let table = &engine.guest.table;
+            for page in 0..table.pages() {
+                if table.clear_marks(page, mark::LEFT_OUT) && table.state(page) == State::Private {
+                    table.set_pending(page, true);
+                }
+            }
+        }
+    }
+
+    fn scan_next(&mut self, engine: &Mutex<Engine>, chunk: PageRun) -> u32 {
         self.look_at(engine, chunk);
-        if last {
+        let last = self.pass.chunks.is_empty();
+        if last || self.pass.plenty {
             self.flush(engine);
+        }
+        if last {
             self.fetch_offers(engine);
-            let runs = self.plan_merges(engine);
-            self.phase = Phase::Merging(runs);
+        }
+        if last || (self.pass.plenty && !self.candidates.is_empty()) {
+            self.pass.runs = self.plan_merges(engine);
         }
         chunk.count
     }
@@ -352,12 +377,13 @@ impl Scanner {
                 _ => runs.push((PageRun::new(Gfn::new(page), 1), place)),
             }
         }
-        runs.sort_by_key(|(run, _)| run.count);
-        self.defer_short(&engine, runs)
+        runs.sort_by_cached_key(|(run, place)| (worth(&engine, *run, *place), run.count));
+        self.defer_poor(&engine, runs)
     }
 
-    /// Leaves short runs for a later pass while mappings are scarce, so that every region's long ones come first.
-    fn defer_short(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
+    /// Leaves runs that are worth little for a later pass while mappings are scarce, so that every region's best ones
+    /// come first.
+    fn defer_poor(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
         let mappings = Mappings::of_process();
         if !runs.is_empty() {
             mappings.recount_if_stale();
@@ -370,9 +396,9 @@ impl Scanner {
             self.patience = 0;
             return runs;
         }
-        let shortest = [16, 8, 4, 2, 1][self.patience.min(4) as usize];
+        let least = [16, 8, 4, 2, 1][self.patience.min(4) as usize];
         self.patience += 1;
-        let split = runs.partition_point(|(run, _)| run.count < shortest);
+        let split = runs.partition_point(|(run, place)| worth(engine, *run, *place) < least);
         for (run, place) in runs.drain(..split) {
             self.keep_candidates(run, place);
         }
@@ -389,25 +415,26 @@ impl Scanner {
 
     fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         let mut done = 0;
-        // Even an empty pass ends with this phase.
         while done < pages {
-            let Phase::Merging(runs) = &mut self.phase else {
+            let Some((run, place)) = self.pass.runs.pop() else {
                 break;
             };
-            let Some((run, place)) = runs.pop() else { break };
             let mut locked = lock(engine);
             let cost = locked.merge_cost(run, place);
-            // The last sixteenth is for runs that are worth it.
+            // The last few are for runs that are worth it.
             let mappings = Mappings::of_process();
-            let floor = if run.count >= 16 { 0 } else { mappings.limit() / 16 };
+            let floor = if run.count >= 16 { 0 } else { mappings.limit() / 64 };
             if cost > 0 && mappings.room() - cost <= floor {
                 locked
                     .guest
                     .counters
                     .merges_without_mapping
                     .add(u64::from(run.count));
-                drop(locked);
-                self.keep_candidates(run, place);
+                locked.returns.extend(place..place + run.count);
+                for page in run.numbers() {
+                    locked.guest.table.add_marks(page, mark::LEFT_OUT);
+                }
+                self.some_left_out = true;
                 continue;
             }
             let merged = locked.merge(run, place);
@@ -518,23 +545,30 @@ impl Scanner {
             let mut engine = lock(engine);
             let candidates = self.candidates.drain(..);
             engine.returns.extend(candidates.map(|candidate| candidate.place));
-            if let Phase::Merging(runs) = &mut self.phase {
-                let places = runs.drain(..).flat_map(|(run, place)| place..place + run.count);
-                engine.returns.extend(places);
-            }
+            let runs = self.pass.runs.drain(..);
+            engine
+                .returns
+                .extend(runs.flat_map(|(run, place)| place..place + run.count));
         }
         self.return_references(engine);
     }
 
     fn forget_grants(&mut self) {
         self.candidates.clear();
-        if matches!(self.phase, Phase::Merging(_)) {
-            self.phase = Phase::Merging(Vec::new());
-        }
+        self.pass.runs.clear();
     }
 }
 
-/// The pass's chunks in a random rotation, last first.
+/// Pages won for each two mappings that a run costs: its length where it lies between private pages. A run that joins
+/// a neighbour costs less, one that fills a gap costs nothing.
+fn worth(engine: &Engine, run: PageRun, place: u32) -> u32 {
+    match u32::try_from(engine.merge_cost(run, place)) {
+        Ok(cost) if cost > 0 => run.count * 2 / cost,
+        _ => u32::MAX,
+    }
+}
+
+/// The pass's chunks in a random rotation, the first last: neighbours are published, and so placed, in order.
 fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
     let mut chunks: Vec<PageRun> = engine
         .guest
@@ -544,24 +578,24 @@ fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
         .collect();
     let start = (random % chunks.len().max(1) as u64) as usize;
     chunks.rotate_left(start);
+    chunks.reverse();
     chunks
 }
 
 /// Copies of the pages still private and unwritten, and their reports.
 fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Vec<Report> {
-    bytes.clear();
     let guest = &engine.guest;
     let mut pages = Vec::with_capacity(wanted.len());
+    bytes.resize(wanted.len(), [0; PAGE_SIZE]);
     for report in wanted {
         let page = report.gfn.get();
         if guest.table.state(page) == State::Private {
-            bytes.push([0; PAGE_SIZE]);
-            if let Some(copy) = bytes.last_mut() {
-                guest.span(PageRun::of(page..page + 1)).copy_out(0, copy);
-            }
+            let copy = &mut bytes[pages.len()];
+            guest.span(PageRun::of(page..page + 1)).copy_out(0, copy);
             pages.push(*report);
         }
     }
+    bytes.truncate(pages.len());
     pages
 }
 

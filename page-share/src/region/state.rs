@@ -153,6 +153,8 @@ pub(crate) mod mark {
     pub(crate) const REPORTED: u8 = 4;
     /// Its content cannot be shared: another content has the same sketch.
     pub(crate) const UNSHARABLE: u8 = 8;
+    /// It could have been merged, but there was no mapping left for it.
+    pub(crate) const LEFT_OUT: u8 = 16;
 }
 
 /// State, detail, marks and pins of every page, indexed by [`Gfn`]. 7.1 bytes a page, all touched when it is made.
