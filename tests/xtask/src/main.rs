@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod demo;
 mod guest_system;
 mod interrupt;
 mod nested;
@@ -26,6 +27,8 @@ enum Command {
     Bench(bench::Args),
     /// Formatting, lints, docs, layers, dependencies
     Check,
+    /// Three Debian guests under load, from a clean clone
+    Demo(demo::Args),
     /// Every test of the workspace, real guests included
     Test(test::Args),
     /// Build the guests' kernel, initramfs and root disk, or find them built
@@ -56,6 +59,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Images(args) => Ok(guest_images::cli::run(&args).map(|()| ExitCode::SUCCESS)?),
         Command::Nested(args) => nested::run(&args),
