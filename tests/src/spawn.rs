@@ -63,7 +63,7 @@ impl Plan {
     #[must_use]
     pub fn on_disk(self) -> Self {
         let disk = format!("path={},overlay=on", self.lab.disk().display());
-        self.args(["--disk", &disk])
+        self.args(["--disk", &disk, "--cmdline", "root=/dev/vda"])
     }
 
     /// Further arguments of `levy vmm`.

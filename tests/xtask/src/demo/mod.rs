@@ -62,6 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "--disk".into(),
         format!("path={},overlay=on", system.disk().image().display()),
     ]);
+    argv.extend(["--cmdline".into(), "root=/dev/vda".into()]);
     for workload in WORKLOADS {
         argv.extend(["--workload".into(), workload.into()]);
     }
