@@ -178,6 +178,10 @@ impl VmmArgs {
         if !checked {
             check_host()?;
         }
+        if config.serial == SerialConfig::Stdio {
+            let serial = machine.devices.handles.serial.clone();
+            process::forward_stdin(move |bytes| serial.send(bytes)).map_err(VmmError::Process)?;
+        }
         let ended = events.clone();
         signals
             .watch(move |name| {
