@@ -129,6 +129,11 @@ impl Controller {
         }
     }
 
+    /// Goes on with other settings; what was learned about the guest stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// The next step towards `goal` frames.
     pub fn step(&mut self, goal: u64, seen: &Observation) -> Step {
         self.adopt(goal);

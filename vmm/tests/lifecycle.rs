@@ -28,6 +28,14 @@ fn write_kernel(dir: &Path) {
     std::fs::write(dir.join("bzImage"), file).unwrap();
 }
 
+fn balloon_of(mib: u64) -> Request {
+    Request::Balloon {
+        amount_mib: Some(mib),
+        deflate_on_oom: None,
+        stats_polling_interval_s: None,
+    }
+}
+
 struct Vmm {
     child: Child,
     dir: tempfile::TempDir,
@@ -153,8 +161,19 @@ fn figures_tell_guest_and_vmm_apart() {
         "an idle guest of one page touches little: {touched} KiB"
     );
     assert!(stats["memory"]["vmm_private_kib"].as_u64().unwrap() > 0);
-    assert_eq!(stats["balloon"]["target_mib"], 8);
-    assert_eq!(vmm.ask(&Request::Balloon { amount_mib: 16 })["target_mib"], 16);
+    assert_eq!(stats["balloon"]["amount_mib"], 8);
+    let balloon = vmm.ask(&balloon_of(16));
+    assert_eq!(balloon["amount_mib"], 16);
+    // No driver will ever run here.
+    assert_eq!(balloon["controller"]["state"], "absent");
+    assert_eq!(balloon["unresponsive"], true);
+    let statistics = vmm.ask(&Request::BalloonStatistics);
+    assert_eq!(
+        (&statistics["actual_pages"], &statistics["target_pages"]),
+        (&0.into(), &0.into())
+    );
+    let refused = vmm.client().ask(&balloon_of(65));
+    assert!(refused.unwrap_err().to_string().contains("this guest has 64 MiB"));
     vmm.signal("TERM");
     assert_eq!(vmm.end(), Some(0));
 }

@@ -33,11 +33,20 @@ pub enum Request {
     Pause,
     /// Let them run again.
     Resume,
-    /// Have the guest give up so much memory in all.
+    /// Change the balloon, as far as something is given; replies with its figures.
     Balloon {
-        /// The balloon's size in MiB.
-        amount_mib: u64,
+        /// How much memory the guest shall give up in all, in MiB.
+        #[serde(default)]
+        amount_mib: Option<u64>,
+        /// Whether the guest may take memory back rather than kill a process; settled when it started.
+        #[serde(default)]
+        deflate_on_oom: Option<bool>,
+        /// Seconds between two requests for the guest's statistics.
+        #[serde(default)]
+        stats_polling_interval_s: Option<u64>,
     },
+    /// What the guest says about its memory, and how long ago it did.
+    BalloonStatistics,
     /// Have the guest switch itself off, and take it down after the grace time.
     Stop {
         /// Milliseconds until it is taken down.

@@ -196,9 +196,8 @@ impl Shift {
     }
 
     fn follow(&mut self, orders: Orders) {
-        if orders.balloon_pages != self.orders.balloon_pages {
-            self.duties.balloon(orders.balloon_pages);
-        }
+        // Every time: after a manager's return the last orders are not those that the balloon follows.
+        self.duties.balloon(orders.balloon_pages);
         self.engine.set_pace(Pace {
             cpu_share: orders.scan_cpu.clamp(0.001, 1.0),
             pages_per_second: u32::try_from(orders.scan_pages_per_second)

@@ -36,13 +36,10 @@ impl GuestDuties {
 impl Duties for GuestDuties {
     fn balloon(&mut self, pages: u64) {
         let Some(balloon) = &self.balloon else { return };
-        let told = balloon
+        balloon
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .set_target_pages(pages);
-        if let Err(error) = told {
-            log::warn!("the balloon cannot be told its size: {error}");
-        }
+            .order(pages);
     }
 
     fn balloon_report(&self) -> Option<BalloonReport> {

@@ -15,6 +15,7 @@ use crate::control::{Reply, Request};
 use crate::engine::PageFigures;
 use crate::machine::Outcome;
 use crate::process::Report;
+use crate::virtio::balloon::{Balloon, Change};
 
 /// How long a panicked kernel may take to restart before it counts as ended.
 const PANIC_GRACE: Duration = Duration::from_secs(3);
@@ -258,7 +259,22 @@ impl<'a> Supervisor<'a> {
                 self.machine.vcpus.resume();
                 (Reply::Ok(json!({"state": "running"})), None)
             }
-            Request::Balloon { amount_mib } => (self.set_balloon(amount_mib), None),
+            Request::Balloon {
+                amount_mib,
+                deflate_on_oom,
+                stats_polling_interval_s,
+            } => {
+                let change = Change {
+                    amount_mib,
+                    deflate_on_oom,
+                    stats_polling_interval_s,
+                };
+                (self.change_balloon(change), None)
+            }
+            Request::BalloonStatistics => {
+                let statistics = |balloon: &mut Balloon| Reply::Ok(balloon.balloon_statistics());
+                (self.with_balloon(statistics), None)
+            }
             Request::Stop { grace_ms } => {
                 let asked = self.ask_to_power_off(Duration::from_millis(grace_ms));
                 let outcome = (!asked).then_some(Outcome::Killed);
@@ -271,14 +287,17 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn set_balloon(&self, amount_mib: u64) -> Reply {
-        let Some(balloon) = &self.machine.devices.handles.balloon else {
-            return Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned());
-        };
-        let mut balloon = balloon.lock().unwrap_or_else(PoisonError::into_inner);
-        match balloon.set_target_mib(amount_mib) {
+    fn change_balloon(&self, change: Change) -> Reply {
+        self.with_balloon(|balloon| match balloon.change(change) {
             Ok(()) => Reply::Ok(balloon.figures()),
-            Err(e) => Reply::Error(crate::process::chain(&e)),
+            Err(error) => Reply::Error(error.to_string()),
+        })
+    }
+
+    fn with_balloon(&self, what: impl FnOnce(&mut Balloon) -> Reply) -> Reply {
+        match &self.machine.devices.handles.balloon {
+            Some(balloon) => what(&mut balloon.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned()),
         }
     }
 
