@@ -11,6 +11,10 @@ use crate::{Guest, Lab};
 /// Seconds that a guest has to come up before its VMM calls it hanging.
 const DEADLINE_SECONDS: u64 = 120;
 
+/// An emulated host with eight guests on one CPU gives each no time for tens of seconds, which a guest takes for a stall
+/// of its own. Real stalls are still longer.
+const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=100";
+
 /// A guest to be.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -20,6 +24,7 @@ pub struct Plan {
     cpus: u32,
     deadline_seconds: u64,
     trouble: Trouble,
+    kernel_words: Vec<String>,
     rest: Vec<OsString>,
     prefix: Vec<String>,
 }
@@ -33,6 +38,7 @@ impl Plan {
             cpus: 1,
             deadline_seconds: DEADLINE_SECONDS,
             trouble: Trouble::Fails,
+            kernel_words: vec![PATIENT.to_owned()],
             rest: Vec::new(),
             prefix: Vec::new(),
         }
@@ -63,7 +69,14 @@ impl Plan {
     #[must_use]
     pub fn on_disk(self) -> Self {
         let disk = format!("path={},overlay=on", self.lab.disk().display());
-        self.args(["--disk", &disk, "--cmdline", "root=/dev/vda"])
+        self.args(["--disk", &disk]).kernel_words("root=/dev/vda")
+    }
+
+    /// More words for the kernel's command line.
+    #[must_use]
+    pub fn kernel_words(mut self, words: &str) -> Self {
+        self.kernel_words.push(words.to_owned());
+        self
     }
 
     /// Further arguments of `levy vmm`.
@@ -108,6 +121,7 @@ impl Plan {
             .args(["--memory", &format!("size={}M", self.memory_mib)])
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--deadline", &format!("{}s", self.deadline_seconds)])
+            .args(["--cmdline", &self.kernel_words.join(" ")])
             .args(&self.rest)
             .stdin(Stdio::null());
         command

@@ -78,7 +78,7 @@ fn files_that_are_not_there_or_not_what_they_should_be() {
             [truncated.as_str(), "truncated"],
         ),
         (["--kernel", no_kernel.as_str()], [no_kernel.as_str(), "bzImage"]),
-        (["--kernel", old.as_str()], [old.as_str(), "64-bit"]),
+        (["--kernel", old.as_str()], [old.as_str(), "amd64"]),
         (["--kernel", "/"], ["/", "kernel"]),
     ] {
         check(&lab, &args, &words);
@@ -155,7 +155,7 @@ fn hosts_without_a_usable_kvm() {
         &["--kernel", &kernel],
     );
     assert!(
-        message.contains("/dev/kvm") && message.contains("modprobe"),
+        message.contains("/dev/kvm") && message.contains("load kvm_intel"),
         "{message}"
     );
 

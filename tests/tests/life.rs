@@ -1,5 +1,10 @@
 //! The ends of a guest: off, restart, panic, hang, Ctrl-C. Each has its own exit status and leaves nothing behind.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use guest_images::agent_protocol::Action;
 use levy_tests::Lab;
 
@@ -52,7 +57,7 @@ fn a_guest_that_never_becomes_ready_hangs() {
     let guest = lab
         .guest("hang")
         .deadline_seconds(15)
-        .args(["--cmdline", "rdinit=/bin/cat"])
+        .kernel_words("rdinit=/bin/cat")
         .start();
     let ended = guest.end();
     assert_eq!(ended.status, 5, "{ended:?}");
@@ -80,4 +85,61 @@ fn ctrl_c_during_boot_ends_a_guest_too() {
     guest.interrupt();
     let ended = guest.end();
     assert!(ended.message.contains("guest"), "{ended:?}");
+}
+
+#[test]
+fn ctrl_c_on_a_launch_ends_every_guest_and_leaves_nothing() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut launch = Command::new(lab.levy())
+        .args([
+            "run",
+            "--count",
+            "2",
+            "--no-disk",
+            "--json",
+            "--memory",
+            "size=256M",
+        ])
+        .env("XDG_RUNTIME_DIR", directory.path())
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(launch.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let ready = |line: &String| line.contains(r#""state":"ready""#);
+    assert_eq!(
+        lines.by_ref().filter(ready).take(2).count(),
+        2,
+        "both guests become ready"
+    );
+    let guests = children_of(launch.id());
+    assert!(guests.len() >= 2, "{guests:?}");
+    let pid = rustix::process::Pid::from_child(&launch);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let summary = lines.last().unwrap();
+    assert!(summary.contains("summary"), "{summary}");
+    assert_eq!(launch.wait().unwrap().code(), Some(130));
+    let alive: Vec<_> = guests
+        .iter()
+        .filter(|pid| Path::new(&format!("/proc/{pid}")).exists())
+        .collect();
+    assert!(alive.is_empty(), "processes left: {alive:?}");
+    let left: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(left.is_empty(), "files left: {left:?}");
+}
+
+/// The processes whose parent is `parent`.
+fn children_of(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let listed = fs::read_to_string(path).unwrap_or_default();
+    listed
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
