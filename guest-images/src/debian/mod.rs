@@ -1,6 +1,6 @@
 //! Debian packages by name, without touching the system's own package database.
 //!
-//! An [`Archive`] is a private apt directory tree inside the [`Cache`]: its own sources, indexes and downloads. apt
+//! An [`Archive`] is a private apt directory tree inside the [`Cache`](crate::Cache): its own sources, indexes and downloads. apt
 //! itself checks the archive's signatures against the Debian archive keys and every package against the signed
 //! index; each file is hashed once more just before it is unpacked. Root is not needed.
 //!

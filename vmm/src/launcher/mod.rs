@@ -1,6 +1,6 @@
 //! Starting guests, talking with the agents in them, and telling how they fare: what is behind `levy run`.
 //!
-//! One `levy vmm` process per guest. The launcher hears of everything as a [`Note`]: what the VMM processes report,
+//! One `levy vmm` process per guest. The launcher hears of everything as a `Note`: what the VMM processes report,
 //! what the agents say, Ctrl-C. It ends when all guests have ended, and nothing of them is left then: each process
 //! removes its own sockets, taps and overlays, and the launcher removes the folder it gave them.
 

@@ -28,8 +28,9 @@ const LAYERS: &[(&str, Layer)] = &[
             "levy-agent",
         ]),
     ),
-    ("ring3", Layer::Uses(&[])),
+    ("ring3", Layer::Top),
     ("bench", Layer::Top),
+    ("fuzz", Layer::Top),
     ("levy-tests", Layer::Top),
     ("xtask", Layer::Top),
 ];

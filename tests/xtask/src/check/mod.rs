@@ -51,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
         ])
     })?;
     step("docs", &|| {
-        cargo(&["doc", "--workspace", "--no-deps", "--locked"])
+        cargo(&["doc", "--workspace", "--lib", "--no-deps", "--locked"])
     })?;
     if !failed.is_empty() {
         bail!("these checks failed: {}", failed.join(", "));

@@ -140,7 +140,7 @@ impl Ksm {
     /// CPU per GiB of one scan: the mean of five scans now, and of nine (one period of smart scan's skipping) after
     /// sixteen more.
     fn idle(&self, ram: &Ram) -> Result<(f64, Option<f64>)> {
-        let gib = ram.bytes() as f64 / (1 << 30) as f64;
+        let gib = ram.bytes() as f64 / f64::from(1 << 30);
         let mean = |scans: u64| -> Result<f64> {
             let first = self.mark()?;
             let mut last = first;

@@ -141,7 +141,7 @@ impl Levy {
             self.pass();
         }
         let cpu = (process_cpu() - start).as_secs_f64() * 1e3;
-        cpu / f64::from(passes) / (self.bytes as f64 / (1 << 30) as f64)
+        cpu / f64::from(passes) / (self.bytes as f64 / f64::from(1 << 30))
     }
 
     /// Pages freed by now: those mapped from the pool beyond the pool's own, and zero pages.
