@@ -68,6 +68,8 @@ fn packages_are_fetched_verified_unpacked_and_cached() {
         3,
         "one entry, latest and the lock"
     );
+    the_cloud_kernel_comes_with_image_and_modules(&archive);
+    a_boot_pair_is_built_once_and_always_the_same(&archive);
 }
 
 fn the_cloud_kernel_comes_with_image_and_modules(archive: &Archive) {
