@@ -106,7 +106,7 @@ impl Engine {
             let state = self.guest.table.state(at);
             let claim = match state {
                 _ if self.guest.table.is_marked(at, mark::NEVER) => None,
-                State::Private | State::Zero => self.guest.table.claim_run(rest, state, Pinned::Leave),
+                State::Private | State::Zero => self.guest.claim_run(rest, state, Pinned::Leave),
                 _ => None,
             };
             let Some(claim) = claim else {

@@ -12,7 +12,7 @@ use crate::region::layout::Layout;
 use crate::region::memory::{Arena, Span};
 use crate::region::run::PageRun;
 use crate::region::squeeze::Keeping;
-use crate::region::state::{Claim, PageTable, State};
+use crate::region::state::{Claim, PageTable, Pinned, State};
 use crate::region::stats::Counters;
 use crate::region::userfault::{Progress, Userfault};
 
@@ -53,6 +53,18 @@ impl Guest {
     /// The addresses of `run`, which must be inside one range.
     pub(crate) fn span(&self, run: PageRun) -> Span {
         self.layout.span(run)
+    }
+
+    /// Claims the longest start of `run` whose pages are all in state `from` and, unless `pinned` is to be ignored,
+    /// have no I/O in flight. `None` when already the first is not.
+    pub(crate) fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
+        let (claim, let_go) = self.table.claim_run(run, from, pinned);
+        if let Some(let_go) = let_go {
+            let span = self.span(let_go.run());
+            self.settle(let_go, from);
+            self.pool_watch.wake(span);
+        }
+        claim
     }
 
     /// Settles `claim` and lets whoever faulted on it try again.

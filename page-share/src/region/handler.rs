@@ -310,7 +310,7 @@ impl Worker {
             .take_while(|&p| guest.table.state(p) == state)
             .count();
         let run = PageRun::of(page - before as u32..group.end());
-        let claim = guest.table.claim_run(run, state, Pinned::Ignore)?;
+        let claim = guest.claim_run(run, state, Pinned::Ignore)?;
         if claim.run().numbers().contains(&page) {
             return Some(claim);
         }

@@ -38,7 +38,7 @@ impl Engine {
 
     fn split(&mut self, block: PageRun) -> bool {
         let guest = self.guest.clone();
-        let Some(claim) = guest.table.claim_run(block, State::Huge, Pinned::Leave) else {
+        let Some(claim) = guest.claim_run(block, State::Huge, Pinned::Leave) else {
             return false;
         };
         let whole = claim.run() == block;
@@ -70,7 +70,7 @@ impl Engine {
             let rest = PageRun::of(at..block.end());
             let state = guest.table.state(at);
             let claim = match state {
-                State::Private | State::Zero => guest.table.claim_run(rest, state, Pinned::Leave),
+                State::Private | State::Zero => guest.claim_run(rest, state, Pinned::Leave),
                 _ => None,
             };
             let Some(claim) = claim else {
@@ -134,7 +134,8 @@ impl Engine {
             let state = table.state(at);
             let claim = match state {
                 State::Shared | State::Broken => {
-                    table.claim_run(PageRun::of(at..run.end()), state, Pinned::Ignore)
+                    self.guest
+                        .claim_run(PageRun::of(at..run.end()), state, Pinned::Ignore)
                 }
                 _ => None,
             };

@@ -1,5 +1,6 @@
 //! The region: one guest's memory, as its VMM sees and manages it.
 
+mod atomic;
 mod engine;
 mod error;
 mod features;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
-use crate::region::state::State;
 
 /// While this exists, the engine leaves the pages where they are.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl Pin {
         // Whoever claimed a page before it saw the mark finishes first. Owners never wait for users of guest memory,
         // so this ends.
         for page in run.numbers() {
-            while guest.table.state(page) == State::InTransit {
+            while guest.table.is_held(page) {
                 std::thread::yield_now();
             }
         }

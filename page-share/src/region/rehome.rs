@@ -21,7 +21,7 @@ impl Engine {
                 let rest = PageRun::of(at..piece.end());
                 let state = self.guest.table.state(at);
                 let claim = match state {
-                    State::Shared | State::Broken => self.guest.table.claim_run(rest, state, Pinned::Leave),
+                    State::Shared | State::Broken => self.guest.claim_run(rest, state, Pinned::Leave),
                     _ => None,
                 };
                 at = claim.as_ref().map_or(at + 1, |claim| claim.run().end());

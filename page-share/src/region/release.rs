@@ -41,7 +41,7 @@ impl Engine {
                 at += self.release_unmanaged(at, state);
                 continue;
             }
-            let Some(claim) = self.guest.table.claim_run(rest, state, Pinned::Ignore) else {
+            let Some(claim) = self.guest.claim_run(rest, state, Pinned::Ignore) else {
                 continue;
             };
             at = claim.run().end();
@@ -141,7 +141,7 @@ impl Engine {
         let mut at = run.first.get();
         while at < run.end() {
             let rest = PageRun::of(at..run.end());
-            match self.guest.table.claim_run(rest, State::Ballooned, Pinned::Ignore) {
+            match self.guest.claim_run(rest, State::Ballooned, Pinned::Ignore) {
                 Some(claim) => {
                     at = claim.run().end();
                     self.guest.settle(claim, State::Empty);

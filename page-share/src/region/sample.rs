@@ -45,10 +45,7 @@ impl Engine {
             {
                 continue;
             }
-            let Some(claim) =
-                guest
-                    .table
-                    .claim_run(PageRun::of(page..page + 1), State::Private, Pinned::Leave)
+            let Some(claim) = guest.claim_run(PageRun::of(page..page + 1), State::Private, Pinned::Leave)
             else {
                 continue;
             };

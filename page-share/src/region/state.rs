@@ -3,12 +3,8 @@
 //! A page changes hands only through [`PageTable::claim`]: whoever moves it to [`State::InTransit`] owns it, makes
 //! every call that fills or empties it, settles it, and then wakes whoever faulted meanwhile.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-
 use crate::page::Gfn;
+use crate::region::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::region::run::PageRun;
 
 /// Where a page's content is.
@@ -202,24 +198,29 @@ impl PageTable {
     }
 
     /// Claims the longest start of `run` whose pages are all in state `from` and, unless `pinned` is to be ignored,
-    /// have no I/O in flight. `None` when already the first is not.
-    pub(crate) fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
-        let mut count = 0;
+    /// have no I/O in flight. The page with I/O in flight that ended the run was owned for a moment, so that a fault may
+    /// have been left to its owner: it comes back as a claim too, to be settled as it was.
+    pub(crate) fn claim_run(
+        &self,
+        run: PageRun,
+        from: State,
+        pinned: Pinned,
+    ) -> (Option<Claim>, Option<Claim>) {
+        let claim = |range: std::ops::Range<u32>| {
+            let run = PageRun::of(range);
+            (run.count > 0).then_some(Claim { run, from })
+        };
+        let first = run.first.get();
         for page in run.numbers() {
             if !self.enter(page, from) {
-                break;
+                return (claim(first..page), None);
             }
             // Sequentially consistent on both sides: either this sees the pin, or the pin sees the transit.
             if pinned == Pinned::Leave && self.pins[page as usize].load(Ordering::SeqCst) != 0 {
-                self.states[page as usize].store(from as u8, Ordering::SeqCst);
-                break;
+                return (claim(first..page), claim(page..page + 1));
             }
-            count += 1;
         }
-        (count > 0).then(|| Claim {
-            run: PageRun::new(run.first, count),
-            from,
-        })
+        (claim(run.numbers()), None)
     }
 
     fn enter(&self, page: u32, from: State) -> bool {
@@ -331,6 +332,12 @@ impl PageTable {
         let pins = &self.pins[page as usize];
         pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_add(1))
             .is_ok()
+    }
+
+    /// Whether some thread owns the page. `false` after a pin: whoever owns it from now on sees the pin.
+    pub(crate) fn is_held(&self, page: u32) -> bool {
+        // Sequentially consistent, like the owner's look at the pins: with less, each could miss the other.
+        self.states[page as usize].load(Ordering::SeqCst) == State::InTransit as u8
     }
 
     /// One I/O less in flight.
