@@ -27,12 +27,10 @@ const STORE_PART: u64 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The kernel lacks something, or the memory is of the wrong kind.
-    #[error(
-        "this guest's memory cannot be shared, sampled or swapped; give --sharing mode=off to run without"
-    )]
+    #[error("this guest's memory cannot be shared, sampled or swapped")]
     Adopt(#[from] AdoptError),
     /// The swap file cannot be made.
-    #[error("cannot make a swap file in {dir}; give another --swap dir=", dir = dir.display())]
+    #[error("cannot make a swap file in {dir}; give another --swap", dir = dir.display())]
     Swap {
         /// Where.
         dir: PathBuf,

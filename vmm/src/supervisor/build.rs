@@ -118,15 +118,14 @@ impl Machine {
         let entry = boot::load(vm.ram(), &config.boot, &platform)?;
         let up = Arc::new(AtomicBool::new(false));
         if let (Some(introduction), Some(managed)) = (introduction, &config.managed) {
-            // The kernel is in place by now: it is the first that can be shared.
-            let engine = Engine::start(vm.ram(), managed.swap.clone())?;
             let duties = GuestDuties {
                 balloon: devices.handles.balloon.clone(),
                 up: Arc::clone(&up),
                 began: Instant::now(),
                 events: events.clone(),
             };
-            Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join)?;
+            // The kernel is in place by now: it is the first that can be shared.
+            manage(vm.ram(), managed, introduction, duties)?;
         }
         let vcpus = Vcpus::start(&vm, cpus, &entry, &devices.bus, events)?;
         Ok(Self {
@@ -157,6 +156,24 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         control: config.control.as_ref().map(|path| path.display().to_string()),
     };
     Introduction::make(&managed.manager, hello)
+}
+
+/// Puts the guest's memory under management. On a host that cannot, the guest runs all the same: its manager counts
+/// what it holds and leaves it at that.
+fn manage(
+    ram: &Arc<GuestRam>,
+    managed: &ManagedConfig,
+    introduction: Introduction,
+    duties: GuestDuties,
+) -> Result<(), SetupError> {
+    match Engine::start(ram, managed.swap.clone()) {
+        Ok(engine) => Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join),
+        Err(EngineError::Adopt(error)) => {
+            log::warn!("not managed: {}", crate::process::chain(&error));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {
