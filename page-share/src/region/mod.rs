@@ -105,8 +105,8 @@ impl Region {
         while !self.scan_step(u32::MAX).pass_finished {}
     }
 
-    /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 8 MiB, so a step may do
-    /// up to 2047 pages more.
+    /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 2 MiB, so a step may do
+    /// up to 511 pages more.
     pub fn scan_step(&self, pages: u32) -> Step {
         let before = memory::thread_cpu();
         let step = {

@@ -17,7 +17,8 @@ use crate::region::userfault::{Found, Look};
 /// Passes that a broken page must be quiet before it is re-homed.
 const BROKEN_QUIET_PASSES: u8 = 2;
 
-/// Pages looked at under one hold of the engine lock, 8 MiB.
+/// Pages looked at under one hold of the engine lock, 2 MiB: what was sketched is still in a core's cache when it is
+/// published and compared.
 pub(crate) const CHUNK: u32 = 512;
 
 /// Passes without a look for broken pages where the last one found none.

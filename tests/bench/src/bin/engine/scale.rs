@@ -31,8 +31,8 @@ impl Scale {
         map_pages: usize::MAX,
         copies: 4,
         plan: Plan {
-            pairs: 21,
-            half: Duration::from_millis(700),
+            pairs: 41,
+            half: Duration::from_millis(400),
         },
         settle: Duration::from_secs(8),
         repeats: 4096,
