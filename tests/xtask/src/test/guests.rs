@@ -46,8 +46,16 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
     for (name, program) in programs {
         interrupt::check()?;
         eprintln!("test: real guests: {name} ({place})");
-        let tally = one(args, &system, &mut place, &program.display().to_string())?;
-        all.add(&tally);
+        match one(args, &system, &mut place, &program.display().to_string()) {
+            Ok(tally) => all.add(&tally),
+            Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
+            Err(error) => {
+                // A nested host in which something hangs, or which died, is not asked for more.
+                eprintln!("test: {name}: {error:#}");
+                all.failed += 1;
+                break;
+            }
+        }
     }
     Ok(all)
 }
