@@ -10,7 +10,7 @@
 //! - [`virtio`]: devices, rings, and the transport that the guest finds them by.
 //! - [`supervisor`]: one guest's life, watched by one thread.
 //! - [`launcher`]: several guests, their agents and workloads.
-//! - [`control`]: what can be asked of a running VMM.
+//! - [`control`]: what can be asked of a running VMM; [`api`]: what can be asked of a running manager.
 //! - [`config`]: what a guest is made of, as its user writes it; [`cli`]: the commands.
 //! - [`doctor`]: what this machine can run.
 //!
@@ -41,6 +41,7 @@
 //! Guests with more than 254 vCPUs, network offloads, restarts inside one process (a restart ends the VMM with its own
 //! exit status), and snapshots are not there.
 
+pub mod api;
 pub mod boot;
 pub mod cli;
 pub mod config;

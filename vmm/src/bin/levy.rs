@@ -22,6 +22,18 @@ enum Command {
     Host(Box<levy::cli::HostArgs>),
     /// Run one or more guests, each in a process of its own
     Run(Box<levy::cli::RunArgs>),
+    /// List the guests of a manager
+    Ls(levy::cli::LsArgs),
+    /// Show a manager's memory, or one guest's: what it has, what it should have, and why
+    Stats(levy::cli::StatsArgs),
+    /// Change a guest's limits, or the manager's settings, while guests run
+    Set(levy::cli::SetArgs),
+    /// Have guests switch themselves off
+    Stop(levy::cli::StopArgs),
+    /// Stop the virtual CPUs of guests
+    Pause(levy::cli::PauseArgs),
+    /// Let paused guests run again
+    Resume(levy::cli::ResumeArgs),
     /// Run one guest in this process (what `levy run` starts for each guest)
     Vmm(Box<levy::cli::VmmArgs>),
 }
@@ -44,6 +56,12 @@ fn main() -> ExitCode {
         },
         Command::Host(args) => ExitCode::from(args.run()),
         Command::Run(args) => ExitCode::from(args.run()),
+        Command::Ls(args) => ExitCode::from(args.run()),
+        Command::Stats(args) => ExitCode::from(args.run()),
+        Command::Set(args) => ExitCode::from(args.run()),
+        Command::Stop(args) => ExitCode::from(args.run()),
+        Command::Pause(args) => ExitCode::from(args.run()),
+        Command::Resume(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use allocator::Tax;
 
+use crate::api;
 use crate::config;
 use crate::manager::budget::{Budget, Source};
 use crate::manager::host::{Doors, Host, HostError};
@@ -19,6 +20,7 @@ guests alone where there is none.
 Examples:
   levy host --memory 4G                 manage 4 GiB until Ctrl-C
   levy run --count 8                    in another terminal: eight guests under it
+  levy ls                               and how they fare
   levy host --run-dir /tmp/a --tax 0    a second manager, without idle-memory tax";
 
 /// Manage the memory of many guests: who gets how much, what they share, what goes to disk.
@@ -67,7 +69,8 @@ impl PolicyArgs {
     }
 }
 
-fn tax(text: &str) -> Result<Tax, String> {
+/// A tax in percent.
+pub(super) fn tax(text: &str) -> Result<Tax, String> {
     let wrong = || "write a number of percent from 0 to below 100, such as 75".to_owned();
     let percent: f64 = text.trim_end_matches('%').parse().map_err(|_| wrong())?;
     Tax::new(percent / 100.0).map_err(|_| wrong())
@@ -94,6 +97,8 @@ enum RunError {
     Process(#[source] std::io::Error),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    Api(#[from] api::ServeError),
 }
 
 impl HostArgs {
@@ -120,6 +125,7 @@ impl HostArgs {
         let swap = self.swap;
         let backing = place::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
         let host = Host::open(Doors::in_dir(&dir), settings, backing)?;
+        let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
         eprintln!(
             "levy: managing {} for guests ({}); they find me at {}",
             mib(budget.bytes),

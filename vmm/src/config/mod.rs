@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use group::Group;
 pub use group::OptionError;
+pub(crate) use memory::shares;
 pub use memory::{ManagedConfig, MemoryConfig, SharingConfig};
 pub use values::{duration, size};
 

@@ -17,6 +17,7 @@ use super::run_dir::RunDir;
 use super::screen::Screen;
 use super::summary::Summary;
 use super::vmm_process::VmmProcess;
+use crate::api;
 use crate::control::Request;
 use crate::manager::host::{Doors, Host, HostError};
 use crate::manager::policy::Settings;
@@ -79,6 +80,9 @@ pub enum FleetError {
     /// The guests cannot be managed.
     #[error(transparent)]
     Manager(#[from] HostError),
+    /// The manager cannot be asked anything.
+    #[error(transparent)]
+    Api(#[from] api::ServeError),
     /// No threads.
     #[error("the host cannot start a thread")]
     Thread(#[source] io::Error),
@@ -92,8 +96,8 @@ pub struct Fleet {
     notes: Sender<Note>,
     heard: Receiver<Note>,
     interrupted: bool,
-    /// This launcher's own manager.
-    host: Option<Host>,
+    /// This launcher's own manager, and its API.
+    host: Option<(Host, api::Server)>,
     // Last: removed when no process uses it any more.
     dir: RunDir,
 }
@@ -308,7 +312,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        if let Some(host) = &self.host {
+        if let Some((host, _)) = &self.host {
             host.close();
         }
         for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
@@ -317,14 +321,15 @@ impl Drop for Fleet {
     }
 }
 
-/// Manages the guests that knock at `dir`, on a thread of its own.
-fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<Host, FleetError> {
+/// Manages the guests that knock at `dir`, on threads of its own.
+fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<(Host, api::Server), FleetError> {
     let host = Host::open(Doors::in_dir(dir), *settings, backing)?;
+    let api = api::serve(host.clone(), dir)?;
     let running = host.clone();
     let body = move || running.run();
     std::thread::Builder::new()
         .name("manager".into())
         .spawn(body)
         .map_err(FleetError::Thread)?;
-    Ok(host)
+    Ok((host, api))
 }

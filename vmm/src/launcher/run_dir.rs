@@ -19,11 +19,22 @@ impl RunDir {
     /// # Errors
     /// When it cannot be made.
     pub fn new() -> io::Result<Self> {
-        let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let base = base();
         sweep(&base);
         let path = base.join(format!("{PREFIX}{}", std::process::id()));
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self { path })
+    }
+
+    /// The folders of all launchers, sorted by name.
+    pub fn all() -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(base()).into_iter().flatten().flatten();
+        let mut folders: Vec<_> = entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+            .map(|entry| entry.path())
+            .collect();
+        folders.sort();
+        folders
     }
 
     /// The folder.
@@ -36,6 +47,10 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+fn base() -> PathBuf {
+    std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 /// Removes folders whose launcher no longer runs. Those of other users stay: removing them fails.

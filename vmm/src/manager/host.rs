@@ -128,15 +128,19 @@ impl Host {
         }
     }
 
-    /// Tells one guest something. Whoever does not read is cut off.
-    pub fn tell(&self, id: GuestId, message: &FromManager) {
+    /// Tells one guest something, and says whether it went out. Whoever does not read is cut off.
+    pub fn tell(&self, id: GuestId, message: &FromManager) -> bool {
         let mut links = self.links();
-        let Some(stream) = links.get_mut(&id) else { return };
-        if let Err(error) = Lines::send(stream, message) {
+        let Some(stream) = links.get_mut(&id) else {
+            return false;
+        };
+        let sent = Lines::send(stream, message);
+        if let Err(error) = &sent {
             log::warn!("{id} does not read what it is told, it is cut off: {error}");
             let _ = stream.shutdown(std::net::Shutdown::Both);
             links.remove(&id);
         }
+        sent.is_ok()
     }
 
     fn round(&self, elapsed: Duration) -> Result<(), allocator::FleetError> {

@@ -148,6 +148,11 @@ impl Policy {
         &self.plan
     }
 
+    /// Free memory that is aimed for, the break reserve not counted.
+    pub fn goal(&self) -> Pages {
+        self.machine.thresholds().goal()
+    }
+
     /// Makes the next round plan anew: limits or shares were changed.
     pub fn replan(&mut self) {
         self.planned = None;

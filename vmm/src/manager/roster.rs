@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use allocator::{Admission, AdmissionError, Group, GuestId, Pages, Reservation, Shares, Thresholds};
+use allocator::{
+    Admission, AdmissionError, Fleet, FleetError, Group, GuestId, Pages, Reservation, Shares, Thresholds,
+};
 use page_share::LocalManager;
 
+use crate::api::types::Phase;
 use crate::link::{Hello, Orders, PageCounts, Report, Sharing, VERSION};
 use crate::manager::census::Held;
 use crate::manager::member::{Limits, Member};
@@ -43,6 +46,8 @@ pub struct Seat {
     pub orders: Orders,
     /// Its control socket, for people.
     pub control: Option<String>,
+    /// What its virtual CPUs were last told from here.
+    pub phase: Phase,
 }
 
 /// A place in a sharing domain.
@@ -86,6 +91,17 @@ pub enum AdmitError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why settings or limits stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// What was promised to the guests would not hold any more.
+    #[error("that would break a promise: {0}")]
+    Promise(AdmissionError),
+    /// No plan can be made.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
 }
 
 /// All guests, their domains and the policy over them.
@@ -173,6 +189,7 @@ impl Roster {
             connected: true,
             orders: Orders::default(),
             control: hello.control.clone(),
+            phase: Phase::Running,
         });
         Ok(id)
     }
@@ -224,7 +241,7 @@ impl Roster {
     ///
     /// # Errors
     /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
-    pub fn round(&mut self, elapsed: Duration) -> Result<&Round, allocator::FleetError> {
+    pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
         for (member, seat) in self.members.iter_mut().zip(&self.seats) {
             // A process that has just died keeps its last count until it is buried.
             if let Ok(held) = Held::of(seat.pid) {
@@ -245,11 +262,16 @@ impl Roster {
     ///
     /// # Errors
     /// When the guests' minimums do not fit the new budget; nothing has changed then.
-    pub fn set(&mut self, settings: Settings) -> Result<(), allocator::FleetError> {
+    pub fn set(&mut self, settings: Settings) -> Result<(), ChangeError> {
         let before = *self.policy.settings();
         self.policy.set(settings);
-        let fits = self.policy.fleet(self.spent(), &self.groups, &self.members);
-        if let Err(error) = fits {
+        // Minimums are promised whatever is shared at the moment, and a promise once made is only tested against less.
+        let fits = if settings.budget < before.budget {
+            self.promises().map_err(ChangeError::Promise)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = fits.and_then(|()| Ok(self.fleet().map(drop)?)) {
             self.policy.set(before);
             return Err(error);
         }
@@ -260,17 +282,43 @@ impl Roster {
     ///
     /// # Errors
     /// When they contradict themselves or the budget; nothing has changed then.
-    pub fn set_limits(&mut self, id: GuestId, limits: Limits) -> Result<(), allocator::FleetError> {
+    pub fn set_limits(&mut self, id: GuestId, limits: Limits) -> Result<(), ChangeError> {
         let Some(index) = self.index(id) else {
             return Ok(());
         };
-        let before = std::mem::replace(&mut self.members[index].limits, limits);
-        if let Err(error) = self.policy.fleet(self.spent(), &self.groups, &self.members) {
+        let before = self.members[index].limits;
+        if limits.min > before.min {
+            let mut others = self.reservations();
+            others.remove(index);
+            self.admission()
+                .check(&others, &reservation(id, limits))
+                .map_err(ChangeError::Promise)?;
+        }
+        self.members[index].limits = limits;
+        if let Err(error) = self.fleet() {
             self.members[index].limits = before;
-            return Err(error);
+            return Err(error.into());
         }
         self.policy.replan();
         Ok(())
+    }
+
+    /// The fleet as the allocator sees it now.
+    ///
+    /// # Errors
+    /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
+    pub fn fleet(&self) -> Result<Fleet, FleetError> {
+        self.policy.fleet(self.spent(), &self.groups, &self.members)
+    }
+
+    /// `text` with guests called by their names instead of the allocator's numbers.
+    pub fn named(&self, text: &str) -> String {
+        // The larger number first: "guest 1" is where "guest 12" begins.
+        let mut text = text.to_owned();
+        for (member, seat) in self.members.iter().zip(&self.seats).rev() {
+            text = text.replace(&member.id.to_string(), &seat.name);
+        }
+        text
     }
 
     /// Everybody, in the order of admission.
@@ -324,6 +372,15 @@ impl Roster {
             backing: self.backing,
             break_reserve: self.round.as_ref().map_or(Pages::ZERO, |round| round.reserve),
         }
+    }
+
+    /// Whether all that was promised fits the budget, one guest after the other.
+    fn promises(&self) -> Result<(), AdmissionError> {
+        let (admission, promised) = (self.admission(), self.reservations());
+        for (index, applicant) in promised.iter().enumerate() {
+            admission.check(&promised[..index], applicant)?;
+        }
+        Ok(())
     }
 
     fn reservations(&self) -> Vec<Reservation> {

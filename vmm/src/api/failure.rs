@@ -1,0 +1,56 @@
+//! Why a request was not done, as a status and a sentence.
+
+use axum::Json;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::types::Failure;
+
+/// Everything that can be wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("there is no {method} {path} in this API; docs/host.md lists what there is")]
+    NoRoute { method: String, path: String },
+    #[error("{path} does not take {method}; docs/host.md lists what it takes")]
+    NoMethod { method: String, path: String },
+    #[error("no guest is called {0:?}; GET /guests lists those that run")]
+    NoGuest(String),
+    #[error("guest {0:?} has no balloon")]
+    NoBalloon(String),
+    #[error("the body cannot be read: {}", .0.body_text())]
+    Body(#[from] BytesRejection),
+    #[error("the body is not what is expected here: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{key}: {what}")]
+    Value { key: &'static str, what: String },
+    #[error("{0}")]
+    Refused(String),
+    #[error(
+        "guest {0:?} is not connected to the manager at the moment; try again, or use its control socket"
+    )]
+    Away(String),
+    #[error("the manager failed to answer: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute { .. } | Self::NoGuest(_) | Self::NoBalloon(_) => StatusCode::NOT_FOUND,
+            Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Body(rejection) => rejection.status(),
+            Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,
+            Self::Refused(_) => StatusCode::CONFLICT,
+            Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let error = self.to_string();
+        (self.status(), Json(Failure { error })).into_response()
+    }
+}

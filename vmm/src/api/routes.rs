@@ -1,0 +1,207 @@
+//! What each request does.
+//!
+//! Every handler works on a thread for waiting: the roster's lock is held by a round for as long as that takes, and a
+//! guest's process that does not read what it is told costs its time-out. Neither delays another client's answer.
+
+use std::time::Duration;
+
+use allocator::{GuestId, Pages, Shares, Tax};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+
+use super::failure::ApiError;
+use super::types::{BalloonStatistics, GuestChange, GuestList, GuestView, HostChange, HostView, Phase};
+use super::{BODY_LIMIT, view};
+use crate::link::FromManager;
+use crate::manager::host::Host;
+use crate::manager::policy::Settings;
+use crate::manager::roster::Roster;
+
+type Answer<T> = Result<Json<T>, ApiError>;
+type Told = Result<(StatusCode, Json<GuestView>), ApiError>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// All routes, over one manager.
+pub(super) fn router(host: Host) -> Router {
+    Router::new()
+        .route("/host", get(show_host).put(change_host))
+        .route("/guests", get(list))
+        .route("/guests/{name}", get(show).patch(change))
+        .route("/guests/{name}/balloon/statistics", get(statistics))
+        .route("/guests/{name}/stop", post(stop))
+        .route("/guests/{name}/pause", post(pause))
+        .route("/guests/{name}/resume", post(resume))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(host)
+}
+
+async fn no_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::NoRoute {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+async fn no_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::NoMethod {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+async fn show_host(State(host): State<Host>) -> Answer<HostView> {
+    aside(move || Ok(view::host(&host.roster()))).await
+}
+
+async fn change_host(State(host): State<Host>, body: Body) -> Answer<HostView> {
+    let change: HostChange = read(body)?;
+    aside(move || {
+        let mut roster = host.roster();
+        let settings = changed(*roster.policy().settings(), change)?;
+        roster
+            .set(settings)
+            .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+        Ok(view::host(&roster))
+    })
+    .await
+}
+
+async fn list(State(host): State<Host>) -> Answer<GuestList> {
+    aside(move || {
+        Ok(GuestList {
+            guests: view::guests(&host.roster(), None),
+        })
+    })
+    .await
+}
+
+async fn show(State(host): State<Host>, Path(name): Path<String>) -> Answer<GuestView> {
+    aside(move || one(&host.roster(), &name)).await
+}
+
+async fn change(State(host): State<Host>, Path(name): Path<String>, body: Body) -> Answer<GuestView> {
+    let change: GuestChange = read(body)?;
+    aside(move || {
+        let mut roster = host.roster();
+        let id = find(&roster, &name)?;
+        let mut limits = roster
+            .guests()
+            .find(|(member, _)| member.id == id)
+            .map(|(member, _)| member.limits)
+            .ok_or_else(|| ApiError::NoGuest(name.clone()))?;
+        if let Some(min) = change.min_bytes {
+            limits.min = pages(min);
+        }
+        if let Some(shares) = change.shares {
+            limits.shares = Shares::new(shares);
+        }
+        roster
+            .set_limits(id, limits)
+            .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+        one(&roster, &name)
+    })
+    .await
+}
+
+async fn statistics(State(host): State<Host>, Path(name): Path<String>) -> Answer<BalloonStatistics> {
+    aside(move || {
+        let roster = host.roster();
+        let id = find(&roster, &name)?;
+        roster
+            .guests()
+            .find(|(member, _)| member.id == id)
+            .and_then(|(member, _)| member.report.balloon.as_ref())
+            .map(view::statistics)
+            .ok_or(ApiError::NoBalloon(name))
+    })
+    .await
+}
+
+async fn stop(State(host): State<Host>, Path(name): Path<String>) -> Told {
+    direct(host, name, (FromManager::Stop, Phase::Stopping)).await
+}
+
+async fn pause(State(host): State<Host>, Path(name): Path<String>) -> Told {
+    direct(host, name, (FromManager::Pause, Phase::Paused)).await
+}
+
+async fn resume(State(host): State<Host>, Path(name): Path<String>) -> Told {
+    direct(host, name, (FromManager::Resume, Phase::Running)).await
+}
+
+/// Tells a guest's process to bring it into a phase.
+async fn direct(host: Host, name: String, (message, phase): (FromManager, Phase)) -> Told {
+    let told = aside(move || {
+        let id = find(&host.roster(), &name)?;
+        // Not under the roster's lock: whoever does not read is waited for.
+        if !host.tell(id, &message) {
+            return Err(ApiError::Away(name));
+        }
+        let mut roster = host.roster();
+        if let Some(seat) = roster.seat_mut(id) {
+            seat.phase = phase;
+        }
+        one(&roster, &name)
+    });
+    Ok((StatusCode::ACCEPTED, told.await?))
+}
+
+fn one(roster: &Roster, name: &str) -> Result<GuestView, ApiError> {
+    view::guests(roster, Some(name))
+        .pop()
+        .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
+}
+
+fn find(roster: &Roster, name: &str) -> Result<GuestId, ApiError> {
+    roster
+        .guests()
+        .find(|(_, seat)| seat.name == name)
+        .map(|(member, _)| member.id)
+        .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
+}
+
+fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
+    let mut settings = before;
+    if let Some(budget) = change.budget_bytes {
+        settings.budget = pages(budget);
+    }
+    if let Some(percent) = change.tax_percent {
+        settings.tax = Tax::new(percent / 100.0).map_err(|_| ApiError::Value {
+            key: "tax_percent",
+            what: format!("{percent} is no tax; it goes from 0 to below 100"),
+        })?;
+    }
+    if let Some(seconds) = change.rebalance_seconds {
+        if !(0.1..=86_400.0).contains(&seconds) {
+            return Err(ApiError::Value {
+                key: "rebalance_seconds",
+                what: format!("{seconds} is out of range; it goes from 0.1 to 86400"),
+            });
+        }
+        settings.rebalance = Duration::from_secs_f64(seconds);
+    }
+    Ok(settings)
+}
+
+/// Whole pages, rounded up, within what the allocator counts with.
+fn pages(bytes: u64) -> Pages {
+    Pages::new(bytes.div_ceil(4096)).min(Pages::LIMIT)
+}
+
+fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    Ok(serde_json::from_slice(&body?)?)
+}
+
+/// Runs `work` where waiting harms nobody.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<Json<T>, ApiError> {
+    tokio::task::spawn_blocking(work).await?.map(Json)
+}

@@ -1,0 +1,176 @@
+//! The manager's state as the API shows it.
+
+use allocator::{Bound, Fleet, Pages, State};
+use page_share::LocalManager;
+
+use super::types::{
+    ActivityView, BalloonStatistics, BalloonView, CountersView, DomainView, GuestView, HostView, LimitsView,
+    MemoryView, SettingsView, SpentView, TargetView,
+};
+use crate::link::BalloonReport;
+use crate::manager::member::Member;
+use crate::manager::roster::{Roster, Seat};
+
+/// Pages in a MiB.
+const MIB_PAGES: u64 = 256;
+
+/// The manager as a whole.
+pub(super) fn host(roster: &Roster) -> HostView {
+    let settings = roster.policy().settings();
+    let round = roster.last_round();
+    let spent = roster.spent();
+    let sum = |of: fn(&Member) -> Pages| bytes(roster.guests().map(|(member, _)| of(member)).sum());
+    HostView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        settings: SettingsView {
+            budget_bytes: bytes(settings.budget),
+            tax_percent: settings.tax.part() * 100.0,
+            rebalance_seconds: settings.rebalance.as_secs_f64(),
+        },
+        state: round.map(|round| State::name(round.state).to_owned()),
+        free_bytes: round.map(|round| round.free.saturating_mul(4096)),
+        reserve_bytes: round.map_or(0, |round| bytes(round.reserve)),
+        goal_bytes: bytes(roster.policy().goal()),
+        spent: SpentView {
+            guests_bytes: sum(|member| member.held),
+            pools_bytes: bytes(spent.pools),
+            manager_bytes: bytes(spent.manager),
+        },
+        guests: roster.guests().count() as u64,
+        promised_bytes: sum(|member| member.limits.max),
+        minimums_bytes: sum(|member| member.limits.min),
+        domains: roster
+            .domains()
+            .iter()
+            .map(|(name, manager)| (name.clone(), domain(manager)))
+            .collect(),
+    }
+}
+
+fn domain(manager: &LocalManager) -> DomainView {
+    let figures = manager.with(|domain| (domain.sizes(), domain.counters()));
+    let (sizes, counters) = figures.unwrap_or_default();
+    DomainView {
+        guests: sizes.guests,
+        pool_pages: sizes.pool_pages,
+        references: sizes.references,
+        hints: sizes.hints,
+        metadata_bytes: sizes.metadata_bytes(),
+        reports: counters.reports,
+        answered_shared: counters.answered_shared,
+        published: counters.published,
+        refused: counters.refused_full + counters.refused_mismatch + counters.refused_collision,
+        invalid_calls: counters.invalid_calls,
+        punched: counters.punched,
+    }
+}
+
+/// Every guest, or those called `name`.
+pub(super) fn guests(roster: &Roster, name: Option<&str>) -> Vec<GuestView> {
+    // Without a fleet there is no plan either, and everything else can still be said.
+    let fleet = roster.fleet().ok();
+    roster
+        .guests()
+        .enumerate()
+        .filter(|(_, (_, seat))| name.is_none_or(|name| seat.name == name))
+        .map(|(index, (member, seat))| {
+            let target = fleet.as_ref().and_then(|fleet| target(roster, fleet, index));
+            guest(member, seat, target)
+        })
+        .collect()
+}
+
+fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView {
+    let Member { limits, report, .. } = member;
+    GuestView {
+        name: seat.name.clone(),
+        pid: seat.pid,
+        phase: seat.phase,
+        connected: seat.connected,
+        age_seconds: seat.since.elapsed().as_secs_f64(),
+        report_age_seconds: member.age.as_secs_f64(),
+        control: seat.control.clone(),
+        domain: seat.sharing.as_ref().map(|place| place.domain.clone()),
+        limits: LimitsView {
+            min_bytes: bytes(limits.min),
+            max_bytes: bytes(limits.max),
+            shares: limits.shares.get(),
+        },
+        memory: memory(member),
+        held_bytes: bytes(member.held),
+        overhead_bytes: bytes(member.overhead()),
+        target,
+        activity: ActivityView {
+            fraction: member.estimate.fraction,
+            low: member.estimate.interval.low,
+            high: member.estimate.interval.high,
+            active_bytes: bytes(member.estimate.active),
+            written_bytes_per_second: report.written_per_second.saturating_mul(4096),
+        },
+        balloon: report.balloon.as_ref().map(|balloon| BalloonView {
+            asked_bytes: bytes(member.balloon_asked),
+            target_bytes: balloon.target_pages.saturating_mul(4096),
+            actual_bytes: balloon.actual_pages.saturating_mul(4096),
+            responsive: !balloon.unresponsive,
+        }),
+        growth_credit_pages: seat.orders.growth_credit,
+        counters: CountersView {
+            cow_breaks: report.cow_breaks,
+            pages_in: report.pages_in,
+            engine_cpu_us: report.engine_cpu_us,
+        },
+    }
+}
+
+fn memory(member: &Member) -> MemoryView {
+    let pages = &member.report.pages;
+    let size = |pages: u64| pages.saturating_mul(4096);
+    MemoryView {
+        private_bytes: size(pages.private),
+        shared_bytes: size(pages.shared),
+        zero_bytes: size(pages.zero),
+        compressed_bytes: size(pages.compressed),
+        store_bytes: member.report.store_bytes,
+        swapped_bytes: size(pages.swapped),
+        ballooned_bytes: size(pages.ballooned),
+        empty_bytes: size(pages.empty),
+    }
+}
+
+/// The target of the guest at `index`; none where guests came or went after the plan was made.
+fn target(roster: &Roster, fleet: &Fleet, index: usize) -> Option<TargetView> {
+    let why = roster.policy().plan().explain_at(fleet, index)?;
+    if why.target.guest != why.claim.guest {
+        return None;
+    }
+    Some(TargetView {
+        private_bytes: bytes(why.target.pages),
+        size_bytes: bytes(why.target.size),
+        taxed_bytes: bytes(why.target.taxed),
+        bound: match why.target.bound {
+            Bound::Maximum => "maximum",
+            Bound::Minimum => "minimum",
+            Bound::Shares => "shares",
+            Bound::Tax => "tax",
+        }
+        .to_owned(),
+        explanation: roster.named(&why.to_string()),
+    })
+}
+
+/// A balloon as Firecracker shows it.
+pub(super) fn statistics(balloon: &BalloonReport) -> BalloonStatistics {
+    BalloonStatistics {
+        target_pages: balloon.target_pages,
+        actual_pages: balloon.actual_pages,
+        target_mib: balloon.target_pages / MIB_PAGES,
+        actual_mib: balloon.actual_pages / MIB_PAGES,
+        age_seconds: balloon.statistics_age_seconds,
+        guest: balloon.statistics.clone(),
+    }
+}
+
+fn bytes(pages: Pages) -> u64 {
+    pages.get().saturating_mul(4096)
+}

@@ -1,0 +1,57 @@
+//! What all commands that ask a manager have in common.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::api::client::{Client, ClientError};
+use crate::process;
+
+/// Which manager, and for whom the answer is.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Asking {
+    /// Run directory of the manager [default: the running `levy host`, or the only `levy run` that brought its own]
+    #[arg(long, value_name = "DIR")]
+    pub(super) run_dir: Option<PathBuf>,
+    /// Tell programs: one JSON value on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Why a command could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("still running after {seconds} s: {names}; ask again, or end its process")]
+    StillThere { names: String, seconds: u64 },
+}
+
+impl Asking {
+    pub(super) fn client(&self) -> Result<Client, AskError> {
+        Ok(Client::find(self.run_dir.as_deref())?)
+    }
+
+    /// Shows `value` to programs, or `text` to people.
+    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        let shown = match self.json {
+            true => serde_json::to_string(value).map_or_else(|e| e.to_string(), |text| text + "\n"),
+            false => text(),
+        };
+        // Whoever no longer reads does not want to know.
+        let _ = std::io::stdout().write_all(shown.as_bytes());
+    }
+}
+
+/// The exit status for what came of a command: 2 for wrong usage, 1 for everything else that went wrong.
+pub(super) fn status(result: Result<(), AskError>) -> u8 {
+    let Err(error) = result else { return 0 };
+    eprintln!("levy: {}", process::chain(&error));
+    match error {
+        AskError::Usage(_) => 2,
+        _ => 1,
+    }
+}

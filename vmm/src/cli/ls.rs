@@ -1,0 +1,171 @@
+//! `levy ls` and `levy stats`: how guests and their manager fare.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::asking::{AskError, Asking, status};
+use super::table::{self, mib};
+use crate::api::types::{GuestView, HostView};
+
+/// List the guests of a manager.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = table::LEGEND)]
+pub struct LsArgs {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Show a manager's memory, or one guest's: what it has, what it should have, and why.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = table::LEGEND)]
+pub struct StatsArgs {
+    /// The guest; without one, the host with its sharing domains and all guests
+    guest: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl LsArgs {
+    /// Lists; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(self.list())
+    }
+
+    fn list(self) -> Result<(), AskError> {
+        let guests = self.asking.client()?.guests()?;
+        self.asking
+            .show(&json!({"guests": guests}), || match guests.len() {
+                0 => "no guests; start some with `levy run`\n".to_owned(),
+                _ => table::of(&guests),
+            });
+        Ok(())
+    }
+}
+
+impl StatsArgs {
+    /// Shows; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(self.stats())
+    }
+
+    fn stats(self) -> Result<(), AskError> {
+        let client = self.asking.client()?;
+        match &self.guest {
+            Some(name) => {
+                let guest = client.guest(name)?;
+                self.asking.show(&guest, || one(&guest));
+            }
+            None => {
+                let (host, guests) = (client.host()?, client.guests()?);
+                self.asking
+                    .show(&json!({"host": host, "guests": guests}), || all(&host, &guests));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all(host: &HostView, guests: &[GuestView]) -> String {
+    let mut text = self::host(host);
+    text.push('\n');
+    text.push_str(&table::of(guests));
+    text
+}
+
+/// The manager's part.
+pub(super) fn host(host: &HostView) -> String {
+    let mut text = String::new();
+    let settings = &host.settings;
+    let free = host.free_bytes.map_or("-".to_owned(), |free| {
+        let sign = if free < 0 { "-" } else { "" };
+        format!("{sign}{}", mib(free.unsigned_abs()))
+    });
+    let _ = writeln!(
+        text,
+        "budget {} MiB, free {free} MiB, state {}, tax {} %, a plan every {} s",
+        mib(settings.budget_bytes),
+        host.state.as_deref().unwrap_or("-"),
+        settings.tax_percent,
+        settings.rebalance_seconds,
+    );
+    let _ = writeln!(
+        text,
+        "spent: guests {} MiB, pools {} MiB, manager {} MiB; kept for copy-on-write {} MiB",
+        mib(host.spent.guests_bytes),
+        mib(host.spent.pools_bytes),
+        mib(host.spent.manager_bytes),
+        mib(host.reserve_bytes),
+    );
+    let _ = writeln!(
+        text,
+        "{} guests, {} MiB promised, {} MiB guaranteed",
+        host.guests,
+        mib(host.promised_bytes),
+        mib(host.minimums_bytes),
+    );
+    for (name, domain) in &host.domains {
+        let _ = writeln!(
+            text,
+            "domain {name}: {} guests, pool {} MiB for {} MiB of guest memory, {} published, {} refused",
+            domain.guests,
+            mib(u64::from(domain.pool_pages) * 4096),
+            mib(domain.references * 4096),
+            domain.published,
+            domain.refused,
+        );
+    }
+    text
+}
+
+fn one(guest: &GuestView) -> String {
+    let mut text = table::of(std::slice::from_ref(guest));
+    let (limits, activity, counters) = (&guest.limits, &guest.activity, &guest.counters);
+    let _ = writeln!(
+        text,
+        "\nlimits: min {} MiB, max {} MiB, {} shares",
+        mib(limits.min_bytes),
+        mib(limits.max_bytes),
+        limits.shares
+    );
+    if let Some(target) = &guest.target {
+        let _ = writeln!(text, "why: {}", target.explanation);
+    }
+    let _ = writeln!(
+        text,
+        "in use: {:.0} % ({:.0} to {:.0} %) of its private memory; {} MiB/s written",
+        activity.fraction * 100.0,
+        activity.low * 100.0,
+        activity.high * 100.0,
+        mib(activity.written_bytes_per_second),
+    );
+    if let Some(balloon) = &guest.balloon
+        && !balloon.responsive
+    {
+        text.push_str("balloon: its driver is not there; memory is compressed and swapped instead\n");
+    }
+    if let Some(credit) = guest.growth_credit_pages {
+        let _ = writeln!(
+            text,
+            "growth is gated: the host is short, {credit} more pages may grow"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "since its start: {} copy-on-write breaks, {} pages brought back, {:.2} s of CPU for its memory",
+        counters.cow_breaks,
+        counters.pages_in,
+        counters.engine_cpu_us as f64 / 1e6,
+    );
+    let _ = writeln!(
+        text,
+        "process {}, sharing domain {}, last report {:.0} s ago",
+        guest.pid,
+        guest.domain.as_deref().unwrap_or("none"),
+        guest.report_age_seconds
+    );
+    if let Some(control) = &guest.control {
+        let _ = writeln!(text, "control socket {control}");
+    }
+    text
+}

@@ -1,0 +1,145 @@
+//! `levy stop`, `levy pause` and `levy resume`: guests told what to do.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::asking::{AskError, Asking, status};
+use crate::api::client::{Client, ClientError};
+use crate::config;
+
+/// How often a guest that stops is looked for.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Have guests switch themselves off, and take down those that do not within 10 seconds.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    which: Which,
+    /// How long to wait until they are gone; 0s does not wait
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
+    wait: Duration,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Stop the virtual CPUs of guests; they go on where they were with `levy resume`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Let paused guests run again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Some guests, or all.
+#[derive(Clone, Debug, clap::Args)]
+struct Which {
+    /// The guests
+    #[arg(value_name = "GUEST", required_unless_present = "all", conflicts_with = "all")]
+    guests: Vec<String>,
+    /// Every guest of the manager
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn names(&self, client: &Client) -> Result<Vec<String>, AskError> {
+        if !self.all {
+            return Ok(self.guests.clone());
+        }
+        Ok(client.guests()?.into_iter().map(|guest| guest.name).collect())
+    }
+}
+
+impl StopArgs {
+    /// Stops; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(self.stop())
+    }
+
+    fn stop(self) -> Result<(), AskError> {
+        let client = self.asking.client()?;
+        let names = self.which.names(&client)?;
+        stop(&client, &names, self.wait)?;
+        self.asking
+            .show(&json!({"stopped": names}), || said(&names, "stopped"));
+        Ok(())
+    }
+}
+
+impl PauseArgs {
+    /// Pauses; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(direct(&self.which, &self.asking, ("pause", "paused")))
+    }
+}
+
+impl ResumeArgs {
+    /// Resumes; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(direct(&self.which, &self.asking, ("resume", "resumed")))
+    }
+}
+
+/// Tells guests to stop, and waits until their manager has forgotten them, with a word every few seconds.
+pub(super) fn stop(client: &Client, names: &[String], most: Duration) -> Result<(), AskError> {
+    let began = Instant::now();
+    tell(client, names, "stop")?;
+    let mut next_word = Duration::from_secs(2);
+    while !most.is_zero() {
+        let left = match client.guests() {
+            Ok(guests) => guests,
+            // A launcher's own manager ends with its last guest.
+            Err(ClientError::Unreachable { .. } | ClientError::Garbled { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let left: Vec<_> = left.into_iter().map(|guest| guest.name).collect();
+        let waited: Vec<_> = names.iter().filter(|name| left.contains(name)).cloned().collect();
+        if waited.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() >= most {
+            return Err(AskError::StillThere {
+                names: waited.join(", "),
+                seconds: most.as_secs(),
+            });
+        }
+        if began.elapsed() >= next_word {
+            eprintln!("levy: waiting for {}", waited.join(", "));
+            next_word += Duration::from_secs(5);
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+fn direct(which: &Which, asking: &Asking, (what, done): (&str, &str)) -> Result<(), AskError> {
+    let client = asking.client()?;
+    let names = which.names(&client)?;
+    tell(&client, &names, what)?;
+    asking.show(&json!({ done: names }), || said(&names, done));
+    Ok(())
+}
+
+/// Tells each of `names`; those behind one that fails are told all the same, and the first failure is the answer.
+fn tell(client: &Client, names: &[String], what: &str) -> Result<(), ClientError> {
+    let told: Vec<_> = names.iter().map(|name| client.direct(name, what)).collect();
+    told.into_iter().try_for_each(|answer| answer.map(drop))
+}
+
+fn said(names: &[String], done: &str) -> String {
+    match names {
+        [] => "no guests\n".to_owned(),
+        _ => format!("{done} {}\n", names.join(", ")),
+    }
+}
