@@ -242,8 +242,8 @@ fn a_guest_is_seen_with_its_pages_its_target_and_the_reason() {
     let (status, balloon) = managed.request("GET", "/guests/g1/balloon/statistics", "");
     assert_eq!((status, &balloon["free_memory"]), (200, &(5 * MIB).into()));
     assert_eq!(
-        (&balloon["target_mib"], &balloon["age_seconds"]),
-        (&0.into(), &0.5.into())
+        (&balloon["target_mib"], &balloon["age_ms"]),
+        (&0.into(), &500.into())
     );
 
     assert_eq!(client.direct("g1", "pause").unwrap().phase, Phase::Paused);
@@ -550,4 +550,46 @@ fn levy_host_serves_its_api_and_takes_its_socket_along() {
         .map(|e| e.file_name())
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn fleet_files_are_refused_before_anything_starts_and_down_finds_what_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fleet.toml");
+    let run = |args: &[&str]| {
+        let output = levy_command(dir.path()).args(args).arg(&path).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    for command in ["up", "down"] {
+        let (status, text) = run(&[command]);
+        assert!(
+            status == Some(1) && text.contains("cannot read the fleet file"),
+            "{text}"
+        );
+    }
+    std::fs::write(&path, "[guest.web]\ncount = 2\nsize = \"64M\"\nmin = \"1G\"\n").unwrap();
+    for command in ["up", "down"] {
+        let (status, text) = run(&[command]);
+        assert!(
+            status == Some(1) && text.contains("fleet.toml:4: guest.web.min: "),
+            "{text}"
+        );
+    }
+    std::fs::write(&path, "[guest.web]\ncount = 2\nsize = \"64M\"\n").unwrap();
+    let (status, text) = run(&["down"]);
+    assert!(status == Some(1) && text.contains("no guest of"), "{text}");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    let managed = Managed::new(256);
+    let _kept = (managed.admit("web-1", 64), managed.admit("other", 64));
+    std::os::unix::fs::symlink(managed.dir.path(), dir.path().join("levy")).unwrap();
+    let (status, text) = run(&["down", "--wait", "0s"]);
+    assert_eq!(status, Some(0), "{text}");
+    let phase = |name: &str| managed.client().guest(name).unwrap().phase;
+    assert_eq!(
+        (phase("web-1"), phase("other")),
+        (Phase::Stopping, Phase::Running)
+    );
 }

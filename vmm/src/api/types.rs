@@ -253,8 +253,9 @@ pub struct BalloonStatistics {
     pub target_mib: u64,
     /// The balloon's size, MiB.
     pub actual_mib: u64,
-    /// Seconds since the guest sent its statistics; none where it never did.
-    pub age_seconds: Option<f64>,
+    /// Milliseconds since the guest sent its statistics; none where it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
     /// What the guest says of itself.
     #[serde(flatten)]
     pub guest: BTreeMap<String, u64>,

@@ -166,7 +166,9 @@ pub(super) fn statistics(balloon: &BalloonReport) -> BalloonStatistics {
         actual_pages: balloon.actual_pages,
         target_mib: balloon.target_pages / MIB_PAGES,
         actual_mib: balloon.actual_pages / MIB_PAGES,
-        age_seconds: balloon.statistics_age_seconds,
+        age_ms: balloon
+            .statistics_age_seconds
+            .map(|seconds| (seconds * 1000.0) as u64),
         guest: balloon.statistics.clone(),
     }
 }

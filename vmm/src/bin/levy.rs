@@ -22,6 +22,10 @@ enum Command {
     Host(Box<levy::cli::HostArgs>),
     /// Run one or more guests, each in a process of its own
     Run(Box<levy::cli::RunArgs>),
+    /// Run the guests of a fleet file
+    Up(levy::cli::UpArgs),
+    /// Stop the guests of a fleet file
+    Down(levy::cli::DownArgs),
     /// List the guests of a manager
     Ls(levy::cli::LsArgs),
     /// Show a manager's memory, or one guest's: what it has, what it should have, and why
@@ -56,6 +60,8 @@ fn main() -> ExitCode {
         },
         Command::Host(args) => ExitCode::from(args.run()),
         Command::Run(args) => ExitCode::from(args.run()),
+        Command::Up(args) => ExitCode::from(args.run()),
+        Command::Down(args) => ExitCode::from(args.run()),
         Command::Ls(args) => ExitCode::from(args.run()),
         Command::Stats(args) => ExitCode::from(args.run()),
         Command::Set(args) => ExitCode::from(args.run()),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::fleet_file::FleetFileError;
 use crate::api::client::{Client, ClientError};
 use crate::process;
 
@@ -24,6 +25,10 @@ pub(super) struct Asking {
 pub(super) enum AskError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Fleet(#[from] FleetFileError),
+    #[error("no guest of {path} is running", path = path.display())]
+    NoneRuns { path: PathBuf },
     #[error("{0}")]
     Usage(String),
     #[error("still running after {seconds} s: {names}; ask again, or end its process")]

@@ -43,13 +43,24 @@ pub(super) struct PolicyArgs {
     /// Memory for all guests together, everything counted [default: the control group's limit, or what is available
     /// less a tenth]
     #[arg(long = "budget", visible_alias = "host-memory", value_name = "SIZE", value_parser = config::size)]
-    budget: Option<u64>,
+    pub(super) budget: Option<u64>,
     /// Idle-memory tax: the part of an idle page's price that its owner pays on top, in percent, below 100
     #[arg(long, value_name = "PERCENT", default_value = "75", value_parser = tax)]
-    tax: Tax,
+    pub(super) tax: Tax,
     /// Longest time between two plans
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = config::duration)]
-    rebalance: Duration,
+    pub(super) rebalance: Duration,
+}
+
+impl Default for PolicyArgs {
+    fn default() -> Self {
+        let usual = Settings::new(allocator::Pages::ZERO);
+        Self {
+            budget: None,
+            tax: usual.tax,
+            rebalance: usual.rebalance,
+        }
+    }
 }
 
 impl PolicyArgs {

@@ -1,12 +1,14 @@
 //! The commands of `levy`, as they are typed.
 
 mod asking;
+mod fleet_file;
 mod host;
 mod ls;
 mod run;
 mod set;
 mod stop;
 mod table;
+mod up;
 mod vmm;
 
 pub use host::HostArgs;
@@ -14,4 +16,5 @@ pub use ls::{LsArgs, StatsArgs};
 pub use run::RunArgs;
 pub use set::SetArgs;
 pub use stop::{PauseArgs, ResumeArgs, StopArgs};
+pub use up::{DownArgs, UpArgs};
 pub use vmm::VmmArgs;

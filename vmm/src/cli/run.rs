@@ -1,17 +1,17 @@
 //! `levy run`: guests for people.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
 use levy_agent::Workload;
 
+use super::fleet_file::FleetFileError;
 use super::host::PolicyArgs;
 use super::vmm::GuestArgs;
 use crate::config::{self, DiskConfig, DiskMode};
 use crate::doctor;
-use crate::launcher::{Fleet, FleetError, Manager, Plan, Screen, ScreenStyle};
+use crate::launcher::{Fleet, FleetError, Manager, Plan, PlannedGuest, Screen, ScreenStyle};
 use crate::manager::host::Doors;
 use crate::manager::place;
 use crate::process;
@@ -72,14 +72,15 @@ pub struct RunArgs {
     json: bool,
 }
 
-fn workload(text: &str) -> Result<Workload, String> {
+/// A workload as it is typed.
+pub(super) fn workload(text: &str) -> Result<Workload, String> {
     let (name, words) = text.split_once(',').unwrap_or((text, ""));
     Workload::from_words(name, words.split(',').filter(|word| !word.is_empty()))
 }
 
 /// What went wrong before guests ran.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+pub(super) enum RunError {
     #[error("{0}")]
     NoKernelsHere(doctor::Machine),
     #[error("cannot build the guest image; give your own with --kernel and --initrd")]
@@ -98,6 +99,8 @@ enum RunError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    File(#[from] FleetFileError),
     #[error(transparent)]
     Fleet(#[from] FleetError),
 }
@@ -151,32 +154,9 @@ impl RunArgs {
         }
     }
 
-    fn manager(&self) -> Result<Manager, RunError> {
-        match self.manager.as_deref().and_then(|text| text.to_str()) {
-            Some("none") => return Ok(Manager::None),
-            Some("own") => {}
-            Some(dir) => return Ok(Manager::Running(dir.into())),
-            None => {
-                let dir = place::default_dir();
-                if std::os::unix::net::UnixStream::connect(Doors::in_dir(&dir).guests).is_ok() {
-                    return Ok(Manager::Running(dir));
-                }
-            }
-        }
-        let (settings, _) = self.policy.settings().map_err(RunError::Budget)?;
-        let swap = &self.guest.swap;
-        let backing = place::backing(swap).map_err(|source| RunError::Swap {
-            dir: swap.clone(),
-            source,
-        })?;
-        Ok(Manager::Own(Box::new(settings), backing))
-    }
-
     fn plan(mut self) -> Result<Plan, RunError> {
-        let manager = self.manager()?;
-        if self.guest.kernel.is_none() {
-            self.use_default_images().map_err(RunError::Images)?;
-        }
+        let manager = manager(self.manager.as_deref(), &self.policy, &self.guest.swap)?;
+        default_images(&mut self.guest, self.no_disk).map_err(RunError::Images)?;
         let mut args = self.guest.to_args();
         args.extend([
             "--deadline".into(),
@@ -186,11 +166,15 @@ impl RunArgs {
             1 => self.name.clone(),
             _ => format!("{}-{n}", self.name),
         };
-        let guests: Vec<(String, Vec<OsString>)> =
-            (1..=self.count).map(|n| (name(n), args.clone())).collect();
+        let guests = (1..=self.count)
+            .map(|n| PlannedGuest {
+                name: name(n),
+                args: args.clone(),
+                workload: self.workloads.iter().cycle().nth(usize::from(n) - 1).cloned(),
+            })
+            .collect();
         Ok(Plan {
             guests,
-            workloads: self.workloads,
             patience: self.patience,
             keep: self.keep,
             manager,
@@ -198,29 +182,49 @@ impl RunArgs {
     }
 }
 
-impl RunArgs {
-    /// Kernel, initramfs and, unless the user has disks or wants none, the Debian disk: from the cache, or built with
-    /// progress on standard error.
-    fn use_default_images(&mut self) -> guest_images::Result<()> {
-        let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
-        let boot = if self.no_disk || !self.guest.disk.is_empty() {
-            default_boot(&cache)?
-        } else {
-            let images = Images::ready(&cache, Flavour::default())?;
-            self.guest.disk.push(DiskConfig {
-                path: images.disk.image(),
-                mode: DiskMode::Overlay,
-                latency: Duration::ZERO,
-            });
-            self.guest.cmdline = format!("root=/dev/vda {}", self.guest.cmdline)
-                .trim_end()
-                .to_owned();
-            images.boot
-        };
-        self.guest.kernel = Some(boot.kernel());
-        self.guest.initrd.get_or_insert_with(|| boot.initramfs());
-        Ok(())
+/// The manager that somebody chose; by default the running one, else one of the launcher's own.
+pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -> Result<Manager, RunError> {
+    match choice.and_then(Path::to_str) {
+        Some("none") => return Ok(Manager::None),
+        Some("own") => {}
+        Some(dir) => return Ok(Manager::Running(dir.into())),
+        None => {
+            let dir = place::default_dir();
+            if std::os::unix::net::UnixStream::connect(Doors::in_dir(&dir).guests).is_ok() {
+                return Ok(Manager::Running(dir));
+            }
+        }
     }
+    let (settings, _) = policy.settings().map_err(RunError::Budget)?;
+    let backing = place::backing(swap).map_err(|source| RunError::Swap {
+        dir: swap.to_owned(),
+        source,
+    })?;
+    Ok(Manager::Own(Box::new(settings), backing))
+}
+
+/// For a guest without a kernel: kernel, initramfs and, unless it has disks or wants none, the Debian disk, from the
+/// cache, or built with progress on standard error.
+pub(super) fn default_images(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
+    if guest.kernel.is_some() {
+        return Ok(());
+    }
+    let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
+    let boot = if no_disk || !guest.disk.is_empty() {
+        default_boot(&cache)?
+    } else {
+        let images = Images::ready(&cache, Flavour::default())?;
+        guest.disk.push(DiskConfig {
+            path: images.disk.image(),
+            mode: DiskMode::Overlay,
+            latency: Duration::ZERO,
+        });
+        guest.cmdline = format!("root=/dev/vda {}", guest.cmdline).trim_end().to_owned();
+        images.boot
+    };
+    guest.kernel = Some(boot.kernel());
+    guest.initrd.get_or_insert_with(|| boot.initramfs());
+    Ok(())
 }
 
 fn default_boot(cache: &Cache) -> guest_images::Result<Boot> {

@@ -37,16 +37,25 @@ const CONSOLE_LINES: usize = 15;
 /// What is to be run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The guests: name, and arguments of `levy vmm`.
-    pub guests: Vec<(String, Vec<OsString>)>,
-    /// What the guests run, in turn; without any they run until they are switched off.
-    pub workloads: Vec<Workload>,
+    /// The guests.
+    pub guests: Vec<PlannedGuest>,
     /// How long a verdict may take beyond the time that the workload announces.
     pub patience: Duration,
     /// Leave guests running after their verdict.
     pub keep: bool,
     /// Who manages the guests' memory.
     pub manager: Manager,
+}
+
+/// One guest of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedGuest {
+    /// Its name.
+    pub name: String,
+    /// Arguments of its `levy vmm`.
+    pub args: Vec<OsString>,
+    /// What it runs; without, it runs until it is switched off.
+    pub workload: Option<Workload>,
 }
 
 /// Who manages the guests' memory.
@@ -130,18 +139,18 @@ impl Fleet {
                 let _ = interrupts.send(Note::Signal);
             })
             .map_err(FleetError::Thread)?;
-        for (number, (name, args)) in fleet.plan.guests.clone().iter().enumerate() {
-            let mut args = args.clone();
+        for (number, guest) in fleet.plan.guests.clone().into_iter().enumerate() {
+            let PlannedGuest { name, mut args, .. } = guest;
             if let Some(manager) = fleet.manager() {
                 args.extend(["--manager".into(), manager.into()]);
             }
-            let start = VmmProcess::start((number, name), &args, fleet.dir.path(), &fleet.notes);
+            let start = VmmProcess::start((number, &name), &args, fleet.dir.path(), &fleet.notes);
             let vmm = start.map_err(|source| FleetError::Start {
                 name: name.clone(),
                 source,
             })?;
-            fleet.screen.add(name);
-            fleet.guests.push(Guest::new(name, vmm));
+            fleet.screen.add(&name);
+            fleet.guests.push(Guest::new(&name, vmm));
             fleet.show(number);
         }
         Ok(fleet)
@@ -166,7 +175,8 @@ impl Fleet {
             self.give_up_on_late_verdicts();
         }
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
-        let summary = Summary::of(guests, !self.plan.workloads.is_empty(), self.interrupted);
+        let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
+        let summary = Summary::of(guests, &busy, self.interrupted);
         let mut value = json!(summary);
         value["event"] = "summary".into();
         self.screen.finish(&summary.to_text(), &value);
@@ -212,8 +222,7 @@ impl Fleet {
     fn ready(&mut self, number: usize) {
         let guest = &mut self.guests[number];
         guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
-        let workloads = &self.plan.workloads;
-        if let Some(workload) = workloads.get(number % workloads.len().max(1))
+        if let Some(workload) = &self.plan.guests[number].workload
             && let Err(e) = guest.start(workload, self.plan.patience)
         {
             let complaint = format!("cannot send the workload: {e}");

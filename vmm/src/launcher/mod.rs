@@ -1,4 +1,4 @@
-//! Starting guests, talking with the agents in them, and telling how they fare: what is behind `levy run`.
+//! Starting guests, talking with the agents in them, and telling how they fare: what is behind `levy run` and `levy up`.
 //!
 //! One `levy vmm` process per guest. The launcher hears of everything as a `Note`: what the VMM processes report,
 //! what the agents say, Ctrl-C. It ends when all guests have ended, and nothing of them is left then: each process
@@ -15,7 +15,7 @@ mod vmm_process;
 use levy_agent::Event as AgentEvent;
 use serde_json::Value;
 
-pub use fleet::{Fleet, FleetError, Manager, Plan};
+pub use fleet::{Fleet, FleetError, Manager, Plan, PlannedGuest};
 pub use run_dir::RunDir;
 pub use screen::{Screen, ScreenStyle};
 pub use summary::{GuestSummary, Summary};

@@ -64,10 +64,13 @@ const VERDICT: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 impl Summary {
-    /// The summary of `guests`, whose exit status is the gravest of theirs.
-    pub(super) fn of(guests: Vec<GuestSummary>, expects_verdict: bool, interrupted: bool) -> Self {
+    /// The summary of `guests`, whose exit status is the gravest of theirs; `busy` says which of them had a workload.
+    pub(super) fn of(guests: Vec<GuestSummary>, busy: &[bool], interrupted: bool) -> Self {
         let gravest = guests.iter().map(|g| g.status).find(|&s| s != 0);
-        let unwell = expects_verdict && guests.iter().any(|g| !g.is_ok());
+        let unwell = guests
+            .iter()
+            .zip(busy)
+            .any(|(guest, &busy)| busy && !guest.is_ok());
         let status = match (interrupted, gravest) {
             (true, _) => INTERRUPTED,
             (false, Some(status)) => status,
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn the_gravest_end_decides_the_status() {
         let status = |guests: &[GuestSummary], verdicts, interrupted| {
-            Summary::of(guests.to_vec(), verdicts, interrupted).status
+            Summary::of(guests.to_vec(), &vec![verdicts; guests.len()], interrupted).status
         };
         assert_eq!(status(&[guest(0, None), guest(0, None)], false, false), 0);
         assert_eq!(status(&[guest(0, Some(true))], true, false), 0);
@@ -171,11 +174,19 @@ mod tests {
         assert_eq!(status(&[guest(0, Some(true)), guest(0, None)], true, false), 7);
         assert_eq!(status(&[guest(0, Some(true)), guest(5, None)], true, false), 5);
         assert_eq!(status(&[guest(0, Some(true))], true, true), 130);
+        // Whoever has nothing to run owes no verdict.
+        let mixed = vec![guest(0, Some(true)), guest(0, None)];
+        assert_eq!(Summary::of(mixed, &[true, false], false).status, 0);
     }
 
     #[test]
     fn the_table_names_every_guest_and_its_verdict() {
-        let text = Summary::of(vec![guest(0, Some(true)), guest(0, Some(false))], true, false).to_text();
+        let text = Summary::of(
+            vec![guest(0, Some(true)), guest(0, Some(false))],
+            &[true, true],
+            false,
+        )
+        .to_text();
         assert!(text.contains("churn ok, 3 pages/s"), "{text}");
         assert!(text.contains("churn FAILED"), "{text}");
     }

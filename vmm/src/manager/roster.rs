@@ -446,7 +446,8 @@ fn is_possible(pages: &PageCounts, size: Pages) -> bool {
         .is_some_and(|sum| sum <= size.get())
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether guests and domains may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=NAME_LIMIT).contains(&name.len())
         && name
             .bytes()

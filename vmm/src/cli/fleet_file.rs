@@ -1,0 +1,454 @@
+//! `FLEET.toml`: the guests of one launch, as their user writes them down.
+//!
+//! Every value is read by the type that reads the same option on the command line; what is wrong is said with the
+//! file, the line and the key.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use levy_agent::Workload;
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+use super::host::{self, PolicyArgs};
+use super::vmm::GuestArgs;
+use crate::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
+use crate::manager::roster::is_name;
+
+/// Guests that one part of the file may stand for.
+const COUNT_LIMIT: i64 = 1024;
+
+/// Bytes in the longest file.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// Why a fleet file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FleetFileError {
+    /// It cannot be read.
+    #[error("cannot read the fleet file {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{path}:{line}: {key}: {what}", path = path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// The key, with the tables that it is in.
+        key: String,
+        /// What is wrong with its value.
+        what: String,
+    },
+}
+
+/// A fleet, checked as far as the file alone allows.
+#[derive(Debug, Clone)]
+pub(super) struct FleetFile {
+    /// Every guest, by the order of names.
+    pub(super) guests: Vec<FleetGuest>,
+    /// Settings of a manager that comes with the fleet.
+    pub(super) policy: PolicyArgs,
+    /// How long a guest may take to be ready.
+    pub(super) deadline: Duration,
+    /// How much longer than announced a workload may take.
+    pub(super) patience: Duration,
+    /// Leave guests running after their verdict.
+    pub(super) keep: bool,
+}
+
+/// One guest of a fleet.
+#[derive(Debug, Clone)]
+pub(super) struct FleetGuest {
+    pub(super) name: String,
+    pub(super) args: GuestArgs,
+    /// Without the Debian disk that guests without kernel and disks otherwise share.
+    pub(super) no_disk: bool,
+    pub(super) workload: Option<Workload>,
+}
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    host: WrittenHost,
+    deadline: Option<Spanned<String>>,
+    patience: Option<Spanned<String>>,
+    swap: Option<PathBuf>,
+    #[serde(default)]
+    keep: bool,
+    #[serde(default)]
+    guest: BTreeMap<String, Spanned<WrittenGuest>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenHost {
+    budget: Option<Spanned<Value>>,
+    tax: Option<Spanned<Value>>,
+    rebalance: Option<Spanned<Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenGuest {
+    count: Option<Spanned<i64>>,
+    size: Spanned<Value>,
+    min: Option<Spanned<Value>>,
+    shares: Option<Spanned<Value>>,
+    cpus: Option<Spanned<Value>>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    #[serde(default)]
+    cmdline: String,
+    #[serde(default)]
+    disks: Vec<Spanned<String>>,
+    #[serde(default)]
+    no_disk: bool,
+    balloon: Option<Spanned<String>>,
+    domain: Option<Spanned<String>>,
+    sharing: Option<Spanned<bool>>,
+    workload: Option<Spanned<String>>,
+}
+
+impl FleetFile {
+    /// Reads the file at `path`. Files that it names are taken relative to its own folder.
+    ///
+    /// # Errors
+    /// See [`FleetFileError`].
+    pub(super) fn read(path: &Path) -> Result<Self, FleetFileError> {
+        let failed = |source| FleetFileError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let size = std::fs::metadata(path).map_err(failed)?.len();
+        if size > FILE_LIMIT {
+            return Err(failed(std::io::Error::other(format!(
+                "{size} bytes are more than the {FILE_LIMIT} that a fleet takes"
+            ))));
+        }
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads `text`, the contents of `path`.
+    ///
+    /// # Errors
+    /// See [`FleetFileError`].
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, FleetFileError> {
+        let source = Source { path, text };
+        let written: Written = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+        if written.guest.is_empty() {
+            return Err(source.wrong(
+                0,
+                "guest",
+                "there are no guests; write [guest.NAME] and size = \"256M\"",
+            ));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let swap = folder.join(written.swap.unwrap_or_else(|| "/var/tmp".into()));
+        let mut guests = Vec::new();
+        for (name, table) in &written.guest {
+            let at = table.span().start;
+            let entry = Entry {
+                source,
+                name,
+                guest: table.get_ref(),
+            };
+            for guest in entry.guests(folder, &swap)? {
+                if guests.iter().any(|other: &FleetGuest| other.name == guest.name) {
+                    let what = format!("the guest {} is in the file twice", guest.name);
+                    return Err(source.wrong(at, &format!("guest.{name}"), what));
+                }
+                guests.push(guest);
+            }
+        }
+        let time = |key: &str, value: &Option<Spanned<String>>, usual| match value {
+            Some(text) => source.read(key, text, config::duration),
+            None => Ok(usual),
+        };
+        let usual = Duration::from_secs(120);
+        Ok(Self {
+            guests,
+            policy: written.host.policy(source)?,
+            deadline: time("deadline", &written.deadline, usual)?,
+            patience: time("patience", &written.patience, usual)?,
+            keep: written.keep,
+        })
+    }
+
+    /// The guests' names.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.guests.iter().map(|guest| guest.name.clone()).collect()
+    }
+}
+
+impl FleetGuest {
+    /// The arguments of its `levy vmm`.
+    pub(super) fn to_args(&self, deadline: Duration) -> Vec<OsString> {
+        let mut args = self.args.to_args();
+        args.extend(["--deadline".into(), format!("{}ms", deadline.as_millis()).into()]);
+        args
+    }
+}
+
+impl WrittenHost {
+    fn policy(&self, source: Source<'_>) -> Result<PolicyArgs, FleetFileError> {
+        let mut policy = PolicyArgs::default();
+        if let Some(budget) = &self.budget {
+            policy.budget = Some(source.read_value("host.budget", budget, config::size)?);
+        }
+        if let Some(tax) = &self.tax {
+            policy.tax = source.read_value("host.tax", tax, host::tax)?;
+        }
+        if let Some(time) = &self.rebalance {
+            policy.rebalance = source.read_value("host.rebalance", time, config::duration)?;
+        }
+        Ok(policy)
+    }
+}
+
+/// One `[guest.NAME]`.
+struct Entry<'a> {
+    source: Source<'a>,
+    name: &'a str,
+    guest: &'a WrittenGuest,
+}
+
+impl Entry<'_> {
+    fn guests(&self, folder: &Path, swap: &Path) -> Result<Vec<FleetGuest>, FleetFileError> {
+        let count = self.count()?;
+        let guest = FleetGuest {
+            name: self.name.to_owned(),
+            args: self.args(folder, swap)?,
+            no_disk: self.guest.no_disk,
+            workload: self.workload()?,
+        };
+        let written = guest
+            .args
+            .disk
+            .iter()
+            .position(|disk| disk.mode == DiskMode::Write);
+        if let (Some(disk), 2..) = (written, count) {
+            let what = format!("{count} guests cannot write one image; add overlay=on or readonly=on");
+            return Err(self.wrong(self.guest.disks[disk].span().start, "disks", what));
+        }
+        let name = |number: i64| match count {
+            1 => self.name.to_owned(),
+            _ => format!("{}-{number}", self.name),
+        };
+        (1..=count)
+            .map(|number| match name(number) {
+                name if is_name(&name) => Ok(FleetGuest {
+                    name,
+                    ..guest.clone()
+                }),
+                name => {
+                    let what = format!("{name:?} is no guest name: it takes at most 64 of a-z A-Z 0-9 . _ -");
+                    Err(self
+                        .source
+                        .wrong(self.guest.size.span().start, &self.key(""), what))
+                }
+            })
+            .collect()
+    }
+
+    fn count(&self) -> Result<i64, FleetFileError> {
+        match &self.guest.count {
+            None => Ok(1),
+            Some(count) if (1..=COUNT_LIMIT).contains(count.get_ref()) => Ok(*count.get_ref()),
+            Some(count) => Err(self.wrong(
+                count.span().start,
+                "count",
+                format!(
+                    "{} is out of range; it goes from 1 to {COUNT_LIMIT}",
+                    count.get_ref()
+                ),
+            )),
+        }
+    }
+
+    fn args(&self, folder: &Path, swap: &Path) -> Result<GuestArgs, FleetFileError> {
+        let guest = self.guest;
+        let mut disk = Vec::new();
+        for text in &guest.disks {
+            let mut config: DiskConfig = self.option("disks", text)?;
+            config.path = folder.join(config.path);
+            disk.push(config);
+        }
+        Ok(GuestArgs {
+            kernel: guest.kernel.as_ref().map(|path| folder.join(path)),
+            initrd: guest.initrd.as_ref().map(|path| folder.join(path)),
+            cmdline: guest.cmdline.clone(),
+            memory: self.memory()?,
+            cpus: match &guest.cpus {
+                Some(cpus) => self.source.read_value(&self.key("cpus"), cpus, |text| {
+                    text.parse().map_err(|error: OptionError| error.to_string())
+                })?,
+                None => config::CpusConfig { count: 1 },
+            },
+            disk,
+            net: Vec::new(),
+            balloon: match &guest.balloon {
+                Some(text) => self.option("balloon", text)?,
+                None => config::BalloonConfig::default(),
+            },
+            sharing: self.sharing()?,
+            swap: swap.to_owned(),
+        })
+    }
+
+    /// Size, min and shares together, as `--memory` takes them.
+    fn memory(&self) -> Result<config::MemoryConfig, FleetFileError> {
+        let parts = [
+            ("size", Some(&self.guest.size)),
+            ("min", self.guest.min.as_ref()),
+            ("shares", self.guest.shares.as_ref()),
+        ];
+        let mut option = String::new();
+        for (key, value) in parts {
+            let Some(value) = value else { continue };
+            let text = plain(value.get_ref()).filter(|text| !text.contains(','));
+            let text = text.ok_or_else(|| self.wrong(value.span().start, key, "write a text or a number"))?;
+            let comma = if option.is_empty() { "" } else { "," };
+            option += &format!("{comma}{key}={text}");
+        }
+        option.parse().map_err(|error: OptionError| {
+            let wrong = match &error {
+                OptionError::Value { key, .. } => parts.iter().find(|(name, _)| name == key),
+                _ => None,
+            };
+            let (key, value) = wrong.copied().unwrap_or(parts[0]);
+            let at = value.map_or(0, |value| value.span().start);
+            match error {
+                OptionError::Value { value, what, .. } => self.wrong(at, key, format!("{value}: {what}")),
+                other => self.wrong(at, key, other),
+            }
+        })
+    }
+
+    fn sharing(&self) -> Result<SharingConfig, FleetFileError> {
+        match (&self.guest.domain, &self.guest.sharing) {
+            (Some(domain), None) if is_name(domain.get_ref()) => {
+                Ok(SharingConfig::Domain(domain.get_ref().clone()))
+            }
+            (Some(domain), None) => {
+                let what = format!(
+                    "{:?} is no domain name: it takes 1 to 64 of a-z A-Z 0-9 . _ -",
+                    domain.get_ref()
+                );
+                Err(self.wrong(domain.span().start, "domain", what))
+            }
+            (Some(domain), Some(sharing)) if !*sharing.get_ref() => Err(self.wrong(
+                domain.span().start,
+                "domain",
+                "sharing = false shares with nobody; leave one of the two out",
+            )),
+            (Some(domain), Some(_)) => Ok(SharingConfig::Domain(domain.get_ref().clone())),
+            (None, Some(sharing)) if !*sharing.get_ref() => Ok(SharingConfig::Off),
+            (None, _) => Ok(SharingConfig::Launch),
+        }
+    }
+
+    fn workload(&self) -> Result<Option<Workload>, FleetFileError> {
+        let read = |text: &Spanned<String>| {
+            self.source
+                .read(&self.key("workload"), text, super::run::workload)
+        };
+        self.guest.workload.as_ref().map(read).transpose()
+    }
+
+    fn option<T: FromStr<Err = OptionError>>(
+        &self,
+        key: &str,
+        text: &Spanned<String>,
+    ) -> Result<T, FleetFileError> {
+        let read = |text: &str| text.parse().map_err(|error: OptionError| error.to_string());
+        self.source.read(&self.key(key), text, read)
+    }
+
+    fn wrong(&self, at: usize, key: &str, what: impl Display) -> FleetFileError {
+        self.source.wrong(at, &self.key(key), what)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("guest.{}.{key}", self.name)
+            .trim_end_matches('.')
+            .to_owned()
+    }
+}
+
+/// The file that errors speak of.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn read<T>(
+        &self,
+        key: &str,
+        text: &Spanned<String>,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, FleetFileError> {
+        read(text.get_ref()).map_err(|what| self.wrong(text.span().start, key, what))
+    }
+
+    /// The same for what may be a number or a text.
+    fn read_value<T>(
+        &self,
+        key: &str,
+        value: &Spanned<Value>,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, FleetFileError> {
+        let text = plain(value.get_ref()).ok_or_else(|| "write a text or a number".to_owned());
+        text.and_then(|text| read(&text))
+            .map_err(|what| self.wrong(value.span().start, key, what))
+    }
+
+    fn wrong(&self, at: usize, key: &str, what: impl Display) -> FleetFileError {
+        FleetFileError::Wrong {
+            path: self.path.to_owned(),
+            line: self.line(at),
+            key: key.to_owned(),
+            what: what.to_string(),
+        }
+    }
+
+    /// What the TOML reader found wrong; the key is what stands in front of the place.
+    fn syntax(&self, error: &toml::de::Error) -> FleetFileError {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = self.text.lines().nth(self.line(at) - 1).unwrap_or_default();
+        let key = line.split('=').next().unwrap_or_default().trim();
+        self.wrong(at, key, error.message().replace('\n', ", "))
+    }
+
+    fn line(&self, at: usize) -> usize {
+        let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
+        before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+}
+
+/// A text, or a number as a text.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! `levy up` and `levy down`: the guests of a fleet file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::asking::{AskError, Asking, status};
+use super::fleet_file::{FleetFile, FleetGuest};
+use super::run::{self, RunError};
+use super::stop;
+use crate::api::client::{Client, ClientError};
+use crate::config;
+use crate::doctor;
+use crate::launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
+use crate::process;
+
+const EXAMPLE: &str = "\
+A fleet file, every key but size optional:
+  deadline = \"2m\"             # until a guest is ready; so long may it take
+  [host]                      # settings of the manager that comes along where no `levy host` is running
+  budget = \"1G\"
+  tax = 75
+  rebalance = \"15s\"
+  [guest.web]                 # web-1 to web-4
+  count = 4
+  size = \"256M\"               # also: min, shares, cpus, kernel, initrd, cmdline, disks, no_disk, balloon
+  min = \"64M\"
+  shares = \"high\"
+  workload = \"nginx\"
+  [guest.db]
+  size = \"512M\"
+  domain = \"data\"             # or sharing = false; else all guests of the file share with each other
+
+Exit status: as for `levy run`.";
+
+/// Run the guests of a fleet file until they have ended.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct UpArgs {
+    /// The fleet file
+    #[arg(value_name = "FLEET.toml")]
+    fleet: PathBuf,
+    /// Run directory of the manager to use; `own` manages these guests alone, `none` leaves their memory alone
+    /// [default: the running `levy host`, or own]
+    #[arg(long, value_name = "DIR|own|none")]
+    manager: Option<PathBuf>,
+    /// Tell programs: a JSON object per line on standard output, the last one a summary
+    #[arg(long)]
+    json: bool,
+}
+
+/// Stop those guests of a fleet file that run, whichever manager they have.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DownArgs {
+    /// The fleet file
+    #[arg(value_name = "FLEET.toml")]
+    fleet: PathBuf,
+    /// How long to wait until they are gone; 0s does not wait
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
+    wait: Duration,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl UpArgs {
+    /// Runs the guests to their end; the exit status of the process.
+    pub fn run(self) -> u8 {
+        match self.launch() {
+            Ok(status) => status,
+            Err(error) => {
+                eprintln!("levy: {}", process::chain(&error));
+                1
+            }
+        }
+    }
+
+    fn launch(self) -> Result<u8, RunError> {
+        let signals = process::block_end_signals().map_err(RunError::Process)?;
+        let fleet = FleetFile::read(&self.fleet)?;
+        match doctor::Machine::probe() {
+            found if found.runs_kernels() => {}
+            found => return Err(RunError::NoKernelsHere(found)),
+        }
+        let style = match self.json {
+            true => ScreenStyle::Json,
+            false => ScreenStyle::Text,
+        };
+        let swap = &fleet.guests[0].args.swap;
+        let manager = run::manager(self.manager.as_deref(), &fleet.policy, swap)?;
+        let (deadline, patience, keep) = (fleet.deadline, fleet.patience, fleet.keep);
+        let planned = |mut guest: FleetGuest| {
+            run::default_images(&mut guest.args, guest.no_disk).map_err(RunError::Images)?;
+            Ok(PlannedGuest {
+                args: guest.to_args(deadline),
+                name: guest.name,
+                workload: guest.workload,
+            })
+        };
+        let guests: Result<_, RunError> = fleet.guests.into_iter().map(planned).collect();
+        let plan = Plan {
+            guests: guests?,
+            patience,
+            keep,
+            manager,
+        };
+        Ok(Fleet::launch(plan, Screen::new(style), signals)?.run().status)
+    }
+}
+
+impl DownArgs {
+    /// Stops the guests; the exit status of the process.
+    pub fn run(self) -> u8 {
+        status(self.down())
+    }
+
+    fn down(self) -> Result<(), AskError> {
+        let names = FleetFile::read(&self.fleet)?.names();
+        let managers = match &self.asking.run_dir {
+            Some(dir) => vec![Client::at(dir)],
+            None => Client::running(),
+        };
+        let mut stopped = Vec::new();
+        for manager in &managers {
+            let running = match manager.guests() {
+                Ok(running) => running,
+                // A launcher's that has just ended.
+                Err(ClientError::Unreachable { .. }) if self.asking.run_dir.is_none() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let ours = running.into_iter().map(|guest| guest.name);
+            let ours: Vec<_> = ours.filter(|name| names.contains(name)).collect();
+            stop::stop(manager, &ours, self.wait)?;
+            stopped.extend(ours);
+        }
+        if stopped.is_empty() {
+            return Err(AskError::NoneRuns { path: self.fleet });
+        }
+        self.asking.show(&json!({"stopped": stopped}), || {
+            format!("stopped {}\n", stopped.join(", "))
+        });
+        Ok(())
+    }
+}
