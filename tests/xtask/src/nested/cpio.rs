@@ -122,7 +122,7 @@ mod tests {
         let file = &bytes[112..];
         assert_eq!(&file[14..22], b"000081ed");
         assert_eq!(&file[54..62], b"00000003");
-        assert_eq!(&file[110..120], b"a/b\0\0\0xyz\0"[..10].as_ref());
+        assert_eq!(&file[110..120], &b"a/b\0\0\0xyz\0"[..10]);
         assert_eq!(bytes.len() % 4, 0);
     }
 }
