@@ -17,7 +17,7 @@ pub struct Footprint {
     pub guest_private_kib: u64,
     /// Guest memory, shared pages divided by the number of those who share them.
     pub guest_pss_kib: u64,
-    /// Private memory of the VMM process outside guest memory.
+    /// Private memory of the VMM process outside guest memory and the pool.
     pub vmm_private_kib: u64,
     /// The same, shared pages divided.
     pub vmm_pss_kib: u64,
@@ -44,27 +44,46 @@ impl Footprint {
             guest_kib: guest.iter().map(|(start, end)| (end - start) >> 10).sum(),
             ..Self::default()
         };
-        let mut in_guest = false;
+        let mut part = Part::Vmm;
         for line in smaps.lines() {
             if let Some(start) = mapping_start(line) {
-                in_guest = guest.iter().any(|&(from, to)| (from..to).contains(&start));
+                part = match () {
+                    () if guest.iter().any(|&(from, to)| (from..to).contains(&start)) => Part::Guest,
+                    () if line.contains(POOL) => Part::PoolView,
+                    () => Part::Vmm,
+                };
             } else if let Some((name, kib)) = field(line) {
-                sum.add(in_guest, name, kib);
+                sum.add(part, name, kib);
             }
         }
         sum
     }
 
-    fn add(&mut self, in_guest: bool, name: &str, kib: u64) {
-        match (in_guest, name) {
-            (true, "Rss") => self.guest_rss_kib += kib,
-            (true, "Pss") => self.guest_pss_kib += kib,
-            (true, "Private_Clean" | "Private_Dirty") => self.guest_private_kib += kib,
-            (false, "Pss") => self.vmm_pss_kib += kib,
-            (false, "Private_Clean" | "Private_Dirty") => self.vmm_private_kib += kib,
+    fn add(&mut self, part: Part, name: &str, kib: u64) {
+        match (part, name) {
+            (Part::Guest, "Rss") => self.guest_rss_kib += kib,
+            // A common copy is mapped twice by everyone who shares it: in the guest, and where it is compared.
+            (Part::Guest | Part::PoolView, "Pss") => self.guest_pss_kib += kib,
+            (Part::Guest, "Private_Clean" | "Private_Dirty") => self.guest_private_kib += kib,
+            (Part::Vmm, "Pss") => self.vmm_pss_kib += kib,
+            (Part::Vmm, "Private_Clean" | "Private_Dirty") => self.vmm_private_kib += kib,
             _ => {}
         }
     }
+}
+
+/// The name of a sharing domain's memory in /proc.
+const POOL: &str = "/memfd:levy-pool";
+
+/// What a mapping is for.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The guest's memory.
+    Guest,
+    /// The whole pool, for comparing with it: memory that belongs to the sharing domain.
+    PoolView,
+    /// The VMM itself.
+    Vmm,
 }
 
 /// `7f12a000-7f12b000 rw-p …`
@@ -97,6 +116,10 @@ Rss:                 100 kB
 Pss:                  90 kB
 Private_Dirty:        80 kB
 VmFlags: rd wr dc
+a000-b000 r--s 00000000 00:01 7 /memfd:levy-pool (deleted)
+Rss:                  40 kB
+Pss:                  20 kB
+Private_Clean:        30 kB
 ";
         let sum = Footprint::from_smaps(smaps, &[(0x7000, 0x9000)]);
         assert_eq!(
@@ -104,5 +127,6 @@ VmFlags: rd wr dc
             (8, 100, 80)
         );
         assert_eq!((sum.vmm_private_kib, sum.vmm_pss_kib), (5, 6));
+        assert_eq!(sum.guest_pss_kib, 90 + 20, "its share of the common copies");
     }
 }
