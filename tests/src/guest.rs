@@ -8,6 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use guest_images::agent_protocol::{Action, Command, Event, Report, Workload};
+use levy::control::{Client, Request};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -124,7 +125,42 @@ impl Guest {
         }
     }
 
-    /// The path of a file of this guest: `agent`, `console` or `vmm`.
+    /// Asks the VMM, not the guest.
+    ///
+    /// # Panics
+    /// When it does not answer, or refuses.
+    pub fn vmm(&self, request: &Request) -> Value {
+        let answer =
+            Client::connect(&self.path("control"), PATIENCE).and_then(|mut client| client.ask(request));
+        answer.unwrap_or_else(|error| self.fail(&format!("{request:?}: {error}")))
+    }
+
+    /// As [`Guest::vmm`]; `None` once the VMM has ended.
+    #[must_use]
+    pub fn vmm_if_there(&self, request: &Request) -> Option<Value> {
+        let mut client = Client::connect(&self.path("control"), PATIENCE).ok()?;
+        client.ask(request).ok()
+    }
+
+    /// Waits until the VMM's answer to `request` is as `wanted`, and returns it.
+    ///
+    /// # Panics
+    /// When it hangs; with the last answer.
+    pub fn vmm_until(&self, what: &str, request: &Request, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.vmm(request);
+            if wanted(&answer) {
+                return answer;
+            }
+            if Instant::now() > until {
+                self.fail(&format!("waited for {what}; at last: {answer}"));
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// The path of a file of this guest: `agent`, `console`, `control` or `vmm`.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

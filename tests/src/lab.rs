@@ -64,6 +64,23 @@ impl Lab {
         })
     }
 
+    /// The same lab with another kernel; `None` after printing that it was not built.
+    #[must_use]
+    pub fn with_kernel_or_skip(mut self, flavour: Flavour) -> Option<Self> {
+        let boot = Cache::of_user()
+            .ok()
+            .and_then(|cache| Boot::latest(&cache, flavour));
+        let Some(boot) = boot else {
+            println!(
+                "skipped: there is no kernel {}: `cargo xtask test --long` builds it",
+                flavour.name()
+            );
+            return None;
+        };
+        self.boot = boot;
+        Some(self)
+    }
+
     /// A guest to be, on the initramfs alone.
     #[must_use]
     pub fn guest(&self, name: &str) -> Plan {

@@ -142,6 +142,8 @@ impl Plan {
         command
             .arg("--agent")
             .arg(format!("path={}", socket.display()))
+            .arg("--control")
+            .arg(directory.path().join("control"))
             .arg("--serial")
             .arg(format!("file={}", directory.path().join("console").display()))
             .stdout(Stdio::null())

@@ -27,6 +27,7 @@ enum Place {
 const BENCHES: &[(&str, &str, Place)] = &[
     ("allocator", "allocator", Place::Native),
     ("balloon-device", "balloon-device", Place::Native),
+    ("balloon-guest", "balloon-guest", Place::Guests),
     ("boot", "boot", Place::Guests),
     ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),

@@ -25,6 +25,16 @@ impl GuestSystem {
         })
     }
 
+    /// Builds a further kernel with its initramfs, for tests that ask for it by its flavour.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub(crate) fn also_kernel(flavour: Flavour) -> Result<()> {
+        let cache = Cache::of_user()?.on_progress(|line| eprintln!("images: {line}"));
+        Images::ready(&cache, flavour)?;
+        Ok(())
+    }
+
     /// The `levy` program, built for release.
     pub(crate) fn levy(&self) -> &PathBuf {
         &self.levy

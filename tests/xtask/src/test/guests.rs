@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use guest_images::Flavour;
 use serde::Deserialize;
 
 use super::tally::{Reader, Show, Tally};
@@ -41,6 +42,9 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
         return Ok(Tally::default());
     }
     let system = GuestSystem::prepare()?;
+    if args.extent() == Extent::Long {
+        GuestSystem::also_kernel(Flavour::Cloud61)?;
+    }
     let mut place = Place::choose(args.nested.into(), NESTED_MEMORY_MIB, None)?;
     let mut all = Tally::default();
     for (name, program) in programs {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test of the workspace, real guests included.
 
+mod fuzz;
 mod guests;
 mod native;
 mod tally;
@@ -19,9 +20,9 @@ pub(crate) struct Args {
     /// Run real guests in the nested host even where this machine could run them itself
     #[arg(long)]
     nested: bool,
-    /// Leave out this part
+    /// Leave out this part; repeatable
     #[arg(long, value_enum)]
-    without: Option<Part>,
+    without: Vec<Part>,
     /// Only tests with this in their names
     filter: Option<String>,
 }
@@ -31,6 +32,8 @@ pub(crate) struct Args {
 enum Part {
     /// Tests that run on this machine as it is
     Native,
+    /// Fuzzing
+    Fuzz,
     /// Tests with real guests
     Guests,
 }
@@ -56,9 +59,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "native tests",
             native::run as fn(&Args) -> Result<Tally>,
         ),
+        (Part::Fuzz, "fuzzing", fuzz::run),
         (Part::Guests, "real guests", guests::run),
     ] {
-        if args.without == Some(part) {
+        if args.without.contains(&part) {
             continue;
         }
         let started = Instant::now();
