@@ -23,6 +23,9 @@ use crate::page::{PAGE_SHIFT, PAGE_SIZE, Page};
 /// Pages by which the file grows: 16 MiB.
 const EXTENT: u32 = (16 << 20) / PAGE_SIZE as u32;
 
+/// Most pages in one read.
+pub const READ_LIMIT: u32 = 16;
+
 /// A page's place in a swap file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwapSlot(u32);
@@ -108,6 +111,14 @@ pub struct Located {
     shared: Arc<Shared>,
     slot: SwapSlot,
     sum: Sum,
+}
+
+/// Pages of consecutive slots, to be read in one go without the file's lock.
+#[derive(Debug, Clone)]
+pub struct LocatedRun {
+    shared: Arc<Shared>,
+    first: SwapSlot,
+    sums: [Option<Sum>; READ_LIMIT as usize],
 }
 
 impl Swap {
@@ -199,6 +210,30 @@ impl Swap {
         })
     }
 
+    /// What is needed to read the `count` pages from slot `first` on, at most [`READ_LIMIT`], in one go. Does not
+    /// allocate. None of the slots must be freed before.
+    ///
+    /// # Errors
+    /// [`SwapError::Unknown`] for the first slot that holds no page.
+    ///
+    /// # Panics
+    /// When there are more than [`READ_LIMIT`].
+    pub fn locate_run(&self, first: SwapSlot, count: u32) -> Result<LocatedRun, SwapError> {
+        assert!(count <= READ_LIMIT, "{count} pages in one read");
+        let mut sums = [None; READ_LIMIT as usize];
+        for (number, sum) in (first.0..).zip(&mut sums[..count as usize]) {
+            *sum = self.sums.get(number as usize).copied().flatten();
+            if sum.is_none() {
+                return Err(SwapError::Unknown(SwapSlot(number)));
+            }
+        }
+        Ok(LocatedRun {
+            shared: Arc::clone(&self.shared),
+            first,
+            sums,
+        })
+    }
+
     /// Forgets the page in `slot`.
     ///
     /// # Errors
@@ -285,6 +320,35 @@ impl Located {
     }
 }
 
+impl LocatedRun {
+    /// Reads the first of the pages into `pages`, with one read, and verifies each.
+    ///
+    /// # Errors
+    /// As [`Located::read`], for the first page that is not what was written; all of `pages` means nothing then.
+    ///
+    /// # Panics
+    /// When `pages` are more than [`READ_LIMIT`].
+    pub fn read(&self, pages: &mut [Page]) -> Result<(), SwapError> {
+        match self
+            .shared
+            .file
+            .read_exact_at(pages.as_flattened_mut(), self.first.offset())
+        {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(SwapError::Corrupt(self.first));
+            }
+            Err(error) => return Err(SwapError::Io(error)),
+        }
+        let sums = &self.sums[..pages.len()];
+        let right = |(page, sum): (&Page, &Option<Sum>)| *sum == Some(self.shared.sum(page));
+        match pages.iter().zip(sums).position(|both| !right(both)) {
+            None => Ok(()),
+            Some(at) => Err(SwapError::Corrupt(SwapSlot(self.first.0 + at as u32))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +381,29 @@ mod tests {
         for (slot, page) in slots.iter().zip(&pages) {
             assert_eq!(read(&swap, *slot).unwrap(), *page);
         }
+    }
+
+    #[test]
+    fn consecutive_slots_are_read_at_once_and_each_is_verified() {
+        let mut swap = swap(100);
+        let pages: Vec<Page> = (0..16).map(|i| [i as u8; PAGE_SIZE]).collect();
+        let slots = write(&mut swap, &pages);
+        let mut back = vec![[0xff; PAGE_SIZE]; 16];
+        swap.locate_run(slots[0], 16).unwrap().read(&mut back).unwrap();
+        assert_eq!(back, pages);
+        swap.locate_run(slots[5], 3)
+            .unwrap()
+            .read(&mut back[..3])
+            .unwrap();
+        assert_eq!(back[..3], pages[5..8]);
+        swap.shared.file.write_all_at(&[99], slots[7].offset()).unwrap();
+        let located = swap.locate_run(slots[5], 3).unwrap();
+        assert!(matches!(located.read(&mut back[..3]), Err(SwapError::Corrupt(slot)) if slot == slots[7]));
+        located.read(&mut back[..2]).unwrap();
+        swap.free(slots[6]).unwrap();
+        assert!(matches!(swap.locate_run(slots[5], 3), Err(SwapError::Unknown(slot)) if slot == slots[6]));
+        swap.shared.file.set_len(slots[5].offset() + 100).unwrap();
+        assert!(matches!(located.read(&mut back[..3]), Err(SwapError::Corrupt(_))));
     }
 
     #[test]

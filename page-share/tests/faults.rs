@@ -187,6 +187,156 @@ fn system_calls_reach_pages_that_are_elsewhere() {
     );
 }
 
+/// Waits until `done`, for what happens after the page that was touched is there.
+fn soon(done: impl Fn() -> bool, region: &Region) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:#?}", region.stats());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn states(region: &Region, pages: std::ops::Range<u32>) -> Vec<State> {
+    pages.map(|at| region.state(Gfn::new(at))).collect()
+}
+
+#[test]
+fn a_touched_page_brings_its_neighbours_back() {
+    let (memory, region) = guest(u64::from, options());
+    // A gap at 20, where the run of neighbours ends.
+    let gap = region.pin(PageRun::new(Gfn::new(20), 1)).unwrap();
+    assert_eq!(region.compress(PageRun::new(Gfn::new(0), 100)), 99);
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(100), 100)).unwrap(), 100);
+    drop(gap);
+    assert!(memory.read_page(5) == page(5));
+    assert!(memory.read_page(25) == page(25));
+    soon(|| region.stats().neighbours_decompressed == 15 + 10, &region);
+    assert_eq!(states(&region, 0..16), [State::Private; 16]);
+    assert_eq!(states(&region, 16..20), [State::Compressed; 4]);
+    assert_eq!(states(&region, 21..32), [State::Private; 11]);
+    assert!(memory.read_page(120) == page(120));
+    assert_eq!(
+        states(&region, 112..128),
+        [State::Private; 16],
+        "one read brings all of them"
+    );
+    assert_eq!(states(&region, 100..112), [State::Swapped; 12]);
+    assert_eq!(states(&region, 128..200), [State::Swapped; 72]);
+    let stats = region.stats();
+    assert_eq!(
+        (
+            stats.pages_decompressed,
+            stats.pages_swapped_in,
+            stats.neighbours_swapped_in
+        ),
+        (27, 16, 15)
+    );
+    assert_pages(&memory, u64::from);
+}
+
+#[test]
+fn neighbours_stay_away_while_growth_is_gated() {
+    let (memory, region) = guest(u64::from, options());
+    region.compress(PageRun::new(Gfn::new(0), 16));
+    region.swap_out(PageRun::new(Gfn::new(16), 16)).unwrap();
+    region.close_gate();
+    assert!(memory.read_page(3) == page(3) && memory.read_page(20) == page(20));
+    // The handler has looked at the neighbours of the first when it serves the second.
+    let stats = region.stats();
+    assert_eq!((stats.compressed, stats.swapped), (15, 15));
+    region.open_gate();
+    assert_pages(&memory, u64::from);
+}
+
+#[test]
+fn neighbours_that_cannot_be_read_stay_in_the_file() {
+    let file = tempfile::tempfile().unwrap();
+    let swap = Some(Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap());
+    let (memory, region) = guest(u64::from, Options { swap, ..options() });
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    file.write_all_at(b"flip", 7 * PAGE_SIZE as u64 + 100).unwrap();
+    assert!(memory.read_page(3) == page(3));
+    let stats = region.stats();
+    assert_eq!(
+        (stats.swapped, stats.pages_lost, stats.pages_swapped_in),
+        (1, 0, 15)
+    );
+    assert_eq!(region.state(Gfn::new(7)), State::Swapped);
+    // The disk was only in a bad mood.
+    file.write_all_at(&page(7)[100..104], 7 * PAGE_SIZE as u64 + 100)
+        .unwrap();
+    assert_pages(&memory, u64::from);
+}
+
+/// Waits until `done`, for what happens after the page that was touched is there.
+fn soon(done: impl Fn() -> bool, region: &Region) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:#?}", region.stats());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn states(region: &Region, pages: std::ops::Range<u32>) -> Vec<State> {
+    pages.map(|at| region.state(Gfn::new(at))).collect()
+}
+
+#[test]
+fn a_touched_page_brings_its_neighbours_back() {
+    let (memory, region) = guest(u64::from, options());
+    // A gap at 20, where the run of neighbours ends.
+    let gap = region.pin(PageRun::new(Gfn::new(20), 1)).unwrap();
+    assert_eq!(region.compress(PageRun::new(Gfn::new(0), 100)), 99);
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(100), 100)).unwrap(), 100);
+    drop(gap);
+    assert!(memory.read_page(5) == page(5));
+    assert!(memory.read_page(25) == page(25));
+    soon(|| region.stats().neighbours_decompressed == 15 + 10, &region);
+    assert_eq!(states(&region, 0..16), [State::Private; 16]);
+    assert_eq!(states(&region, 16..20), [State::Compressed; 4]);
+    assert_eq!(states(&region, 21..32), [State::Private; 11]);
+    assert!(memory.read_page(120) == page(120));
+    assert_eq!(states(&region, 112..128), [State::Private; 16], "one read brings all of them");
+    assert_eq!(states(&region, 100..112), [State::Swapped; 12]);
+    assert_eq!(states(&region, 128..200), [State::Swapped; 72]);
+    let stats = region.stats();
+    assert_eq!(
+        (stats.pages_decompressed, stats.pages_swapped_in, stats.neighbours_swapped_in),
+        (27, 16, 15)
+    );
+    assert_pages(&memory, u64::from);
+}
+
+#[test]
+fn neighbours_stay_away_while_growth_is_gated() {
+    let (memory, region) = guest(u64::from, options());
+    region.compress(PageRun::new(Gfn::new(0), 16));
+    region.swap_out(PageRun::new(Gfn::new(16), 16)).unwrap();
+    region.close_gate();
+    assert!(memory.read_page(3) == page(3) && memory.read_page(20) == page(20));
+    // The handler has looked at the neighbours of the first when it serves the second.
+    let stats = region.stats();
+    assert_eq!((stats.compressed, stats.swapped), (15, 15));
+    region.open_gate();
+    assert_pages(&memory, u64::from);
+}
+
+#[test]
+fn neighbours_that_cannot_be_read_stay_in_the_file() {
+    let file = tempfile::tempfile().unwrap();
+    let swap = Some(Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap());
+    let (memory, region) = guest(u64::from, Options { swap, ..options() });
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    file.write_all_at(b"flip", 7 * PAGE_SIZE as u64 + 100).unwrap();
+    assert!(memory.read_page(3) == page(3));
+    let stats = region.stats();
+    assert_eq!((stats.swapped, stats.pages_lost, stats.pages_swapped_in), (1, 0, 15));
+    assert_eq!(region.state(Gfn::new(7)), State::Swapped);
+    // The disk was only in a bad mood.
+    file.write_all_at(&page(7)[100..104], 7 * PAGE_SIZE as u64 + 100).unwrap();
+    assert_pages(&memory, u64::from);
+}
+
 #[test]
 fn a_direct_read_in_flight_lands_because_its_pages_are_marked() {
     let manager = manager();

@@ -146,7 +146,11 @@ fn assert_it_happened(region: &Region) {
         ("zeroed", stats.pages_zeroed),
         ("sampled and touched", stats.samples_touched),
         ("decompressed", stats.pages_decompressed),
+        ("decompressed as neighbours", stats.neighbours_decompressed),
+        ("decompressed as neighbours", stats.neighbours_decompressed),
         ("swapped in", stats.pages_swapped_in),
+        ("swapped in as neighbours", stats.neighbours_swapped_in),
+        ("swapped in as neighbours", stats.neighbours_swapped_in),
     ] {
         assert!(count > 50, "only {count} pages were {what}");
     }

@@ -151,6 +151,11 @@ impl Engine {
         pages
     }
 
+    /// Room for `pages` pages, the same as [`Engine::copy_aside`] uses.
+    pub(crate) fn aside_mut(&mut self, pages: u32) -> &mut [Page] {
+        &mut self.aside[..pages as usize]
+    }
+
     /// What [`Engine::copy_aside`] copied last.
     pub(crate) fn aside(&self, pages: u32) -> &[Page] {
         &self.aside[..pages as usize]

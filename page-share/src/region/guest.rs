@@ -80,6 +80,18 @@ impl Guest {
         filled(self.watch.copy(self.span(run), bytes), run, "UFFDIO_COPY")
     }
 
+    /// Fills the first of the claimed pages of `run` with `pages`, once. Returns how many were filled.
+    pub(crate) fn try_copy_run(&self, run: PageRun, pages: &[Page]) -> u32 {
+        let progress = self.watch.copy(self.span(run), pages.as_flattened());
+        match progress.stopped {
+            // Disturbed, or the run spans several mappings.
+            None | Some(Errno::AGAIN | Errno::NOMEM | Errno::BUSY | Errno::INVAL | Errno::NOENT) => {
+                progress.pages as u32
+            }
+            Some(error) => fatal(format_args!("UFFDIO_COPY of {run:?} failed: {error}")),
+        }
+    }
+
     /// Moves one claimed page back from `from`, once.
     pub(crate) fn try_give_back(&self, claim: &Claim, from: Span) -> Filled {
         let run = claim.run();

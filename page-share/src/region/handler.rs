@@ -20,7 +20,9 @@ use crate::region::error::fatal;
 use crate::region::guest::{Filled, Guest};
 use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
+use crate::region::squeeze::NEIGHBOURS;
 use crate::region::state::{Claim, Pinned, State};
+use crate::region::swapper::SwapIn;
 use crate::region::userfault::{Event, Userfault};
 
 /// Pages filled at one fault on an empty page: enough to make first touches cheap, few enough to be quick.
@@ -32,6 +34,9 @@ const SPIN: Duration = Duration::from_micros(20);
 /// Faults that can wait at once without an allocation.
 const WAITING_FAULTS: usize = 4096;
 
+/// Groups of neighbours that can wait to be decompressed; more are left where they are.
+const WAITING_GROUPS: usize = 64;
+
 /// The running thread.
 #[derive(Debug)]
 pub(crate) struct Handler {
@@ -42,7 +47,7 @@ pub(crate) struct Handler {
 
 impl Handler {
     /// Starts it. Swapped pages that are touched go to `swap_ins`.
-    pub(crate) fn start(guest: Arc<Guest>, swap_ins: SyncSender<Claim>) -> std::io::Result<Self> {
+    pub(crate) fn start(guest: Arc<Guest>, swap_ins: SyncSender<SwapIn>) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut worker = Worker {
             guest: guest.clone(),
@@ -51,7 +56,8 @@ impl Handler {
             faults: Vec::with_capacity(WAITING_FAULTS),
             later: Vec::with_capacity(WAITING_FAULTS),
             gated: Vec::with_capacity(WAITING_FAULTS),
-            buffer: Box::new([0; PAGE_SIZE]),
+            nearby: Vec::with_capacity(WAITING_GROUPS),
+            buffer: vec![[0; PAGE_SIZE]; NEIGHBOURS as usize].into_boxed_slice(),
         };
         let thread = std::thread::Builder::new()
             .name("page-faults".into())
@@ -111,14 +117,16 @@ enum Outcome {
 struct Worker {
     guest: Arc<Guest>,
     bell: Arc<OwnedFd>,
-    swap_ins: SyncSender<Claim>,
+    swap_ins: SyncSender<SwapIn>,
     /// To resolve now.
     faults: Vec<Fault>,
     /// To resolve after the next events.
     later: Vec<Fault>,
     /// To resolve when there is credit.
     gated: Vec<Fault>,
-    buffer: Box<Page>,
+    /// Pages whose neighbours are to be decompressed when nobody waits.
+    nearby: Vec<u32>,
+    buffer: Box<[Page]>,
 }
 
 impl Worker {
@@ -140,7 +148,7 @@ impl Worker {
         }
     }
 
-    /// Reads all events, then resolves what waits. Whether there was any event.
+    /// Reads all events, resolves what waits, and then at most one group of neighbours. Whether there was anything.
     fn serve(&mut self, guest: &Guest) -> bool {
         self.faults.append(&mut self.later);
         let events = self.collect(guest, &guest.watch) + self.collect(guest, &guest.pool_watch);
@@ -157,7 +165,11 @@ impl Worker {
                 Outcome::Gated => self.gated.push(fault),
             }
         }
-        events > 0
+        let nearby = self.nearby.pop();
+        if let Some(page) = nearby {
+            self.decompress_neighbours(guest, page);
+        }
+        events > 0 || nearby.is_some()
     }
 
     /// Reads all events of one descriptor; remap events need nothing but to be read.
@@ -300,16 +312,12 @@ impl Worker {
         if state == State::Ballooned || guest.gate.is_closed() {
             return guest.table.claim(page, state);
         }
-        let group = PageRun::new(Gfn::new(page / FILL_PAGES * FILL_PAGES), FILL_PAGES);
-        let group = guest
-            .layout
-            .clip(group)
-            .find(|run| run.numbers().contains(&page))?;
-        let before = (group.first.get()..page)
-            .rev()
-            .take_while(|&p| guest.table.state(p) == state)
-            .count();
-        let run = PageRun::of(page - before as u32..group.end());
+        self.claim_group(guest, page, state, FILL_PAGES)
+    }
+
+    /// Claims the pages around `page` in its aligned group of `size`, as far as all are in the same state.
+    fn claim_group(&self, guest: &Guest, page: u32, state: State, size: u32) -> Option<Claim> {
+        let run = alike_around(guest, page, state, size)?;
         let claim = guest.claim_run(run, state, Pinned::Ignore)?;
         if claim.run().numbers().contains(&page) {
             return Some(claim);
@@ -345,33 +353,88 @@ impl Worker {
         Outcome::Done
     }
 
+    /// The touched page alone, so that its waiter goes on; its neighbours come when nobody waits.
     fn decompress(&mut self, guest: &Guest, page: u32) -> Outcome {
         let Some(claim) = guest.table.claim(page, State::Compressed) else {
             return Outcome::Later;
         };
         let handle = guest.table.detail(page);
-        guest.expand(handle, &mut self.buffer);
-        if guest.try_copy(&claim, &self.buffer) == Filled::Later {
-            guest.table.settle(claim, State::Compressed);
+        guest.expand(handle, &mut self.buffer[0]);
+        if guest.try_copy(&claim, &self.buffer[0]) == Filled::Later {
+            guest.settle(claim, State::Compressed);
             return Outcome::Later;
         }
         guest.forget_stored(handle, State::Compressed);
         guest.counters.pages_decompressed.add(1);
         guest.settle(claim, State::Private);
+        if self.nearby.len() < WAITING_GROUPS {
+            self.nearby.push(page);
+        }
         Outcome::Done
     }
 
+    /// Brings back the compressed pages next to `page`, which just came back, on both sides within its aligned group.
+    /// Not while growth is gated: nobody asked for them.
+    fn decompress_neighbours(&mut self, guest: &Guest, page: u32) {
+        if guest.gate.is_closed() {
+            return;
+        }
+        for next in [page.checked_add(1), page.checked_sub(1)].into_iter().flatten() {
+            if next / NEIGHBOURS == page / NEIGHBOURS
+                && next < guest.table.pages()
+                && guest.table.state(next) == State::Compressed
+                && let Some(claim) = self.claim_group(guest, next, State::Compressed, NEIGHBOURS)
+            {
+                self.decompress_claim(guest, claim);
+            }
+        }
+    }
+
+    /// As many of the claimed pages as come back at the first try.
+    fn decompress_claim(&mut self, guest: &Guest, claim: Claim) {
+        let run = claim.run();
+        let pages = &mut self.buffer[..run.count as usize];
+        for (page, bytes) in run.numbers().zip(pages.iter_mut()) {
+            guest.expand(guest.table.detail(page), bytes);
+        }
+        let copied = guest.try_copy_run(run, pages);
+        let (back, rest) = claim.split(copied);
+        for page in back.run().numbers() {
+            guest.forget_stored(guest.table.detail(page), State::Compressed);
+        }
+        guest.counters.pages_decompressed.add(u64::from(copied));
+        guest.counters.neighbours_decompressed.add(u64::from(copied));
+        for (part, state) in [(back, State::Private), (rest, State::Compressed)] {
+            if part.run().count > 0 {
+                guest.settle(part, state);
+            }
+        }
+    }
+
+    /// The touched page and its neighbours, for one read. While growth is gated it comes alone.
     fn swap_in(&self, guest: &Guest, page: u32) -> Outcome {
-        let Some(claim) = guest.table.claim(page, State::Swapped) else {
+        let size = if guest.gate.is_closed() { 1 } else { NEIGHBOURS };
+        let Some(claim) = self.claim_group(guest, page, State::Swapped, size) else {
             return Outcome::Later;
         };
-        match self.swap_ins.try_send(claim) {
+        let wanted = PageRun::new(Gfn::new(page), 1);
+        match self.swap_ins.try_send(SwapIn { claim, wanted }) {
             Ok(()) => Outcome::Done,
-            Err(TrySendError::Full(claim)) => {
-                guest.table.settle(claim, State::Swapped);
+            Err(TrySendError::Full(SwapIn { claim, .. })) => {
+                guest.settle(claim, State::Swapped);
                 Outcome::Later
             }
             Err(TrySendError::Disconnected(_)) => fatal(format_args!("the swap thread died")),
         }
     }
+}
+
+/// From the first page in state `state` before `page`, without a gap, to the end of the aligned group of `size`.
+fn alike_around(guest: &Guest, page: u32, state: State, size: u32) -> Option<PageRun> {
+    let group = PageRun::new(Gfn::new(page / size * size), size);
+    let mut parts = guest.layout.clip(group);
+    let group = parts.find(|run| run.numbers().contains(&page))?;
+    let alike = |&before: &u32| guest.table.state(before) == state;
+    let before = (group.first.get()..page).rev().take_while(alike).count();
+    Some(PageRun::of(page - before as u32..group.end()))
 }

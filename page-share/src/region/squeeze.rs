@@ -9,9 +9,12 @@ use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
-use crate::region::state::{Claim, State};
+use crate::region::state::{Claim, Pinned, State};
 use crate::store::{Compressor, Store, StoreHandle};
-use crate::swap::{Swap, SwapError, SwapSlot};
+use crate::swap::{READ_LIMIT, Swap, SwapError, SwapSlot};
+
+/// Pages that come back together: the aligned group around the one that is touched.
+pub(crate) const NEIGHBOURS: u32 = READ_LIMIT;
 
 /// Where squeezed pages are kept.
 pub(crate) struct Keeping {
@@ -49,6 +52,21 @@ impl Guest {
         }
     }
 
+    /// Brings back claimed compressed pages, at most [`NEIGHBOURS`]. Not for the handler: waits for events to be read.
+    fn bring_back_compressed(&self, claim: Claim, buffer: &mut [Page]) -> u32 {
+        let run = claim.run();
+        for (page, bytes) in run.numbers().zip(buffer.iter_mut()) {
+            self.expand(self.table.detail(page), bytes);
+        }
+        self.copy_all(run, &buffer[..run.count as usize]);
+        for page in run.numbers() {
+            self.forget_stored(self.table.detail(page), State::Compressed);
+        }
+        self.counters.pages_decompressed.add(u64::from(run.count));
+        self.settle(claim, State::Private);
+        run.count
+    }
+
     /// Drops the stored copy of a page that was compressed or swapped.
     pub(crate) fn forget_stored(&self, detail: u32, from: State) {
         let forgotten = match from {
@@ -66,31 +84,77 @@ impl Guest {
         debug_assert!(forgotten, "{detail:#x} was not kept as {from:?}");
     }
 
-    /// Reads a claimed swapped page and brings it back; a page that cannot be read or is not what was written becomes
-    /// lost. Waits for the disk: never for the fault handler.
-    pub(crate) fn bring_back_swapped(&self, claim: Claim, buffer: &mut Page) {
-        let page = claim.run().first.get();
-        let slot = SwapSlot::from_bits(self.table.detail(page));
-        let located = self.keeping.swap().map(|swap| swap.locate(slot));
-        let read = match located {
-            Some(Ok(located)) => located.read(buffer),
-            Some(Err(error)) => Err(error),
-            None => Err(SwapError::Unknown(slot)),
-        };
-        self.forget_stored(self.table.detail(page), State::Swapped);
-        match read {
-            Ok(()) => {
-                // Counted first: filling the page already wakes whoever waits for it.
-                self.counters.pages_swapped_in.add(1);
-                self.copy_all(claim.run(), std::slice::from_ref(buffer));
-                self.settle(claim, State::Private);
-            }
-            Err(error) => {
-                log::error!("page {page:#x} is lost: {error}");
-                self.counters.pages_lost.add(1);
-                self.poison(claim);
+    /// Reads claimed swapped pages, at most [`NEIGHBOURS`], and brings them back, with one read for each stretch of
+    /// consecutive slots. Of pages that cannot be read or are not what was written, those in `wanted` become lost and
+    /// others stay in the file. Waits for the disk: never for the fault handler. Returns the number that came back.
+    pub(crate) fn bring_back_swapped(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
+        let (mut left, mut count) = (claim, 0);
+        while left.run().count > 0 {
+            let slot = |page: u32| self.table.detail(page);
+            let pages = left.run().numbers();
+            let following = pages.clone().zip(pages.skip(1));
+            let joined = following.take_while(|&(a, b)| slot(a).checked_add(1) == Some(slot(b)));
+            let length = 1 + joined.count() as u32;
+            let (stretch, rest) = left.split(length);
+            left = rest;
+            count += self.bring_back_stretch(stretch, wanted, &mut buffer[..length as usize]);
+        }
+        drop(left);
+        count
+    }
+
+    /// The same for one stretch of consecutive slots.
+    fn bring_back_stretch(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
+        let run = claim.run();
+        if self.read_swapped(run, buffer).is_ok() {
+            self.return_swapped(claim, wanted, buffer);
+            return run.count;
+        }
+        // One at least is bad; the others must not suffer.
+        let (mut left, mut count) = (claim, 0);
+        while left.run().count > 0 {
+            let (one, rest) = left.split(1);
+            left = rest;
+            let page = one.run().first.get();
+            match self.read_swapped(one.run(), &mut buffer[..1]) {
+                Ok(()) => {
+                    self.return_swapped(one, wanted, &buffer[..1]);
+                    count += 1;
+                }
+                Err(error) if wanted.numbers().contains(&page) => self.lose(one, &error),
+                Err(_) => self.settle(one, State::Swapped),
             }
         }
+        drop(left);
+        count
+    }
+
+    /// Reads the pages of `run`, whose slots are consecutive.
+    fn read_swapped(&self, run: PageRun, pages: &mut [Page]) -> Result<(), SwapError> {
+        let slot = SwapSlot::from_bits(self.table.detail(run.first.get()));
+        let located = self.keeping.swap().map(|swap| swap.locate_run(slot, run.count));
+        located.ok_or(SwapError::Unknown(slot))??.read(pages)
+    }
+
+    /// Fills claimed pages with what was read of them.
+    fn return_swapped(&self, claim: Claim, wanted: PageRun, pages: &[Page]) {
+        let run = claim.run();
+        for page in run.numbers() {
+            self.forget_stored(self.table.detail(page), State::Swapped);
+        }
+        let neighbours = run.numbers().filter(|page| !wanted.numbers().contains(page));
+        self.counters.neighbours_swapped_in.add(neighbours.count() as u64);
+        self.counters.pages_swapped_in.add(u64::from(run.count));
+        self.copy_all(run, pages);
+        self.settle(claim, State::Private);
+    }
+
+    fn lose(&self, claim: Claim, error: &SwapError) {
+        let page = claim.run().first.get();
+        log::error!("page {page:#x} is lost: {error}");
+        self.counters.pages_lost.add(1);
+        self.forget_stored(self.table.detail(page), State::Swapped);
+        self.poison(claim);
     }
 
     /// Makes a page that is lost fail at every access.
@@ -203,31 +267,24 @@ impl Engine {
     /// Brings back what of `run` is compressed or swapped. Returns the number of pages.
     pub(crate) fn bring_back(&mut self, run: PageRun) -> u32 {
         let guest = self.guest.clone();
-        let mut buffer = [0; PAGE_SIZE];
-        let mut count = 0;
-        for page in run.numbers() {
-            match guest.table.state(page) {
-                State::Compressed => {
-                    let Some(claim) = guest.table.claim(page, State::Compressed) else {
-                        continue;
-                    };
-                    let handle = guest.table.detail(page);
-                    guest.expand(handle, &mut buffer);
-                    guest.copy_all(claim.run(), std::slice::from_ref(&buffer));
-                    guest.forget_stored(handle, State::Compressed);
-                    guest.counters.pages_decompressed.add(1);
-                    guest.settle(claim, State::Private);
-                    count += 1;
+        let buffer = self.aside_mut(NEIGHBOURS);
+        let (mut at, mut count) = (run.first.get(), 0);
+        while at < run.end() {
+            let next = PageRun::of(at..run.end().min(at + NEIGHBOURS));
+            let state = guest.table.state(at);
+            let claim = match state {
+                State::Compressed | State::Swapped => guest.claim_run(next, state, Pinned::Ignore),
+                _ => None,
+            };
+            at = claim.as_ref().map_or(at + 1, |claim| claim.run().end());
+            count += match claim {
+                Some(claim) if state == State::Compressed => guest.bring_back_compressed(claim, buffer),
+                Some(claim) => {
+                    let wanted = claim.run();
+                    guest.bring_back_swapped(claim, wanted, buffer)
                 }
-                State::Swapped => {
-                    let Some(claim) = guest.table.claim(page, State::Swapped) else {
-                        continue;
-                    };
-                    guest.bring_back_swapped(claim, &mut buffer);
-                    count += 1;
-                }
-                _ => {}
-            }
+                None => 0,
+            };
         }
         count
     }

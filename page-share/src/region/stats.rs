@@ -108,10 +108,14 @@ counters! {
     pages_compressed,
     /// Pages decompressed.
     pages_decompressed,
+    /// Of those, pages that came back because a neighbour was touched.
+    neighbours_decompressed,
     /// Pages written to the swap file.
     pages_swapped_out,
     /// Pages read from the swap file.
     pages_swapped_in,
+    /// Of those, pages that came back because a neighbour was touched.
+    neighbours_swapped_in,
     /// Pages whose swap copy was unreadable or failed its checksum.
     pages_lost,
     /// Pages that the kernel refused to move: pinned, or shared with a forked child.

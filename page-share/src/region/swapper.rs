@@ -9,10 +9,21 @@ use crate::page::PAGE_SIZE;
 use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::memory::thread_cpu;
+use crate::region::run::PageRun;
+use crate::region::squeeze::NEIGHBOURS;
 use crate::region::state::Claim;
 
 /// Faults that can wait for the disk at once; more are tried again.
 const QUEUE: usize = 1024;
+
+/// A swapped page that was touched, with its neighbours.
+#[derive(Debug)]
+pub(crate) struct SwapIn {
+    /// Of all of them, at most [`NEIGHBOURS`].
+    pub(crate) claim: Claim,
+    /// The page that was touched.
+    pub(crate) wanted: PageRun,
+}
 
 /// The running thread.
 #[derive(Debug)]
@@ -22,7 +33,7 @@ pub(crate) struct Swapper {
 
 impl Swapper {
     /// Starts it; what is sent is read and brought back, in order. It ends when the sender is dropped.
-    pub(crate) fn start(guest: Arc<Guest>) -> std::io::Result<(Self, SyncSender<Claim>)> {
+    pub(crate) fn start(guest: Arc<Guest>) -> std::io::Result<(Self, SyncSender<SwapIn>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let builder = std::thread::Builder::new().name("page-swap-ins".into());
         let thread = builder.spawn(move || run(&guest, &receiver))?;
@@ -37,11 +48,11 @@ impl Swapper {
     }
 }
 
-fn run(guest: &Guest, claims: &Receiver<Claim>) {
-    let mut buffer = Box::new([0; PAGE_SIZE]);
+fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
+    let mut buffer = vec![[0; PAGE_SIZE]; NEIGHBOURS as usize].into_boxed_slice();
     let mut cpu = thread_cpu();
-    for claim in claims {
-        guest.bring_back_swapped(claim, &mut buffer);
+    for SwapIn { claim, wanted } in requests {
+        guest.bring_back_swapped(claim, wanted, &mut buffer);
         let now = thread_cpu();
         guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
         cpu = now;

@@ -62,6 +62,10 @@ impl Progress {
     }
 }
 
+/// The same bit in the modes of COPY, ZEROPAGE and MOVE. Whoever waits is woken once, when the page is settled, and
+/// never sees a page that is there before its state and the counters say so.
+const DONT_WAKE: u64 = 1;
+
 /// What a userfaultfd reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -155,7 +159,7 @@ impl Userfault {
         debug_assert!(woken.is_ok(), "wake {span:?}: {woken:?}");
     }
 
-    /// Fills empty pages of `to` with copies of the bytes at `from` and wakes their waiters.
+    /// Fills empty pages of `to` with copies of the bytes at `from`. Wakes nobody.
     pub(crate) fn copy(&self, to: Span, from: &[u8]) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.as_ptr() as u64, to.len() as u64);
@@ -163,7 +167,7 @@ impl Userfault {
             dst,
             src,
             len,
-            mode: 0,
+            mode: DONT_WAKE,
             copy: 0,
         };
         // SAFETY: as in `open`; `from` is readable for the length given and the kernel fills only empty pages.
@@ -177,11 +181,11 @@ impl Userfault {
         Progress::of(done, arg.copy, to.pages())
     }
 
-    /// Maps the zero page over empty pages of `span` and wakes their waiters.
+    /// Maps the zero page over empty pages of `span`. Wakes nobody.
     pub(crate) fn zero(&self, span: Span) -> Progress {
         let mut arg = sys::uffdio_zeropage {
             range: range(span),
-            mode: 0,
+            mode: DONT_WAKE,
             zeropage: 0,
         };
         // SAFETY: as in `open`; the kernel fills only empty pages.
@@ -195,7 +199,7 @@ impl Userfault {
         Progress::of(done, arg.zeropage, span.pages())
     }
 
-    /// Moves the pages of `from` to the empty pages of `to` and wakes the waiters there.
+    /// Moves the pages of `from` to the empty pages of `to`. Wakes nobody.
     pub(crate) fn transfer(&self, from: Span, to: Span) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.start() as u64, to.len() as u64);
@@ -203,7 +207,7 @@ impl Userfault {
             dst,
             src,
             len,
-            mode: 0,
+            mode: DONT_WAKE,
             move_: 0,
         };
         // SAFETY: as in `open`; both ends are memory that is ours to rearrange and no reference points into either.
