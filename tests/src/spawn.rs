@@ -13,7 +13,7 @@ const DEADLINE_SECONDS: u64 = 120;
 
 /// An emulated host with eight guests on one CPU gives each no time for tens of seconds, which a guest takes for a stall
 /// of its own. Real stalls are still longer.
-const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=100";
+const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=100 watchdog_thresh=50";
 
 /// A guest to be.
 #[derive(Debug, Clone)]

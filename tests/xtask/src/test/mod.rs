@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod guests;
+mod huge_pages;
 mod native;
 mod tally;
 

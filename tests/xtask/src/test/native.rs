@@ -5,12 +5,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::huge_pages::HugePages;
 use super::tally::{Reader, Show, Tally};
 use super::{Args, Extent};
 use crate::interrupt;
 
 /// Runs every test of the workspace but the real guests, doctests included.
 pub(super) fn run(args: &Args) -> Result<Tally> {
+    let _huge_pages = HugePages::provide();
     let mut all = cargo(args, &["--workspace", "--exclude", "levy-tests"])?;
     all.add(&cargo(args, &["--package", "levy-tests", "--lib"])?);
     Ok(all)
