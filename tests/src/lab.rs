@@ -50,7 +50,8 @@ impl Lab {
     /// # Errors
     /// The machine runs no stock kernels, or something was not built; with what to do.
     pub fn open() -> Result<Self, String> {
-        let levy = std::env::var_os(LEVY).ok_or("real guests are started by `cargo xtask test`")?;
+        let levy =
+            std::env::var_os(LEVY).ok_or("elsewhere: `cargo xtask test` starts real guests by itself")?;
         let machine = Machine::probe();
         if !machine.runs_kernels() {
             return Err(machine.to_string());

@@ -22,11 +22,15 @@ const LONG_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Memory of the nested host: eight guests of 256 MiB and what they run on.
 const NESTED_MEMORY_MIB: u64 = 5120;
 
+/// How cargo names the package of the tests with real guests.
+const PACKAGE: &str = "levy-tests";
+
 /// A line of `cargo --message-format=json`, the part that is looked at.
 #[derive(Deserialize)]
 struct Message {
-    executable: Option<PathBuf>,
-    target: Option<Target>,
+    package_id: String,
+    executable: PathBuf,
+    target: Target,
 }
 
 #[derive(Deserialize)]
@@ -67,15 +71,8 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
 /// Name and path of each program with real guests.
 fn programs() -> Result<BTreeMap<String, PathBuf>> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "test",
-            "--locked",
-            "--no-run",
-            "--package",
-            "levy-tests",
-            "--test",
-            "*",
-        ])
+        // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
+        .args(["test", "--locked", "--no-run", "--workspace"])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
@@ -85,15 +82,12 @@ fn programs() -> Result<BTreeMap<String, PathBuf>> {
     }
     let mut programs = BTreeMap::new();
     for line in output.stdout.split(|byte| *byte == b'\n') {
-        let Ok(Message {
-            executable: Some(path),
-            target: Some(target),
-        }) = serde_json::from_slice(line)
-        else {
+        let Ok(message) = serde_json::from_slice::<Message>(line) else {
             continue;
         };
-        if target.kind.iter().any(|kind| kind == "test") {
-            programs.insert(target.name, path);
+        let is_test = message.target.kind.iter().any(|kind| kind == "test");
+        if is_test && message.package_id.contains(PACKAGE) {
+            programs.insert(message.target.name, message.executable);
         }
     }
     Ok(programs)

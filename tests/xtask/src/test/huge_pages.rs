@@ -25,10 +25,10 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            if let Err(error) = fs::write(SETTING, before.to_string()) {
-                eprintln!("test: {SETTING} was {before} and cannot be put back: {error}");
-            }
+        if let Some(before) = self.before
+            && let Err(error) = fs::write(SETTING, before.to_string())
+        {
+            eprintln!("test: {SETTING} was {before} and cannot be put back: {error}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The test harness of Rust knows no skipping at run time, so a test that cannot run here prints `skipped: REASON` (or
 //! `SKIP NAME: REASON`) and returns; with `--show-output` the line comes back under the test's name. A reason that
-//! starts with `impossible` says that no machine of this kind can run the test, so that nothing is missing.
+//! starts with `impossible` says that no machine of this kind can run the test, so that nothing is missing; one that
+//! starts with `elsewhere` that another part of the same command runs it, so that it does not count here.
 
 /// Counts over any number of test programs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -89,13 +90,16 @@ impl Reader {
                     *noted = false;
                 } else if let Some(reason) = reason(line).filter(|_| !*noted) {
                     *noted = true;
+                    self.disguised += 1;
+                    if reason.starts_with("elsewhere") {
+                        return Show::Nothing;
+                    }
                     let kind = if reason.starts_with("impossible") {
                         SkipKind::Declared
                     } else {
                         SkipKind::Missing
                     };
                     let test = test.clone();
-                    self.disguised += 1;
                     self.skip(&test, reason, kind);
                 }
                 Show::Nothing
@@ -155,7 +159,12 @@ impl Tally {
     pub(crate) fn add(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
-        self.skipped.extend(other.skipped.iter().cloned());
+        for skip in &other.skipped {
+            // A test that two parts know of and neither runs is one skip.
+            if !self.skipped.contains(skip) {
+                self.skipped.push(skip.clone());
+            }
+        }
     }
 
     /// Skips that should not have been.
@@ -181,11 +190,12 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "
-running 5 tests
+running 6 tests
 test long_one ... ignored, takes minutes
 test plain ... ok
 test other ... ok
 test cannot ... ok
+test later ... ok
 test bad ... FAILED
 
 successes:
@@ -194,6 +204,9 @@ successes:
 SKIP cannot: no /dev/kvm
 SKIP cannot: again
 
+---- later stdout ----
+skipped: elsewhere: the guests' part runs it
+
 ---- other stdout ----
 some words
 skipped: impossible without two sockets
@@ -201,6 +214,7 @@ skipped: impossible without two sockets
 
 successes:
     cannot
+    later
     other
     plain
 
@@ -212,7 +226,7 @@ skipped: a failing test's words count for nothing
 failures:
     bad
 
-test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+test result: FAILED. 4 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
 ";
 
     #[test]
