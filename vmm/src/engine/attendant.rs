@@ -260,7 +260,9 @@ impl Shift {
             balloon: self.duties.balloon_report(),
             cow_breaks: stats.cow_breaks,
             written_per_second: ((stats.pages_written - before) as f64 / seconds) as u64,
-            pages_in: stats.pages_decompressed + stats.pages_swapped_in,
+            // Neighbours came along unasked: no sign of need.
+            pages_in: (stats.pages_decompressed + stats.pages_swapped_in)
+                .saturating_sub(stats.neighbours_decompressed + stats.neighbours_swapped_in),
             store_bytes: stats.store_bytes,
             engine_cpu_us: (stats.handler_cpu_ns + stats.scan_cpu_ns) / 1000,
         }
