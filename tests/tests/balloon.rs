@@ -225,7 +225,7 @@ fn a_balloon_that_may_not_deflate_ends_in_a_panic_that_is_told() {
     // Such a guest has nothing to do when it runs out of memory but to kill; this one is told not to do that either.
     let plan = lab
         .guest("stiff")
-        .args(["--cmdline", "sysctl.vm.panic_on_oom=1"])
+        .kernel_words("sysctl.vm.panic_on_oom=1")
         .args(["--balloon", "stats_polling_interval=0s,deflate_on_oom=off"]);
     let mut guest = plan.in_trouble().start();
     guest.ready();
@@ -296,7 +296,7 @@ fn merged_pages_that_go_into_the_balloon_come_back_as_zeros() {
     let _turn = turn();
     let manager = Manager::start(lab.levy());
     let start = |name: &str| {
-        let plan = lab.guest(name).args(["--cmdline", TRUSTING]);
+        let plan = lab.guest(name).kernel_words(TRUSTING);
         let plan = plan.args(["--sharing", "mode=on,domain=balloon", "--manager"]);
         let mut guest = plan.args([manager.path()]).start();
         guest.ready();
