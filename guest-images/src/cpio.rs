@@ -1,9 +1,15 @@
-//! Writing cpio archives in the form the kernel unpacks ("newc"), the same bytes for the same input.
+//! Writing cpio archives in the form the kernel unpacks ("newc", Documentation/driver-api/early-userspace/buffer-format),
+//! the same bytes for the same input.
 
-/// An archive being written. Times are 0, owners are root, inode numbers count up.
-pub(crate) struct Cpio {
+use std::collections::BTreeSet;
+
+/// An archive being written, to be unpacked by a kernel as its first root. Times are 0, owners are root, inode numbers
+/// count up. Names have no leading slash; the directories above an entry come by themselves.
+#[derive(Debug, Default)]
+pub struct Cpio {
     bytes: Vec<u8>,
-    next_inode: u32,
+    directories: BTreeSet<String>,
+    entries: u32,
 }
 
 const DIR: u32 = 0o040_000;
@@ -21,15 +27,12 @@ struct Entry<'a> {
 }
 
 impl Cpio {
-    pub(crate) fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            next_inode: 1,
+    /// A directory.
+    pub fn dir(&mut self, name: &str) {
+        self.parents(name);
+        if !self.directories.insert(name.to_owned()) {
+            return;
         }
-    }
-
-    /// A directory; its parents come first. Names have no leading slash.
-    pub(crate) fn dir(&mut self, name: &str) {
         self.entry(&Entry {
             name,
             mode: DIR | 0o755,
@@ -38,7 +41,8 @@ impl Cpio {
     }
 
     /// An executable file.
-    pub(crate) fn program(&mut self, name: &str, content: &[u8]) {
+    pub fn program(&mut self, name: &str, content: &[u8]) {
+        self.parents(name);
         self.entry(&Entry {
             name,
             mode: FILE | 0o755,
@@ -47,8 +51,9 @@ impl Cpio {
         });
     }
 
-    /// A plain file.
-    pub(crate) fn file(&mut self, name: &str, content: &[u8]) {
+    /// A file that cannot be run.
+    pub fn file(&mut self, name: &str, content: &[u8]) {
+        self.parents(name);
         self.entry(&Entry {
             name,
             mode: FILE | 0o644,
@@ -58,7 +63,8 @@ impl Cpio {
     }
 
     /// A symbolic link.
-    pub(crate) fn link(&mut self, name: &str, target: &str) {
+    pub fn link(&mut self, name: &str, target: &str) {
+        self.parents(name);
         self.entry(&Entry {
             name,
             mode: LINK | 0o777,
@@ -68,7 +74,8 @@ impl Cpio {
     }
 
     /// A character device.
-    pub(crate) fn char_device(&mut self, name: &str, device: (u32, u32)) {
+    pub fn char_device(&mut self, name: &str, device: (u32, u32)) {
+        self.parents(name);
         self.entry(&Entry {
             name,
             mode: CHAR_DEVICE | 0o600,
@@ -78,7 +85,7 @@ impl Cpio {
     }
 
     /// The whole archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry(&Entry {
             name: "TRAILER!!!",
             ..Entry::default()
@@ -86,9 +93,15 @@ impl Cpio {
         self.bytes
     }
 
+    fn parents(&mut self, name: &str) {
+        for (at, _) in name.match_indices('/') {
+            self.dir(&name[..at]);
+        }
+    }
+
     fn entry(&mut self, entry: &Entry<'_>) {
-        let inode = self.next_inode;
-        self.next_inode += 1;
+        self.entries += 1;
+        let inode = self.entries;
         let size = u32::try_from(entry.content.len()).expect("a file of an initramfs is below 4 GiB");
         let name_size = entry.name.len() as u32 + 1;
         let (major, minor) = entry.device;
@@ -119,8 +132,7 @@ mod tests {
 
     #[test]
     fn entries_have_the_kernels_form() {
-        let mut cpio = Cpio::new();
-        cpio.dir("dev");
+        let mut cpio = Cpio::default();
         cpio.char_device("dev/console", (5, 1));
         cpio.file("a", b"xyz");
         let bytes = cpio.finish();

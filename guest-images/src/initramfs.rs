@@ -58,16 +58,16 @@ impl Parts {
 
     /// The archive, uncompressed: the kernel unpacks it faster than it could decompress it.
     pub(crate) fn cpio(&self) -> Vec<u8> {
-        let mut cpio = Cpio::new();
-        for dir in ["bin", "dev", "etc", "proc", "run", "sys", "tmp", "var", "var/tmp"] {
+        let mut cpio = Cpio::default();
+        for dir in ["bin", "dev", "etc", "proc", "run", "sys", "tmp", "var/tmp"] {
             cpio.dir(dir);
         }
         // The kernel opens the console for /init before /init can mount anything.
         cpio.char_device("dev/console", (5, 1));
         cpio.char_device("dev/null", (1, 3));
-        for dir in ["levy", "levy/modules", "levy/modules/early", "levy/modules/late"] {
-            cpio.dir(dir);
-        }
+        // These exist even where a kernel has all that is needed built in.
+        cpio.dir("levy/modules/early");
+        cpio.dir("levy/modules/late");
         add_modules(&mut cpio, "early", &self.early);
         add_modules(&mut cpio, "late", &self.late);
         cpio.program("init", AGENT);

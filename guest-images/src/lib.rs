@@ -3,6 +3,7 @@
 //! - [`Cache`]: the directory of everything that was built. An entry is complete or absent.
 //! - [`debian::Archive`]: Debian's packages by name, verified, without touching the system's package database.
 //! - [`Kernel`]: a stock kernel with its modules. [`Boot`]: a kernel and the initramfs that fits it.
+//! - [`Cpio`]: an archive that a kernel unpacks as its first root.
 //! - [`Disk`]: a small Debian with the services that workloads need. [`Images`]: boot and disk.
 //! - [`agent_protocol`]: what the host and the agent in the guest say to each other.
 //!
@@ -49,6 +50,7 @@ mod tool;
 pub use agent::AGENT;
 pub use boot::Boot;
 pub use cache::{Cache, Key};
+pub use cpio::Cpio;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use images::Images;

@@ -252,7 +252,12 @@ fn neighbours_that_cannot_be_read_stay_in_the_file() {
     file.write_all_at(b"flip", 7 * PAGE_SIZE as u64 + 100).unwrap();
     assert!(memory.read_page(3) == page(3));
     // The neighbours follow the page that was waited for: the reader is back before they are.
-    let private = |pages| states(&region, pages).iter().filter(|&&it| it == State::Private).count();
+    let private = |pages| {
+        states(&region, pages)
+            .iter()
+            .filter(|&&it| it == State::Private)
+            .count()
+    };
     soon(|| private(0..16) == 15, &region);
     let stats = region.stats();
     assert_eq!(

@@ -48,7 +48,15 @@ pub(crate) fn text(guests: &Guests) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "sizes in MiB at the verdict; guests ran {}", guests.place);
+    let _ = writeln!(
+        text,
+        "sizes in MiB at each guest's verdict; guests ran {}",
+        guests.place
+    );
+    let _ = writeln!(
+        text,
+        "PSS holds a guest's part of all common copies: guests that have ended leave theirs to the rest"
+    );
     text
 }
 

@@ -4,7 +4,6 @@
 //! kernel with this machine's root (read-only, with a layer in memory above) and a real /dev/kvm. What is measured
 //! there is 10 to 30 times slower than on hardware; memory contents and counts are exact.
 
-mod cpio;
 mod host;
 pub(crate) mod inside;
 mod qemu;

@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use guest_images::Cache;
 use guest_images::debian::{Archive, Depth, Prefer, Request};
-
-use super::cpio::Cpio;
+use guest_images::{Cache, Cpio};
 
 /// Modules that the nested host needs; what they depend on comes along. Cloud kernels lack 9p.
 const MODULES: &[&str] = &[
@@ -65,9 +63,9 @@ impl System {
         let mut bytes =
             fs::read(&self.initramfs).with_context(|| format!("cannot read {}", self.initramfs.display()))?;
         let mut run = Cpio::default();
-        run.file("levy/exe", 0o644, exe.as_os_str().as_encoded_bytes());
+        run.file("levy/exe", exe.as_os_str().as_encoded_bytes());
         let results = results.map_or(&[][..], |path| path.as_os_str().as_encoded_bytes());
-        run.file("levy/results", 0o644, results);
+        run.file("levy/results", results);
         bytes.extend(run.finish());
         Ok(bytes)
     }
@@ -114,17 +112,18 @@ fn initramfs(cache: &Cache, kernel_tree: &Path, busybox: &[u8]) -> Result<PathBu
 fn build(kernel_tree: &Path, busybox: &[u8]) -> Result<Vec<u8>> {
     let modules = Modules::below(&kernel_tree.join("lib/modules"))?;
     let mut cpio = Cpio::default();
-    cpio.console();
-    cpio.file("bin/busybox", 0o755, busybox);
-    cpio.file("init", 0o755, INIT);
-    cpio.file("levy/start", 0o644, START);
+    // The kernel opens the console for /init before /init can mount anything.
+    cpio.char_device("dev/console", (5, 1));
+    cpio.program("bin/busybox", busybox);
+    cpio.program("init", INIT);
+    cpio.file("levy/start", START);
     let mut order = String::new();
     for (name, bytes) in modules.with_dependencies(MODULES)? {
-        cpio.file(&format!("modules/{name}.ko"), 0o644, &bytes);
+        cpio.file(&format!("modules/{name}.ko"), &bytes);
         order += &name;
         order.push('\n');
     }
-    cpio.file("modules/order", 0o644, order.as_bytes());
+    cpio.file("modules/order", order.as_bytes());
     Ok(cpio.finish())
 }
 
