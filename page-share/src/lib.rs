@@ -78,8 +78,8 @@ pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
 pub use region::{
-    AdoptError, AnonymousMemory, Blocks, MemoryRange, Options, Pace, PageRun, Pin, Region, Release, Sample,
-    ScanThread, State, Stats, Step, SwapOutError,
+    AdoptError, AnonymousMemory, Blocks, MemoryRange, Options, Pace, PageRun, Pin, Region, RegionThread,
+    Release, Sample, ScanThread, State, Stats, Step, SwapOutError, ThreadStarted,
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
 pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};

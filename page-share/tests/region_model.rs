@@ -126,6 +126,7 @@ impl World {
             blocks,
             store_bytes: 512 << 10,
             swap,
+            ..Options::default()
         };
         // Numbered from 512 on: nothing may depend on memory starting at page 0.
         let region = Region::adopt(vec![memory.range(Gfn::new(512))], options).unwrap();

@@ -20,6 +20,7 @@ use crate::region::error::fatal;
 use crate::region::guest::{Filled, Guest};
 use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
+use crate::region::set_up::{RegionThread, ThreadStarted};
 use crate::region::squeeze::NEIGHBOURS;
 use crate::region::state::{Claim, Pinned, State};
 use crate::region::swapper::SwapIn;
@@ -47,12 +48,19 @@ pub(crate) struct Handler {
 
 impl Handler {
     /// Starts it. Swapped pages that are touched go to `swap_ins`.
-    pub(crate) fn start(guest: Arc<Guest>, swap_ins: SyncSender<SwapIn>) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        guest: Arc<Guest>,
+        swap_ins: SyncSender<SwapIn>,
+        started: ThreadStarted,
+    ) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut worker = Worker::new(guest.clone(), bell.clone(), swap_ins);
         let thread = std::thread::Builder::new()
             .name("page-faults".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                started.tell(RegionThread::FaultHandler);
+                worker.run();
+            })?;
         Ok(Self {
             thread: Some(thread),
             bell,
@@ -560,9 +568,10 @@ mod tests {
             assert!(guest.table.state(page).is_private(), "page {page}");
         }
         // A handler for the rest of the test's life.
-        let (swapper, swap_ins) = crate::region::swapper::Swapper::start(guest.clone()).unwrap();
+        let (swapper, swap_ins) =
+            crate::region::swapper::Swapper::start(guest.clone(), ThreadStarted::default()).unwrap();
         region.swapper = swapper;
-        region.handler = Handler::start(guest.clone(), swap_ins).unwrap();
+        region.handler = Handler::start(guest.clone(), swap_ins, ThreadStarted::default()).unwrap();
         (0..512).for_each(|at| assert!(memory.read_page(at) == [byte(at); PAGE_SIZE], "page {at}"));
         guest.watch.unregister(area.span().sub(2, 1)).unwrap();
     }

@@ -3,6 +3,8 @@
 //! Every split adds up and every join subtracts; now and then the true number is read from /proc/self/maps, because
 //! neighbours do not always join.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -17,7 +19,52 @@ pub(crate) struct Mappings {
     regions: AtomicI64,
     /// Mappings made or joined since the last count.
     changed: AtomicI64,
+    /// The kernel's books, opened once: a process that is confined later cannot open anything.
+    books: Books,
 }
+
+/// Files of /proc that are read again and again.
+#[derive(Debug)]
+struct Books {
+    limit: Option<File>,
+    maps: Option<File>,
+}
+
+impl Books {
+    fn open() -> Self {
+        Self {
+            limit: File::open("/proc/sys/vm/max_map_count").ok(),
+            maps: File::open("/proc/self/maps").ok(),
+        }
+    }
+
+    /// The limit.
+    fn limit(&self) -> Option<i64> {
+        let mut text = [0; 32];
+        let len = self.limit.as_ref()?.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..len]).ok()?.trim().parse().ok()
+    }
+
+    /// How many mappings there are.
+    fn used(&self) -> Option<i64> {
+        let file = self.maps.as_ref()?;
+        let mut bytes = vec![0; BOOK_BYTES];
+        let (mut at, mut lines) = (0, 0);
+        loop {
+            let len = match file.read_at(&mut bytes, at) {
+                Ok(0) => return Some(lines),
+                Ok(len) => len,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return None,
+            };
+            lines += bytes[..len].iter().filter(|&&byte| byte == b'\n').count() as i64;
+            at += len as u64;
+        }
+    }
+}
+
+/// Bytes of the list of mappings read at a time.
+const BOOK_BYTES: usize = 64 << 10;
 
 /// Fewer changes than this are never worth a count.
 const RECOUNT_AFTER: i64 = 2000;
@@ -35,6 +82,7 @@ impl Mappings {
                 limit: AtomicI64::new(0),
                 regions: AtomicI64::new(0),
                 changed: AtomicI64::new(0),
+                books: Books::open(),
             };
             mappings.recount();
             mappings
@@ -53,15 +101,10 @@ impl Mappings {
     /// Reads the limit and the true number anew.
     pub(crate) fn recount(&self) {
         self.changed.store(0, Ordering::Relaxed);
-        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count");
-        let limit = limit
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(65_530);
-        self.limit.store(limit, Ordering::Relaxed);
-        if let Ok(maps) = std::fs::read("/proc/self/maps") {
-            let lines = maps.iter().filter(|&&byte| byte == b'\n').count();
-            self.used.store(lines as i64, Ordering::Relaxed);
+        self.limit
+            .store(self.books.limit().unwrap_or(65_530), Ordering::Relaxed);
+        if let Some(used) = self.books.used() {
+            self.used.store(used, Ordering::Relaxed);
         }
     }
 

@@ -54,7 +54,7 @@ pub use release::Release;
 pub use run::PageRun;
 pub use sample::Sample;
 pub use scanner::Step;
-pub use set_up::{Blocks, Options};
+pub use set_up::{Blocks, Options, RegionThread, ThreadStarted};
 pub use squeeze::SwapOutError;
 pub use state::State;
 pub use stats::Stats;
@@ -81,6 +81,7 @@ pub struct Region {
     hints: Hints,
     handler: Handler,
     swapper: Swapper,
+    thread_started: ThreadStarted,
 }
 
 impl Region {

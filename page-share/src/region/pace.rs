@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::region::Region;
+use crate::region::set_up::RegionThread;
 
 /// How much scanning may cost. Both limits hold over any second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,7 +67,10 @@ impl ScanThread {
         });
         let seen = shared.clone();
         let builder = std::thread::Builder::new().name("page-scan".into());
-        let thread = builder.spawn(move || scan(&region, &seen))?;
+        let thread = builder.spawn(move || {
+            region.thread_started.tell(RegionThread::Scanner);
+            scan(&region, &seen);
+        })?;
         Ok(Self {
             shared,
             thread: Some(thread),

@@ -46,6 +46,31 @@ pub struct Options {
     pub store_bytes: usize,
     /// Where swapped pages go; without it nothing can be swapped.
     pub swap: Option<Swap>,
+    /// Called first thing on each thread that the region starts, for instance to confine it.
+    pub thread_started: ThreadStarted,
+}
+
+/// A region's threads, by what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RegionThread {
+    /// Resolves faults; never allocates, never waits for anybody.
+    FaultHandler,
+    /// Reads swapped pages that were touched.
+    SwapIns,
+    /// Scans, merges and talks to the manager ([`crate::ScanThread`]).
+    Scanner,
+}
+
+/// What to call when a thread starts, if anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ThreadStarted(pub Option<fn(RegionThread)>);
+
+impl ThreadStarted {
+    pub(crate) fn tell(self, thread: RegionThread) {
+        if let Some(call) = self.0 {
+            call(thread);
+        }
+    }
 }
 
 impl Region {
@@ -89,15 +114,17 @@ impl Region {
             })?,
             layout,
         });
-        Self::start(guest, options.blocks)
+        Self::start(guest, options.blocks, options.thread_started)
     }
 
-    fn start(guest: Arc<Guest>, blocks: Blocks) -> Result<Self, AdoptError> {
+    fn start(guest: Arc<Guest>, blocks: Blocks, started: ThreadStarted) -> Result<Self, AdoptError> {
         let io = |what| move |source| AdoptError::System { what, source };
         let mut engine = Engine::new(guest.clone()).map_err(io("setting up the engine"))?;
         let scanner = Scanner::new().map_err(io("drawing random numbers"))?;
-        let (swapper, swap_ins) = Swapper::start(guest.clone()).map_err(io("starting the swap thread"))?;
-        let handler = Handler::start(guest.clone(), swap_ins).map_err(io("starting the fault handler"))?;
+        let (swapper, swap_ins) =
+            Swapper::start(guest.clone(), started).map_err(io("starting the swap thread"))?;
+        let handler =
+            Handler::start(guest.clone(), swap_ins, started).map_err(io("starting the fault handler"))?;
         for run in guest.layout.runs() {
             for (part, huge) in blocks_of(run, blocks) {
                 let claim = guest.table.found(part);
@@ -120,6 +147,7 @@ impl Region {
             hints: Hints::default(),
             handler,
             swapper,
+            thread_started: started,
         })
     }
 }

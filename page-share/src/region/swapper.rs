@@ -10,6 +10,7 @@ use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
+use crate::region::set_up::{RegionThread, ThreadStarted};
 use crate::region::squeeze::NEIGHBOURS;
 use crate::region::state::Claim;
 
@@ -33,10 +34,16 @@ pub(crate) struct Swapper {
 
 impl Swapper {
     /// Starts it; what is sent is read and brought back, in order. It ends when the sender is dropped.
-    pub(crate) fn start(guest: Arc<Guest>) -> std::io::Result<(Self, SyncSender<SwapIn>)> {
+    pub(crate) fn start(
+        guest: Arc<Guest>,
+        started: ThreadStarted,
+    ) -> std::io::Result<(Self, SyncSender<SwapIn>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let builder = std::thread::Builder::new().name("page-swap-ins".into());
-        let thread = builder.spawn(move || run(&guest, &receiver))?;
+        let thread = builder.spawn(move || {
+            started.tell(RegionThread::SwapIns);
+            run(&guest, &receiver);
+        })?;
         Ok((Self { thread: Some(thread) }, sender))
     }
 

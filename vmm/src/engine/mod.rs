@@ -74,6 +74,7 @@ impl Engine {
             blocks: Blocks::Huge,
             store_bytes: (ram.bytes() / STORE_PART) as usize,
             swap,
+            ..Options::default()
         };
         let region = Arc::new(Region::adopt(ranges, options)?);
         ram.manage(Arc::clone(&region));
