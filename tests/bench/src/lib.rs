@@ -4,8 +4,4 @@
 //! with `--json FILE`, writes a [`Report`]. A bench never asserts a time: the machine is noisy, the reader judges.
 #![forbid(unsafe_code)]
 
-mod report;
-mod samples;
-
-pub use report::Report;
-pub use samples::Samples;
+pub use levy::bench::{Report, Samples};

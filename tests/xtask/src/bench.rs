@@ -21,9 +21,12 @@ enum Place {
     Native,
     /// Where stock kernels run: this machine, or else the nested host.
     Guests,
+    /// There too, and `levy bench` itself measures.
+    Levy,
 }
 
-/// Every bench: its name on the command line, the binary in `tests/bench`, and where it runs.
+/// Every bench: its name on the command line, the binary in `tests/bench` (or the name in `levy bench`), and where it
+/// runs.
 const BENCHES: &[(&str, &str, Place)] = &[
     ("allocator", "allocator", Place::Native),
     ("balloon-device", "balloon-device", Place::Native),
@@ -31,6 +34,10 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("boot", "boot", Place::Guests),
     ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),
+    ("overcommit", "overcommit", Place::Levy),
+    ("sharing", "sharing", Place::Levy),
+    ("sharing-vs-ksm", "sharing-vs-ksm", Place::Levy),
+    ("tax", "tax", Place::Levy),
 ];
 
 #[derive(clap::Args)]
@@ -54,6 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match place {
         Place::Native => native(binary, &args.rest),
         Place::Guests => guests(binary, &args.rest),
+        Place::Levy => levy(binary, &args.rest),
     }
 }
 
@@ -82,31 +90,75 @@ fn native(binary: &str, rest: &[String]) -> Result<()> {
 fn guests(binary: &str, rest: &[String]) -> Result<()> {
     let program = release_binary("bench", binary)?;
     let system = GuestSystem::prepare()?;
-    let results = results_folder(rest)?;
     let mut argv = vec![program.display().to_string()];
     argv.extend(["--levy".into(), system.levy().display().to_string()]);
-    argv.extend(["--kernel".into(), system.boot().kernel().display().to_string()]);
-    argv.extend(["--initrd".into(), system.boot().initramfs().display().to_string()]);
+    argv.extend(boot_options(&system));
     argv.extend(["--qemu".into(), nested::qemu_words()?]);
     argv.extend(rest.iter().cloned());
+    place_and_run(binary, argv, rest)
+}
+
+/// Has the product itself measure, as a user would; it gets the images unless the options name others.
+fn levy(bench: &str, rest: &[String]) -> Result<()> {
+    let system = GuestSystem::prepare()?;
+    let mut argv = vec![system.levy().display().to_string(), "bench".into(), bench.into()];
+    let given = |name: &str| rest.iter().any(|word| word.split('=').next() == Some(name));
+    if !given("--kernel") {
+        argv.extend(boot_options(&system));
+        if !given("--disk") && !given("--no-disk") {
+            let disk = system.disk().image().display().to_string();
+            argv.extend(["--disk".into(), format!("path={disk},overlay=on")]);
+            argv.push("--cmdline=root=/dev/vda".into());
+        }
+    }
+    argv.extend(rest.iter().cloned());
+    place_and_run(bench, argv, rest)
+}
+
+fn boot_options(system: &GuestSystem) -> [String; 4] {
+    let boot = system.boot();
+    let (kernel, initramfs) = (boot.kernel(), boot.initramfs());
+    [
+        "--kernel".into(),
+        kernel.display().to_string(),
+        "--initrd".into(),
+        initramfs.display().to_string(),
+    ]
+}
+
+/// Runs `argv` where stock kernels run, with the folders of its files writable.
+fn place_and_run(bench: &str, argv: Vec<String>, rest: &[String]) -> Result<()> {
+    let results = results_folder(rest)?;
     let mut place = place::Place::choose(place::Choice::Probe, NESTED_MEMORY_MIB, results.as_deref())?;
     let status = place.run(argv, &[], DEADLINE, &mut |line| println!("{line}"))?;
     if status != 0 {
-        bail!("the bench {binary} failed with status {status}");
+        bail!("the bench {bench} failed with status {status}");
     }
     Ok(())
 }
 
-/// The folder of the file after `--json`: the nested host's only way to leave a file here.
+/// The folder of the files after `--json` and `--plot`: the nested host's only way to leave files here.
 fn results_folder(rest: &[String]) -> Result<Option<PathBuf>> {
-    let after = |name: &str| {
-        let at = rest.iter().position(|word| word == name)?;
+    let folders = ["--json", "--plot"]
+        .into_iter()
+        .filter_map(|option| folder_of(option, rest).transpose());
+    let folders: Vec<_> = folders.collect::<Result<_>>()?;
+    match folders.as_slice() {
+        [one, other] if one != other => bail!("--json and --plot must name files in one folder"),
+        _ => Ok(folders.into_iter().next()),
+    }
+}
+
+/// The folder of the file after `option`.
+fn folder_of(option: &str, rest: &[String]) -> Result<Option<PathBuf>> {
+    let after = || {
+        let at = rest.iter().position(|word| word == option)?;
         rest.get(at + 1).cloned()
     };
     let joined = rest
         .iter()
-        .find_map(|word| word.strip_prefix("--json=").map(str::to_owned));
-    let Some(file) = joined.or_else(|| after("--json")) else {
+        .find_map(|word| word.strip_prefix(option)?.strip_prefix('=').map(str::to_owned));
+    let Some(file) = joined.or_else(after) else {
         return Ok(None);
     };
     let file = std::path::absolute(file)?;

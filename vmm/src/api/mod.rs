@@ -25,7 +25,7 @@ mod failure;
 mod routes;
 mod server;
 pub mod types;
-mod view;
+pub(crate) mod view;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -15,7 +15,7 @@ use crate::manager::roster::{Roster, Seat};
 const MIB_PAGES: u64 = 256;
 
 /// The manager as a whole.
-pub(super) fn host(roster: &Roster) -> HostView {
+pub(crate) fn host(roster: &Roster) -> HostView {
     let settings = roster.policy().settings();
     let round = roster.last_round();
     let spent = roster.spent();
@@ -67,7 +67,7 @@ fn domain(manager: &LocalManager) -> DomainView {
 }
 
 /// Every guest, or those called `name`.
-pub(super) fn guests(roster: &Roster, name: Option<&str>) -> Vec<GuestView> {
+pub(crate) fn guests(roster: &Roster, name: Option<&str>) -> Vec<GuestView> {
     // Without a fleet there is no plan either, and everything else can still be said.
     let fleet = roster.fleet().ok();
     roster
@@ -160,7 +160,7 @@ fn target(roster: &Roster, fleet: &Fleet, index: usize) -> Option<TargetView> {
 }
 
 /// A balloon as Firecracker shows it.
-pub(super) fn statistics(balloon: &BalloonReport) -> BalloonStatistics {
+pub(crate) fn statistics(balloon: &BalloonReport) -> BalloonStatistics {
     BalloonStatistics {
         target_pages: balloon.target_pages,
         actual_pages: balloon.actual_pages,

@@ -38,6 +38,8 @@ enum Command {
     Pause(levy::cli::PauseArgs),
     /// Let paused guests run again
     Resume(levy::cli::ResumeArgs),
+    /// Measure what guests together cost and gain on this machine
+    Bench(Box<levy::cli::BenchArgs>),
     /// Run one guest in this process (what `levy run` starts for each guest)
     Vmm(Box<levy::cli::VmmArgs>),
 }
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Stop(args) => ExitCode::from(args.run()),
         Command::Pause(args) => ExitCode::from(args.run()),
         Command::Resume(args) => ExitCode::from(args.run()),
+        Command::Bench(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }
 }

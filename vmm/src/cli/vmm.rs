@@ -73,30 +73,30 @@ pub struct VmmArgs {
 
 /// The options that describe a guest, shared by `levy vmm` and `levy run`.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct GuestArgs {
+pub(crate) struct GuestArgs {
     /// Linux kernel, a 64-bit bzImage (what /boot/vmlinuz-* is)
     #[arg(long, value_name = "FILE")]
-    pub(super) kernel: Option<PathBuf>,
+    pub(crate) kernel: Option<PathBuf>,
     /// Initramfs for the kernel
     #[arg(long, value_name = "FILE")]
-    pub(super) initrd: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
     /// More words for the kernel's command line, behind Levy's own
     #[arg(long, value_name = "WORDS", default_value = "")]
-    pub(super) cmdline: String,
+    pub(crate) cmdline: String,
     /// Guest memory: size=512M[,min=128M][,shares=low|normal|high|N]. The guest always gets min (a quarter of its size
     /// unless given); shares are its right to the rest beside other guests
     #[arg(long, value_name = "size=SIZE,...", default_value = "size=512M")]
-    pub(super) memory: MemoryConfig,
+    pub(crate) memory: MemoryConfig,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(super) cpus: CpusConfig,
+    pub(crate) cpus: CpusConfig,
     /// A disk, a raw image: path=FILE[,readonly=on][,overlay=on][,latency=5ms]. With overlay=on the guest writes to a
     /// private layer that is gone afterwards, and any number of guests can share the file. Repeatable
     #[arg(long, value_name = "path=FILE,...")]
-    pub(super) disk: Vec<DiskConfig>,
+    pub(crate) disk: Vec<DiskConfig>,
     /// A network card on a tap: tap=NAME[,create=on][,mac=..][,host=ADDR/LEN][,guest=ADDR/LEN]. Repeatable
     #[arg(long, value_name = "tap=NAME,...")]
-    pub(super) net: Vec<NetConfig>,
+    pub(crate) net: Vec<NetConfig>,
     /// The balloon: [size=64M][,deflate_on_oom=on|off][,free_page_reporting=on|off][,stats_polling_interval=1s]. By
     /// default it is empty, reports free pages and gives memory back before the guest kills a process
     #[arg(
@@ -105,14 +105,14 @@ pub(super) struct GuestArgs {
         default_value_t,
         hide_default_value = true
     )]
-    pub(super) balloon: BalloonConfig,
+    pub(crate) balloon: BalloonConfig,
     /// With whom equal pages are shared: with the guests of the same launch, mode=on,domain=NAME with all guests that
     /// name the domain, mode=off with nobody
     #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
-    pub(super) sharing: SharingConfig,
+    pub(crate) sharing: SharingConfig,
     /// Folder for the guest's swap file, which has no name and is gone when the guest ends
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    pub(super) swap: PathBuf,
+    pub(crate) swap: PathBuf,
 }
 
 /// `path=FILE` or `FILE`.
@@ -228,7 +228,7 @@ impl VmmArgs {
 
 impl GuestArgs {
     /// The options as `levy vmm` takes them.
-    pub(super) fn to_args(&self) -> Vec<OsString> {
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
         let mut args = Vec::new();
         let mut push = |option: &str, value: OsString| args.extend([option.into(), value]);
         for (option, file) in [("--kernel", &self.kernel), ("--initrd", &self.initrd)] {

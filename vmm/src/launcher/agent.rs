@@ -12,13 +12,13 @@ use super::Note;
 
 /// A connection to the agent in a guest.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     stream: UnixStream,
 }
 
 impl Agent {
     /// Connects to the socket at `path`; what the agent of guest `guest` says goes to `notes`.
-    pub(super) fn connect(path: &Path, guest: usize, notes: &Sender<Note>) -> io::Result<Self> {
+    pub(crate) fn connect(path: &Path, guest: usize, notes: &Sender<Note>) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         let reader = BufReader::new(stream.try_clone()?);
         let notes = notes.clone();
@@ -30,7 +30,7 @@ impl Agent {
     }
 
     /// Sends a command.
-    pub(super) fn send(&mut self, command: &Command) -> io::Result<()> {
+    pub(crate) fn send(&mut self, command: &Command) -> io::Result<()> {
         self.stream.write_all(command.to_line().as_bytes())
     }
 }

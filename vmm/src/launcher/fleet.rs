@@ -331,7 +331,11 @@ impl Drop for Fleet {
 }
 
 /// Manages the guests that knock at `dir`, on threads of its own.
-fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<(Host, api::Server), FleetError> {
+pub(crate) fn manage(
+    dir: &Path,
+    settings: &Settings,
+    backing: Pages,
+) -> Result<(Host, api::Server), FleetError> {
     let host = Host::open(Doors::in_dir(dir), *settings, backing)?;
     let api = api::serve(host.clone(), dir)?;
     let running = host.clone();

@@ -15,6 +15,10 @@ mod vmm_process;
 use levy_agent::Event as AgentEvent;
 use serde_json::Value;
 
+pub(crate) use agent::Agent;
+pub(crate) use fleet::manage;
+pub(crate) use vmm_process::VmmProcess;
+
 pub use fleet::{Fleet, FleetError, Manager, Plan, PlannedGuest};
 pub use run_dir::RunDir;
 pub use screen::{Screen, ScreenStyle};

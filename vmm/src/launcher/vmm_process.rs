@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running VMM.
 #[derive(Debug)]
-pub(super) struct VmmProcess {
+pub(crate) struct VmmProcess {
     child: Child,
     control: PathBuf,
     agent: PathBuf,
@@ -28,7 +28,7 @@ pub(super) struct VmmProcess {
 
 impl VmmProcess {
     /// Starts guest number `guest`, called `name`, with its sockets and its console log in `dir`.
-    pub(super) fn start(
+    pub(crate) fn start(
         (guest, name): (usize, &str),
         args: &[OsString],
         dir: &Path,
@@ -76,17 +76,17 @@ impl VmmProcess {
     }
 
     /// The agent's socket.
-    pub(super) fn agent(&self) -> &Path {
+    pub(crate) fn agent(&self) -> &Path {
         &self.agent
     }
 
     /// Asks the VMM.
-    pub(super) fn ask(&self, request: &Request) -> Result<Value, ClientError> {
+    pub(crate) fn ask(&self, request: &Request) -> Result<Value, ClientError> {
         Client::connect(&self.control, PATIENCE)?.ask(request)
     }
 
     /// Waits for the process, which is about to end, and ends it after `most`.
-    pub(super) fn wait(&mut self, most: Duration) -> io::Result<ExitStatus> {
+    pub(crate) fn wait(&mut self, most: Duration) -> io::Result<ExitStatus> {
         let deadline = Instant::now() + most;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -101,13 +101,13 @@ impl VmmProcess {
     }
 
     /// Ends the process at once.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// The last lines of the guest's console.
-    pub(super) fn console_tail(&self, lines: usize) -> Vec<String> {
+    pub(crate) fn console_tail(&self, lines: usize) -> Vec<String> {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let all: Vec<_> = text

@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         hard_plans(guests, &mut report);
     }
     estimators(&mut report);
-    report.write(args.json.as_deref())
+    Ok(report.write(args.json.as_deref())?)
 }
 
 /// Numbers that look random and are the same in every run.

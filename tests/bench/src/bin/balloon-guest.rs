@@ -61,7 +61,7 @@ fn main() -> Result<()> {
     }
     eprintln!("reporting a deleted file");
     reporting(&args, &mut report)?;
-    report.write(args.json.as_deref())
+    Ok(report.write(args.json.as_deref())?)
 }
 
 /// Inflates and deflates the balloon of a guest whose memory was all written to.

@@ -105,7 +105,7 @@ fn main() -> Result<()> {
         microvm.push(&b);
         times.push((a_ms, b_ms));
     }
-    conclude(&levy, &microvm, &times).write(args.json.as_deref())
+    Ok(conclude(&levy, &microvm, &times).write(args.json.as_deref())?)
 }
 
 /// Prints the table and makes the report.

@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     conversation(&mut table, &pages, scale)?;
     store(&mut table, &pages)?;
     swap(&mut table, &pages)?;
-    table.json.write(args.json.as_deref())
+    Ok(table.json.write(args.json.as_deref())?)
 }
 
 /// Prints and keeps results.

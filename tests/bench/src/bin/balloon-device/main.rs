@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     );
     inflation(&plan, &mut report)?;
     reporting(&plan, &mut report)?;
-    report.write(args.json.as_deref())
+    Ok(report.write(args.json.as_deref())?)
 }
 
 /// 4 KiB pages, buffers of 256 frame numbers, one buffer at a time as Linux sends them.

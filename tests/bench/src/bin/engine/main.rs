@@ -119,5 +119,5 @@ fn measure(args: &Args, map: &IdentityMap) -> Result<()> {
         costs::costs(scale.repeats, &mut results)?;
     }
     verdicts.print();
-    report.write(args.json.as_deref())
+    Ok(report.write(args.json.as_deref())?)
 }

@@ -1,9 +1,17 @@
 //! The JSON document that a bench leaves behind.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
+
+/// A report that could not be left behind.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the report to {file}", file = file.display())]
+pub struct ReportError {
+    file: PathBuf,
+    source: io::Error,
+}
 
 /// A bench's results beside the facts about the machine that produced them.
 ///
@@ -54,11 +62,14 @@ impl Report {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, file: Option<&Path>) -> Result<()> {
+    pub fn write(&self, file: Option<&Path>) -> Result<(), ReportError> {
         let Some(file) = file else { return Ok(()) };
-        let text = serde_json::to_string_pretty(&self.to_json())?;
-        std::fs::write(file, text + "\n")
-            .with_context(|| format!("cannot write the report to {}", file.display()))
+        // The alternate form of a JSON value is its indented text.
+        let text = format!("{:#}\n", self.to_json());
+        std::fs::write(file, text).map_err(|source| ReportError {
+            file: file.to_owned(),
+            source,
+        })
     }
 }
 

@@ -1,0 +1,28 @@
+//! What do guests cost and gain together on this machine, with its user's own images?
+//!
+//! `levy bench NAME`, one file for each bench. All of them work on a [`Stage`]: a manager of their own with settings of
+//! their choice, guests that come, work, rest and go, and a [`Sample`] of everybody once a second. A bench measures its
+//! rival in the same run, never asserts a time, and leaves behind a [`Report`] for programs, a table for people, and a
+//! [`Figure`] where somebody wants one.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod figure;
+mod interrupt;
+mod progress;
+mod report;
+mod sample;
+mod samples;
+mod scene;
+mod sharing;
+mod stage;
+
+pub use actor::{Run, Tick, Verdict};
+pub use figure::{Figure, FigureError, Line, Panel};
+pub use interrupt::Interrupt;
+pub use report::{Report, ReportError};
+pub use sample::{GuestSample, Sample};
+pub use samples::Samples;
+pub use scene::{Outcome, Scene};
+pub use sharing::sharing;
+pub use stage::{Guest, RunId, Stage, StageError};

@@ -1,0 +1,589 @@
+//! Guests under a manager of the bench's own.
+//!
+//! ```no_run
+//! # fn bench(scene: &levy::bench::Scene) -> Result<(), levy::bench::StageError> {
+//! use std::time::Duration;
+//! use levy::bench::Stage;
+//!
+//! let mut settings = scene.settings(1 << 30);
+//! settings.rebalance = Duration::from_secs(5);
+//! let mut stage = Stage::open(scene, settings)?;
+//! let guest = stage.start_usual("web")?;
+//! stage.ready(&[guest])?;
+//! let run = stage.run(guest, "churn mib=32 seconds=10")?;
+//! let verdict = stage.verdict(run)?;
+//! stage.pass(Duration::from_secs(5))?; // quiet
+//! println!("{} {}/s, {} samples", verdict.rate, verdict.unit, stage.samples().len());
+//! # Ok(()) }
+//! ```
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use allocator::{GuestId, Shares};
+use levy_agent::{Action, Workload};
+use serde_json::{Map, Value};
+
+use super::actor::{Actor, Run, Verdict};
+use super::progress::Progress;
+use super::sample::Sample;
+use super::{Interrupt, Scene};
+use crate::api::{self, view};
+use crate::cli::GuestArgs;
+use crate::control::{ClientError, Request};
+use crate::launcher::{self, Agent, FleetError, Note, RunDir, VmmProcess};
+use crate::manager::host::Host;
+use crate::manager::policy::Settings;
+use crate::manager::roster::ChangeError;
+
+/// Time between two samples.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// How often Ctrl-C is looked for.
+const TICK: Duration = Duration::from_millis(200);
+/// How much longer than it announces a run may take: setting up a service on an emulated host takes minutes.
+const RUN_PATIENCE: Duration = Duration::from_secs(600);
+/// How long an agent may take to answer a command beside its work.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a process may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// Lines of console in the message about a guest that ended.
+const CONSOLE_LINES: usize = 10;
+
+/// A guest of a stage, in the order of start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Guest(usize);
+
+/// Something that a guest was asked to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId {
+    /// Whom.
+    pub guest: Guest,
+    id: u64,
+}
+
+/// Why a bench cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The manager does not start.
+    #[error(transparent)]
+    Manager(#[from] FleetError),
+    /// A process cannot be started.
+    #[error("cannot start a process for guest {name}")]
+    Start {
+        /// The guest.
+        name: String,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A guest ended although nobody asked it to.
+    #[error("guest {name} ended: {how}\n{console}")]
+    Ended {
+        /// The guest.
+        name: String,
+        /// In a sentence.
+        how: String,
+        /// The last lines of its console.
+        console: String,
+    },
+    /// Something did not happen in time.
+    #[error("{what}: not within {} seconds", after.as_secs())]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The agent cannot be reached.
+    #[error("the agent of guest {name} cannot be told anything")]
+    Agent {
+        /// The guest.
+        name: String,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent did not do what it was asked.
+    #[error("guest {name}: {message}")]
+    Refused {
+        /// The guest.
+        name: String,
+        /// Its words.
+        message: String,
+    },
+    /// A workload's verdict is bad: data was wrong, or it did not run.
+    #[error("{run} in guest {name} failed: {detail}")]
+    Failed {
+        /// The guest.
+        name: String,
+        /// The workload.
+        run: String,
+        /// Its words.
+        detail: String,
+    },
+    /// What was written is no workload.
+    #[error("{0}")]
+    Workload(String),
+    /// The VMM does not do what it was asked.
+    #[error("guest {name}")]
+    Control {
+        /// The guest.
+        name: String,
+        /// Why not.
+        #[source]
+        source: ClientError,
+    },
+    /// The manager refuses a change.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The bench itself cannot go on.
+    #[error("{0}")]
+    Impossible(String),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// A manager and its guests. Dropping it takes all guests down and removes what was made for them.
+///
+/// There is one stage in a process at a time. Everything that waits ([`Stage::pass`], [`Stage::until`] and what is built
+/// on them) samples once a second, and fails when a guest ends unasked or the user interrupts.
+pub struct Stage {
+    actors: Vec<Actor>,
+    host: Host,
+    _api: api::Server,
+    usual: GuestArgs,
+    deadline: Duration,
+    interrupt: Interrupt,
+    progress: Progress,
+    notes: Sender<Note>,
+    heard: Receiver<Note>,
+    began: Instant,
+    samples: Vec<Sample>,
+    sample_due: Instant,
+    // Last: removed when no process uses it any more.
+    dir: RunDir,
+}
+
+impl Stage {
+    /// A manager with `settings` and no guests.
+    ///
+    /// # Errors
+    /// When the host refuses a folder, a socket or a thread.
+    pub fn open(scene: &Scene, settings: Settings) -> Result<Self, StageError> {
+        let dir = RunDir::new().map_err(FleetError::RunDir)?;
+        let (host, api) = launcher::manage(dir.path(), &settings, scene.backing)?;
+        let (notes, heard) = channel();
+        Ok(Self {
+            actors: Vec::new(),
+            host,
+            _api: api,
+            usual: scene.guest.clone(),
+            deadline: scene.deadline,
+            interrupt: scene.interrupt.clone(),
+            progress: Progress::new(),
+            notes,
+            heard,
+            began: Instant::now(),
+            samples: Vec::new(),
+            sample_due: Instant::now() + SAMPLE,
+            dir,
+        })
+    }
+
+    /// Starts a guest made of what the user chose.
+    ///
+    /// # Errors
+    /// When its process cannot be started. What goes wrong in it shows when something is waited for.
+    pub fn start_usual(&mut self, name: &str) -> Result<Guest, StageError> {
+        let guest = self.usual.clone();
+        self.start(name, &guest)
+    }
+
+    /// Starts a guest made of `guest`: a changed clone of [`Scene`]'s.
+    ///
+    /// # Errors
+    /// As [`Stage::start_usual`].
+    pub(crate) fn start(&mut self, name: &str, guest: &GuestArgs) -> Result<Guest, StageError> {
+        let number = self.actors.len();
+        let mut args = guest.to_args();
+        let deadline = format!("{}ms", self.deadline.as_millis());
+        args.extend(["--deadline".into(), deadline.into()]);
+        args.extend(["--manager".into(), self.dir.path().into()]);
+        let vmm =
+            VmmProcess::start((number, name), &args, self.dir.path(), &self.notes).map_err(|source| {
+                StageError::Start {
+                    name: name.to_owned(),
+                    source,
+                }
+            })?;
+        self.actors.push(Actor::new(name, vmm));
+        Ok(Guest(number))
+    }
+
+    /// Waits until the agents of `guests` take commands. Each guest has its own deadline for that.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn ready(&mut self, guests: &[Guest]) -> Result<(), StageError> {
+        let patience = self.deadline + END_PATIENCE;
+        self.until(patience, "a guest is ready", |stage| {
+            guests
+                .iter()
+                .all(|guest| stage.actors[guest.0].ready)
+                .then_some(())
+        })
+    }
+
+    /// Has `guest` run a workload, written as `churn mib=32 seconds=10`. Several runs in one guest go on side by side.
+    ///
+    /// # Errors
+    /// When the words are no workload, or the agent cannot be reached.
+    pub fn run(&mut self, guest: Guest, words: &str) -> Result<RunId, StageError> {
+        let mut words = words.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        let workload = Workload::from_words(name, words).map_err(StageError::Workload)?;
+        let id = self.command(guest, Action::Run(workload))?;
+        Ok(RunId { guest, id })
+    }
+
+    /// Ends a run early; it still gives its verdict.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached.
+    pub fn stop_run(&mut self, run: RunId) -> Result<(), StageError> {
+        self.command(run.guest, Action::Stop { target: run.id })
+            .map(|_| ())
+    }
+
+    /// What a run has said so far.
+    ///
+    /// # Panics
+    /// When `run` is another stage's.
+    pub fn run_of(&self, run: RunId) -> &Run {
+        &self.actors[run.guest.0].runs[&run.id]
+    }
+
+    /// Waits for a run's verdict, up to the time it announced and ten minutes more.
+    ///
+    /// # Errors
+    /// When none comes, or a bad one: then the guest's data was wrong, or it could not run.
+    pub fn verdict(&mut self, run: RunId) -> Result<Verdict, StageError> {
+        let name = self.run_of(run).name.clone();
+        let what = format!("{name} in guest {} gives its verdict", self.name(run.guest));
+        // The patience counts from the run's last word: a run without end says something every second.
+        let mut quiet_since = (Instant::now(), 0);
+        let verdict = loop {
+            let said = self.run_of(run).ticks.len();
+            if said != quiet_since.1 {
+                quiet_since = (Instant::now(), said);
+            }
+            if let Some(verdict) = self.run_of(run).verdict.clone() {
+                break verdict;
+            }
+            if quiet_since.0.elapsed() > RUN_PATIENCE {
+                return Err(StageError::Late {
+                    what,
+                    after: RUN_PATIENCE,
+                });
+            }
+            self.turn(Instant::now() + TICK)?;
+        };
+        if verdict.ok {
+            return Ok(verdict);
+        }
+        Err(StageError::Failed {
+            name: self.name(run.guest).to_owned(),
+            run: name,
+            detail: verdict.detail,
+        })
+    }
+
+    /// Tells a guest's agent something other than to run a workload (`Meminfo`, `Exec`, ...) and waits for the answer.
+    ///
+    /// # Errors
+    /// When no answer comes, or a refusal.
+    pub fn tell(&mut self, guest: Guest, action: Action) -> Result<Map<String, Value>, StageError> {
+        let mut patience = ANSWER_PATIENCE;
+        if let Action::Exec { seconds, .. } = &action {
+            patience += Duration::from_secs(*seconds);
+        }
+        let id = self.command(guest, action)?;
+        let what = format!("the agent of guest {} answers", self.name(guest));
+        let answer = self.until(patience, &what, |stage| {
+            stage.actors[guest.0].answers.get(&id).cloned()
+        })?;
+        answer.map_err(|message| StageError::Refused {
+            name: self.name(guest).to_owned(),
+            message,
+        })
+    }
+
+    /// Asks a guest's VMM something over its control socket.
+    ///
+    /// # Errors
+    /// When it refuses or is gone.
+    pub fn ask(&self, guest: Guest, request: &Request) -> Result<Value, StageError> {
+        let actor = &self.actors[guest.0];
+        actor.vmm.ask(request).map_err(|source| StageError::Control {
+            name: actor.name.clone(),
+            source,
+        })
+    }
+
+    /// Stops the virtual CPUs of a guest; they have left it when this returns.
+    ///
+    /// # Errors
+    /// As [`Stage::ask`].
+    pub fn pause(&self, guest: Guest) -> Result<(), StageError> {
+        self.ask(guest, &Request::Pause).map(|_| ())
+    }
+
+    /// Lets them run again.
+    ///
+    /// # Errors
+    /// As [`Stage::ask`].
+    pub fn resume(&self, guest: Guest) -> Result<(), StageError> {
+        self.ask(guest, &Request::Resume).map(|_| ())
+    }
+
+    /// Takes a guest down at once.
+    pub fn dismiss(&mut self, guest: Guest) {
+        let actor = &mut self.actors[guest.0];
+        actor.dismissed = true;
+        actor.vmm.kill();
+    }
+
+    /// Changes the manager's settings.
+    ///
+    /// # Errors
+    /// When the guests' minimums do not fit them.
+    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), StageError> {
+        let mut roster = self.host.roster();
+        let mut settings = *roster.policy().settings();
+        change(&mut settings);
+        Ok(roster.set(settings)?)
+    }
+
+    /// Changes a guest's minimum, in bytes, and shares.
+    ///
+    /// # Errors
+    /// When it is not admitted yet, or its limits do not fit.
+    pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), StageError> {
+        let name = self.name(guest);
+        let mut roster = self.host.roster();
+        let known: Option<(GuestId, _)> = roster
+            .guests()
+            .find(|(_, seat)| seat.name == name)
+            .map(|(member, _)| (member.id, member.limits));
+        let Some((id, mut limits)) = known else {
+            return Err(StageError::Impossible(format!(
+                "guest {name} is not admitted yet"
+            )));
+        };
+        limits.min = allocator::Pages::new(min_bytes / 4096);
+        limits.shares = Shares::new(shares);
+        Ok(roster.set_limits(id, limits)?)
+    }
+
+    /// The manager, for what is not asked here.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A guest's name.
+    ///
+    /// # Panics
+    /// When `guest` is another stage's.
+    pub fn name(&self, guest: Guest) -> &str {
+        &self.actors[guest.0].name
+    }
+
+    /// The process of a guest, once the manager has admitted it.
+    pub fn pid(&self, guest: Guest) -> Option<u32> {
+        let roster = self.host.roster();
+        let name = self.name(guest);
+        roster
+            .guests()
+            .find(|(_, seat)| seat.name == name)
+            .map(|(_, seat)| seat.pid)
+    }
+
+    /// Seconds since the stage was opened.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// All samples so far, one a second.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// A step of the bench, for the user.
+    pub fn say(&self, text: &str) {
+        self.progress.say(text);
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Errors
+    /// When a guest ends, or the user interrupts.
+    pub fn pass(&mut self, time: Duration) -> Result<(), StageError> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.turn(until)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `found` finds something, looking after every event and every fifth of a second.
+    ///
+    /// # Errors
+    /// When that takes longer than `patience`; `what` says what did not happen.
+    pub fn until<T>(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut found: impl FnMut(&Self) -> Option<T>,
+    ) -> Result<T, StageError> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(thing) = found(self) {
+                return Ok(thing);
+            }
+            if Instant::now() >= until {
+                return Err(StageError::Late {
+                    what: what.to_owned(),
+                    after: patience,
+                });
+            }
+            self.turn(until)?;
+        }
+    }
+
+    /// The next event, or a fifth of a second, whichever is shorter.
+    fn turn(&mut self, until: Instant) -> Result<(), StageError> {
+        if self.interrupt.is_wanted() {
+            return Err(StageError::Interrupted);
+        }
+        let next = until.min(self.sample_due).min(Instant::now() + TICK);
+        match self
+            .heard
+            .recv_timeout(next.saturating_duration_since(Instant::now()))
+        {
+            Ok(note) => self.handle(note)?,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        if Instant::now() >= self.sample_due {
+            self.sample();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, note: Note) -> Result<(), StageError> {
+        let now = self.seconds();
+        match note {
+            Note::Vmm(number, value) => self.vmm_said(number, &value),
+            Note::Agent(number, event) => {
+                self.actors[number].hear(event.id, &event.report, now);
+                Ok(())
+            }
+            Note::Closed(number) => self.closed(number),
+            Note::Signal => Err(StageError::Interrupted),
+        }
+    }
+
+    fn vmm_said(&mut self, number: usize, value: &Value) -> Result<(), StageError> {
+        let actor = &mut self.actors[number];
+        if let ("ended" | "failed", Some(message)) = (
+            value["event"].as_str().unwrap_or_default(),
+            value["message"].as_str(),
+        ) {
+            actor.ended = Some(message.to_owned());
+        }
+        if value["state"] == "running" && actor.agent.is_none() {
+            let agent = Agent::connect(actor.vmm.agent(), number, &self.notes);
+            let name = actor.name.clone();
+            actor.agent = Some(agent.map_err(|source| StageError::Agent { name, source })?);
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, number: usize) -> Result<(), StageError> {
+        let actor = &mut self.actors[number];
+        let status = actor.vmm.wait(END_PATIENCE);
+        if actor.dismissed {
+            return Ok(());
+        }
+        let how = actor.ended.clone().unwrap_or_else(|| match status {
+            Ok(status) => format!("its VMM ended without a word: {status}"),
+            Err(e) => format!("its VMM cannot be waited for: {e}"),
+        });
+        Err(StageError::Ended {
+            name: actor.name.clone(),
+            how,
+            console: actor.vmm.console_tail(CONSOLE_LINES).join("\n"),
+        })
+    }
+
+    fn command(&mut self, guest: Guest, action: Action) -> Result<u64, StageError> {
+        let now = self.seconds();
+        let actor = &mut self.actors[guest.0];
+        let name = actor.name.clone();
+        actor
+            .command(action, now)
+            .map_err(|source| StageError::Agent { name, source })
+    }
+
+    fn sample(&mut self) {
+        // Late samples are not made up for.
+        self.sample_due = (self.sample_due + SAMPLE).max(Instant::now());
+        let seconds = self.seconds();
+        let mut sample = {
+            let roster = self.host.roster();
+            Sample::of(seconds, &view::host(&roster), &view::guests(&roster, None))
+        };
+        for guest in &mut sample.guests {
+            let actor = self.actors.iter().find(|actor| actor.name == guest.name);
+            if let Some(tick) = actor.and_then(Actor::last_run).and_then(|run| run.ticks.last()) {
+                (guest.ops, guest.rate) = (tick.ops, tick.rate);
+            }
+        }
+        self.progress.state(&line(&sample));
+        self.samples.push(sample);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.host.close();
+        for actor in &mut self.actors {
+            actor.vmm.kill();
+        }
+    }
+}
+
+/// A sample for people, on one line.
+fn line(sample: &Sample) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    let sum = |of: fn(&super::GuestSample) -> u64| mib(sample.guests.iter().map(of).sum());
+    let mut text = format!(
+        "{:.0} s: {} guests, {} of {} MiB used ({}), shared {} zero {} ballooned {} compressed {} swapped {} MiB",
+        sample.seconds,
+        sample.guests.len(),
+        mib(sample.used_bytes),
+        mib(sample.budget_bytes),
+        sample.state.as_deref().unwrap_or("-"),
+        sum(|guest| guest.shared_bytes),
+        sum(|guest| guest.zero_bytes),
+        sum(|guest| guest.ballooned_bytes),
+        sum(|guest| guest.compressed_bytes),
+        sum(|guest| guest.swapped_bytes),
+    );
+    let rate: f64 = sample.guests.iter().map(|guest| guest.rate).sum();
+    if rate > 0.0 {
+        text += &format!(", {rate:.0} operations/s");
+    }
+    text
+}
