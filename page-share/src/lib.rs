@@ -47,7 +47,6 @@
 //! The handler takes the store's lock alone, for one page.
 //!
 //! # Known holes
-//! - Zero pages that are mapped already grow ungated: the kernel serves such writes alone.
 //! - Memory that was not mapped with MAP_NORESERVE works, but its mappings do not join again after a re-home.
 //! - A long run that comes late does not push out short ones when mappings are used up.
 //! - The same user, or root, can reopen the pool for writing: confine the VMM with seccomp.
@@ -78,8 +77,8 @@ pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
 pub use region::{
-    AdoptError, AnonymousMemory, Blocks, MemoryRange, Options, Pace, PageRun, Pin, Region, RegionThread,
-    Release, Sample, ScanThread, State, Stats, Step, SwapOutError, ThreadStarted,
+    AdoptError, AnonymousMemory, Blocks, Growth, MemoryRange, Options, Pace, PageRun, Pin, Region,
+    RegionThread, Release, Sample, ScanThread, State, Stats, Step, SwapOutError, ThreadStarted,
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
 pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};

@@ -235,6 +235,7 @@ fn neighbours_stay_away_while_growth_is_gated() {
     region.compress(PageRun::new(Gfn::new(0), 16));
     region.swap_out(PageRun::new(Gfn::new(16), 16)).unwrap();
     region.close_gate();
+    region.add_credit(2);
     assert!(memory.read_page(3) == page(3) && memory.read_page(20) == page(20));
     // The handler has looked at the neighbours of the first when it serves the second.
     let stats = region.stats();
@@ -448,6 +449,55 @@ fn growth_waits_for_credit_while_the_gate_is_closed() {
         settled(4);
     });
     assert!(region.stats().faults_gated >= 4);
+}
+
+#[test]
+fn zero_pages_and_stored_pages_wait_for_credit_too() {
+    let (memory, region) = guest(u64::from, options());
+    (500..600).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
+    region.scan_pass();
+    region.scan_pass();
+    assert!(region.stats().zero >= 100, "{:?}", region.stats());
+    region.compress(PageRun::new(Gfn::new(0), 16));
+    region.swap_out(PageRun::new(Gfn::new(16), 16)).unwrap();
+    region.close_gate();
+    assert_eq!(region.stats().zero, 0);
+    let done = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for at in [3, 20, 510] {
+            let (memory, done) = (&memory, &done);
+            scope.spawn(move || {
+                memory.read_page(at);
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        soon(|| region.growth().waiting == 3, &region);
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+        region.set_credit(3, region.growth().grown);
+        soon(|| done.load(Ordering::SeqCst) == 3, &region);
+    });
+    let growth = region.growth();
+    assert_eq!((growth.grown, growth.credit), (3, 0));
+    region.open_gate();
+    assert!(memory.read_page(510) == [0; PAGE_SIZE] && memory.read_page(3) == page(3));
+}
+
+#[test]
+fn victims_are_cold_pages_first_then_any() {
+    let (memory, region) = guest(u64::from, options());
+    let count = |runs: &[PageRun]| runs.iter().map(|run| run.count).sum::<u32>();
+    region.scan_pass();
+    (10..PAGES).for_each(|at| memory.write_page(at, &page(u64::from(at))));
+    region.scan_pass();
+    assert_eq!(count(&region.cold_pages(100)), 10);
+    let victims = region.victims(100);
+    assert_eq!(count(&victims), 100);
+    let holds = |at: u32| {
+        victims
+            .iter()
+            .any(|run| (run.first.get()..run.first.get() + run.count).contains(&at))
+    };
+    assert!((0..10).all(holds), "{victims:?}");
 }
 
 /// Uses up mappings until only `left` more are allowed.

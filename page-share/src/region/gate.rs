@@ -1,13 +1,29 @@
 //! The growth gate: when a host's reserve for copy-on-write breaks is used up, each write that would need a new page
 //! waits for the manager's credit instead of for the OOM killer.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::Thread;
 
-/// Whether pool mappings may break and empty pages be filled.
+/// Whether pool mappings may break, empty pages be filled and stored pages come back.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     closed: AtomicBool,
     credit: AtomicI64,
+    grown: AtomicU64,
+    waiting: AtomicU64,
+    watcher: OnceLock<Thread>,
+}
+
+/// What a gate has let through, and who waits at it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Pages that the guest may still grow by; 0 while the gate is open.
+    pub credit: u64,
+    /// Pages that grew through the closed gate since the region's start.
+    pub grown: u64,
+    /// Accesses that wait for credit at this moment.
+    pub waiting: u64,
 }
 
 impl Gate {
@@ -27,10 +43,19 @@ impl Gate {
         self.credit.fetch_add(i64::from(pages), Ordering::SeqCst);
     }
 
+    /// Lets that many pages grow while closed, from when [`Gate::growth`] said `grown`; what was granted before is
+    /// void.
+    pub(crate) fn set_credit(&self, pages: u32, grown: u64) {
+        let since = self.grown.load(Ordering::SeqCst).saturating_sub(grown);
+        let left = i64::from(pages) - i64::try_from(since).unwrap_or(i64::MAX);
+        self.credit.store(left.max(0), Ordering::SeqCst);
+    }
+
     /// Gives one page of credit back that was asked for and not used.
     pub(crate) fn refund(&self) {
         if self.is_closed() {
             self.add_credit(1);
+            self.grown.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -41,13 +66,41 @@ impl Gate {
 
     /// Asks for one page of growth.
     pub(crate) fn admits_one(&self) -> bool {
-        !self.is_closed()
-            || self
-                .credit
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |credit| {
-                    (credit > 0).then(|| credit - 1)
-                })
-                .is_ok()
+        if !self.is_closed() {
+            return true;
+        }
+        let one = |credit: i64| (credit > 0).then(|| credit - 1);
+        let admitted = self
+            .credit
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one)
+            .is_ok();
+        self.grown.fetch_add(u64::from(admitted), Ordering::SeqCst);
+        admitted
+    }
+
+    /// Says how many wait; the first one wakes whoever watches.
+    pub(crate) fn set_waiting(&self, waiting: usize) {
+        let before = self.waiting.swap(waiting as u64, Ordering::SeqCst);
+        if before == 0
+            && waiting > 0
+            && let Some(watcher) = self.watcher.get()
+        {
+            watcher.unpark();
+        }
+    }
+
+    /// Wakes `thread` from now on whenever somebody begins to wait; the first one to ask is the one.
+    pub(crate) fn watch(&self, thread: Thread) {
+        let _ = self.watcher.set(thread);
+    }
+
+    /// What it has let through, and who waits.
+    pub(crate) fn growth(&self) -> Growth {
+        Growth {
+            credit: u64::try_from(self.credit.load(Ordering::SeqCst)).unwrap_or(0),
+            grown: self.grown.load(Ordering::SeqCst),
+            waiting: self.waiting.load(Ordering::SeqCst),
+        }
     }
 }
 
@@ -73,5 +126,29 @@ mod tests {
         assert!(gate.admits_one());
         gate.set_closed(true);
         assert!(!gate.admits_one(), "an open gate takes no credit back");
+    }
+
+    #[test]
+    fn credit_that_is_set_counts_from_what_had_grown() {
+        let gate = Gate::default();
+        gate.set_closed(true);
+        gate.set_credit(3, 0);
+        assert!(gate.admits_one() && gate.admits_one());
+        // Asked for when one page had grown; by now it is two.
+        gate.set_credit(2, 1);
+        assert_eq!((gate.growth().credit, gate.growth().grown), (1, 2));
+        gate.set_credit(0, 0);
+        assert!(!gate.admits_one());
+    }
+
+    #[test]
+    fn whoever_watches_is_woken_by_the_first_that_waits() {
+        let gate = Gate::default();
+        gate.watch(std::thread::current());
+        gate.set_waiting(1);
+        let start = std::time::Instant::now();
+        std::thread::park_timeout(std::time::Duration::from_secs(10));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
+        assert_eq!(gate.growth().waiting, 1);
     }
 }

@@ -178,6 +178,7 @@ impl Worker {
                 Outcome::Gated => self.gated.push(fault),
             }
         }
+        guest.gate.set_waiting(self.gated.len());
         let nearby = self.nearby.pop();
         if let Some(page) = nearby {
             self.decompress_neighbours(guest, page);
@@ -234,13 +235,16 @@ impl Worker {
                 return Outcome::Done;
             }
             State::Shared | State::Broken if protected => {
-                return self.grow(guest, || self.let_break(guest, page, state));
+                return self.grow(guest, |worker| worker.let_break(guest, page, state));
             }
-            State::Empty | State::Ballooned => return self.grow(guest, || self.fill(guest, page, state)),
+            State::Empty | State::Ballooned => {
+                return self.grow(guest, |worker| worker.fill(guest, page, state));
+            }
             State::Private | State::Zero if !protected => return self.refill(guest, page, state),
             State::Taken => return self.touch_sampled(guest, page),
-            State::Compressed => return self.decompress(guest, page),
-            State::Swapped => return self.swap_in(guest, page),
+            // What comes back from storage grows too: it was given up so that others could have the memory.
+            State::Compressed => return self.grow(guest, |worker| worker.decompress(guest, page)),
+            State::Swapped => return self.grow(guest, |worker| worker.swap_in(guest, page)),
             State::Lost => drop(guest.watch.poison(guest.span(run))),
             // A fault from before the page got its content, or nothing of ours.
             State::Private | State::Zero | State::Shared | State::Broken | State::Hole | State::Huge => {}
@@ -250,13 +254,13 @@ impl Worker {
         Outcome::Done
     }
 
-    /// Does what needs a new page if there is credit for one. Credit that could not be used yet is not lost.
-    fn grow(&self, guest: &Guest, action: impl FnOnce() -> Outcome) -> Outcome {
+    /// Does what needs a page of memory if there is credit for one. Credit that could not be used yet is not lost.
+    fn grow(&mut self, guest: &Guest, action: impl FnOnce(&mut Self) -> Outcome) -> Outcome {
         if !guest.gate.admits_one() {
             guest.counters.faults_gated.add(1);
             return Outcome::Gated;
         }
-        let outcome = action();
+        let outcome = action(self);
         if outcome == Outcome::Later {
             guest.gate.refund();
         }
@@ -283,6 +287,9 @@ impl Worker {
 
     /// An empty page is touched: zeros, for its empty neighbours too.
     fn fill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+        if guest.gate.is_closed() {
+            return self.fill_with_memory(guest, page, state);
+        }
         let Some(mut claim) = self.claim_to_fill(guest, page, state) else {
             return Outcome::Later;
         };
@@ -320,9 +327,27 @@ impl Worker {
         }
     }
 
-    /// The empty pages around `page` in its aligned group; only itself when growth is gated or it was ballooned.
+    /// While growth is gated a touched page gets memory at once: the kernel would give it to the zero page's first
+    /// writer without asking.
+    fn fill_with_memory(&self, guest: &Guest, page: u32, state: State) -> Outcome {
+        let Some(claim) = guest.table.claim(page, state) else {
+            return Outcome::Later;
+        };
+        if guest.try_copy(&claim, &[0; PAGE_SIZE]) == Filled::Later {
+            guest.settle(claim, state);
+            return Outcome::Later;
+        }
+        guest.counters.pages_filled.add(1);
+        if state == State::Ballooned {
+            guest.counters.balloon_pops.add(1);
+        }
+        guest.settle(claim, State::Private);
+        Outcome::Done
+    }
+
+    /// The empty pages around `page` in its aligned group; only itself when it was ballooned.
     fn claim_to_fill(&self, guest: &Guest, page: u32, state: State) -> Option<Claim> {
-        if state == State::Ballooned || guest.gate.is_closed() {
+        if state == State::Ballooned {
             return guest.table.claim(page, state);
         }
         self.claim_group(guest, page, state, FILL_PAGES)

@@ -175,14 +175,30 @@ impl Engine {
         self.clear_staging();
     }
 
+    /// Drops what of `run` is the kernel's zero page; it reads zero all the same. What was written since is kept.
+    pub(crate) fn drop_zeros(&mut self, run: PageRun) {
+        let table = &self.guest.table;
+        let zeros = run.numbers().filter(|&page| table.state(page) == State::Zero);
+        for zeros in crate::region::run::runs_of(zeros.collect::<Vec<_>>()) {
+            self.merge_zeros(zeros);
+        }
+    }
+
     fn settle_zero(&mut self, claim: Claim) {
         let run = claim.run();
-        self.guest.zero_all(run);
+        // Behind a closed gate zeros stay away: a mapped zero page grows without asking.
+        let to = match self.guest.gate.is_closed() {
+            true => State::Empty,
+            false => State::Zero,
+        };
+        if to == State::Zero {
+            self.guest.zero_all(run);
+        }
         for page in run.numbers() {
             self.forget_hint(page);
         }
         self.guest.counters.pages_zeroed.add(u64::from(run.count));
-        self.guest.settle(claim, State::Zero);
+        self.guest.settle(claim, to);
     }
 
     /// Places where one mapping ends and the next begins, from before `run` to after it, if `run` itself were backed

@@ -46,6 +46,7 @@ use scanner::{Scanner, lock};
 use swapper::Swapper;
 
 pub use error::AdoptError;
+pub use gate::Growth;
 pub use layout::MemoryRange;
 pub use memory::AnonymousMemory;
 pub use pace::{Pace, ScanThread};
@@ -204,6 +205,14 @@ impl Region {
         lock(&self.engine).cold_pages(n, from)
     }
 
+    /// Up to `n` private pages to part with when memory is needed now: those that [`Region::cold_pages`] names, and where
+    /// they do not suffice any others.
+    pub fn victims(&self, n: u32) -> Vec<PageRun> {
+        let random = self.scanner().random();
+        let from = (random % u64::from(self.page_limit().max(1))) as u32;
+        lock(&self.engine).victims(n, from)
+    }
+
     /// Gives every page memory of its own again, for instance before a migration. Returns the number of pages.
     pub fn unshare_all(&self) -> u32 {
         let mut count = 0;
@@ -216,10 +225,18 @@ impl Region {
         count
     }
 
-    /// Closes the growth gate: from now on each write that breaks a pool page, and each touch of an empty page, waits
-    /// for [`Region::add_credit`]. Zero pages that are mapped already are not gated.
+    /// Closes the growth gate: from now on each write that breaks a pool page, and each touch of a page that is empty,
+    /// compressed or swapped, waits for [`Region::add_credit`]. Huge blocks are split and the kernel's zero pages
+    /// dropped first, because it would let both grow without asking. Takes a while in a big guest.
     pub fn close_gate(&self) {
         self.guest.gate.set_closed(true);
+        for part in self.guest.layout.runs() {
+            for piece in part.pieces(BATCH * 4) {
+                let mut engine = lock(&self.engine);
+                engine.split_run(piece);
+                engine.drop_zeros(piece);
+            }
+        }
         self.each_shared_run(|engine, run| {
             let claims = engine.claim_shared(run);
             for claim in claims {
@@ -244,6 +261,25 @@ impl Region {
     pub fn add_credit(&self, pages: u32) {
         self.guest.gate.add_credit(pages);
         self.handler.ring();
+    }
+
+    /// Lets `pages` pages grow while the gate is closed, counted from when [`Region::growth`] said `grown`, instead of
+    /// what was granted before.
+    pub fn set_credit(&self, pages: u32, grown: u64) {
+        self.guest.gate.set_credit(pages, grown);
+        if pages > 0 {
+            self.handler.ring();
+        }
+    }
+
+    /// What grew through the closed gate, and who waits at it.
+    pub fn growth(&self) -> Growth {
+        self.guest.gate.growth()
+    }
+
+    /// Unparks `thread` from now on whenever an access begins to wait for credit. For one thread: the first.
+    pub fn watch_growth(&self, thread: std::thread::Thread) {
+        self.guest.gate.watch(thread);
     }
 
     /// Marks pages as being read or written by pinning I/O (O_DIRECT, io_uring, VFIO): until the mark is dropped they

@@ -9,7 +9,7 @@ use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
-use crate::region::state::{Claim, Pinned, State};
+use crate::region::state::{Claim, Pinned, State, mark};
 use crate::store::{Compressor, Store, StoreHandle};
 use crate::swap::{READ_LIMIT, Swap, SwapError, SwapSlot};
 
@@ -291,11 +291,30 @@ impl Engine {
 
     /// Up to `n` private pages that were not written for at least one pass, from `from` on, in runs.
     pub(crate) fn cold_pages(&self, n: u32, from: u32) -> Vec<PageRun> {
+        let cold = |page: u32| !self.guest.table.is_pending(page);
+        self.in_runs(self.movable(from).filter(|&page| cold(page)).take(n as usize))
+    }
+
+    /// The same, with as many others as are missing.
+    pub(crate) fn victims(&self, n: u32, from: u32) -> Vec<PageRun> {
+        let cold = |page: &u32| !self.guest.table.is_pending(*page);
+        let first = self.movable(from).filter(cold);
+        let others = self.movable(from).filter(|page| !cold(page));
+        self.in_runs(first.chain(others).take(n as usize))
+    }
+
+    /// Private pages that may be taken, from `from` on.
+    fn movable(&self, from: u32) -> impl Iterator<Item = u32> {
         let table = &self.guest.table;
         let all = table.pages();
-        let order = (from..all).chain(0..from.min(all));
-        let cold = order.filter(|&page| table.state(page) == State::Private && !table.is_pending(page));
-        let mut pages: Vec<u32> = cold.take(n as usize).collect();
+        let stays = |page: u32| table.is_marked(page, mark::NEVER) || table.is_marked(page, mark::STUCK);
+        (from..all)
+            .chain(0..from.min(all))
+            .filter(move |&page| table.state(page) == State::Private && !stays(page))
+    }
+
+    fn in_runs(&self, pages: impl Iterator<Item = u32>) -> Vec<PageRun> {
+        let mut pages: Vec<u32> = pages.collect();
         pages.sort_unstable();
         crate::region::run::runs_of(pages)
             .into_iter()
