@@ -115,14 +115,25 @@ impl Guest {
     }
 
     /// Whether there is anything behind a page of ours, in memory or in the host's swap.
-    fn is_populated(&self, page: Span) -> bool {
+    pub(crate) fn is_populated(&self, page: Span) -> bool {
         let mut entry = [0; 8];
-        let offset = (page.start() / crate::page::PAGE_SIZE * entry.len()) as u64;
-        if let Err(error) = self.pagemap.read_exact_at(&mut entry, offset) {
+        self.read_pagemap(page, &mut entry);
+        is_populated(entry)
+    }
+
+    /// The same for each page of `span`.
+    pub(crate) fn populated(&self, span: Span) -> Vec<bool> {
+        let mut entries = vec![[0; 8]; span.pages()];
+        self.read_pagemap(span, entries.as_flattened_mut());
+        entries.into_iter().map(is_populated).collect()
+    }
+
+    /// One entry of 8 bytes for each page of `span`.
+    fn read_pagemap(&self, span: Span, entries: &mut [u8]) {
+        let offset = (span.start() / crate::page::PAGE_SIZE * 8) as u64;
+        if let Err(error) = self.pagemap.read_exact_at(entries, offset) {
             fatal(format_args!("/proc/self/pagemap cannot be read: {error}"));
         }
-        // Bits 63 and 62: present, swapped.
-        u64::from_le_bytes(entry) >> 62 != 0
     }
 
     /// Fills a claimed run with `bytes`. Not for the handler: waits for events to be read.
@@ -183,6 +194,11 @@ impl Guest {
         self.mappings.fetch_add(change, Ordering::Relaxed);
         crate::region::mappings::Mappings::of_process().add(change);
     }
+}
+
+/// Bits 63 and 62 of an entry of /proc/self/pagemap: present, swapped.
+fn is_populated(entry: [u8; 8]) -> bool {
+    u64::from_le_bytes(entry) >> 62 != 0
 }
 
 /// Adds the pages that `was_moved` to a progress that stopped because the next page seemed to be there already.

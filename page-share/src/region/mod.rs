@@ -14,6 +14,7 @@ mod mappings;
 mod memory;
 mod merge;
 mod pace;
+mod peek;
 mod pin;
 mod pools;
 mod rehome;

@@ -130,7 +130,7 @@ impl Guest {
     }
 
     /// Reads the pages of `run`, whose slots are consecutive.
-    fn read_swapped(&self, run: PageRun, pages: &mut [Page]) -> Result<(), SwapError> {
+    pub(crate) fn read_swapped(&self, run: PageRun, pages: &mut [Page]) -> Result<(), SwapError> {
         let slot = SwapSlot::from_bits(self.table.detail(run.first.get()));
         let located = self.keeping.swap().map(|swap| swap.locate_run(slot, run.count));
         located.ok_or(SwapError::Unknown(slot))??.read(pages)
