@@ -43,6 +43,7 @@ fn guest(swap: Swap) -> (LocalManager, AnonymousMemory, Region, Vec<Page>) {
         blocks: Blocks::Huge,
         store_bytes: 8 << 20,
         swap: Some(swap),
+        ..Options::default()
     };
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     assert_eq!(region.split_run(run(512, 1024)), 2);
