@@ -32,7 +32,9 @@ mod workload;
 
 pub use command::{Action, Command, ModuleChange};
 pub use event::{Event, Report};
-pub use workload::{Churn, Dbench, File, Fill, Idle, Nginx, Pgbench, Phase, Redis, Toucher, Workload};
+pub use workload::{
+    Churn, Dbench, File, Fill, Idle, Nginx, Pgbench, Phase, Reader, Redis, Toucher, Workload,
+};
 
 /// Bytes in the longest line, its newline included. Longer ones are dropped by both ends.
 pub const MAX_LINE: usize = 64 * 1024;

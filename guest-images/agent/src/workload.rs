@@ -22,6 +22,8 @@ pub enum Workload {
     Churn(Churn),
     /// Writes a file, checks it and deletes it.
     File(File),
+    /// Reads a file over and over, through the page cache.
+    Reader(Reader),
     /// A redis server under a client that checks every value.
     Redis(Redis),
     /// An nginx server under clients that check every body.
@@ -112,6 +114,22 @@ parameters! {
         /// Seconds between writing and deleting, and between deleting and writing again.
         hold: u64 = 2,
         /// Seed of contents.
+        seed: u64 = 1,
+    }
+}
+
+parameters! {
+    /// Parameters of [`Workload::Reader`].
+    Reader {
+        /// MiB of the file. It is written first, and stays for the next run with the same parameters.
+        mib: u64 = 64,
+        /// The directory; /run is memory, /var/tmp is the disk.
+        dir: String = "/var/tmp".to_owned(),
+        /// KiB of a block, which is what is read at a time.
+        block_kib: u64 = 64,
+        /// Times to read the file from its begin to its end, however long that takes; 0 reads blocks in random order.
+        passes: u64 = 0,
+        /// Seed of contents and order.
         seed: u64 = 1,
     }
 }
@@ -228,6 +246,7 @@ impl Workload {
             Self::Fill(_) => "fill",
             Self::Churn(_) => "churn",
             Self::File(_) => "file",
+            Self::Reader(_) => "reader",
             Self::Redis(_) => "redis",
             Self::Nginx(_) => "nginx",
             Self::Pgbench(_) => "pgbench",
@@ -246,6 +265,7 @@ impl Workload {
             Self::Fill(w) => w.seconds,
             Self::Churn(w) => w.seconds,
             Self::File(w) => w.seconds,
+            Self::Reader(w) => w.seconds,
             Self::Redis(w) => w.seconds,
             Self::Nginx(w) => w.seconds,
             Self::Pgbench(w) => w.seconds,
@@ -302,6 +322,10 @@ impl Workload {
                 within("threads", w.threads, 1, 64)
             }
             Self::File(w) => mib(w.mib),
+            Self::Reader(w) => {
+                mib(w.mib)?;
+                within("block_kib", w.block_kib, 1, 1024)
+            }
             Self::Redis(w) => {
                 mib(w.mib)?;
                 clients(w.clients)?;

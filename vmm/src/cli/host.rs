@@ -10,7 +10,7 @@ use crate::config;
 use crate::manager::budget::{Budget, Source};
 use crate::manager::host::{Doors, Host, HostError};
 use crate::manager::place;
-use crate::manager::policy::Settings;
+use crate::manager::policy::{Sampling, Settings};
 use crate::process;
 
 const EXAMPLES: &str = "\
@@ -50,6 +50,9 @@ pub(super) struct PolicyArgs {
     /// Longest time between two plans
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = config::duration)]
     pub(super) rebalance: Duration,
+    /// Time that one sample of a guest's activity lasts, whole seconds
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = sample)]
+    pub(super) sample: u32,
 }
 
 impl Default for PolicyArgs {
@@ -59,6 +62,7 @@ impl Default for PolicyArgs {
             budget: None,
             tax: usual.tax,
             rebalance: usual.rebalance,
+            sample: usual.sample.seconds,
         }
     }
 }
@@ -71,10 +75,15 @@ impl PolicyArgs {
             None => Budget::detect()?,
         };
         let pages = allocator::Pages::new(budget.bytes / 4096).min(allocator::Pages::LIMIT);
+        let usual = Settings::new(pages);
         let settings = Settings {
             tax: self.tax,
             rebalance: self.rebalance,
-            ..Settings::new(pages)
+            sample: Sampling {
+                seconds: self.sample,
+                ..usual.sample
+            },
+            ..usual
         };
         Ok((settings, budget))
     }
@@ -85,6 +94,16 @@ pub(super) fn tax(text: &str) -> Result<Tax, String> {
     let wrong = || "write a number of percent from 0 to below 100, such as 75".to_owned();
     let percent: f64 = text.trim_end_matches('%').parse().map_err(|_| wrong())?;
     Tax::new(percent / 100.0).map_err(|_| wrong())
+}
+
+/// The length of a sample in seconds.
+fn sample(text: &str) -> Result<u32, String> {
+    let time = config::duration(text)?;
+    let seconds = u32::try_from(time.as_secs()).unwrap_or(0);
+    if time.subsec_nanos() > 0 || !(1..=3600).contains(&seconds) {
+        return Err("a sample lasts 1s to 3600s, whole seconds".to_owned());
+    }
+    Ok(seconds)
 }
 
 /// Why there is no manager.

@@ -10,6 +10,7 @@ mod nginx;
 mod pages;
 mod pattern;
 mod pgbench;
+mod reader;
 mod redis;
 mod resp;
 mod run;
@@ -41,6 +42,7 @@ pub(crate) fn main(id: Option<u64>, workload: &Workload) -> ExitCode {
         Workload::Fill(parameters) => fill::run(parameters, &mut run),
         Workload::Churn(parameters) => churn::run(parameters, &mut run),
         Workload::File(parameters) => file::run(parameters, &mut run),
+        Workload::Reader(parameters) => reader::run(parameters, &mut run),
         Workload::Redis(parameters) => redis::run(parameters, &mut run),
         Workload::Nginx(parameters) => nginx::run(parameters, &mut run),
         Workload::Pgbench(parameters) => pgbench::run(parameters, &mut run),

@@ -43,6 +43,11 @@ pub(crate) fn fill(bytes: &mut [u8], key: u64) {
     }
 }
 
+/// The word at 8 * `index` in the pattern of `key`.
+pub(crate) fn word(key: u64, index: u64) -> [u8; 8] {
+    mix(key.wrapping_add(STEP.wrapping_mul(index + 1))).to_le_bytes()
+}
+
 /// Says where `bytes` differ from the pattern of `key`.
 pub(crate) fn check(bytes: &[u8], key: u64) -> Result<(), String> {
     let mut state = key;
@@ -75,6 +80,13 @@ mod tests {
             assert!(error.contains(&format!("byte {}:", at / 8 * 8)), "{error}");
             bytes[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn a_word_can_be_had_alone() {
+        let mut bytes = vec![0; 4096];
+        fill(&mut bytes, 7);
+        assert!((0..512).all(|index| word(7, index) == bytes[index as usize * 8..][..8]));
     }
 
     #[test]
