@@ -16,6 +16,7 @@ mod samples;
 mod scene;
 mod sharing;
 mod stage;
+mod tax;
 
 pub use actor::{Run, Tick, Verdict};
 pub use figure::{Figure, FigureError, Line, Panel};
@@ -26,3 +27,4 @@ pub use samples::Samples;
 pub use scene::{Outcome, Scene};
 pub use sharing::sharing;
 pub use stage::{Guest, RunId, Stage, StageError};
+pub use tax::tax;

@@ -30,6 +30,24 @@ enum Bench {
     /// How much do 1 to 10 equal guests share, and how much of what an oracle finds?
     #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
     Sharing(SceneArgs),
+    /// What does a busy guest gain when an idle one pays a tax on its memory?
+    #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
+    Tax(TaxArgs),
+}
+
+/// What the tax bench takes.
+#[derive(Clone, Debug, clap::Args)]
+struct TaxArgs {
+    /// What the busy guest runs, NAME[,key=value]... [default: reader, over a file of 11/16 of its memory]
+    #[arg(long, value_name = "NAME[,key=value]", value_parser = words)]
+    workload: Option<String>,
+    #[command(flatten)]
+    scene: SceneArgs,
+}
+
+/// A workload's words, checked.
+fn words(text: &str) -> Result<String, String> {
+    run::workload(text).map(|_| text.replace(',', " "))
 }
 
 /// What every bench takes.
@@ -99,6 +117,10 @@ impl BenchArgs {
     fn measure(self) -> Result<(), BenchError> {
         match self.bench {
             Bench::Sharing(args) => args.play(bench::sharing),
+            Bench::Tax(args) => {
+                let work = args.workload;
+                args.scene.play(|scene| bench::tax(scene, work.as_deref()))
+            }
         }
     }
 }

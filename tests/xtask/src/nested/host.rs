@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
 use super::inside::PORT;
@@ -146,11 +147,11 @@ impl Host {
                 Some(Frame::Stdout(bytes)) => sink(Stream::Out, &bytes)?,
                 Some(Frame::Stderr(bytes)) => sink(Stream::Err, &bytes)?,
                 Some(Frame::Exit(status)) => return Ok(Outcome::Exited(status)),
-                Some(Frame::Ready | Frame::Start(_) | Frame::Kill) => {
+                Some(Frame::Ready | Frame::Start(_) | Frame::Kill | Frame::Nudge) => {
                     bail!("the nested host started anew in the middle of a job")
                 }
                 None => {
-                    let _ = Frame::Kill.write(&mut self.to);
+                    self.whisper(&Frame::Kill);
                     return Ok(Outcome::TimedOut);
                 }
             }
@@ -165,12 +166,22 @@ impl Host {
             match self.from.recv_timeout(left.min(TICK)) {
                 Ok(frame) => return frame.map(Some).map_err(Into::into),
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.whisper(&Frame::Nudge),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.qemu.wait()?;
                     bail!("the nested host died: QEMU ended with {status}{}", self.console());
                 }
             }
+        }
+    }
+
+    /// Writes a small frame, unless a host that reads no more has left no room for it.
+    fn whisper(&mut self, frame: &Frame) {
+        let mut pipe = [PollFd::new(&self.to, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if matches!(poll(&mut pipe, Some(&now)), Ok(1..)) {
+            // A host that is gone shows when its frames end.
+            let _ = frame.write(&mut self.to);
         }
     }
 

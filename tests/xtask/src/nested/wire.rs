@@ -30,6 +30,10 @@ pub(crate) enum Frame {
     Start(Job),
     /// Outside to inside: end the job and all it started.
     Kill,
+    /// Outside to inside: nothing but an interrupt. QEMU's emulation of nested virtualization now and then loses the
+    /// one that a timer raised, and a host that waits for nothing else then sleeps forever; the next interrupt, whatever
+    /// it is, delivers both.
+    Nudge,
     /// Inside to outside: the job's output.
     Stdout(Vec<u8>),
     /// Inside to outside: the job's error output.
@@ -48,6 +52,7 @@ impl Frame {
             Self::Ready => (b'r', Vec::new()),
             Self::Start(job) => (b's', serde_json::to_vec(job)?),
             Self::Kill => (b'k', Vec::new()),
+            Self::Nudge => (b'n', Vec::new()),
             Self::Stdout(bytes) => (b'o', bytes.clone()),
             Self::Stderr(bytes) => (b'e', bytes.clone()),
             Self::Exit(status) => (b'x', status.to_le_bytes().to_vec()),
@@ -85,6 +90,7 @@ impl Frame {
             b'r' => Self::Ready,
             b's' => Self::Start(serde_json::from_slice(&payload)?),
             b'k' => Self::Kill,
+            b'n' => Self::Nudge,
             b'o' => Self::Stdout(payload),
             b'e' => Self::Stderr(payload),
             b'x' => {
@@ -119,6 +125,7 @@ mod tests {
             Frame::Stdout(vec![0, 255, 10]),
             Frame::Stderr(Vec::new()),
             Frame::Kill,
+            Frame::Nudge,
             Frame::Exit(-1),
         ];
         let mut stream = Vec::new();
