@@ -77,7 +77,7 @@ pub use local::{LocalManager, LocalPort};
 pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
 pub use region::{
-    AdoptError, AnonymousMemory, Blocks, Growth, MemoryRange, Options, Pace, PageRun, Pin, Region,
+    AdoptError, AnonymousMemory, Blocks, Growth, MemoryRange, OldPool, Options, Pace, PageRun, Pin, Region,
     RegionThread, Release, Sample, ScanThread, State, Stats, Step, SwapOutError, ThreadStarted,
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};

@@ -3,7 +3,9 @@
 //! # What a hostile peer can do
 //! A region's process may send anything, stop in the middle of a message, or never read. [`serve`] checks headers
 //! before it allocates, holds no lock while it reads or writes, and lives on a thread of its own: only that connection
-//! suffers. Closing a connection releases nothing. A manager that answers nonsense, or nothing for
+//! suffers: it ends at the first call that names something impossible, and when most pages that are sent are not what
+//! they are said to be, and a peer that asks without end is answered at [`CPU_SHARE`] of a CPU. Closing a connection
+//! releases nothing. A manager that answers nonsense, or nothing for
 //! [`PATIENCE`], is treated as gone.
 
 use std::borrow::Cow;
@@ -14,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -26,13 +28,22 @@ use crate::guest::drain;
 use crate::local::LocalManager;
 use crate::page::{Gfn, GuestId, Page, PoolGeneration, Slot};
 use crate::port::{
-    Answer, Invalid, Offer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Report,
-    Session,
+    Answer, Invalid, Offer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Refusal,
+    Report, Session,
 };
 use crate::wire::{Direction, HEADER, Header, Hello, Reply, Request, Welcome, WireError};
 
 /// How long a region waits for its manager before it takes it for gone.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Part of a CPU that answering one peer may take, for long: a good 90,000 published pages a second.
+const CPU_SHARE: f64 = 0.25;
+
+/// How far a peer may be ahead of its share, and what it can save up.
+const CPU_BURST: Duration = Duration::from_secs(1);
+
+/// Pages that were not what they were sent as, before anybody asks how many were right.
+const MISMATCHES: u64 = 256;
 
 /// Opens a connection to the manager.
 type Connect = Box<dyn FnMut() -> io::Result<UnixStream> + Send>;
@@ -325,6 +336,16 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
+impl ServeError {
+    /// Whether the peer broke the rules, as no sound process does.
+    pub fn is_offence(&self) -> bool {
+        matches!(
+            self,
+            Self::Wire(_) | Self::Protocol(_) | Self::Attach(PortError::Invalid(_))
+        )
+    }
+}
+
 /// Serves one connection until the peer closes it. `attached` is called once, with the guest's number, before the peer
 /// learns of it: from then on its death must be told to [`Domain::detach`].
 ///
@@ -354,14 +375,47 @@ pub fn serve(
     let guest = admitted.session.guest;
     attached(guest);
     welcome(&stream, admitted)?;
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut pace) = (Scratch::default(), ServePace::new());
     while let Some((header, payload)) = receive_request(&mut stream, &mut buffer)? {
         let request = Request::decode(header, payload)?;
         let answered = manager.with(|domain| scratch.answer(domain, guest, request));
         answered.ok_or(ServeError::Stopped)??;
         stream.write_all(&scratch.out)?;
+        scratch.judge()?;
+        pace.rest();
     }
     Ok(())
+}
+
+/// How fast one connection is answered: its thread may use [`CPU_SHARE`] of a CPU, for long.
+struct ServePace {
+    began: Instant,
+    used_before: Duration,
+}
+
+impl ServePace {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            used_before: thread_cpu(),
+        }
+    }
+
+    /// Waits for as long as this thread is ahead of its share. What was not used is forgotten after a second.
+    fn rest(&mut self) {
+        let due = (thread_cpu() - self.used_before).div_f64(CPU_SHARE);
+        let passed = self.began.elapsed();
+        if due > passed + CPU_BURST {
+            std::thread::sleep(due - passed);
+        } else if passed > due + CPU_BURST {
+            *self = Self::new();
+        }
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.unsigned_abs() as u32)
 }
 
 /// The next request's header and payload; `None` at the end of the connection. The buffer only ever grows, to the
@@ -480,9 +534,27 @@ struct Scratch {
     results: Vec<Publication>,
     offers: Vec<Offer>,
     out: Vec<u8>,
+    /// A call that named something impossible, answered and not yet judged.
+    invalid: Option<Invalid>,
+    sent: u64,
+    mismatched: u64,
 }
 
 impl Scratch {
+    /// Whether the peer may go on: a sound process never names what is impossible, and what it sends changes under its
+    /// hands now and then, not most of the time.
+    fn judge(&self) -> Result<(), ServeError> {
+        if self.invalid.is_some() {
+            return Err(ServeError::Protocol("it named something impossible"));
+        }
+        if self.mismatched > MISMATCHES && self.mismatched * 2 > self.sent {
+            return Err(ServeError::Protocol(
+                "most pages that it sends are not what it says they are",
+            ));
+        }
+        Ok(())
+    }
+
     /// Does what `request` asks and leaves the reply in `out`.
     fn answer(
         &mut self,
@@ -494,9 +566,13 @@ impl Scratch {
             Request::Report(pages) => domain
                 .report(guest, &pages, &mut self.answers)
                 .map(|()| Reply::Answers(Cow::Borrowed(&self.answers))),
-            Request::Publish(pages, bytes) => domain
-                .publish(guest, &pages, bytes, &mut self.results)
-                .map(|()| Reply::Publications(Cow::Borrowed(&self.results))),
+            Request::Publish(pages, bytes) => {
+                let done = domain.publish(guest, &pages, bytes, &mut self.results);
+                let mismatch = Publication::Refused(Refusal::SketchMismatch);
+                self.sent += pages.len() as u64;
+                self.mismatched += self.results.iter().filter(|result| **result == mismatch).count() as u64;
+                done.map(|()| Reply::Publications(Cow::Borrowed(&self.results)))
+            }
             Request::Offers => domain
                 .offers(guest, &mut self.offers)
                 .map(|()| Reply::Offers(Cow::Borrowed(&self.offers))),
@@ -510,7 +586,10 @@ impl Scratch {
         };
         let reply = done.unwrap_or_else(|error| match error {
             PortError::StaleGeneration { slots, session } => Reply::Stale(slots, session),
-            PortError::Invalid(invalid) => Reply::Invalid(invalid),
+            PortError::Invalid(invalid) => {
+                self.invalid = Some(invalid);
+                Reply::Invalid(invalid)
+            }
             PortError::Failed(error) => Reply::Failed(error.raw_os_error().unwrap_or(0)),
             PortError::Gone => Reply::Failed(0),
         });

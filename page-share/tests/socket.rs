@@ -143,6 +143,11 @@ fn the_whole_conversation_crosses_the_socket() {
     b.withdraw(&[Gfn::new(1)]).unwrap();
     let error = b.release(generation, &slots[..1]);
     assert!(matches!(error, Err(PortError::Invalid(Invalid::NotHeld(_)))));
+    assert!(
+        matches!(b.withdraw(&[Gfn::new(1)]), Err(PortError::Gone)),
+        "who names what it does not hold is cut off"
+    );
+    assert_eq!(b.reconnect(&[]).unwrap(), Reconnected::SamePool);
     assert!(matches!(
         b.withdraw(&[Gfn::new(PAGES)]),
         Err(PortError::Invalid(Invalid::Gfn { .. }))

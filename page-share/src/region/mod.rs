@@ -52,6 +52,7 @@ pub use layout::MemoryRange;
 pub use memory::AnonymousMemory;
 pub use pace::{Pace, ScanThread};
 pub use pin::Pin;
+pub use pools::OldPool;
 pub use release::Release;
 pub use run::PageRun;
 pub use sample::Sample;
@@ -314,6 +315,12 @@ impl Region {
         } else {
             State::Hole
         }
+    }
+
+    /// Pools of managers that are gone and of which this region still has pages. They move to the present manager's
+    /// pool by and by; until the last region has let go of such a pool, all of it stays in memory.
+    pub fn old_pools(&self) -> Vec<OldPool> {
+        lock(&self.engine).pools.old()
     }
 
     /// Counters and page counts.

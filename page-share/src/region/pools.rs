@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -111,6 +112,20 @@ impl Pools {
         self.pools.len() > 1
     }
 
+    /// What the pools besides the newest occupy.
+    pub(crate) fn old(&self) -> Vec<OldPool> {
+        let older = self.pools.len().saturating_sub(1);
+        let sizes = self.pools[..older]
+            .iter()
+            .filter_map(|pool| pool.file.metadata().ok());
+        sizes
+            .map(|file| OldPool {
+                inode: file.ino(),
+                bytes: file.blocks() * 512,
+            })
+            .collect()
+    }
+
     /// Unmaps and closes all pools but the newest. No page may be mapped from them.
     pub(crate) fn forget_old(&mut self) {
         let newest = self.pools.len().saturating_sub(1);
@@ -123,4 +138,13 @@ impl Pools {
             .rfind(|pool| pool.first_place <= place)
             .expect("a place in a pool")
     }
+}
+
+/// A pool of a manager that is gone and of which a region still has pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OldPool {
+    /// The number of its file: whoever else has the pool sees the same.
+    pub inode: u64,
+    /// Bytes of memory that the whole pool occupies, whoever uses it.
+    pub bytes: u64,
 }

@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::socket_in;
-use super::types::{Failure, GuestChange, GuestList, GuestView, HostChange, HostView};
+use super::types::{
+    Failure, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView,
+};
 use crate::launcher::RunDir;
 use crate::manager::place;
 
@@ -162,6 +164,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn change_guest(&self, name: &str, change: &GuestChange) -> Result<GuestView, ClientError> {
         self.ask(Method::PATCH, &format!("/guests/{}", escaped(name)), Some(change))
+    }
+
+    /// `PATCH /groups/{name}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn change_group(&self, name: &str, change: &GroupChange) -> Result<GroupView, ClientError> {
+        self.ask(Method::PATCH, &format!("/groups/{}", escaped(name)), Some(change))
     }
 
     /// `POST /guests/{name}/{what}`, where `what` is stop, pause or resume.

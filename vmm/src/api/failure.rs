@@ -16,6 +16,8 @@ pub(super) enum ApiError {
     NoMethod { method: String, path: String },
     #[error("no guest is called {0:?}; GET /guests lists those that run")]
     NoGuest(String),
+    #[error("no group is called {0:?}; GET /groups lists those with guests")]
+    NoGroup(String),
     #[error("guest {0:?} has no balloon")]
     NoBalloon(String),
     #[error("the body cannot be read: {}", .0.body_text())]
@@ -37,7 +39,9 @@ pub(super) enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoRoute { .. } | Self::NoGuest(_) | Self::NoBalloon(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute { .. } | Self::NoGuest(_) | Self::NoGroup(_) | Self::NoBalloon(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body(rejection) => rejection.status(),
             Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,

@@ -10,6 +10,8 @@
 //! | `GET /guests/{name}` | [`types::GuestView`]: limits, pages by state, target and its reason, activity, balloon |
 //! | `PATCH /guests/{name}` | takes a [`types::GuestChange`], answers like `GET` |
 //! | `GET /guests/{name}/balloon/statistics` | [`types::BalloonStatistics`], flat as Firecracker's |
+//! | `GET /groups`, `GET /groups/{name}` | [`types::GroupView`] by name, or one |
+//! | `PATCH /groups/{name}` | takes a [`types::GroupChange`], answers like `GET` |
 //! | `POST /guests/{name}/stop`, `pause`, `resume` | 202 and the guest: it was told, it has not necessarily done it |
 //!
 //! Whatever is not 2xx has a [`types::Failure`] for a body. `docs/host.md` has examples.

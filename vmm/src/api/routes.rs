@@ -1,8 +1,9 @@
 //! What each request does.
 //!
-//! Every handler works on a thread for waiting: the roster's lock is held by a round for as long as that takes, and a
-//! guest's process that does not read what it is told costs its time-out. Neither delays another client's answer.
+//! Every handler works on a thread for waiting: the roster's lock is held by a round for as long as that takes, which
+//! delays no other client's answer.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allocator::{GuestId, Pages, Shares, Tax};
@@ -15,9 +16,11 @@ use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 
 use super::failure::ApiError;
-use super::types::{BalloonStatistics, GuestChange, GuestList, GuestView, HostChange, HostView, Phase};
+use super::types::{
+    BalloonStatistics, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView, Phase,
+};
 use super::{BODY_LIMIT, view};
-use crate::link::FromManager;
+use crate::link::{FromManager, Limits};
 use crate::manager::host::Host;
 use crate::manager::policy::Settings;
 use crate::manager::roster::Roster;
@@ -36,6 +39,8 @@ pub(super) fn router(host: Host) -> Router {
         .route("/guests/{name}/stop", post(stop))
         .route("/guests/{name}/pause", post(pause))
         .route("/guests/{name}/resume", post(resume))
+        .route("/groups", get(list_groups))
+        .route("/groups/{name}", get(show_group).patch(change_group))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -57,7 +62,7 @@ async fn no_method(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn show_host(State(host): State<Host>) -> Answer<HostView> {
-    aside(move || Ok(view::host(&host.roster()))).await
+    aside(move || Ok(view::host(&host, &host.roster()))).await
 }
 
 async fn change_host(State(host): State<Host>, body: Body) -> Answer<HostView> {
@@ -68,7 +73,7 @@ async fn change_host(State(host): State<Host>, body: Body) -> Answer<HostView> {
         roster
             .set(settings)
             .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-        Ok(view::host(&roster))
+        Ok(view::host(&host, &roster))
     })
     .await
 }
@@ -105,9 +110,58 @@ async fn change(State(host): State<Host>, Path(name): Path<String>, body: Body) 
         roster
             .set_limits(id, limits)
             .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-        one(&roster, &name)
+        let changed = one(&roster, &name);
+        let limits = roster.limits(id);
+        drop(roster);
+        tell_limits(&host, [(id, limits)]);
+        changed
     })
     .await
+}
+
+async fn list_groups(State(host): State<Host>) -> Answer<BTreeMap<String, GroupView>> {
+    aside(move || Ok(view::groups(&host.roster()))).await
+}
+
+async fn show_group(State(host): State<Host>, Path(name): Path<String>) -> Answer<GroupView> {
+    aside(move || one_group(&host.roster(), &name)).await
+}
+
+async fn change_group(State(host): State<Host>, Path(name): Path<String>, body: Body) -> Answer<GroupView> {
+    let change: GroupChange = read(body)?;
+    aside(move || {
+        let mut roster = host.roster();
+        let id = roster.groups().find(&name);
+        let id = id.ok_or_else(|| ApiError::NoGroup(name.clone()))?;
+        let mut group = roster.groups().list()[id.get() as usize];
+        group.min = change.min_bytes.map_or(group.min, pages);
+        group.max = change.max_bytes.map_or(group.max, pages);
+        group.shares = change.shares.map_or(group.shares, Shares::new);
+        roster
+            .set_group(id, group)
+            .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+        let changed = one_group(&roster, &name);
+        let members = roster
+            .guests()
+            .filter(|(member, _)| member.limits.group == Some(id));
+        let limits: Vec<_> = members
+            .map(|(member, _)| (member.id, roster.limits(member.id)))
+            .collect();
+        drop(roster);
+        tell_limits(&host, limits);
+        changed
+    })
+    .await
+}
+
+/// Guests' processes remember their limits, so that another manager hears of them. Not under the roster's lock, which
+/// a guest that is cut off on this occasion needs.
+fn tell_limits(host: &Host, limits: impl IntoIterator<Item = (GuestId, Option<Limits>)>) {
+    for (id, limits) in limits {
+        if let Some(limits) = limits {
+            host.tell(id, &FromManager::Limits(limits));
+        }
+    }
 }
 
 async fn statistics(State(host): State<Host>, Path(name): Path<String>) -> Answer<BalloonStatistics> {
@@ -151,6 +205,12 @@ async fn direct(host: Host, name: String, (message, phase): (FromManager, Phase)
         one(&roster, &name)
     });
     Ok((StatusCode::ACCEPTED, told.await?))
+}
+
+fn one_group(roster: &Roster, name: &str) -> Result<GroupView, ApiError> {
+    view::groups(roster)
+        .remove(name)
+        .ok_or_else(|| ApiError::NoGroup(name.to_owned()))
 }
 
 fn one(roster: &Roster, name: &str) -> Result<GuestView, ApiError> {

@@ -34,6 +34,46 @@ pub struct HostView {
     pub minimums_bytes: u64,
     /// Sharing domains by name.
     pub domains: BTreeMap<String, DomainView>,
+    /// Groups by name.
+    pub groups: BTreeMap<String, GroupView>,
+    /// What happened at the sockets of guests' processes.
+    pub doors: DoorsView,
+    /// CPU that the manager's process has used, microseconds.
+    pub cpu_us: u64,
+}
+
+/// A group of guests that claims memory as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// Memory that its members always get together.
+    pub min_bytes: u64,
+    /// Memory that they never exceed together; none is no limit.
+    pub max_bytes: Option<u64>,
+    /// Its right to memory beside other groups and guests.
+    pub shares: u32,
+    /// Its members.
+    pub guests: Vec<String>,
+    /// Private memory and page tables of its members' processes.
+    pub held_bytes: u64,
+}
+
+/// What happened at the sockets of guests' processes since the manager began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorsView {
+    /// Reports taken in.
+    pub reports: u64,
+    /// Guests that were not admitted.
+    pub refused: u64,
+    /// Connections cut off because the process at the other end broke the protocol, flooded or did not read.
+    pub cut_offs: u64,
+    /// Connections turned away because their process had too many.
+    pub crowded: u64,
+    /// Microseconds from a report's sending to the policy's knowing it: half of the latest reports took no longer.
+    pub handling_p50_us: u64,
+    /// The same for 99 of 100.
+    pub handling_p99_us: u64,
+    /// The longest.
+    pub handling_max_us: u64,
 }
 
 /// The settings of a manager.
@@ -52,8 +92,10 @@ pub struct SettingsView {
 pub struct SpentView {
     /// Private memory and page tables of the guests' processes.
     pub guests_bytes: u64,
-    /// Pools of common copies, each page once.
+    /// Pools of common copies, each page once, those of managers before this one included.
     pub pools_bytes: u64,
+    /// Of that, pools of managers before this one, which guests have not let go of yet.
+    pub old_pools_bytes: u64,
     /// The manager's own process.
     pub manager_bytes: u64,
 }
@@ -111,6 +153,10 @@ pub struct GuestView {
     pub control: Option<String>,
     /// Its sharing domain.
     pub domain: Option<String>,
+    /// The group that it claims memory with.
+    pub group: Option<String>,
+    /// The fleet file that it was started from.
+    pub fleet: Option<String>,
     /// What was promised to it.
     pub limits: LimitsView,
     /// Where its pages are, by its process's own account.
@@ -131,7 +177,7 @@ pub struct GuestView {
     pub counters: CountersView,
 }
 
-/// What a guest's virtual CPUs were last told by the manager.
+/// What a guest's virtual CPUs do: what they were last told by the manager, or what its process reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -239,6 +285,8 @@ pub struct CountersView {
     pub pages_in: u64,
     /// CPU used by its memory engine, microseconds.
     pub engine_cpu_us: u64,
+    /// How often its process was cut off for breaking the protocol.
+    pub cut_offs: u32,
 }
 
 /// `GET /guests/{name}/balloon/statistics`: flat, with Firecracker's names. The guest's own statistics stand beside
@@ -284,6 +332,21 @@ pub struct GuestChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_bytes: Option<u64>,
     /// Its right to memory beside the others, above 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<u32>,
+}
+
+/// `PATCH /groups/{name}`: what is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupChange {
+    /// Memory that its members always get together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_bytes: Option<u64>,
+    /// Memory that they never exceed together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Its right to memory beside other groups and guests, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<u32>,
 }

@@ -1,13 +1,16 @@
 //! The manager's state as the API shows it.
 
-use allocator::{Bound, Fleet, Pages, State};
+use std::collections::BTreeMap;
+
+use allocator::{Bound, Fleet, GroupId, Pages, State};
 use page_share::LocalManager;
 
 use super::types::{
-    ActivityView, BalloonStatistics, BalloonView, CountersView, DomainView, GuestView, HostView, LimitsView,
-    MemoryView, SettingsView, SpentView, TargetView,
+    ActivityView, BalloonStatistics, BalloonView, CountersView, DomainView, DoorsView, GroupView, GuestView,
+    HostView, LimitsView, MemoryView, SettingsView, SpentView, TargetView,
 };
 use crate::link::BalloonReport;
+use crate::manager::host::Host;
 use crate::manager::member::Member;
 use crate::manager::roster::{Roster, Seat};
 
@@ -15,7 +18,7 @@ use crate::manager::roster::{Roster, Seat};
 const MIB_PAGES: u64 = 256;
 
 /// The manager as a whole.
-pub(crate) fn host(roster: &Roster) -> HostView {
+pub(crate) fn host(host: &Host, roster: &Roster) -> HostView {
     let settings = roster.policy().settings();
     let round = roster.last_round();
     let spent = roster.spent();
@@ -35,6 +38,7 @@ pub(crate) fn host(roster: &Roster) -> HostView {
         spent: SpentView {
             guests_bytes: sum(|member| member.held),
             pools_bytes: bytes(spent.pools),
+            old_pools_bytes: bytes(roster.old_pools()),
             manager_bytes: bytes(spent.manager),
         },
         guests: roster.guests().count() as u64,
@@ -45,7 +49,51 @@ pub(crate) fn host(roster: &Roster) -> HostView {
             .iter()
             .map(|(name, manager)| (name.clone(), domain(manager)))
             .collect(),
+        groups: groups(roster),
+        doors: doors(host),
+        cpu_us: cpu_us(),
     }
+}
+
+/// All groups.
+pub(super) fn groups(roster: &Roster) -> BTreeMap<String, GroupView> {
+    let groups = roster.groups().named().enumerate();
+    groups
+        .map(|(place, (name, group))| {
+            let id = Some(GroupId::new(place as u32));
+            let members = || {
+                roster
+                    .guests()
+                    .filter(move |(member, _)| member.limits.group == id)
+            };
+            let view = GroupView {
+                min_bytes: bytes(group.min),
+                max_bytes: (group.max < Pages::LIMIT).then(|| bytes(group.max)),
+                shares: group.shares.get(),
+                guests: members().map(|(_, seat)| seat.name.clone()).collect(),
+                held_bytes: bytes(members().map(|(member, _)| member.held).sum()),
+            };
+            (name.to_owned(), view)
+        })
+        .collect()
+}
+
+fn doors(host: &Host) -> DoorsView {
+    let (doings, times) = (host.doings(), host.handling());
+    DoorsView {
+        reports: doings.reports,
+        refused: doings.refused,
+        cut_offs: doings.cut_offs,
+        crowded: doings.crowded,
+        handling_p50_us: times.p50,
+        handling_p99_us: times.p99,
+        handling_max_us: times.max,
+    }
+}
+
+fn cpu_us() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec.unsigned_abs() * 1_000_000 + used.tv_nsec.unsigned_abs() / 1000
 }
 
 fn domain(manager: &LocalManager) -> DomainView {
@@ -76,7 +124,11 @@ pub(crate) fn guests(roster: &Roster, name: Option<&str>) -> Vec<GuestView> {
         .filter(|(_, (_, seat))| name.is_none_or(|name| seat.name == name))
         .map(|(index, (member, seat))| {
             let target = fleet.as_ref().and_then(|fleet| target(roster, fleet, index));
-            guest(member, seat, target)
+            let group = member.limits.group.and_then(|id| roster.groups().name(id));
+            GuestView {
+                group: group.map(str::to_owned),
+                ..guest(member, seat, target)
+            }
         })
         .collect()
 }
@@ -92,6 +144,8 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
         report_age_seconds: member.age.as_secs_f64(),
         control: seat.control.clone(),
         domain: seat.sharing.as_ref().map(|place| place.domain.clone()),
+        group: None,
+        fleet: seat.fleet.clone(),
         limits: LimitsView {
             min_bytes: bytes(limits.min),
             max_bytes: bytes(limits.max),
@@ -119,6 +173,7 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
             cow_breaks: report.cow_breaks,
             pages_in: report.pages_in,
             engine_cpu_us: report.engine_cpu_us,
+            cut_offs: seat.conduct.cut_offs,
         },
     }
 }

@@ -542,7 +542,7 @@ impl Stage {
         let seconds = self.seconds();
         let mut sample = {
             let roster = self.host.roster();
-            Sample::of(seconds, &view::host(&roster), &view::guests(&roster, None))
+            Sample::of(seconds, &view::host(&self.host, &roster), &view::guests(&roster, None))
         };
         for guest in &mut sample.guests {
             let actor = self.actors.iter().find(|actor| actor.name == guest.name);

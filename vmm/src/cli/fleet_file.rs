@@ -17,6 +17,7 @@ use toml::{Spanned, Value};
 use super::host::{self, PolicyArgs};
 use super::vmm::GuestArgs;
 use crate::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
+use crate::link::GroupLimits;
 use crate::manager::roster::is_name;
 
 /// Guests that one part of the file may stand for.
@@ -64,6 +65,8 @@ pub(super) struct FleetFile {
     pub(super) patience: Duration,
     /// Leave guests running after their verdict.
     pub(super) keep: bool,
+    /// What its guests are known by: the path of the file.
+    pub(super) id: String,
 }
 
 /// One guest of a fleet.
@@ -88,7 +91,17 @@ struct Written {
     #[serde(default)]
     keep: bool,
     #[serde(default)]
+    groups: BTreeMap<String, Spanned<WrittenGroup>>,
+    #[serde(default)]
     guest: BTreeMap<String, Spanned<WrittenGuest>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenGroup {
+    shares: Option<Spanned<Value>>,
+    min: Option<Spanned<Value>>,
+    max: Option<Spanned<Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -116,6 +129,7 @@ struct WrittenGuest {
     #[serde(default)]
     no_disk: bool,
     balloon: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
     domain: Option<Spanned<String>>,
     sharing: Option<Spanned<bool>>,
     workload: Option<Spanned<String>>,
@@ -157,6 +171,11 @@ impl FleetFile {
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let swap = folder.join(written.swap.unwrap_or_else(|| "/var/tmp".into()));
+        let groups = written
+            .groups
+            .iter()
+            .map(|(name, table)| group(source, name, table))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut guests = Vec::new();
         for (name, table) in &written.guest {
             let at = table.span().start;
@@ -164,6 +183,7 @@ impl FleetFile {
                 source,
                 name,
                 guest: table.get_ref(),
+                groups: &groups,
             };
             for guest in entry.guests(folder, &swap)? {
                 if guests.iter().any(|other: &FleetGuest| other.name == guest.name) {
@@ -184,20 +204,20 @@ impl FleetFile {
             deadline: time("deadline", &written.deadline, usual)?,
             patience: time("patience", &written.patience, usual)?,
             keep: written.keep,
+            id: std::fs::canonicalize(path)
+                .unwrap_or_else(|_| path.to_owned())
+                .display()
+                .to_string(),
         })
-    }
-
-    /// The guests' names.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.guests.iter().map(|guest| guest.name.clone()).collect()
     }
 }
 
 impl FleetGuest {
     /// The arguments of its `levy vmm`.
-    pub(super) fn to_args(&self, deadline: Duration) -> Vec<OsString> {
+    pub(super) fn to_args(&self, deadline: Duration, fleet: &str) -> Vec<OsString> {
         let mut args = self.args.to_args();
         args.extend(["--deadline".into(), format!("{}ms", deadline.as_millis()).into()]);
+        args.extend(["--fleet".into(), fleet.into()]);
         args
     }
 }
@@ -218,11 +238,50 @@ impl WrittenHost {
     }
 }
 
+/// One `[groups.NAME]`, read as `--group` is.
+fn group(
+    source: Source<'_>,
+    name: &str,
+    table: &Spanned<WrittenGroup>,
+) -> Result<GroupLimits, FleetFileError> {
+    let key = |part: &str| format!("groups.{name}.{part}").trim_end_matches('.').to_owned();
+    if !is_name(name) {
+        let what = format!("{name:?} is no group name: it takes 1 to 64 of a-z A-Z 0-9 . _ -");
+        return Err(source.wrong(table.span().start, &key(""), what));
+    }
+    let written = table.get_ref();
+    let value = |part: &str, value: &Option<Spanned<Value>>| match value {
+        None => Ok(None),
+        Some(value) => match part {
+            "shares" => source
+                .read_value(&key(part), value, config::shares)
+                .map(|shares| Some(u64::from(shares))),
+            _ => source.read_value(&key(part), value, config::size).map(Some),
+        },
+    };
+    let shares = value("shares", &written.shares)?.and_then(|shares| u32::try_from(shares).ok());
+    let (min, max) = (
+        value("min", &written.min)?.unwrap_or(0),
+        value("max", &written.max)?,
+    );
+    if let (Some(most), Some(at)) = (max.filter(|&max| min > max), &written.min) {
+        let what = format!("{min} bytes are more than its max of {most}");
+        return Err(source.wrong(at.span().start, &key("min"), what));
+    }
+    Ok(GroupLimits {
+        name: name.to_owned(),
+        shares: shares.unwrap_or(allocator::Shares::NORMAL.get()),
+        min,
+        max,
+    })
+}
+
 /// One `[guest.NAME]`.
 struct Entry<'a> {
     source: Source<'a>,
     name: &'a str,
     guest: &'a WrittenGuest,
+    groups: &'a [GroupLimits],
 }
 
 impl Entry<'_> {
@@ -304,6 +363,7 @@ impl Entry<'_> {
                 None => config::BalloonConfig::default(),
             },
             sharing: self.sharing()?,
+            group: self.group()?,
             swap: swap.to_owned(),
         })
     }
@@ -358,6 +418,17 @@ impl Entry<'_> {
             (None, Some(sharing)) if !*sharing.get_ref() => Ok(SharingConfig::Off),
             (None, _) => Ok(SharingConfig::Launch),
         }
+    }
+
+    fn group(&self) -> Result<Option<GroupLimits>, FleetFileError> {
+        let Some(name) = &self.guest.group else {
+            return Ok(None);
+        };
+        let known = self.groups.iter().find(|group| group.name == *name.get_ref());
+        known.cloned().map(Some).ok_or_else(|| {
+            let what = format!("there is no [groups.{}] in this file", name.get_ref());
+            self.wrong(name.span().start, "group", what)
+        })
     }
 
     fn workload(&self) -> Result<Option<Workload>, FleetFileError> {

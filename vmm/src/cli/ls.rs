@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
 use super::table::{self, mib};
-use crate::api::types::{GuestView, HostView};
+use crate::api::types::{GroupView, GuestView, HostView};
 
 /// List the guests of a manager.
 #[derive(Clone, Debug, clap::Args)]
@@ -115,7 +115,33 @@ pub(super) fn host(host: &HostView) -> String {
             domain.refused,
         );
     }
+    for (name, group) in &host.groups {
+        text.push_str(&self::group(name, group));
+    }
+    let doors = &host.doors;
+    let _ = writeln!(
+        text,
+        "reports: {} taken in, 99 of 100 within {:.1} ms; {} guests refused, {} connections cut off",
+        doors.reports,
+        doors.handling_p99_us as f64 / 1000.0,
+        doors.refused,
+        doors.cut_offs + doors.crowded,
+    );
     text
+}
+
+/// One group, on a line.
+pub(super) fn group(name: &str, group: &GroupView) -> String {
+    let most = group
+        .max_bytes
+        .map_or("none".to_owned(), |max| format!("{} MiB", mib(max)));
+    format!(
+        "group {name}: {} shares, min {} MiB, max {most}, holds {} MiB: {}\n",
+        group.shares,
+        mib(group.min_bytes),
+        mib(group.held_bytes),
+        group.guests.join(", "),
+    )
 }
 
 fn one(guest: &GuestView) -> String {
@@ -159,8 +185,9 @@ fn one(guest: &GuestView) -> String {
     );
     let _ = writeln!(
         text,
-        "process {}, sharing domain {}, last report {:.0} s ago",
+        "process {}, group {}, sharing domain {}, last report {:.0} s ago",
         guest.pid,
+        guest.group.as_deref().unwrap_or("none"),
         guest.domain.as_deref().unwrap_or("none"),
         guest.report_age_seconds
     );

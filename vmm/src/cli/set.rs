@@ -2,12 +2,13 @@
 
 use super::asking::{AskError, Asking, status};
 use super::{ls, table};
-use crate::api::types::{GuestChange, HostChange};
+use crate::api::types::{GroupChange, GuestChange, HostChange};
 use crate::config;
 
 const EXAMPLES: &str = "\
 Examples:
   levy set web-1 shares=high min=256M     a guest's claim to memory: low, normal, high or a number; its guarantee
+  levy set --group web shares=high max=1G  the same for a group of guests, and what they never exceed together
   levy set budget=2G                      memory for all guests together
   levy set tax=50 rebalance=5s            the idle-memory tax in percent; longest time between two plans
 A guest's max is its size, and is set when it is started. What would break a promise made to a guest is refused.";
@@ -19,6 +20,9 @@ pub struct SetArgs {
     /// The guest, then what to change: shares=, min=. Without a guest: budget=, tax=, rebalance=
     #[arg(required = true, value_name = "[GUEST] KEY=VALUE")]
     words: Vec<String>,
+    /// The name is a group's, which has shares=, min=, max=
+    #[arg(long)]
+    group: bool,
     #[command(flatten)]
     asking: Asking,
 }
@@ -41,6 +45,14 @@ impl SetArgs {
         }
         // What is written wrongly shows before a manager is looked for.
         match guest {
+            None if self.group => {
+                return Err(AskError::Usage("name the group, as in --group web".to_owned()));
+            }
+            Some(name) if self.group => {
+                let change = fold(pairs, GroupChange::default(), group_key)?;
+                let group = self.asking.client()?.change_group(name, &change)?;
+                self.asking.show(&group, || ls::group(name, &group));
+            }
             Some(name) => {
                 let change = fold(pairs, GuestChange::default(), guest_key)?;
                 let guest = self.asking.client()?.change_guest(name, &change)?;
@@ -84,6 +96,16 @@ fn guest_key(change: &mut GuestChange, key: &str, value: &str) -> Result<(), Str
                 "a guest has the keys shares and min; without a guest: budget, tax, rebalance".to_owned(),
             );
         }
+    }
+    Ok(())
+}
+
+fn group_key(change: &mut GroupChange, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "shares" => change.shares = Some(config::shares(value)?),
+        "min" => change.min_bytes = Some(config::size(value)?),
+        "max" => change.max_bytes = Some(config::size(value)?),
+        _ => return Err("a group has the keys shares, min and max".to_owned()),
     }
     Ok(())
 }

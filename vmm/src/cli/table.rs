@@ -39,7 +39,8 @@ Columns, all MiB:
   TGT     what it should have of that          ZIP    compressed (as before compression)
   ACTV    estimated to be in use               SWCUR  in the swap file
   MCTLSZ  in its balloon                       OVHD   its process beside the guest's memory
-  MCTLTGT asked of its balloon                 HELD   what it costs the budget, by the kernel's count";
+  MCTLTGT asked of its balloon                 HELD   what it costs the budget, by the kernel's count
+GROUP, where there are groups, is what the guest claims memory with.";
 
 /// Guest memory that is backed by any page of the machine.
 fn granted(guest: &GuestView) -> u64 {
@@ -55,13 +56,18 @@ pub(super) fn of(guests: &[GuestView]) -> String {
         .max()
         .unwrap_or(0)
         .max(5);
-    let mut text = format!("{:<wide$} {:<9}", "NAME", "STATE");
+    let groups = guests.iter().filter_map(|guest| guest.group.as_ref());
+    // Where nobody is in a group, the column would only take room.
+    let group_wide = groups.map(|group| group.len().max(5)).max();
+    let group = |name: &str| group_wide.map_or(String::new(), |wide| format!(" {name:<wide$}"));
+    let mut text = format!("{:<wide$}{} {:<9}", "NAME", group("GROUP"), "STATE");
     for (name, _) in COLUMNS {
         let _ = write!(text, " {name:>7}");
     }
     text.push('\n');
     for guest in guests {
-        let _ = write!(text, "{:<wide$} {:<9}", guest.name, state(guest));
+        let member_of = group(guest.group.as_deref().unwrap_or("-"));
+        let _ = write!(text, "{:<wide$}{member_of} {:<9}", guest.name, state(guest));
         for (_, figure) in COLUMNS {
             let shown = figure(guest).map_or("-".to_owned(), mib);
             let _ = write!(text, " {shown:>7}");

@@ -28,6 +28,10 @@ A fleet file, every key but size optional:
   min = \"64M\"
   shares = \"high\"
   workload = \"nginx\"
+  group = \"front\"
+  [groups.front]              # guests that claim memory as one: shares, min and max for all together
+  shares = \"high\"
+  max = \"768M\"
   [guest.db]
   size = \"512M\"
   domain = \"data\"             # or sharing = false; else all guests of the file share with each other
@@ -50,7 +54,8 @@ pub struct UpArgs {
     json: bool,
 }
 
-/// Stop those guests of a fleet file that run, whichever manager they have.
+/// Stop those guests that were started from a fleet file, whichever manager they have. Guests of the same names that
+/// were started otherwise run on.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DownArgs {
     /// The fleet file
@@ -92,12 +97,12 @@ impl UpArgs {
         let planned = |mut guest: FleetGuest| {
             run::default_images(&mut guest.args, guest.no_disk).map_err(RunError::Images)?;
             Ok(PlannedGuest {
-                args: guest.to_args(deadline),
+                args: guest.to_args(deadline, &fleet.id),
                 name: guest.name,
                 workload: guest.workload,
             })
         };
-        let guests: Result<_, RunError> = fleet.guests.into_iter().map(planned).collect();
+        let guests: Result<_, RunError> = fleet.guests.clone().into_iter().map(planned).collect();
         let plan = Plan {
             guests: guests?,
             patience,
@@ -115,7 +120,7 @@ impl DownArgs {
     }
 
     fn down(self) -> Result<(), AskError> {
-        let names = FleetFile::read(&self.fleet)?.names();
+        let fleet = FleetFile::read(&self.fleet)?.id;
         let managers = match &self.asking.run_dir {
             Some(dir) => vec![Client::at(dir)],
             None => Client::running(),
@@ -128,8 +133,10 @@ impl DownArgs {
                 Err(ClientError::Unreachable { .. }) if self.asking.run_dir.is_none() => continue,
                 Err(error) => return Err(error.into()),
             };
-            let ours = running.into_iter().map(|guest| guest.name);
-            let ours: Vec<_> = ours.filter(|name| names.contains(name)).collect();
+            let ours = running
+                .into_iter()
+                .filter(|guest| guest.fleet.as_ref() == Some(&fleet));
+            let ours: Vec<_> = ours.map(|guest| guest.name).collect();
             stop::stop(manager, &ours, self.wait)?;
             stopped.extend(ours);
         }

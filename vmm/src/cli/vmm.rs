@@ -11,6 +11,7 @@ use crate::config::{
     SerialConfig, SharingConfig,
 };
 use crate::doctor;
+use crate::link::GroupLimits;
 use crate::machine::Outcome;
 use crate::process::{self, Report, ReportStyle, SocketFile};
 use crate::supervisor::{Event, Machine, SetupError, Supervisor};
@@ -57,6 +58,9 @@ pub struct VmmArgs {
     /// Run directory of the manager (`levy host`) that this guest's memory is managed by; without one it is left alone
     #[arg(long, value_name = "DIR")]
     manager: Option<PathBuf>,
+    /// The fleet file that this guest is of
+    #[arg(long, hide = true)]
+    fleet: Option<String>,
     /// The guest hangs if its agent is not ready by then, counted from the start of this process (60s, 2m)
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     deadline: Option<Duration>,
@@ -110,6 +114,10 @@ pub(crate) struct GuestArgs {
     /// name the domain, mode=off with nobody
     #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
     pub(crate) sharing: SharingConfig,
+    /// The group that the guest claims memory with: name=web[,shares=low|normal|high|N][,min=SIZE][,max=SIZE]. The first
+    /// guest that names a group brings its limits along; the members divide what the group gets
+    #[arg(long, value_name = "name=NAME,...")]
+    pub(crate) group: Option<GroupLimits>,
     /// Folder for the guest's swap file, which has no name and is gone when the guest ends
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) swap: PathBuf,
@@ -216,6 +224,8 @@ impl VmmArgs {
             managed: self.manager.map(|manager| ManagedConfig {
                 manager,
                 sharing: self.guest.sharing,
+                group: self.guest.group,
+                fleet: self.fleet,
                 swap: Some(self.guest.swap),
             }),
             serial: self.serial,
@@ -247,6 +257,9 @@ impl GuestArgs {
         push("--balloon", self.balloon.to_string().into());
         push("--sharing", self.sharing.to_string().into());
         push("--swap", self.swap.clone().into());
+        if let Some(group) = &self.group {
+            push("--group", group.to_string().into());
+        }
         // With `=`, since words of the kernel's may begin with a dash.
         args.push(format!("--cmdline={}", self.cmdline).into());
         args

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::group::{Group, OptionError};
+use crate::link::GroupLimits;
 
 /// The part of its size that a guest is promised where nobody says otherwise.
 const DEFAULT_MIN_PART: u64 = 4;
@@ -111,6 +112,43 @@ impl fmt::Display for SharingConfig {
     }
 }
 
+/// `--group name=web,shares=high,min=256M,max=1G`
+impl FromStr for GroupLimits {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "name", &["shares", "min", "max"])?;
+        let name = group.required("name", "--group name=web")?;
+        let shares = group
+            .with("shares", shares)?
+            .unwrap_or(allocator::Shares::NORMAL.get());
+        let min = group.bytes("min")?.unwrap_or(0);
+        let max = group.bytes("max")?;
+        match max {
+            Some(max) if min > max => Err(Group::wrong("min", min, format_args!("more than max={max}"))),
+            _ => Ok(Self {
+                name,
+                shares,
+                min,
+                max,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for GroupLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            shares,
+            min,
+            max,
+        } = self;
+        write!(f, "name={name},shares={shares},min={min}")?;
+        max.map_or(Ok(()), |max| write!(f, ",max={max}"))
+    }
+}
+
 /// How a guest is managed: by whom, and what it brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
@@ -118,6 +156,10 @@ pub struct ManagedConfig {
     pub manager: PathBuf,
     /// Whom it shares with.
     pub sharing: SharingConfig,
+    /// The group that it claims memory with.
+    pub group: Option<GroupLimits>,
+    /// The fleet file that it was started from.
+    pub fleet: Option<String>,
     /// Where its swap file goes; without one nothing is swapped.
     pub swap: Option<PathBuf>,
 }

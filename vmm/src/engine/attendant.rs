@@ -11,9 +11,11 @@ use page_share::{Pace, SocketPort};
 use super::Engine;
 use super::sampler::Sampler;
 use crate::link::{
-    BalloonReport, FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, PageCounts, Report,
+    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
+    Report,
 };
 use crate::manager::host::Doors;
+use crate::manager::incidents::now_us;
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ pub trait Duties: Send {
     fn balloon(&mut self, pages: u64);
     /// How the balloon is doing; `None` without one.
     fn balloon_report(&self) -> Option<BalloonReport>;
+    /// Whether its virtual CPUs stand still, whoever stopped them.
+    fn is_paused(&self) -> bool;
     /// Whether the guest is past its boot, so that its memory may be put under management.
     fn is_up(&self) -> bool;
     /// Ends the guest.
@@ -114,13 +118,14 @@ impl Attendant {
             sampler: Sampler::default(),
             gated: false,
             written: (Instant::now(), 0),
+            hello,
         };
         let body = move || {
             let mut link = Some(link);
             loop {
                 let current = match link.take() {
                     Some(link) => Ok(link),
-                    None => introduce(&doors, &hello),
+                    None => introduce(&doors, &shift.hello),
                 };
                 match current {
                     Ok(current) => {
@@ -150,6 +155,8 @@ struct Shift {
     gated: bool,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),
+    /// How the guest is introduced when a manager comes back.
+    hello: Hello,
 }
 
 impl Shift {
@@ -163,11 +170,15 @@ impl Shift {
                 Ok(Line::End) => return "it closed the connection".to_owned(),
                 Err(error) => return error.to_string(),
             }
-            self.sampler.tick(
-                self.engine.region(),
-                self.orders.sample_pages,
-                Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
-            );
+            match self.duties.is_paused() {
+                // Nobody could touch anything: that is no sign of idleness.
+                true => self.sampler.forget(self.engine.region()),
+                false => self.sampler.tick(
+                    self.engine.region(),
+                    self.orders.sample_pages,
+                    Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
+                ),
+            }
             if Instant::now() >= due {
                 due = Instant::now() + REPORT;
                 let report = FromVmm::Report(self.report());
@@ -187,12 +198,20 @@ impl Shift {
     fn obey(&mut self, message: &FromManager) {
         match message {
             FromManager::Orders(orders) => self.follow(*orders),
+            FromManager::Limits(limits) => self.adopt(limits),
             FromManager::Stop => self.duties.stop(),
             FromManager::Pause => self.duties.pause(true),
             FromManager::Resume => self.duties.pause(false),
             // The introduction is over; a manager that repeats it says nothing new.
             FromManager::Welcome(_) | FromManager::Refused { .. } => {}
         }
+    }
+
+    /// What was changed here must hold with the next manager too.
+    fn adopt(&mut self, limits: &Limits) {
+        self.hello.min = limits.min;
+        self.hello.shares = limits.shares;
+        self.hello.group.clone_from(&limits.group);
     }
 
     fn follow(&mut self, orders: Orders) {
@@ -265,7 +284,21 @@ impl Shift {
                 .saturating_sub(stats.neighbours_decompressed + stats.neighbours_swapped_in),
             store_bytes: stats.store_bytes,
             engine_cpu_us: (stats.handler_cpu_ns + stats.scan_cpu_ns) / 1000,
+            paused: self.duties.is_paused(),
+            old_pools: self.old_pools(),
+            sent_us: now_us(),
         }
+    }
+}
+
+impl Shift {
+    fn old_pools(&self) -> Vec<OldPool> {
+        let pools = self.engine.region().old_pools();
+        let described = |pool: page_share::OldPool| OldPool {
+            id: pool.inode,
+            bytes: pool.bytes,
+        };
+        pools.into_iter().map(described).collect()
     }
 }
 

@@ -48,6 +48,13 @@ impl Sampler {
         }
     }
 
+    /// Ends the period under way as if it had never begun.
+    pub(super) fn forget(&mut self, region: &Region) {
+        if self.running.take().is_some() {
+            region.finish_sample();
+        }
+    }
+
     /// The last period and the one under way.
     pub(super) fn activity(&self, touched_so_far: u64) -> Activity {
         let running = self.running.as_ref().map_or((0, 0), |running| {

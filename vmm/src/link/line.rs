@@ -75,9 +75,17 @@ impl Lines {
     /// # Errors
     /// When the stream does not take it.
     pub fn send(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+        stream.write_all(&Self::encode(message)?)
+    }
+
+    /// `message` as one line.
+    ///
+    /// # Errors
+    /// When it has no form in JSON.
+    pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        stream.write_all(&line)
+        Ok(line)
     }
 
     fn take_line(&mut self) -> Option<Vec<u8>> {
@@ -130,6 +138,8 @@ mod tests {
             shares: 1000,
             sharing: Sharing::Domain("web".into()),
             control: None,
+            group: None,
+            fleet: None,
         })
     }
 

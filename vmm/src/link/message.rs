@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages. Peers of different versions part at the introduction, saying so.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a VMM says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum FromVmm {
 pub enum FromManager {
     /// The guest is admitted.
     Welcome(Welcome),
+    /// The guest's limits were changed: introduce it with these from now on.
+    Limits(Limits),
     /// The guest is not admitted; the connection ends.
     Refused {
         /// What is missing and what would make it fit, for people.
@@ -54,9 +56,44 @@ pub struct Hello {
     pub shares: u32,
     /// Whether and with whom pages are shared.
     pub sharing: Sharing,
+    /// The group that it claims memory with; without one it claims for itself.
+    #[serde(default)]
+    pub group: Option<GroupLimits>,
+    /// What it was started from: the path of a fleet file.
+    #[serde(default)]
+    pub fleet: Option<String>,
     /// Unix socket on which this VMM takes `status`, `stop` and the like, for people.
     #[serde(default)]
     pub control: Option<String>,
+}
+
+/// A group of guests that claims memory as one guest does. The first guest that names it brings it about; whoever comes
+/// later joins what is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupLimits {
+    /// Its name, unique on the host.
+    pub name: String,
+    /// Shares for all members together.
+    pub shares: u32,
+    /// Memory that the members always get together, bytes.
+    #[serde(default)]
+    pub min: u64,
+    /// Memory that they never exceed together, bytes; none is no limit.
+    #[serde(default)]
+    pub max: Option<u64>,
+}
+
+/// Limits that were changed while the guest ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Guaranteed memory, bytes.
+    pub min: u64,
+    /// Shares for the whole guest.
+    pub shares: u32,
+    /// Its group, where it is in one.
+    pub group: Option<GroupLimits>,
 }
 
 /// A guest's sharing domain.
@@ -121,6 +158,25 @@ pub struct Report {
     pub store_bytes: u64,
     /// CPU that the engine has used since the start, microseconds.
     pub engine_cpu_us: u64,
+    /// Whether the virtual CPUs stand still.
+    #[serde(default)]
+    pub paused: bool,
+    /// Pools of managers that are gone of which the guest still has pages.
+    #[serde(default)]
+    pub old_pools: Vec<OldPool>,
+    /// When this was sent, microseconds on the machine's monotonic clock.
+    #[serde(default)]
+    pub sent_us: u64,
+}
+
+/// A pool that nobody adds to any more. Its memory stays until the last guest has let go of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OldPool {
+    /// The number of its file, the same in all processes.
+    pub id: u64,
+    /// Bytes that it occupies, by the kernel's count.
+    pub bytes: u64,
 }
 
 /// Pages of 4 KiB by state; together the guest's size.

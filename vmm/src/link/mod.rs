@@ -17,6 +17,6 @@ mod message;
 
 pub use line::{Line, LineError, Lines};
 pub use message::{
-    Activity, BalloonReport, FromManager, FromVmm, Hello, Orders, PageCounts, Report, Sharing, VERSION,
-    Welcome,
+    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, Limits, OldPool, Orders, PageCounts,
+    Report, Sharing, VERSION, Welcome,
 };

@@ -1,9 +1,9 @@
 //! What a process holds of the machine's memory, as the kernel counts it.
 //!
-//! Two views. [`Held`] is cheap and exact enough to enforce a budget by, once a second: anonymous pages and page
-//! tables, both counted by the kernel as they come and go. Guest RAM that nobody shares is anonymous, so are pages
-//! that a copy-on-write break made private again; pages of a pool are not, so a pool is counted once, by its file.
-//! [`Footprint`] walks the page tables and says what a person wants to know: private and proportional size.
+//! [`Held`] is cheap and exact enough to enforce a budget by, once a second: anonymous pages and page tables, both
+//! counted by the kernel as they come and go. Guest RAM that nobody shares is anonymous, so are pages that a
+//! copy-on-write break made private again; pages of a pool are not, so a pool is counted once, by its file. What a
+//! person wants to know, private and proportional size, each VMM says of itself ([`crate::supervisor::Footprint`]).
 
 use std::io;
 use std::path::PathBuf;
@@ -33,32 +33,6 @@ impl Held {
     /// Both together.
     pub fn total(self) -> u64 {
         self.anonymous + self.page_tables
-    }
-}
-
-/// A process's memory as its page tables show it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
-    /// Resident bytes, shared ones in full: the number that cannot show sharing.
-    pub resident: u64,
-    /// Resident bytes, each divided by the number of processes that map it (PSS).
-    pub proportional: u64,
-    /// Resident bytes that no other process maps.
-    pub private: u64,
-}
-
-impl Footprint {
-    /// Reads the footprint of process `pid`. Costs a walk over its page tables.
-    ///
-    /// # Errors
-    /// When the process is gone or may not be read.
-    pub fn of(pid: u32) -> io::Result<Self> {
-        let text = std::fs::read_to_string(proc_file(pid, "smaps_rollup"))?;
-        Ok(Self {
-            resident: field(&text, "Rss:")?,
-            proportional: field(&text, "Pss:")?,
-            private: field(&text, "Private_Clean:")? + field(&text, "Private_Dirty:")?,
-        })
     }
 }
 
@@ -107,15 +81,6 @@ mod tests {
         assert!(
             after.anonymous <= during.anonymous - (60 << 20),
             "{during:?} {after:?}"
-        );
-    }
-
-    #[test]
-    fn private_memory_is_part_of_the_footprint() {
-        let footprint = Footprint::of(std::process::id()).unwrap();
-        assert!(
-            footprint.private > 0 && footprint.proportional <= footprint.resident,
-            "{footprint:?}"
         );
     }
 

@@ -3,6 +3,11 @@
 //! Threads: one at each door, one per connected guest that reads its reports, one per sharing guest that serves its
 //! pages, and the caller's own, which runs the rounds. All meet at the [`Roster`]'s lock, which nobody holds while
 //! reading or writing a socket; a sharing domain has a lock of its own.
+//!
+//! # What a hostile process can do
+//! Whoever breaks the protocol, or sends more than anybody has to say, is cut off at both doors, counted, and kept out
+//! for a while. Nobody waits for it meanwhile: orders go out without waiting, and who leaves them unread is cut off.
+//! Its references stay counted until it is dead.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,11 +19,13 @@ use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SendFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::link::{FromManager, FromVmm, Hello, Line, Lines, Orders, Welcome};
+use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, Welcome};
+use crate::manager::incidents::{Allowance, Crowd, Doings, Handling, HandlingTimes};
 use crate::manager::policy::Settings;
-use crate::manager::roster::{Process, Roster, Seat};
+use crate::manager::roster::{AdmitError, Process, Roster, Seat};
 
 /// Time between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
@@ -29,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection may be silent: reports come once a second.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Rest of a door after it has turned somebody away: who knocks without end costs little.
+const TURNED_AWAY: Duration = Duration::from_millis(1);
+
 /// The manager of one host. Clones are the same manager.
 #[derive(Debug, Clone)]
 pub struct Host(Arc<Shared>);
@@ -36,9 +46,35 @@ pub struct Host(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     roster: Mutex<Roster>,
-    links: Mutex<BTreeMap<GuestId, UnixStream>>,
+    links: Mutex<Links>,
+    crowd: Mutex<Crowd>,
+    record: Mutex<Record>,
     doors: Doors,
     closing: AtomicBool,
+}
+
+/// The connections of admitted guests.
+#[derive(Debug, Default)]
+struct Links {
+    /// For reports and orders.
+    guests: BTreeMap<GuestId, UnixStream>,
+    /// For shared pages.
+    pages: BTreeMap<GuestId, UnixStream>,
+}
+
+/// What has happened at the doors.
+#[derive(Debug, Default)]
+struct Record {
+    doings: Doings,
+    handling: Handling,
+}
+
+/// Why a connection is over.
+enum End {
+    /// In good order, or by an accident.
+    Left(String),
+    /// The process at the other end broke the rules.
+    Offence(String),
 }
 
 /// Where guests' processes find their manager: two sockets in its run directory.
@@ -87,7 +123,9 @@ impl Host {
         let pages = listen(&doors.pages)?;
         let host = Self(Arc::new(Shared {
             roster: Mutex::new(Roster::new(settings, backing)),
-            links: Mutex::new(BTreeMap::new()),
+            links: Mutex::default(),
+            crowd: Mutex::default(),
+            record: Mutex::default(),
             doors,
             closing: AtomicBool::new(false),
         }));
@@ -116,7 +154,8 @@ impl Host {
         }
     }
 
-    /// Ends [`Host::run`] and closes the doors. Guests run on without a manager.
+    /// Ends [`Host::run`], closes the doors and hangs up. Guests run on without a manager, ungated, and look for the next
+    /// one.
     pub fn close(&self) {
         if self.0.closing.swap(true, Ordering::SeqCst) {
             return;
@@ -126,21 +165,37 @@ impl Host {
             let _ = UnixStream::connect(door);
             let _ = std::fs::remove_file(door);
         }
+        let links = self.links();
+        for stream in links.guests.values().chain(links.pages.values()) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 
-    /// Tells one guest something, and says whether it went out. Whoever does not read is cut off.
+    /// Tells one guest something, and says whether it went out. Never waits: whoever left so much unread that there is
+    /// no room is cut off.
     pub fn tell(&self, id: GuestId, message: &FromManager) -> bool {
         let mut links = self.links();
-        let Some(stream) = links.get_mut(&id) else {
+        let Some(stream) = links.guests.get_mut(&id) else {
             return false;
         };
-        let sent = Lines::send(stream, message);
+        let sent = push(stream, message);
         if let Err(error) = &sent {
             log::warn!("{id} does not read what it is told, it is cut off: {error}");
             let _ = stream.shutdown(std::net::Shutdown::Both);
-            links.remove(&id);
+            links.guests.remove(&id);
+            self.record().doings.cut_offs += 1;
         }
         sent.is_ok()
+    }
+
+    /// What has happened at the doors so far.
+    pub fn doings(&self) -> Doings {
+        self.record().doings
+    }
+
+    /// How long the latest reports took from being sent to being known here.
+    pub fn handling(&self) -> HandlingTimes {
+        self.record().handling.times()
     }
 
     fn round(&self, elapsed: Duration) -> Result<(), allocator::FleetError> {
@@ -168,19 +223,32 @@ impl Host {
             .collect();
         for id in dead {
             roster.bury(id);
-            self.links().remove(&id);
+            let mut links = self.links();
+            links.guests.remove(&id);
+            links.pages.remove(&id);
         }
     }
 
-    fn receive(&self, listener: &UnixListener, attend: fn(&Self, UnixStream)) {
+    fn receive(&self, listener: &UnixListener, attend: fn(&Self, UnixStream, Process)) {
         for stream in listener.incoming() {
             if self.0.closing.load(Ordering::SeqCst) {
                 return;
             }
             match stream {
                 Ok(stream) => {
+                    // A process that is gone already has nothing to say.
+                    let Ok(process) = peer(&stream) else { continue };
+                    let pid = process.pid;
+                    if !self.crowd().enter(pid) {
+                        self.record().doings.crowded += 1;
+                        std::thread::sleep(TURNED_AWAY);
+                        continue;
+                    }
                     let host = self.clone();
-                    std::thread::spawn(move || attend(&host, stream));
+                    std::thread::spawn(move || {
+                        attend(&host, stream, process);
+                        host.crowd().leave(pid);
+                    });
                 }
                 // Out of files, most likely; the next guest may have more luck once others are gone.
                 Err(error) => {
@@ -192,63 +260,89 @@ impl Host {
     }
 
     /// One guest's page connection: its process must have been admitted before.
-    fn serve_pages(&self, stream: UnixStream) {
-        let caller = peer(&stream)
-            .ok()
-            .and_then(|process| self.roster().peer(process.pid));
-        let Some((id, domain, peer)) = caller else {
+    fn serve_pages(&self, stream: UnixStream, process: Process) {
+        let Some((id, domain, peer)) = self.roster().peer(process.pid) else {
             log::warn!("a process that runs no sharing guest of this manager wants pages; it is turned away");
             return;
         };
+        let Ok(kept) = stream.try_clone() else { return };
+        // One connection for each guest: who opens another has given the one before up.
+        if let Some(before) = self.links().pages.insert(id, kept) {
+            let _ = before.shutdown(std::net::Shutdown::Both);
+        }
         let attached = |guest| {
             if let Some(place) = self.roster().seat_mut(id).and_then(|seat| seat.sharing.as_mut()) {
                 place.guest = Some(guest);
             }
         };
-        if let Err(error) = page_share::serve(stream, &domain, peer, attached) {
-            log::warn!(
-                "{id} shares no more pages until it connects again: {}",
-                with_sources(&error)
-            );
+        let Err(error) = page_share::serve(stream, &domain, peer, attached) else {
+            return;
+        };
+        let reason = with_sources(&error);
+        log::warn!("{id} shares no more pages until it connects again: {reason}");
+        if error.is_offence() {
+            self.cut_off(id);
+        }
+    }
+
+    /// Ends both connections of a guest whose process broke the rules, and keeps it out for a while.
+    fn cut_off(&self, id: GuestId) {
+        if let Some(seat) = self.roster().seat_mut(id) {
+            seat.conduct.offend();
+        }
+        self.record().doings.cut_offs += 1;
+        let links = self.links();
+        for stream in [links.guests.get(&id), links.pages.get(&id)]
+            .into_iter()
+            .flatten()
+        {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
 
     /// One connection from the introduction to its end.
-    fn converse(&self, stream: UnixStream) {
+    fn converse(&self, stream: UnixStream, process: Process) {
         let stream = &stream;
         let mut lines = Lines::default();
-        let hello = match introduction(stream, &mut lines) {
-            Ok(hello) => hello,
-            Err(reason) => return refuse(stream, &reason),
-        };
-        let id = match self.welcome(stream, &hello) {
-            Ok(id) => id,
-            Err(reason) => return refuse(stream, &reason),
+        let hello = introduction(stream, &mut lines);
+        let admitted = hello.and_then(|hello| Ok((self.welcome(stream, &hello, process)?, hello)));
+        let (id, hello) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.record().doings.refused += 1;
+                return refuse(stream, &reason);
+            }
         };
         log::info!("{:?} is here as {id}", hello.name);
-        let reason = self.listen_to(id, stream, &mut lines);
-        log::info!("{:?} is cut off: {reason}", hello.name);
+        match self.listen_to(id, stream, &mut lines) {
+            End::Left(reason) => log::info!("{:?} is away: {reason}", hello.name),
+            End::Offence(reason) => {
+                log::warn!("{:?} is cut off: {reason}", hello.name);
+                self.cut_off(id);
+            }
+        }
         let _ = stream.shutdown(std::net::Shutdown::Both);
-        self.links().remove(&id);
+        self.links().guests.remove(&id);
         if let Some(seat) = self.roster().seat_mut(id) {
             seat.connected = false;
         }
     }
 
     /// Admits the guest and tells it so.
-    fn welcome(&self, stream: &UnixStream, hello: &Hello) -> Result<GuestId, String> {
-        let process = peer(stream).map_err(|e| format!("the manager cannot tell who is calling: {e}"))?;
-        let (id, rebalance) = {
-            let mut roster = self.roster();
-            let id = roster.admit(hello, process).map_err(|e| with_sources(&e))?;
-            (id, roster.policy().settings().rebalance)
+    fn welcome(&self, stream: &UnixStream, hello: &Hello, process: Process) -> Result<GuestId, String> {
+        // A guest that restarts comes back under its name at once, in another process.
+        self.bury_the_dead();
+        let admit = |roster: &mut Roster| -> Result<_, AdmitError> {
+            let id = roster.admit(hello, process)?;
+            Ok((id, roster.policy().settings().rebalance))
         };
+        let (id, rebalance) = admit(&mut self.roster()).map_err(|e| with_sources(&e))?;
         let welcome = FromManager::Welcome(Welcome {
             rebalance_seconds: rebalance.as_secs() as u32,
         });
         match Lines::send(&mut &*stream, &welcome).and_then(|()| stream.try_clone()) {
             Ok(kept) => {
-                self.links().insert(id, kept);
+                self.links().guests.insert(id, kept);
                 Ok(id)
             }
             Err(error) => {
@@ -259,27 +353,55 @@ impl Host {
     }
 
     /// Reads reports until the connection ends; says why it did.
-    fn listen_to(&self, id: GuestId, stream: &UnixStream, lines: &mut Lines) -> String {
-        let mut heard = Instant::now();
+    fn listen_to(&self, id: GuestId, stream: &UnixStream, lines: &mut Lines) -> End {
+        let (mut heard, mut allowance) = (Instant::now(), Allowance::default());
         loop {
             match lines.next::<FromVmm>(&mut &*stream) {
+                Ok(Line::Message(_)) if !allowance.take() => {
+                    return End::Offence("it sends more than a guest has to say".to_owned());
+                }
                 Ok(Line::Message(FromVmm::Report(report))) => {
                     heard = Instant::now();
+                    let sent_us = report.sent_us;
                     self.roster().hear(id, report);
+                    let mut record = self.record();
+                    record.doings.reports += 1;
+                    record.handling.note(sent_us);
                 }
-                Ok(Line::Message(FromVmm::Hello(_))) => return "it introduced itself twice".to_owned(),
-                Ok(Line::End) => return "it closed the connection".to_owned(),
+                Ok(Line::Message(FromVmm::Hello(_))) => {
+                    return End::Offence("it introduced itself twice".to_owned());
+                }
+                Ok(Line::End) => return End::Left("it closed the connection".to_owned()),
                 Ok(Line::Later) if heard.elapsed() > SILENCE => {
-                    return format!("it said nothing for {} seconds", SILENCE.as_secs());
+                    return End::Left(format!("it said nothing for {} seconds", SILENCE.as_secs()));
                 }
                 Ok(Line::Later) => {}
-                Err(error) => return error.to_string(),
+                Err(error @ LineError::Io(_)) => return End::Left(error.to_string()),
+                Err(error) => return End::Offence(error.to_string()),
             }
         }
     }
 
-    fn links(&self) -> MutexGuard<'_, BTreeMap<GuestId, UnixStream>> {
+    fn links(&self) -> MutexGuard<'_, Links> {
         self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.0.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends `message` without waiting. What does not fit goes nowhere: half a line would be garbage.
+fn push(stream: &UnixStream, message: &FromManager) -> io::Result<()> {
+    let line = Lines::encode(message)?;
+    let sent = rustix::net::send(stream, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    match sent == line.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 

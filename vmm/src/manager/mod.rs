@@ -2,7 +2,9 @@
 
 pub mod budget;
 pub mod census;
+pub mod groups;
 pub mod host;
+pub mod incidents;
 pub mod member;
 pub mod place;
 pub mod policy;

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use allocator::{
-    Action, Fleet, FleetError, Group, Ladder, Overbooking, Pages, Plan, Planner, Situation, State,
-    StateMachine, Step, Supply, Tax, Thresholds,
+    Action, Claim, Fleet, FleetError, Group, GroupId, Ladder, Overbooking, Pages, Plan, Planner, Situation,
+    State, StateMachine, Step, Supply, Tax, Thresholds,
 };
 
 use crate::link::Orders;
@@ -168,7 +168,7 @@ impl Policy {
         let most = self.settings.budget.less(overhead);
         let wished = most.less(self.reserve(members) + self.machine.thresholds().goal());
         // Promised minimums hold at the cost of the free memory aimed for, not beyond the budget.
-        let promised: Pages = claims.iter().map(|claim| claim.min.less(claim.shared)).sum();
+        let promised = promised(groups, &claims);
         let memory = wished.max(promised.min(most));
         Fleet::new(
             Supply {
@@ -305,6 +305,19 @@ impl Policy {
             order.growth_credit = Some(order.growth_credit.unwrap_or(credit));
         }
     }
+}
+
+/// Private memory that was promised: to each guest what it does not share of its minimum, and to each group what its
+/// members have less than its own.
+fn promised(groups: &[Group], claims: &[Claim]) -> Pages {
+    let private = |claim: &Claim| claim.min.less(claim.shared);
+    let guests: Pages = claims.iter().map(private).sum();
+    let beyond = groups.iter().enumerate().map(|(place, group)| {
+        let id = GroupId::new(place as u32);
+        let members = claims.iter().filter(|claim| claim.group == Some(id));
+        group.min.less(members.map(private).sum())
+    });
+    guests + beyond.sum()
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use allocator::{
-    Admission, AdmissionError, Fleet, FleetError, Group, GuestId, Pages, Reservation, Shares, Thresholds,
+    Admission, AdmissionError, Fleet, FleetError, Group, GroupId, GuestId, Pages, Reservation, Shares,
+    Thresholds,
 };
 use page_share::LocalManager;
 
 use crate::api::types::Phase;
-use crate::link::{Hello, Orders, PageCounts, Report, Sharing, VERSION};
+use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, VERSION};
 use crate::manager::census::Held;
+use crate::manager::groups::{GroupError, Groups, whole_pages};
+use crate::manager::incidents::Conduct;
 use crate::manager::member::{Limits, Member};
 use crate::manager::policy::{Policy, Round, Settings, Spent};
 
@@ -46,8 +49,12 @@ pub struct Seat {
     pub orders: Orders,
     /// Its control socket, for people.
     pub control: Option<String>,
-    /// What its virtual CPUs were last told from here.
+    /// The fleet file that it was started from.
+    pub fleet: Option<String>,
+    /// What its virtual CPUs do: what they were last told from here, or what its process says.
     pub phase: Phase,
+    /// What became of its connections.
+    pub conduct: Conduct,
 }
 
 /// A place in a sharing domain.
@@ -79,6 +86,15 @@ pub enum AdmitError {
     /// Shares of zero.
     #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
     Shares,
+    /// It broke the rules lately.
+    #[error("the guest's process was cut off for breaking the protocol; it may come back in {seconds} s")]
+    Barred {
+        /// Seconds left.
+        seconds: u64,
+    },
+    /// Its group cannot be, or cannot take it in.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// It does not fit, or its limits contradict each other.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
@@ -99,6 +115,9 @@ pub enum ChangeError {
     /// What was promised to the guests would not hold any more.
     #[error("that would break a promise: {0}")]
     Promise(AdmissionError),
+    /// A group's limits contradict themselves or its members'.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// No plan can be made.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -108,7 +127,7 @@ pub enum ChangeError {
 #[derive(Debug)]
 pub struct Roster {
     policy: Policy,
-    groups: Vec<Group>,
+    groups: Groups,
     /// In the order of admission; `seats` has the same order.
     members: Vec<Member>,
     seats: Vec<Seat>,
@@ -133,7 +152,7 @@ impl Roster {
     pub fn new(settings: Settings, backing: Pages) -> Self {
         Self {
             policy: Policy::new(settings),
-            groups: Vec::new(),
+            groups: Groups::default(),
             members: Vec::new(),
             seats: Vec::new(),
             domains: BTreeMap::new(),
@@ -161,6 +180,9 @@ impl Roster {
             if seat.pid != process.pid || seat.connected {
                 return Err(AdmitError::Taken(hello.name.clone()));
             }
+            if let Some(seconds) = seat.conduct.barred() {
+                return Err(AdmitError::Barred { seconds });
+            }
             // The same process, after its connection broke: it never ceased to be here.
             seat.connected = true;
             return Ok(self.members[index].id);
@@ -168,16 +190,12 @@ impl Roster {
         if hello.shares == 0 {
             return Err(AdmitError::Shares);
         }
+        let settled = self.settle(hello);
+        if settled.is_err() {
+            self.groups.prune(&mut self.members);
+        }
+        let (limits, sharing) = settled?;
         let id = GuestId::new(self.next);
-        let limits = Limits {
-            min: whole_pages(hello.min),
-            max: whole_pages(hello.size),
-            shares: Shares::new(hello.shares),
-            group: None,
-        };
-        self.admission()
-            .check(&self.reservations(), &reservation(id, limits))?;
-        let sharing = self.join(&hello.sharing, limits.max)?;
         self.next += 1;
         self.members.push(Member::new(id, limits));
         self.seats.push(Seat {
@@ -189,9 +207,34 @@ impl Roster {
             connected: true,
             orders: Orders::default(),
             control: hello.control.clone(),
+            fleet: hello.fleet.clone(),
             phase: Phase::Running,
+            conduct: Conduct::default(),
         });
         Ok(id)
+    }
+
+    /// The limits of a guest that fits, and its place in a sharing domain.
+    fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<Place>), AdmitError> {
+        let group = hello
+            .group
+            .as_ref()
+            .map(|group| self.groups.enter(group))
+            .transpose()?;
+        let limits = Limits {
+            min: whole_pages(hello.min),
+            max: whole_pages(hello.size),
+            shares: Shares::new(hello.shares),
+            group,
+        };
+        let minimums = || self.minimums().chain([(group, limits.min)]);
+        self.groups.fit(minimums())?;
+        let mut others = self.reservations();
+        others.extend(self.groups.promised(minimums()));
+        self.admission()
+            .check(&others, &reservation(GuestId::new(self.next), limits))?;
+        let sharing = self.join(&hello.sharing, limits.max)?;
+        Ok((limits, sharing))
     }
 
     /// Forgets a guest whose process is dead: its limits, its references, and its domain with the last one in it.
@@ -199,6 +242,7 @@ impl Roster {
         let Some(index) = self.index(id) else { return };
         self.members.remove(index);
         let seat = self.seats.remove(index);
+        self.groups.prune(&mut self.members);
         let Some(place) = seat.sharing else { return };
         if let (Some(domain), Some(guest)) = (self.domains.get(&place.domain), place.guest) {
             domain.with(|domain| domain.detach(guest));
@@ -213,9 +257,12 @@ impl Roster {
         }
     }
 
-    /// The sharing domain of the guest that process `pid` runs, and who it is there.
+    /// The sharing domain of the guest that process `pid` runs, and who it is there; none while it is kept out.
     pub fn peer(&self, pid: u32) -> Option<(GuestId, LocalManager, page_share::Peer)> {
         let index = self.seats.iter().position(|seat| seat.pid == pid)?;
+        if self.seats[index].conduct.barred().is_some() {
+            return None;
+        }
         let place = self.seats[index].sharing.as_ref()?;
         let pages = u32::try_from(self.members[index].limits.max.get()).ok()?;
         let peer = page_share::Peer {
@@ -233,6 +280,13 @@ impl Roster {
     pub fn hear(&mut self, id: GuestId, report: Report) {
         let Some(index) = self.index(id) else { return };
         if is_possible(&report.pages, self.members[index].limits.max) {
+            let phase = &mut self.seats[index].phase;
+            // Whoever asked it to end knows better; anybody may have paused it at its control socket.
+            *phase = match (*phase, report.paused) {
+                (Phase::Stopping, _) => Phase::Stopping,
+                (_, true) => Phase::Paused,
+                (_, false) => Phase::Running,
+            };
             self.members[index].hear(report);
         }
     }
@@ -251,7 +305,7 @@ impl Roster {
         let spent = self.spent();
         let round = self
             .policy
-            .round(elapsed, spent, &self.groups, &mut self.members)?;
+            .round(elapsed, spent, self.groups.list(), &mut self.members)?;
         for (seat, orders) in self.seats.iter_mut().zip(&round.orders) {
             seat.orders = *orders;
         }
@@ -288,8 +342,14 @@ impl Roster {
         };
         let before = self.members[index].limits;
         if limits.min > before.min {
+            let minimums = || {
+                let others = self.minimums().enumerate().filter(move |(at, _)| *at != index);
+                others.map(|(_, min)| min).chain([(limits.group, limits.min)])
+            };
+            self.groups.fit(minimums())?;
             let mut others = self.reservations();
             others.remove(index);
+            others.extend(self.groups.promised(minimums()));
             self.admission()
                 .check(&others, &reservation(id, limits))
                 .map_err(ChangeError::Promise)?;
@@ -303,20 +363,53 @@ impl Roster {
         Ok(())
     }
 
+    /// Changes a group's limits.
+    ///
+    /// # Errors
+    /// When they contradict themselves, its members' or the budget; nothing has changed then.
+    pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), ChangeError> {
+        let before = self.groups.replace(id, group)?;
+        let fits = self.groups.fit(self.minimums()).map_err(ChangeError::from);
+        let fits = fits.and_then(|()| match group.min > before.min {
+            true => self.promises().map_err(ChangeError::Promise),
+            false => Ok(()),
+        });
+        if let Err(error) = fits.and_then(|()| Ok(self.fleet().map(drop)?)) {
+            self.groups.replace(id, before)?;
+            return Err(error);
+        }
+        self.policy.replan();
+        Ok(())
+    }
+
+    /// A guest's limits in the words of the link.
+    pub fn limits(&self, id: GuestId) -> Option<link::Limits> {
+        let limits = self.members[self.index(id)?].limits;
+        Some(link::Limits {
+            min: limits.min.get().saturating_mul(4096),
+            shares: limits.shares.get(),
+            group: limits.group.and_then(|group| self.groups.limits(group)),
+        })
+    }
+
     /// The fleet as the allocator sees it now.
     ///
     /// # Errors
     /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
     pub fn fleet(&self) -> Result<Fleet, FleetError> {
-        self.policy.fleet(self.spent(), &self.groups, &self.members)
+        self.policy.fleet(self.spent(), self.groups.list(), &self.members)
     }
 
-    /// `text` with guests called by their names instead of the allocator's numbers.
+    /// `text` with guests and groups called by their names instead of the allocator's numbers.
     pub fn named(&self, text: &str) -> String {
         // The larger number first: "guest 1" is where "guest 12" begins.
         let mut text = text.to_owned();
         for (member, seat) in self.members.iter().zip(&self.seats).rev() {
             text = text.replace(&member.id.to_string(), &seat.name);
+        }
+        for (place, (name, _)) in self.groups.named().enumerate().rev() {
+            let number = GroupId::new(place as u32).to_string();
+            text = text.replace(&number, &format!("group {name}"));
         }
         text
     }
@@ -337,6 +430,11 @@ impl Roster {
         &self.domains
     }
 
+    /// The groups.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     /// The policy: settings and plan.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -355,9 +453,23 @@ impl Roster {
             .filter_map(|domain| domain.with(|d| d.pool_bytes().unwrap_or(0)));
         let manager = Held::of(std::process::id()).unwrap_or_default().total();
         Spent {
-            pools: whole_pages(pools.sum()),
+            pools: whole_pages(pools.sum()) + self.old_pools(),
             manager: whole_pages(manager),
         }
+    }
+
+    /// What pools of managers that are gone occupy, each counted once, by the word of those who have them. More than
+    /// all guests together could have shared is nobody's.
+    pub fn old_pools(&self) -> Pages {
+        let reported = self.members.iter().flat_map(|member| &member.report.old_pools);
+        let mut pools = BTreeMap::<u64, u64>::new();
+        for pool in reported {
+            let bytes = pools.entry(pool.id).or_default();
+            *bytes = pool.bytes.max(*bytes);
+        }
+        let bytes = pools.into_values().fold(0, u64::saturating_add);
+        let most = self.members.iter().map(|member| member.limits.max).sum();
+        whole_pages(bytes).min(most)
     }
 
     fn index(&self, id: GuestId) -> Option<usize> {
@@ -374,9 +486,17 @@ impl Roster {
         }
     }
 
-    /// Whether all that was promised fits the budget, one guest after the other.
+    /// Each guest's minimum, with its group.
+    fn minimums(&self) -> impl Iterator<Item = (Option<GroupId>, Pages)> {
+        let limits = self.members.iter().map(|member| member.limits);
+        limits.map(|limits| (limits.group, limits.min))
+    }
+
+    /// Whether all that was promised fits the budget, one guest after the other, then the groups.
     fn promises(&self) -> Result<(), AdmissionError> {
-        let (admission, promised) = (self.admission(), self.reservations());
+        let (admission, mut promised) = (self.admission(), self.reservations());
+        let groups = self.groups.promised(self.minimums());
+        promised.extend(groups.into_iter().filter(|group| group.max > Pages::ZERO));
         for (index, applicant) in promised.iter().enumerate() {
             admission.check(&promised[..index], applicant)?;
         }
@@ -422,11 +542,6 @@ fn reservation(guest: GuestId, limits: Limits) -> Reservation {
         max: limits.max,
         overhead: whole_pages(OVERHEAD + bytes / 1000 * OVERHEAD_PER_MILLE),
     }
-}
-
-/// Bytes as pages, rounded up; more than anything may have counts as that limit.
-fn whole_pages(bytes: u64) -> Pages {
-    Pages::new(bytes.div_ceil(4096)).min(Pages::LIMIT)
 }
 
 /// Whether a guest of that size can have so many pages in each state.

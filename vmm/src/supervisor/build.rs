@@ -77,6 +77,8 @@ pub struct Machine {
     pub vm: Vm,
     /// Set once the guest is up.
     pub up: Arc<AtomicBool>,
+    /// Set while its vCPUs stand still.
+    pub paused: Arc<AtomicBool>,
     /// The agent's socket file, which goes with the machine.
     _agent: Option<SocketFile>,
 }
@@ -116,11 +118,12 @@ impl Machine {
             devices: devices.slots.clone(),
         };
         let entry = boot::load(vm.ram(), &config.boot, &platform)?;
-        let up = Arc::new(AtomicBool::new(false));
+        let [up, paused] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         if let (Some(introduction), Some(managed)) = (introduction, &config.managed) {
             let duties = GuestDuties {
                 balloon: devices.handles.balloon.clone(),
                 up: Arc::clone(&up),
+                paused: Arc::clone(&paused),
                 began: Instant::now(),
                 events: events.clone(),
             };
@@ -133,6 +136,7 @@ impl Machine {
             devices,
             vm,
             up,
+            paused,
             _agent: agent,
         })
     }
@@ -153,6 +157,8 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         min: config.memory.min,
         shares: config.memory.shares,
         sharing,
+        group: managed.group.clone(),
+        fleet: managed.fleet.clone(),
         control: config.control.as_ref().map(|path| path.display().to_string()),
     };
     Introduction::make(&managed.manager, hello)

@@ -21,6 +21,7 @@ const GRACE_MS: u64 = 10_000;
 pub(super) struct GuestDuties {
     pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
     pub(super) up: Arc<AtomicBool>,
+    pub(super) paused: Arc<AtomicBool>,
     pub(super) began: Instant,
     pub(super) events: Sender<Event>,
 }
@@ -45,6 +46,10 @@ impl Duties for GuestDuties {
     fn balloon_report(&self) -> Option<BalloonReport> {
         let balloon = self.balloon.as_ref()?;
         Some(balloon.lock().unwrap_or_else(PoisonError::into_inner).report())
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
     fn is_up(&self) -> bool {

@@ -42,7 +42,6 @@ pub struct Supervisor<'a> {
     report: &'a mut Report,
     began: Instant,
     timing: Timing,
-    paused: bool,
     panic: Option<String>,
     due: Option<Due>,
     deadline: Option<Duration>,
@@ -78,7 +77,6 @@ impl<'a> Supervisor<'a> {
             report,
             began,
             timing: Timing::default(),
-            paused: false,
             panic: None,
             due: None,
             deadline: None,
@@ -134,6 +132,8 @@ impl<'a> Supervisor<'a> {
             Event::PoweredOff => Some(Outcome::PoweredOff),
             Event::Restarted => Some(match self.panic.take() {
                 Some(message) => Outcome::Panicked { message },
+                // It was asked to end, and has: whatever its own idea of that.
+                None if self.stopping => Outcome::Stopped,
                 None => Outcome::Rebooted,
             }),
             Event::Crashed(message) => Some(match self.panic.take() {
@@ -206,7 +206,7 @@ impl<'a> Supervisor<'a> {
     /// Asks the guest to switch itself off within `grace`: its agent, or, where that is not there, whoever listens to
     /// the power button. `false` when the guest cannot do anything because it is paused.
     fn ask_to_power_off(&mut self, grace: Duration) -> bool {
-        if self.paused {
+        if self.is_paused() {
             return false;
         }
         let told =
@@ -244,7 +244,7 @@ impl<'a> Supervisor<'a> {
             Request::Stats => (self.stats(), None),
             Request::Registers => (Reply::Ok(json!({"vcpus": self.registers()})), None),
             Request::Pause => {
-                self.paused = true;
+                self.machine.paused.store(true, Ordering::SeqCst);
                 let stuck = self.machine.vcpus.pause().iter().filter(|p| p.is_none()).count();
                 match stuck {
                     0 => (Reply::Ok(json!({"state": "paused"})), None),
@@ -255,8 +255,8 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Request::Resume => {
-                self.paused = false;
                 self.machine.vcpus.resume();
+                self.machine.paused.store(false, Ordering::SeqCst);
                 (Reply::Ok(json!({"state": "running"})), None)
             }
             Request::Balloon {
@@ -287,6 +287,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    fn is_paused(&self) -> bool {
+        self.machine.paused.load(Ordering::SeqCst)
+    }
+
     fn change_balloon(&self, change: Change) -> Reply {
         self.with_balloon(|balloon| match balloon.change(change) {
             Ok(()) => Reply::Ok(balloon.figures()),
@@ -303,7 +307,7 @@ impl<'a> Supervisor<'a> {
 
     fn registers(&mut self) -> Vec<Option<crate::machine::Registers>> {
         let registers = self.machine.vcpus.pause();
-        if !self.paused {
+        if !self.is_paused() {
             self.machine.vcpus.resume();
         }
         registers
@@ -329,7 +333,7 @@ impl<'a> Supervisor<'a> {
 
     fn status(&self) -> Value {
         let state = match () {
-            () if self.paused => "paused",
+            () if self.is_paused() => "paused",
             () if self.panic.is_some() => "panicked",
             () if self.stopping => "stopping",
             () if self.timing.ready_ms.is_some() => "ready",

@@ -15,7 +15,12 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
         budget = "1G"
         tax = 50
         rebalance = "5s"
+        [groups.busy]
+        shares = "high"
+        min = "128M"
+        max = "400M"
         [guest.web]
+        group = "busy"
         count = 2
         size = "256M"
         min = "64M"
@@ -31,7 +36,8 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
         "#,
     )
     .unwrap();
-    assert_eq!(fleet.names(), ["db", "web-1", "web-2"]);
+    let names: Vec<_> = fleet.guests.iter().map(|guest| guest.name.as_str()).collect();
+    assert_eq!(names, ["db", "web-1", "web-2"]);
     let (settings, _) = fleet.policy.settings().unwrap();
     assert_eq!(
         (settings.budget, settings.tax.part(), settings.rebalance),
@@ -40,11 +46,25 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
     let [db, web, _] = &fleet.guests[..] else { panic!() };
     assert_eq!(web.args.memory, "size=256M,min=64M,shares=2000".parse().unwrap());
     assert_eq!(web.args.sharing, SharingConfig::Domain("front".into()));
+    let group = web.args.group.as_ref().unwrap();
+    assert_eq!((group.name.as_str(), group.shares), ("busy", 2000));
+    assert_eq!((group.min, group.max), (128 << 20, Some(400 << 20)));
+    assert_eq!(
+        group.to_string().parse(),
+        Ok(group.clone()),
+        "as levy vmm reads it"
+    );
+    assert_eq!(db.args.group, None);
     assert!(web.workload.is_some() && db.workload.is_none());
     assert_eq!(db.args.memory, "size=256M".parse().unwrap());
     assert_eq!((&db.args.sharing, db.args.cpus.count), (&SharingConfig::Off, 1));
-    let args = db.to_args(fleet.deadline);
-    for expected in ["/fleets/bzImage", "path=/fleets/db.img,latency=0us", "90000ms"] {
+    let args = db.to_args(fleet.deadline, &fleet.id);
+    for expected in [
+        "/fleets/bzImage",
+        "path=/fleets/db.img,latency=0us",
+        "90000ms",
+        "/fleets/f.toml",
+    ] {
         assert!(args.iter().any(|arg| arg == expected), "{expected}: {args:?}");
     }
 }
@@ -56,6 +76,30 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[guest.a]\nsiez = \"1G\"", 2, "siez", "unknown field `siez`"),
     ("[guest.a]\ncount = 2", 1, "[guest.a]", "missing field `size`"),
     ("[guest.a]\nsize = \"lots\"", 2, "guest.a.size", "as in 512M"),
+    (
+        "[guest.a]\nsize = 5\ngroup = \"x\"",
+        2,
+        "guest.a.size",
+        "whole MiB",
+    ),
+    (
+        "[guest.a]\nsize = \"1M\"\ngroup = \"x\"",
+        3,
+        "guest.a.group",
+        "no [groups.x]",
+    ),
+    (
+        "[groups.x]\nmin = \"2G\"\nmax = \"1G\"\n[guest.a]\nsize = \"1M\"",
+        2,
+        "groups.x.min",
+        "more than its max",
+    ),
+    (
+        "[groups.x]\nshares = 0\n[guest.a]\nsize = \"1M\"",
+        2,
+        "groups.x.shares",
+        "above 0",
+    ),
     ("[guest.a]\nsize = [1]", 2, "guest.a.size", "text or a number"),
     (
         "[guest.a]\nsize = \"1M,min=0\"",

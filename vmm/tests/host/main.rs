@@ -1,0 +1,7 @@
+//! A manager over its real sockets: what guests' processes, its API's clients and the commands see of it.
+
+mod api;
+mod commands;
+mod groups;
+mod harness;
+mod manager;

@@ -1,0 +1,158 @@
+//! A manager and a guest's engine: admission, sharing through the page socket, orders, a manager that goes away.
+
+use std::time::Duration;
+
+use allocator::Pages;
+use levy::api::types::{GuestChange, Phase};
+use levy::engine::{AttendError, Introduction};
+use levy::link::{FromManager, Hello, VERSION};
+use levy::manager::host::{Doors, Host};
+use levy::manager::policy::Settings;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::harness::{CONTENTS, MIB, Managed, TOUCHED_PAGES, Told, hello, until};
+
+#[test]
+fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
+    let managed = Managed::new(256);
+    let host = &managed.host;
+    let guest = managed.attend("g1");
+    until("merging", || {
+        let stats = guest.region.stats();
+        // What is away for a sample at this moment is merged when it is back.
+        stats.shared + stats.zero + stats.sampled == TOUCHED_PAGES && stats.shared > 0 && stats.zero > 0
+    });
+    guest.check();
+    until("the guest's report", || {
+        host.roster()
+            .guests()
+            .any(|(member, _)| member.shared() >= Pages::new(TOUCHED_PAGES - 100))
+    });
+    let pool = host.roster().domains()["test"].with(|domain| domain.sizes().pool_pages);
+    assert_eq!(pool.map(u64::from), Some(CONTENTS));
+    assert!(host.roster().spent().pools >= Pages::new(CONTENTS));
+
+    let id = host
+        .roster()
+        .guests()
+        .next()
+        .map(|(member, _)| member.id)
+        .unwrap();
+    host.tell(id, &FromManager::Pause);
+    host.tell(id, &FromManager::Stop);
+    let told = |expected| assert_eq!(guest.told.recv_timeout(Duration::from_secs(5)), Ok(expected));
+    told(Told::Pause(true));
+    told(Told::Stop);
+
+    host.close();
+    guest.check();
+    let view = guest.ram.view();
+    view.write_slice(&7_u64.to_le_bytes(), GuestAddress(8)).unwrap();
+    let mut word = [0; 8];
+    view.read_slice(&mut word, GuestAddress(8)).unwrap();
+    assert_eq!(u64::from_le_bytes(word), 7);
+}
+
+#[test]
+fn a_paused_guest_is_seen_as_paused_and_not_as_idle() {
+    let managed = Managed::new(256);
+    let guest = managed.attend("g1");
+    // Pages that nothing shares: only such are sampled.
+    for page in TOUCHED_PAGES..TOUCHED_PAGES + 512 {
+        let at = GuestAddress(page * 4096);
+        guest.ram.view().write_slice(&page.to_le_bytes(), at).unwrap();
+    }
+    let activity = || managed.client().guest("g1").unwrap().activity.fraction;
+    // Nothing was measured yet: all of it may be in use.
+    assert!(activity() > 0.99);
+    managed.client().direct("g1", "pause").unwrap();
+    until("the guest's own word", || {
+        managed.client().guest("g1").unwrap().phase == Phase::Paused && guest.region.stats().sampled == 0
+    });
+    let taken = guest.region.stats().samples_taken;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(
+        guest.region.stats().samples_taken,
+        taken,
+        "a paused guest is not sampled"
+    );
+    assert!(activity() > 0.99, "{}", activity());
+    managed.client().direct("g1", "resume").unwrap();
+    until("sampling", || guest.region.stats().samples_taken > taken);
+}
+
+#[test]
+fn limits_changed_at_run_time_are_kept_by_the_guest_for_the_next_manager() {
+    let managed = Managed::new(256);
+    let dir = managed.dir.path().to_owned();
+    let _guest = managed.attend("g1");
+    let change = GuestChange {
+        shares: Some(2000),
+        min_bytes: Some(8 * MIB),
+    };
+    managed.client().change_guest("g1", &change).unwrap();
+    managed.host.close();
+    let settings = Settings::new(Pages::from_mib(256));
+    let next = Host::open(Doors::in_dir(&dir), settings, Pages::from_mib(4096)).unwrap();
+    let limits = || next.roster().guests().next().map(|(member, _)| member.limits);
+    until("the guest's return", || limits().is_some());
+    assert_eq!(
+        limits().map(|limits| (limits.shares.get(), limits.min)),
+        Some((2000, Pages::from_mib(8)))
+    );
+    next.close();
+}
+
+#[test]
+fn refusals_name_what_is_wrong() {
+    let managed = Managed::new(256);
+    let refusal = |hello: Hello| match Introduction::make(managed.dir.path(), hello) {
+        Err(AttendError::Refused(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    let too_large = Hello {
+        min: 512 * MIB,
+        ..hello("big", 1024)
+    };
+    assert!(refusal(too_large).contains("MiB"), "names sizes");
+    assert!(
+        refusal(Hello {
+            min: 2 * MIB,
+            ..hello("odd", 1)
+        })
+        .contains("min")
+    );
+    assert!(refusal(hello("no spaces", 16)).contains("no guest name"));
+    assert!(
+        refusal(Hello {
+            shares: 0,
+            ..hello("none", 16)
+        })
+        .contains("shares")
+    );
+    assert!(
+        refusal(Hello {
+            version: VERSION + 1,
+            ..hello("new", 16)
+        })
+        .contains("version")
+    );
+
+    let kept = managed.introduce(hello("twin", 16));
+    assert!(refusal(hello("twin", 16)).contains("running already"));
+    drop(kept);
+    managed.host.close();
+    let gone = Introduction::make(managed.dir.path(), hello("late", 16)).unwrap_err();
+    assert!(gone.to_string().contains("levy host"), "{gone}");
+}
+
+#[test]
+fn a_second_manager_in_the_same_place_is_refused() {
+    let managed = Managed::new(256);
+    let settings = Settings::new(Pages::from_mib(256));
+    let error = Host::open(Doors::in_dir(managed.dir.path()), settings, Pages::ZERO).unwrap_err();
+    assert!(
+        error.to_string().contains("another manager is running"),
+        "{error}"
+    );
+}
