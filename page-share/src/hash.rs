@@ -111,6 +111,7 @@ pub struct PageHasher {
     nh: Box<[u64; WORDS]>,
     fold: [u128; 3],
     blake3: [u8; 32],
+    zeros: Sketch,
 }
 
 impl PageHasher {
@@ -131,21 +132,38 @@ impl PageHasher {
             stream.fill(&mut bytes);
             u128::from_le_bytes(bytes)
         });
-        Self { nh, fold, blake3 }
+        let zeros = Sketch(0);
+        let mut hasher = Self {
+            nh,
+            fold,
+            blake3,
+            zeros,
+        };
+        hasher.zeros = hasher.sketch(&[0; PAGE_SIZE]);
+        hasher
+    }
+
+    /// The sketch of a page of zeros.
+    pub(crate) fn of_zeros(&self) -> Sketch {
+        self.zeros
     }
 
     /// The sketch of `page`.
     pub fn sketch(&self, page: &Page) -> Sketch {
+        let (words, _) = page.as_chunks::<8>();
+        self.sketch_of(|word| u64::from_le_bytes(words[word]))
+    }
+
+    /// The sketch of the page whose words, little-endian, `load` gives: each is asked for once, in order.
+    #[inline]
+    pub(crate) fn sketch_of(&self, load: impl Fn(usize) -> u64) -> Sketch {
         // Four sums side by side: one alone would wait for its own carry at every step.
-        let (lines, _) = page.as_chunks::<64>();
-        let (keys, _) = self.nh.as_chunks::<8>();
         let mut sums = [0u128; 4];
-        for (line, keys) in lines.iter().zip(keys) {
-            let ((pairs, _), (keys, _)) = (line.as_chunks::<16>(), keys.as_chunks::<2>());
-            for ((sum, pair), key) in sums.iter_mut().zip(pairs).zip(keys) {
-                let pair = u128::from_le_bytes(*pair);
-                let low = (pair as u64).wrapping_add(key[0]);
-                let high = ((pair >> 64) as u64).wrapping_add(key[1]);
+        let (keys, _) = self.nh.as_chunks::<8>();
+        for (line, keys) in keys.iter().enumerate() {
+            for (pair, sum) in sums.iter_mut().enumerate() {
+                let low = load(line * 8 + pair * 2).wrapping_add(keys[pair * 2]);
+                let high = load(line * 8 + pair * 2 + 1).wrapping_add(keys[pair * 2 + 1]);
                 *sum = sum.wrapping_add(u128::from(low) * u128::from(high));
             }
         }

@@ -123,11 +123,33 @@ impl Engine {
 
     /// Pages that were pending before this look and were not written since are quiet: sketch them.
     fn sketch_quiet(&mut self, run: PageRun, before: &[u64], hasher: &PageHasher, out: &mut Scanned) {
-        let guest = self.guest.clone();
-        let mut copy = [0; PAGE_SIZE];
+        let quiet = self.quiet(run, before);
+        let guest = &self.guest;
+        let span = |page: u32| guest.span(PageRun::of(page..page + 1));
+        for (at, &page) in quiet.iter().enumerate() {
+            guest.table.set_pending(page, false);
+            let next = quiet.get(at + 1).map(|&next| span(next));
+            let sketch = span(page).sketch(0, hasher, next);
+            if sketch == hasher.of_zeros() {
+                out.zeros.push(page);
+                continue;
+            }
+            guest.counters.pages_hashed.add(1);
+            if !guest.table.is_marked(page, mark::UNSHARABLE) {
+                out.reports.push(Report {
+                    gfn: Gfn::new(page),
+                    sketch,
+                });
+            }
+        }
+    }
+
+    /// The pages of `run` that were pending `before` this look and are private, allowed, and not written since.
+    fn quiet(&self, run: PageRun, before: &[u64]) -> Vec<u32> {
+        let guest = &self.guest;
         let retry_stuck = guest.counters.passes.get().is_multiple_of(STUCK_PASSES);
-        let written = std::mem::take(&mut self.found);
-        let mut written_at = 0;
+        let mut written = self.found.iter().peekable();
+        let mut quiet = Vec::new();
         for (word, &pending) in words(run).zip(before) {
             let mut bits = pending;
             while bits != 0 {
@@ -136,38 +158,18 @@ impl Engine {
                 if !run.numbers().contains(&page) || guest.table.state(page) != State::Private {
                     continue;
                 }
-                let span = guest.span(PageRun::of(page..page + 1));
-                while written
-                    .get(written_at)
-                    .is_some_and(|found| found.end <= span.start())
-                {
-                    written_at += 1;
-                }
-                let busy = written
-                    .get(written_at)
-                    .is_some_and(|found| found.start <= span.start());
+                let start = guest.span(PageRun::of(page..page + 1)).start();
+                while written.next_if(|found| found.end <= start).is_some() {}
+                let busy = written.peek().is_some_and(|found| found.start <= start);
                 if retry_stuck {
                     guest.table.clear_marks(page, mark::STUCK);
                 }
-                if busy || guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
-                    continue;
-                }
-                guest.table.set_pending(page, false);
-                span.copy_out(0, &mut copy);
-                if is_zero(&copy) {
-                    out.zeros.push(page);
-                    continue;
-                }
-                guest.counters.pages_hashed.add(1);
-                if !guest.table.is_marked(page, mark::UNSHARABLE) {
-                    out.reports.push(Report {
-                        gfn: Gfn::new(page),
-                        sketch: hasher.sketch(&copy),
-                    });
+                if !busy && !guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
+                    quiet.push(page);
                 }
             }
         }
-        self.found = written;
+        quiet
     }
 
     /// Looks for broken pages, but only at every fourth pass where the last look found none: with many mappings this
@@ -223,9 +225,7 @@ impl Engine {
         if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::NEVER) {
             return false;
         }
-        let mut copy = [0; PAGE_SIZE];
-        guest.span(PageRun::of(page..page + 1)).copy_out(0, &mut copy);
-        let sketch = hasher.sketch(&copy);
+        let sketch = guest.span(PageRun::of(page..page + 1)).sketch(0, hasher, None);
         let quiet = self.broken.entry(page).or_insert(Quiet { sketch, passes: 0 });
         if quiet.sketch == sketch {
             quiet.passes = quiet.passes.saturating_add(1);
@@ -239,11 +239,4 @@ impl Engine {
 /// The words of the pending bitmap that cover `run`.
 fn words(run: PageRun) -> std::ops::Range<usize> {
     run.first.get() as usize / 64..(run.end() as usize).div_ceil(64)
-}
-
-fn is_zero(page: &crate::page::Page) -> bool {
-    let (lines, _) = page.as_chunks::<64>();
-    lines
-        .iter()
-        .all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
 }
