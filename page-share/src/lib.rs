@@ -58,6 +58,7 @@ mod domain;
 mod guest;
 mod hash;
 mod index;
+mod lanes;
 mod local;
 mod page;
 mod placement;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::domain::Domain;
-use crate::hash::Sketch;
+use crate::hash::{PageHash, Sketch};
 use crate::index::Holder;
 use crate::page::{Gfn, GuestId, Page, Slot};
 use crate::pool::Content;
@@ -48,6 +48,7 @@ impl Domain {
             guest,
             pages,
             bytes,
+            hashes: self.hasher.hashes(bytes),
             placed: Vec::with_capacity(pages.len()),
             sketches: HashSet::with_capacity(pages.len()),
         };
@@ -72,8 +73,7 @@ impl Domain {
     /// Decides about one page and reserves a slot if it needs one.
     fn step(&mut self, batch: &Batch<'_>, item: usize) -> Step {
         let Report { gfn, sketch } = batch.pages[item];
-        let page = &batch.bytes[item];
-        if self.hasher.sketch(page) != sketch {
+        if self.hasher.sketch(&batch.bytes[item]) != sketch {
             self.counters.refused_mismatch += 1;
             return Step::Done(Publication::Refused(Refusal::SketchMismatch));
         }
@@ -81,7 +81,7 @@ impl Domain {
             Some(Holder::Hint(owner, hint)) if (owner, hint) != (batch.guest, gfn) => {
                 return self.reserve(batch, item, (owner, hint));
             }
-            Some(Holder::Shared(slot)) => self.join(batch.guest, slot, sketch, page),
+            Some(Holder::Shared(slot)) => self.join(batch.guest, slot, Content::new(sketch, batch.hashes[item])),
             Some(Holder::Hint(..)) => Publication::Noted,
             None => {
                 self.drop_hint(batch.guest, gfn);
@@ -102,7 +102,7 @@ impl Domain {
             return Step::Done(Publication::Noted);
         }
         if self.may_hold_more(batch.guest) {
-            let content = Content::new(sketch, self.hasher.hash(&batch.bytes[item]));
+            let content = Content::new(sketch, batch.hashes[item]);
             if let Some(slot) = self.pool.place(batch.guest, content) {
                 // Now, not when it is visible: a later page of this batch may have the same number.
                 self.drop_hint(batch.guest, gfn);
@@ -114,8 +114,7 @@ impl Domain {
     }
 
     /// A page whose sketch the pool has already: a reference to it if the content is the same.
-    fn join(&mut self, guest: GuestId, slot: Slot, sketch: Sketch, page: &Page) -> Publication {
-        let content = Content::new(sketch, self.hasher.hash(page));
+    fn join(&mut self, guest: GuestId, slot: Slot, content: Content) -> Publication {
         if self.pool.content(slot) != Some(content) {
             self.counters.refused_collision += 1;
             return Publication::Refused(Refusal::Collision);
@@ -178,6 +177,8 @@ struct Batch<'a> {
     guest: GuestId,
     pages: &'a [Report],
     bytes: &'a [Page],
+    /// Of each page: nearly all are needed, and many at once take less time.
+    hashes: Vec<PageHash>,
     /// Reserved, in item order, not written.
     placed: Vec<Placed>,
     /// The sketches of those.

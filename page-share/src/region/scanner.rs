@@ -301,7 +301,7 @@ impl Scanner {
         let mut results = std::mem::take(&mut self.results);
         let mut bytes = std::mem::take(&mut self.bytes);
         let pages = copy_private(&lock(engine), wanted, &mut bytes);
-        let sent = self.call(engine, |port| port.publish(&pages, &bytes, &mut results));
+        let sent = self.call(engine, |port| port.publish(&pages, &bytes[..pages.len()], &mut results));
         if sent.is_some() {
             let engine = lock(engine);
             let table = &engine.guest.table;
@@ -586,7 +586,8 @@ fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
 fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Vec<Report> {
     let guest = &engine.guest;
     let mut pages = Vec::with_capacity(wanted.len());
-    bytes.resize(wanted.len(), [0; PAGE_SIZE]);
+    // Never shortened, or every call would fill it with zeros first.
+    bytes.resize(bytes.len().max(wanted.len()), [0; PAGE_SIZE]);
     for report in wanted {
         let page = report.gfn.get();
         if guest.table.state(page) == State::Private {
@@ -595,7 +596,6 @@ fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Ve
             pages.push(*report);
         }
     }
-    bytes.truncate(pages.len());
     pages
 }
 
