@@ -81,7 +81,9 @@ impl Domain {
             Some(Holder::Hint(owner, hint)) if (owner, hint) != (batch.guest, gfn) => {
                 return self.reserve(batch, item, (owner, hint));
             }
-            Some(Holder::Shared(slot)) => self.join(batch.guest, slot, Content::new(sketch, batch.hashes[item])),
+            Some(Holder::Shared(slot)) => {
+                self.join(batch.guest, slot, Content::new(sketch, batch.hashes[item]))
+            }
             Some(Holder::Hint(..)) => Publication::Noted,
             None => {
                 self.drop_hint(batch.guest, gfn);

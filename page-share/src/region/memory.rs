@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::hash::{PageHasher, Sketch};
 #[cfg(feature = "vm-memory")]
 use crate::page::PAGE_SHIFT;
-use crate::hash::{PageHasher, Sketch};
 use crate::page::{Gfn, PAGE_SIZE, Page};
 use crate::region::layout::{Keep, MemoryRange};
 
@@ -290,6 +290,11 @@ impl Span {
         }
     }
 
+    /// Gives pool mappings the flags that all of them share.
+    pub(crate) fn flag_pool(self) -> Result<(), Errno> {
+        self.advise(&[libc::MADV_DONTFORK, libc::MADV_DONTDUMP])
+    }
+
     /// Lets the kernel back the memory with huge pages.
     pub(crate) fn flag_huge(self) -> Result<(), Errno> {
         self.advise(&[libc::MADV_DONTFORK, libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE])
@@ -313,11 +318,10 @@ pub(crate) fn map_anonymous(span: Span) -> Result<(), Errno> {
     span.flag_private()
 }
 
-/// Maps `span` copy-on-write from byte `offset` of the file behind `fd`, and flags it.
+/// Maps `span` copy-on-write from byte `offset` of the file behind `fd`. [`Span::flag_pool`] flags it.
 pub(crate) fn map_private(span: Span, fd: BorrowedFd<'_>, offset: u64) -> Result<(), Errno> {
     let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    map_over(span, flags, (fd.as_raw_fd(), offset as i64))?;
-    span.advise(&[libc::MADV_DONTFORK, libc::MADV_DONTDUMP])
+    map_over(span, flags, (fd.as_raw_fd(), offset as i64))
 }
 
 fn map_over(span: Span, flags: i32, (fd, offset): (i32, i64)) -> Result<(), Errno> {

@@ -20,41 +20,41 @@ pub(crate) struct Merged {
 }
 
 impl Engine {
-    /// Maps what of `run` equals the pool pages from `place` on. References to places that are not used go to
-    /// `returns`, one for each page.
-    pub(crate) fn merge(&mut self, run: PageRun, place: u32) -> Merged {
-        let mut total = Merged::default();
-        for piece in run.pieces(BATCH) {
-            let place = place + (piece.first.get() - run.first.get());
-            if total.out_of_mappings {
-                self.returns.extend(place..place + piece.count);
-                continue;
+    /// Maps what of `run` equals the pool pages at `places`, one for each page. References to places that are not used go
+    /// to `returns`.
+    pub(crate) fn merge(&mut self, run: PageRun, places: &[u32]) -> Merged {
+        assert_eq!(
+            run.count as usize,
+            places.len(),
+            "every page comes with its place"
+        );
+        let mut result = Merged::default();
+        for (piece, places) in run.pieces(BATCH).zip(places.chunks(BATCH as usize)) {
+            if result.out_of_mappings {
+                self.returns.extend_from_slice(places);
+            } else {
+                self.merge_batch(piece, places, &mut result);
             }
-            let done = self.merge_batch(piece, place);
-            total.merged += done.merged;
-            total.out_of_mappings = done.out_of_mappings;
         }
-        total
+        result
     }
 
-    fn merge_batch(&mut self, run: PageRun, place: u32) -> Merged {
-        let mut result = Merged::default();
+    fn merge_batch(&mut self, run: PageRun, places: &[u32], result: &mut Merged) {
         let mut next = run.first.get();
         for claim in self.take(run) {
             let pages = claim.run();
-            self.return_places(place, run, next..pages.first.get());
+            self.return_places(run, places, next..pages.first.get());
             next = pages.end();
-            self.merge_taken(claim, run, place, &mut result);
+            self.merge_taken(claim, run, places, result);
         }
-        self.return_places(place, run, next..run.end());
-        result
+        self.return_places(run, places, next..run.end());
     }
 
     /// References for pages of `run` that were not even taken: in use by a device, or disturbed. They are looked at
     /// again at the next pass.
-    fn return_places(&mut self, place: u32, run: PageRun, pages: std::ops::Range<u32>) {
+    fn return_places(&mut self, run: PageRun, places: &[u32], pages: std::ops::Range<u32>) {
         for page in pages {
-            self.returns.push(place + (page - run.first.get()));
+            self.returns.push(places[(page - run.first.get()) as usize]);
             if self.guest.table.state(page) == State::Private {
                 self.guest.table.set_pending(page, true);
             }
@@ -62,58 +62,72 @@ impl Engine {
     }
 
     /// Splits one taken claim into stretches that equal the pool and stretches that differ.
-    fn merge_taken(&mut self, claim: Claim, batch: PageRun, place: u32, result: &mut Merged) {
-        let view = self.pools.view(place).sub(0, batch.count as usize);
-        let staged = self.staged(batch.first, batch);
-        let equal = |page: u32| {
-            let index = (page - batch.first.get()) as usize;
-            staged.page_equals(index, view, index)
-        };
+    fn merge_taken(&mut self, claim: Claim, batch: PageRun, places: &[u32], result: &mut Merged) {
         let mut left = claim;
         while left.run().count > 0 {
             let run = left.run();
-            let same = equal(run.first.get());
-            let alike = run.numbers().skip(1).take_while(|&page| equal(page) == same);
-            let length = 1 + alike.count() as u32;
-            let (piece, rest) = left.split(length);
+            let start = (run.first.get() - batch.first.get()) as usize;
+            let places = &places[start..start + run.count as usize];
+            let staged = self.staged(batch.first, run);
+            let equal = |at: usize| staged.page_equals(at, self.pools.view(places[at]), 0);
+            let same = equal(0);
+            let length = 1 + (1..places.len()).take_while(|&at| equal(at) == same).count();
+            let (piece, rest) = left.split(length as u32);
             left = rest;
-            let at = place + (run.first.get() - batch.first.get());
-            if !same || result.out_of_mappings {
-                self.guest.counters.pages_differed.add(u64::from(length));
-                self.returns.extend(at..at + length);
-                self.give_back(batch.first, piece);
+            if same && !result.out_of_mappings {
+                self.map_pool(batch, piece, &places[..length], result);
             } else {
-                match self.map_pool(batch, piece, at) {
-                    Ok(()) => result.merged += length,
-                    Err(_) => result.out_of_mappings = true,
-                }
+                self.guest.counters.pages_differed.add(length as u64);
+                self.returns.extend_from_slice(&places[..length]);
+                self.give_back(batch.first, piece);
             }
         }
         drop(left);
     }
 
-    /// Maps pool pages over one taken stretch. When the kernel refuses, the stretch gets anonymous memory and its
-    /// bytes back: a failed mmap may have unmapped what was there.
-    fn map_pool(&mut self, batch: PageRun, claim: Claim, place: u32) -> Result<(), Errno> {
+    /// Maps pool pages over one taken stretch. What the kernel refuses gets anonymous memory and its bytes back: a failed
+    /// mmap may have unmapped what was there.
+    fn map_pool(&mut self, batch: PageRun, claim: Claim, places: &[u32], result: &mut Merged) {
         let (run, guest) = (claim.run(), self.guest.clone());
         let span = guest.span(run);
-        let mapped = self
-            .pools
-            .map(span, place)
-            .and_then(|()| guest.pool_watch.register(span, Watch::Writes));
-        if let Err(error) = mapped {
+        let mut done = 0;
+        for places in places.chunk_by(|before, after| before + 1 == *after) {
+            if self.pools.map(span.sub(done, places.len()), places[0]).is_err() {
+                result.out_of_mappings = true;
+                break;
+            }
+            done += places.len();
+        }
+        let (mapped, refused) = claim.split(done as u32);
+        result.merged += mapped.run().count;
+        if mapped.run().count > 0 {
+            self.settle_shared(mapped, &places[..done]);
+        }
+        if refused.run().count > 0 {
             guest.counters.mapping_failures.add(1);
-            self.returns.extend(place..place + run.count);
-            self.rescue(batch, claim);
-            return Err(error);
+            self.returns.extend_from_slice(&places[done..]);
+            self.rescue(batch, refused);
+        }
+    }
+
+    /// Registers and flags a stretch of new pool mappings, all in one go, and lets its waiters see it.
+    fn settle_shared(&mut self, claim: Claim, places: &[u32]) {
+        let (run, guest) = (claim.run(), self.guest.clone());
+        let span = guest.span(run);
+        // The guest may have read and written the mapping by now, so there is no way back. A page that is not watched
+        // breaks without asking the gate; the next call that protects it tries again.
+        let watched = guest.pool_watch.register(span, Watch::Writes);
+        if let Err(error) = watched.and_then(|()| span.flag_pool()) {
+            guest.counters.mapping_failures.add(1);
+            log::warn!("{run:?} is merged, but cannot be watched or flagged: {error}");
         }
         if guest.gate.is_closed()
             && let Err(error) = guest.pool_watch.protect(span)
         {
             log_gate_failure(run, error);
         }
-        for (offset, page) in run.numbers().enumerate() {
-            guest.table.set_detail(page, place + offset as u32);
+        for (page, &place) in run.numbers().zip(places) {
+            guest.table.set_detail(page, place);
             guest
                 .table
                 .clear_marks(page, crate::region::state::mark::REPORTED);
@@ -122,7 +136,6 @@ impl Engine {
         guest.counters.pages_merged.add(u64::from(run.count));
         guest.settle(claim, State::Shared);
         guest.add_mappings(self.edges(run, Backing::Pool) - self.edges(run, Backing::Own));
-        Ok(())
     }
 
     /// Gives a taken stretch back after its mapping failed: into the old mapping where it is still there, else into
@@ -247,8 +260,8 @@ fn log_gate_failure(run: PageRun, error: Errno) {
 }
 
 impl Engine {
-    /// Mappings that merging `run` with the places from `place` on would add.
-    pub(crate) fn merge_cost(&self, run: PageRun, place: u32) -> i64 {
+    /// Mappings that merging `run` with `places`, one for each page, would add.
+    pub(crate) fn merge_cost(&self, run: PageRun, places: &[u32]) -> i64 {
         let table = &self.guest.table;
         let joins = |page: u32, place: Option<u32>| {
             page < table.pages()
@@ -257,15 +270,17 @@ impl Engine {
         };
         let is_pool =
             |page: u32| page < table.pages() && matches!(table.state(page), State::Shared | State::Broken);
+        let (first, last) = (places[0], places[places.len() - 1]);
         let before = run.first.get().checked_sub(1);
         let left_pool = before.is_some_and(is_pool);
-        let left_joins = before.is_some_and(|page| joins(page, place.checked_sub(1)));
-        let (right_pool, right_joins) = (is_pool(run.end()), joins(run.end(), Some(place + run.count)));
+        let left_joins = before.is_some_and(|page| joins(page, first.checked_sub(1)));
+        let (right_pool, right_joins) = (is_pool(run.end()), joins(run.end(), last.checked_add(1)));
         let side = |pool: bool, joins: bool| match (pool, joins) {
             (true, true) => -1,
             (true, false) => 0,
             (false, _) => 1,
         };
-        side(left_pool, left_joins) + side(right_pool, right_joins)
+        let seams = places.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count() as i64;
+        side(left_pool, left_joins) + side(right_pool, right_joins) + seams
     }
 }

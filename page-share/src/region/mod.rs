@@ -28,6 +28,7 @@ mod spare;
 mod squeeze;
 mod state;
 mod stats;
+mod stretch;
 mod swapper;
 mod userfault;
 

@@ -83,6 +83,11 @@ impl Engine {
         loop {
             match self.guest.pool_watch.protect(span) {
                 Err(Errno::AGAIN) if tries < 1000 => tries += 1,
+                // The kernel refused to watch it when it was merged.
+                Err(Errno::NOENT) if tries < 1000 => {
+                    tries = 1000;
+                    self.guest.pool_watch.register(span, Watch::Writes)?;
+                }
                 other => return other,
             }
             std::thread::yield_now();

@@ -18,6 +18,7 @@ use crate::region::mappings::Mappings;
 use crate::region::run::{PageRun, runs_of};
 use crate::region::scan::{CHUNK, Scanned};
 use crate::region::state::{State, mark};
+use crate::region::stretch::Stretch;
 
 /// Pages of earlier pools brought home for each chunk scanned.
 const MIGRATE: usize = 128;
@@ -48,8 +49,8 @@ struct Pass {
     plenty: bool,
     /// Chunks still to scan, the last first.
     chunks: Vec<PageRun>,
-    /// Runs still to merge, the best last.
-    runs: Vec<(PageRun, u32)>,
+    /// Stretches still to merge, the best last.
+    stretches: Vec<Stretch>,
 }
 
 /// The scanner of one region.
@@ -150,7 +151,7 @@ impl Scanner {
         self.reconnect_if_gone(engine);
         step.pages += self.look_at_hints(engine, pages);
         while step.pages < pages && !step.pass_finished {
-            if !self.pass.runs.is_empty() {
+            if !self.pass.stretches.is_empty() {
                 step.pages += self.merge_next(engine, pages - step.pages);
             } else if !self.pass.begun {
                 self.begin_pass(engine);
@@ -199,7 +200,7 @@ impl Scanner {
             self.fetch_offers(engine);
         }
         if last || (self.pass.plenty && !self.candidates.is_empty()) {
-            self.pass.runs = self.plan_merges(engine);
+            self.pass.stretches = self.plan_merges(engine);
         }
         chunk.count
     }
@@ -301,7 +302,9 @@ impl Scanner {
         let mut results = std::mem::take(&mut self.results);
         let mut bytes = std::mem::take(&mut self.bytes);
         let pages = copy_private(&lock(engine), wanted, &mut bytes);
-        let sent = self.call(engine, |port| port.publish(&pages, &bytes[..pages.len()], &mut results));
+        let sent = self.call(engine, |port| {
+            port.publish(&pages, &bytes[..pages.len()], &mut results)
+        });
         if sent.is_some() {
             let engine = lock(engine);
             let table = &engine.guest.table;
@@ -358,11 +361,11 @@ impl Scanner {
     }
 
     /// Orders the candidates into runs, the longest last, as far as the mappings allow; the rest waits.
-    fn plan_merges(&mut self, engine: &Mutex<Engine>) -> Vec<(PageRun, u32)> {
+    fn plan_merges(&mut self, engine: &Mutex<Engine>) -> Vec<Stretch> {
         let mut engine = lock(engine);
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.sort_unstable();
-        let mut runs: Vec<(PageRun, u32)> = Vec::new();
+        let mut runs: Vec<Stretch> = Vec::new();
         let mut last = None;
         for Candidate { page, place } in candidates {
             // A page that was granted two references keeps one; one that cannot be merged any more keeps none.
@@ -373,75 +376,61 @@ impl Scanner {
             }
             last = Some(page);
             match runs.last_mut() {
-                Some((run, first)) if run.end() == page && *first + run.count == place => run.count += 1,
-                _ => runs.push((PageRun::new(Gfn::new(page), 1), place)),
+                Some(run) if run.continues(page, place) => run.push(place),
+                _ => runs.push(Stretch::new(page, place)),
             }
         }
-        runs.sort_by_cached_key(|(run, place)| (worth(&engine, *run, *place), run.count));
-        self.defer_poor(&engine, runs)
+        self.fit(&engine, runs)
     }
 
-    /// Leaves runs that are worth little for a later pass while mappings are scarce, so that every region's best ones
-    /// come first.
-    fn defer_poor(&mut self, engine: &Engine, mut runs: Vec<(PageRun, u32)>) -> Vec<(PageRun, u32)> {
+    /// While mappings are scarce, leaves runs that are worth little for a later pass, so that every region's best ones
+    /// come first. Where there are enough, runs that lie side by side are merged in one go.
+    fn fit(&mut self, engine: &Engine, mut runs: Vec<Stretch>) -> Vec<Stretch> {
         let mappings = Mappings::of_process();
         if !runs.is_empty() {
             mappings.recount_if_stale();
         }
-        let need: i64 = runs
-            .iter()
-            .map(|(run, place)| engine.merge_cost(*run, *place).max(0))
-            .sum();
+        let need: i64 = runs.iter().map(|run| run.cost(engine).max(0)).sum();
         if need * mappings.regions() < mappings.room() {
             self.patience = 0;
-            return runs;
+            return Stretch::join(runs);
         }
+        runs.sort_by_cached_key(|run| (run.worth(engine), run.count()));
         let least = [16, 8, 4, 2, 1][self.patience.min(4) as usize];
         self.patience += 1;
-        let split = runs.partition_point(|(run, place)| worth(engine, *run, *place) < least);
-        for (run, place) in runs.drain(..split) {
-            self.keep_candidates(run, place);
+        let split = runs.partition_point(|run| run.worth(engine) < least);
+        for run in runs.drain(..split) {
+            let candidates = run.pages().map(|(page, place)| Candidate { page, place });
+            self.candidates.extend(candidates);
         }
         runs
-    }
-
-    fn keep_candidates(&mut self, run: PageRun, place: u32) {
-        let first = run.first.get();
-        self.candidates.extend(run.numbers().map(|page| Candidate {
-            page,
-            place: place + (page - first),
-        }));
     }
 
     fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         let mut done = 0;
         while done < pages {
-            let Some((run, place)) = self.pass.runs.pop() else {
+            let Some(stretch) = self.pass.stretches.pop() else {
                 break;
             };
+            done += stretch.count();
             let mut locked = lock(engine);
-            let cost = locked.merge_cost(run, place);
+            let cost = stretch.cost(&locked);
             // The last few are for runs that are worth it.
             let mappings = Mappings::of_process();
-            let floor = if run.count >= 16 { 0 } else { mappings.limit() / 64 };
+            let floor = if stretch.count() >= 16 {
+                0
+            } else {
+                mappings.limit() / 64
+            };
             if cost > 0 && mappings.room() - cost <= floor {
-                locked
-                    .guest
-                    .counters
-                    .merges_without_mapping
-                    .add(u64::from(run.count));
-                locked.returns.extend(place..place + run.count);
-                for page in run.numbers() {
-                    locked.guest.table.add_marks(page, mark::LEFT_OUT);
-                }
                 self.some_left_out = true;
+                stretch.leave_out(&mut locked);
                 continue;
             }
-            let merged = locked.merge(run, place);
+            let merged = stretch.merge(&mut locked);
             if merged.out_of_mappings {
                 mappings.recount();
             }
-            done += run.count;
         }
         lock(engine).clear_staging();
         self.return_references(engine);
@@ -545,26 +534,15 @@ impl Scanner {
             let mut engine = lock(engine);
             let candidates = self.candidates.drain(..);
             engine.returns.extend(candidates.map(|candidate| candidate.place));
-            let runs = self.pass.runs.drain(..);
-            engine
-                .returns
-                .extend(runs.flat_map(|(run, place)| place..place + run.count));
+            let stretches = self.pass.stretches.drain(..);
+            engine.returns.extend(stretches.flat_map(Stretch::into_places));
         }
         self.return_references(engine);
     }
 
     fn forget_grants(&mut self) {
         self.candidates.clear();
-        self.pass.runs.clear();
-    }
-}
-
-/// Pages won for each two mappings that a run costs: its length where it lies between private pages. A run that joins
-/// a neighbour costs less, one that fills a gap costs nothing.
-fn worth(engine: &Engine, run: PageRun, place: u32) -> u32 {
-    match u32::try_from(engine.merge_cost(run, place)) {
-        Ok(cost) if cost > 0 => run.count * 2 / cost,
-        _ => u32::MAX,
+        self.pass.stretches.clear();
     }
 }
 
