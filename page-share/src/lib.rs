@@ -66,6 +66,7 @@ mod pool;
 pub mod port;
 mod publish;
 mod region;
+mod slab;
 mod socket;
 mod sparse;
 mod store;

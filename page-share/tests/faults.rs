@@ -124,6 +124,32 @@ fn a_compressed_or_swapped_page_that_is_released_drops_its_copy() {
 }
 
 #[test]
+fn pages_of_zeros_are_never_stored() {
+    let (memory, region) = guest(u64::from, options());
+    let zeros = |at: &u32| at.is_multiple_of(3);
+    (0..200)
+        .filter(zeros)
+        .for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
+    assert_eq!(region.compress(PageRun::new(Gfn::new(0), 100)), 100);
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(100), 100)).unwrap(), 100);
+    let stats = region.stats();
+    assert_eq!((stats.compressed, stats.swapped, stats.zero), (66, 67, 67));
+    assert_eq!((stats.pages_compressed, stats.pages_swapped_out), (66, 67));
+    assert_eq!(stats.pages_zeroed, 67);
+    // What is a zero page already is worth nothing.
+    assert_eq!(region.compress(PageRun::new(Gfn::new(0), 100)), 0);
+    assert_eq!(region.stats().pages_zeroed, 67);
+    for at in 0..200 {
+        let expected = if zeros(&at) {
+            [0; PAGE_SIZE]
+        } else {
+            page(u64::from(at))
+        };
+        assert!(memory.read_page(at) == expected, "page {at}");
+    }
+}
+
+#[test]
 fn a_released_page_that_is_written_again_is_found_by_the_scan() {
     let manager = manager();
     let (memory, region) = merged_guest(&manager, options());

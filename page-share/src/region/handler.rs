@@ -396,8 +396,10 @@ impl Worker {
         let Some(claim) = guest.table.claim(page, State::Compressed) else {
             return Outcome::Later;
         };
+        if guest.expand(page, &mut self.buffer[0]).is_err() {
+            return self.leave_to_swapper(guest, claim, page);
+        }
         let handle = guest.table.detail(page);
-        guest.expand(handle, &mut self.buffer[0]);
         if guest.try_copy(&claim, &self.buffer[0]) == Filled::Later {
             guest.settle(claim, State::Compressed);
             return Outcome::Later;
@@ -430,12 +432,13 @@ impl Worker {
 
     /// As many of the claimed pages as come back at the first try.
     fn decompress_claim(&mut self, guest: &Guest, claim: Claim) {
-        let run = claim.run();
-        let pages = &mut self.buffer[..run.count as usize];
-        for (page, bytes) in run.numbers().zip(pages.iter_mut()) {
-            guest.expand(guest.table.detail(page), bytes);
-        }
-        let copied = guest.try_copy_run(run, pages);
+        // A damaged one, and what follows it, waits for its own touch.
+        let (intact, _) = guest.expand_run(claim.run(), &mut self.buffer);
+        let run = PageRun::new(claim.run().first, intact);
+        let copied = match intact {
+            0 => 0,
+            _ => guest.try_copy_run(run, &self.buffer[..intact as usize]),
+        };
         let (back, rest) = claim.split(copied);
         for page in back.run().numbers() {
             guest.forget_stored(guest.table.detail(page), State::Compressed);
@@ -455,11 +458,17 @@ impl Worker {
         let Some(claim) = self.claim_group(guest, page, State::Swapped, size) else {
             return Outcome::Later;
         };
+        self.leave_to_swapper(guest, claim, page)
+    }
+
+    /// What would make this thread wait.
+    fn leave_to_swapper(&self, guest: &Guest, claim: Claim, page: u32) -> Outcome {
         let wanted = PageRun::new(Gfn::new(page), 1);
         match self.swap_ins.try_send(SwapIn { claim, wanted }) {
             Ok(()) => Outcome::Done,
             Err(TrySendError::Full(SwapIn { claim, .. })) => {
-                guest.settle(claim, State::Swapped);
+                let from = claim.from();
+                guest.settle(claim, from);
                 Outcome::Later
             }
             Err(TrySendError::Disconnected(_)) => fatal(format_args!("the swap thread died")),
@@ -520,6 +529,14 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.0.watch.read();
         }
+    }
+
+    /// A handler for the rest of a test's life.
+    fn restart(region: &mut Region) {
+        let (guest, started) = (region.guest.clone(), ThreadStarted::default);
+        let (swapper, swap_ins) = crate::region::swapper::Swapper::start(guest.clone(), started()).unwrap();
+        region.swapper = swapper;
+        region.handler = Handler::start(guest, swap_ins, started()).unwrap();
     }
 
     #[test]
@@ -592,11 +609,7 @@ mod tests {
         for page in touched {
             assert!(guest.table.state(page).is_private(), "page {page}");
         }
-        // A handler for the rest of the test's life.
-        let (swapper, swap_ins) =
-            crate::region::swapper::Swapper::start(guest.clone(), ThreadStarted::default()).unwrap();
-        region.swapper = swapper;
-        region.handler = Handler::start(guest.clone(), swap_ins, ThreadStarted::default()).unwrap();
+        restart(&mut region);
         (0..512).for_each(|at| assert!(memory.read_page(at) == [byte(at); PAGE_SIZE], "page {at}"));
         guest.watch.unregister(area.span().sub(2, 1)).unwrap();
     }

@@ -197,7 +197,7 @@ impl Engine {
         }
     }
 
-    fn settle_zero(&mut self, claim: Claim) {
+    pub(crate) fn settle_zero(&mut self, claim: Claim) {
         let run = claim.run();
         // Behind a closed gate zeros stay away: a mapped zero page grows without asking.
         let to = match self.guest.gate.is_closed() {

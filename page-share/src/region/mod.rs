@@ -11,7 +11,7 @@ mod hints;
 mod huge;
 mod layout;
 mod mappings;
-mod memory;
+pub(crate) mod memory;
 mod merge;
 mod pace;
 mod peek;
@@ -119,6 +119,7 @@ impl Region {
             self.hints.take().into_iter().for_each(|run| scanner.hint(run));
             scanner.step(&self.engine, pages)
         };
+        self.guest.trim_store();
         self.guest
             .counters
             .scan_cpu_ns
@@ -156,6 +157,7 @@ impl Region {
             .map(|part| lock(&self.engine).release(part, why))
             .sum();
         self.return_references();
+        self.guest.trim_store();
         count
     }
 
@@ -169,6 +171,8 @@ impl Region {
     /// Takes `n` random private pages, at most 1024, for a sample; the next touch of each brings it back and is
     /// counted. Ends a sample that is still running. Returns the number of pages taken.
     pub fn start_sample(&self, n: u32) -> u32 {
+        // Whoever samples comes by now and then, also where nothing is scanned.
+        self.guest.trim_store();
         let mut scanner = self.scanner();
         lock(&self.engine).start_sample(n, &mut || scanner.random())
     }
@@ -179,13 +183,15 @@ impl Region {
     }
 
     /// Moves what is private of `run` into the compressed store; what does not compress to three quarters, or for
-    /// which the store has no room, stays. Returns the number of pages moved.
+    /// which the store has no room, stays. Pages of zeros become the zero page instead, counted in `pages_zeroed`.
+    /// Returns the number of pages that left memory.
     pub fn compress(&self, run: PageRun) -> u32 {
         let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
         pieces.map(|piece| lock(&self.engine).compress(piece)).sum()
     }
 
-    /// Moves what is private of `run` into the swap file. Returns the number of pages moved.
+    /// Moves what is private of `run` into the swap file. Pages of zeros become the zero page instead, counted in
+    /// `pages_zeroed`. Returns the number of pages that left memory.
     ///
     /// # Errors
     /// When there is no swap file, or it is full or fails. Pages that could not be written are where they were.
@@ -197,7 +203,9 @@ impl Region {
     /// Brings back what of `run` is compressed or swapped. Returns the number of pages.
     pub fn bring_back(&self, run: PageRun) -> u32 {
         let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
-        pieces.map(|piece| lock(&self.engine).bring_back(piece)).sum()
+        let count = pieces.map(|piece| lock(&self.engine).bring_back(piece)).sum();
+        self.guest.trim_store();
+        count
     }
 
     /// Up to `n` private pages that were not written during the last pass, from a random place on: what to compress

@@ -91,6 +91,10 @@ impl Region {
         if options.blocks == Blocks::Huge {
             check_alignment(&layout)?;
         }
+        let store = Store::new(options.store_bytes).map_err(|source| AdoptError::System {
+            what: "reserving address space for compressed pages",
+            source,
+        })?;
         let sampling = Arena::reserve(SAMPLE_LIMIT as usize).map_err(system("reserving memory"))?;
         watch
             .register(sampling.span(), Watch::Missing)
@@ -102,7 +106,7 @@ impl Region {
             counters: Counters::default(),
             sampling,
             keeping: Keeping {
-                store: Mutex::new(Store::new(options.store_bytes)),
+                store: Mutex::new(store),
                 swap: options.swap.map(Mutex::new),
             },
             gate: Gate::default(),

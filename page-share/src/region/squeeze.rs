@@ -10,11 +10,17 @@ use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State, mark};
-use crate::store::{Compressor, Store, StoreHandle};
+use crate::store::{Compressor, Store, StoreError, StoreHandle};
 use crate::swap::{READ_LIMIT, Swap, SwapError, SwapSlot};
 
 /// Pages that come back together: the aligned group around the one that is touched.
 pub(crate) const NEIGHBOURS: u32 = READ_LIMIT;
+
+/// Bytes of empty blocks that the store keeps for the next pages, or an eighth of all it has.
+const EMPTY_KEPT: usize = 1 << 20;
+
+/// Blocks given back under one hold of the store's lock.
+const TRIMMED_AT_ONCE: usize = 8;
 
 /// Where squeezed pages are kept.
 pub(crate) struct Keeping {
@@ -45,26 +51,70 @@ impl Keeping {
 }
 
 impl Guest {
-    /// Decompresses a page that its owner brings back. A damaged one ends the process: wrong bytes are never served.
-    pub(crate) fn expand(&self, handle: u32, page: &mut Page) {
-        if let Err(error) = self.keeping.store().load(StoreHandle::from_bits(handle), page) {
-            fatal(format_args!("{error}"));
-        }
+    /// Decompresses a page that its owner brings back.
+    ///
+    /// # Errors
+    /// When what is stored is not what was: the page is lost, and wrong bytes are never served.
+    pub(crate) fn expand(&self, page: u32, bytes: &mut Page) -> Result<(), StoreError> {
+        let handle = StoreHandle::from_bits(self.table.detail(page));
+        self.keeping.store().load(handle, bytes)
     }
 
-    /// Brings back claimed compressed pages, at most [`NEIGHBOURS`]. Not for the handler: waits for events to be read.
-    fn bring_back_compressed(&self, claim: Claim, buffer: &mut [Page]) -> u32 {
-        let run = claim.run();
-        for (page, bytes) in run.numbers().zip(buffer.iter_mut()) {
-            self.expand(self.table.detail(page), bytes);
+    /// The same for claimed pages. Returns how many could be decompressed, from the first on, and why no more.
+    pub(crate) fn expand_run(&self, run: PageRun, buffer: &mut [Page]) -> (u32, Option<StoreError>) {
+        for (page, bytes) in run.numbers().zip(buffer) {
+            if let Err(error) = self.expand(page, bytes) {
+                return (page - run.first.get(), Some(error));
+            }
         }
-        self.copy_all(run, &buffer[..run.count as usize]);
+        (run.count, None)
+    }
+
+    /// Brings back claimed compressed pages, at most [`NEIGHBOURS`]; damaged ones become lost. Returns the number that
+    /// came back. Not for the handler: waits for events to be read.
+    pub(crate) fn bring_back_compressed(&self, claim: Claim, buffer: &mut [Page]) -> u32 {
+        let (mut left, mut count) = (claim, 0);
+        while left.run().count > 0 {
+            let (intact, error) = self.expand_run(left.run(), buffer);
+            let (back, rest) = left.split(intact);
+            left = rest;
+            count += intact;
+            if intact > 0 {
+                self.return_decompressed(back, &buffer[..intact as usize]);
+            } else {
+                drop(back);
+            }
+            if let Some(error) = error {
+                let (damaged, rest) = left.split(1);
+                left = rest;
+                self.lose(damaged, &error);
+            }
+        }
+        drop(left);
+        count
+    }
+
+    /// Fills claimed pages with what was stored of them.
+    fn return_decompressed(&self, claim: Claim, pages: &[Page]) {
+        let run = claim.run();
+        self.copy_all(run, pages);
         for page in run.numbers() {
             self.forget_stored(self.table.detail(page), State::Compressed);
         }
         self.counters.pages_decompressed.add(u64::from(run.count));
         self.settle(claim, State::Private);
-        run.count
+    }
+
+    /// Gives the memory of the store back once much of it is empty, a little at a time: the handler wants its lock. Not
+    /// for the handler.
+    pub(crate) fn trim_store(&self) {
+        loop {
+            let mut store = self.keeping.store();
+            let kept = (store.reserved_bytes() / 8).max(EMPTY_KEPT);
+            if store.empty_bytes() <= kept || store.trim(TRIMMED_AT_ONCE) == 0 {
+                return;
+            }
+        }
     }
 
     /// Drops the stored copy of a page that was compressed or swapped.
@@ -149,11 +199,11 @@ impl Guest {
         self.settle(claim, State::Private);
     }
 
-    fn lose(&self, claim: Claim, error: &SwapError) {
+    fn lose(&self, claim: Claim, error: &dyn std::error::Error) {
         let page = claim.run().first.get();
         log::error!("page {page:#x} is lost: {error}");
         self.counters.pages_lost.add(1);
-        self.forget_stored(self.table.detail(page), State::Swapped);
+        self.forget_stored(self.table.detail(page), claim.from());
         self.poison(claim);
     }
 
@@ -174,12 +224,14 @@ impl Guest {
 
 impl Engine {
     /// Compresses what is private of `run`. Pages that do not compress, or for which there is no room, stay. Returns
-    /// the number that were compressed.
+    /// the number that left memory, pages of zeros among them.
     pub(crate) fn compress(&mut self, run: PageRun) -> u32 {
         let mut compressor = Compressor::new();
         let mut count = 0;
         for batch in run.pieces(BATCH) {
-            for claim in self.take(batch) {
+            let (zeros, taken) = self.take_for_storing(batch);
+            count += zeros;
+            for claim in taken {
                 let mut left = claim;
                 while left.run().count > 0 {
                     let (one, rest) = left.split(1);
@@ -191,6 +243,28 @@ impl Engine {
             self.clear_staging();
         }
         count
+    }
+
+    /// Takes what is private of `batch` and is worth storing: pages of zeros need nothing but the zero page. Returns the
+    /// number of those that had memory of their own, and the others.
+    fn take_for_storing(&mut self, batch: PageRun) -> (u32, Vec<Claim>) {
+        let (mut zeros, mut others) = (0, Vec::new());
+        let taken = self.take(batch);
+        let staged = self.staged(batch.first, batch);
+        let is_zero = |page: u32| staged.page_is_zero((page - batch.first.get()) as usize);
+        for claim in taken {
+            for (piece, zero) in claim.split_by(is_zero) {
+                match (zero, piece.from()) {
+                    (false, _) => others.push(piece),
+                    (true, State::Zero) => self.give_back(batch.first, piece),
+                    (true, _) => {
+                        zeros += piece.run().count;
+                        self.settle_zero(piece);
+                    }
+                }
+            }
+        }
+        (zeros, others)
     }
 
     fn compress_taken(&mut self, claim: Claim, batch: PageRun, compressor: &mut Compressor) -> bool {
@@ -220,7 +294,9 @@ impl Engine {
         let (mut count, mut slots) = (0, Vec::new());
         for batch in run.pieces(BATCH) {
             let mut failed = None;
-            for claim in self.take(batch) {
+            let (zeros, taken) = self.take_for_storing(batch);
+            count += zeros;
+            for claim in taken {
                 let pages = claim.run().count;
                 match failed {
                     None => match self.swap_out_taken(claim, batch, &mut slots) {

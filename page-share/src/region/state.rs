@@ -127,6 +127,22 @@ impl Claim {
             },
         )
     }
+
+    /// Stretches of pages of which `test` says the same.
+    pub(crate) fn split_by(self, test: impl Fn(u32) -> bool) -> Vec<(Self, bool)> {
+        let (mut left, mut parts) = (self, Vec::new());
+        while left.run.count > 0 {
+            let run = left.run;
+            let answer = test(run.first.get());
+            let alike = run.numbers().skip(1).take_while(|&page| test(page) == answer);
+            let length = 1 + alike.count() as u32;
+            let (part, rest) = left.split(length);
+            left = rest;
+            parts.push((part, answer));
+        }
+        drop(left);
+        parts
+    }
 }
 
 impl Drop for Claim {

@@ -48,7 +48,7 @@ macro_rules! counters {
             pub sampled: u64,
             /// Pages inside huge blocks, which are left alone.
             pub huge: u64,
-            /// Pages lost to a failing swap file.
+            /// Pages lost to a failing swap file or to failing memory.
             pub lost: u64,
             /// Pages that change hands at this moment.
             pub in_transit: u64,
@@ -116,7 +116,7 @@ counters! {
     pages_swapped_in,
     /// Of those, pages that came back because a neighbour was touched.
     neighbours_swapped_in,
-    /// Pages whose swap copy was unreadable or failed its checksum.
+    /// Pages whose stored copy, in the swap file or compressed, was unreadable or failed its checksum.
     pages_lost,
     /// Pages that the kernel refused to move: pinned, or shared with a forked child.
     pages_stuck,

@@ -1,4 +1,5 @@
-//! The swap thread: reads swapped pages that were touched, so that the fault handler need not wait for the disk.
+//! The swap thread: reads swapped pages that were touched, so that the fault handler need not wait for the disk, and
+//! deals with compressed pages that turned out to be damaged, so that it need not tell of them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,12 +13,12 @@ use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
 use crate::region::set_up::{RegionThread, ThreadStarted};
 use crate::region::squeeze::NEIGHBOURS;
-use crate::region::state::Claim;
+use crate::region::state::{Claim, State};
 
 /// Faults that can wait for the disk at once; more are tried again.
 const QUEUE: usize = 1024;
 
-/// A swapped page that was touched, with its neighbours.
+/// A swapped page that was touched, with its neighbours, or a compressed one that is damaged.
 #[derive(Debug)]
 pub(crate) struct SwapIn {
     /// Of all of them, at most [`NEIGHBOURS`].
@@ -59,7 +60,10 @@ fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
     let mut buffer = vec![[0; PAGE_SIZE]; NEIGHBOURS as usize].into_boxed_slice();
     let mut cpu = thread_cpu();
     for SwapIn { claim, wanted } in requests {
-        guest.bring_back_swapped(claim, wanted, &mut buffer);
+        match claim.from() {
+            State::Compressed => guest.bring_back_compressed(claim, &mut buffer),
+            _ => guest.bring_back_swapped(claim, wanted, &mut buffer),
+        };
         let now = thread_cpu();
         guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
         cpu = now;

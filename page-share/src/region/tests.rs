@@ -232,6 +232,48 @@ fn a_page_that_is_there_already_is_never_overwritten() {
 }
 
 #[test]
+fn a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong() {
+    let name = "a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong";
+    let status = in_child(name, || {
+        let (memory, region) = small_region(Options {
+            store_bytes: 8 << 20,
+            ..Options::default()
+        });
+        // A seventh of a page is content, so that it compresses.
+        let content = |at: u64| std::array::from_fn(|byte| if byte < 600 { page(at)[byte] } else { 0 });
+        (0..64).for_each(|at| memory.write_page(at, &content(u64::from(at))));
+        assert_eq!(region.compress(crate::PageRun::new(Gfn::new(0), 64)), 64);
+        for at in [5, 20, 40] {
+            let handle = crate::StoreHandle::from_bits(region.guest.table.detail(at));
+            region.guest.keeping.store().damage(handle, 300);
+        }
+        // Neighbours, on its way and when they are brought back, are none the worse for it.
+        assert!((0..16).all(|at| at == 5 || memory.read_page(at) == content(u64::from(at))));
+        assert_eq!(
+            region.state(Gfn::new(5)),
+            State::Compressed,
+            "nobody asked for it"
+        );
+        assert_eq!(region.bring_back(crate::PageRun::new(Gfn::new(16), 16)), 15);
+        assert!((16..32).all(|at| at == 20 || memory.read_page(at) == content(u64::from(at))));
+        assert_eq!((region.stats().lost, region.stats().pages_lost), (1, 1));
+        // A guest that gives a damaged page up gets a good one.
+        region.release(crate::PageRun::new(Gfn::new(20), 1), crate::Release::Report);
+        assert!(memory.read_page(20) == [0; PAGE_SIZE]);
+        region.release(crate::PageRun::new(Gfn::new(5), 1), crate::Release::Report);
+        assert!(memory.read_page(5) == [0; PAGE_SIZE]);
+        println!("now the fault");
+        memory.read_page(40);
+        println!("a damaged page was read");
+        std::process::exit(0);
+    });
+    assert!(
+        status.is_none_or(|status| status.signal() == Some(libc::SIGBUS)),
+        "{status:?}"
+    );
+}
+
+#[test]
 fn huge_blocks_are_left_alone_until_they_are_split_and_can_be_rebuilt() {
     let memory = AnonymousMemory::new(1536).unwrap();
     (0..1536).for_each(|at| memory.write_page(at, &page(u64::from(at))));

@@ -372,7 +372,7 @@ fn offers(port: &mut dyn Port, count: usize) -> anyhow::Result<Vec<Offer>> {
 }
 
 fn store(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
-    let (mut store, mut compressor) = (Store::new(1 << 30), Compressor::new());
+    let (mut store, mut compressor) = (Store::new(1 << 30)?, Compressor::new());
     let mut handles = Vec::new();
     let (all, ()) = cpu_of(|| {
         for page in pages {
