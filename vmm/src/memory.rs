@@ -143,6 +143,18 @@ impl GuestRam {
         })
     }
 
+    /// Has the kernel merge equal pages of this memory with those of others (KSM), wherever it is switched on. Not
+    /// together with a manager of the pages.
+    ///
+    /// # Errors
+    /// When the kernel has no such thing.
+    pub fn merge_by_kernel(&self) -> Result<(), RamError> {
+        for region in &self.regions {
+            advise(region.host, region.frames.pages, MmapAdvise::MADV_MERGEABLE)?;
+        }
+        Ok(())
+    }
+
     /// The memory as rust-vmm devices see it: every access names a guest address and is checked.
     pub fn view(&self) -> &GuestMemoryMmap {
         &self.view
@@ -245,8 +257,8 @@ fn advise(host: usize, pages: u64, advice: MmapAdvise) -> Result<(), RamError> {
     let Some(at) = std::ptr::NonNull::new(at) else {
         unreachable!("no region is mapped at address 0");
     };
-    // SAFETY: every caller passes a range inside a region that `GuestRam` maps and keeps mapped; DONTFORK and
-    // DONTDUMP do not change bytes, and DONTNEED only changes guest bytes, which no Rust reference ever points to.
+    // SAFETY: every caller passes a range inside a region that `GuestRam` maps and keeps mapped; DONTFORK,
+    // DONTDUMP and MERGEABLE do not change bytes, and DONTNEED only changes guest bytes, which no Rust reference ever points to.
     unsafe { madvise(at, (pages * PAGE_SIZE) as usize, advice) }.map_err(|e| RamError::Advice {
         address: host,
         source: e.into(),

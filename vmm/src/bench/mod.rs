@@ -9,6 +9,8 @@
 mod actor;
 mod figure;
 mod interrupt;
+mod ksm;
+mod oracle;
 mod progress;
 mod report;
 mod sample;
@@ -17,14 +19,17 @@ mod scene;
 mod sharing;
 mod stage;
 mod tax;
+mod versus_ksm;
 
 pub use actor::{Run, Tick, Verdict};
 pub use figure::{Figure, FigureError, Line, Panel};
 pub use interrupt::Interrupt;
+pub use oracle::Findings;
 pub use report::{Report, ReportError};
 pub use sample::{GuestSample, Sample};
 pub use samples::Samples;
 pub use scene::{Outcome, Scene};
-pub use sharing::sharing;
+pub use sharing::Sharing;
 pub use stage::{Guest, RunId, Stage, StageError};
 pub use tax::tax;
+pub use versus_ksm::VersusKsm;

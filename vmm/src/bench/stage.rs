@@ -300,6 +300,23 @@ impl Stage {
         })
     }
 
+    /// Has guest `number` of several do all of `works`, one after the other, with `{n}` in them for its number.
+    ///
+    /// # Errors
+    /// As [`Stage::run`] and [`Stage::verdict`].
+    pub fn work(&mut self, guest: Guest, number: u32, works: &[String]) -> Result<(), StageError> {
+        for words in works {
+            let run = self.run(guest, &words.replace("{n}", &number.to_string()))?;
+            let verdict = self.verdict(run)?;
+            let Verdict {
+                ops, unit, detail, ..
+            } = verdict;
+            let name = self.run_of(run).name.clone();
+            self.say(&format!("{}: {name} did {ops} {unit} {detail}", self.name(guest)));
+        }
+        Ok(())
+    }
+
     /// Tells a guest's agent something other than to run a workload (`Meminfo`, `Exec`, ...) and waits for the answer.
     ///
     /// # Errors
@@ -542,7 +559,11 @@ impl Stage {
         let seconds = self.seconds();
         let mut sample = {
             let roster = self.host.roster();
-            Sample::of(seconds, &view::host(&self.host, &roster), &view::guests(&roster, None))
+            Sample::of(
+                seconds,
+                &view::host(&self.host, &roster),
+                &view::guests(&roster, None),
+            )
         };
         for guest in &mut sample.guests {
             let actor = self.actors.iter().find(|actor| actor.name == guest.name);

@@ -1,8 +1,11 @@
 //! `levy bench`: what guests cost and gain together on this machine.
 
+mod sharing;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::sharing::{SharingArgs, VersusKsmArgs};
 use super::run;
 use super::vmm::GuestArgs;
 use crate::bench::{self, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
@@ -29,7 +32,10 @@ pub struct BenchArgs {
 enum Bench {
     /// How much do 1 to 10 equal guests share, and how much of what an oracle finds?
     #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
-    Sharing(SceneArgs),
+    Sharing(SharingArgs),
+    /// How much do the same guests save by Levy's sharing and by the kernel's (KSM), and for how much CPU?
+    #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
+    SharingVsKsm(VersusKsmArgs),
     /// What does a busy guest gain when an idle one pays a tax on its memory?
     #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
     Tax(TaxArgs),
@@ -116,7 +122,8 @@ impl BenchArgs {
 
     fn measure(self) -> Result<(), BenchError> {
         match self.bench {
-            Bench::Sharing(args) => args.play(bench::sharing),
+            Bench::Sharing(args) => args.measure(),
+            Bench::SharingVsKsm(args) => args.measure(),
             Bench::Tax(args) => {
                 let work = args.workload;
                 args.scene.play(|scene| bench::tax(scene, work.as_deref()))

@@ -88,7 +88,8 @@ pub(crate) struct GuestArgs {
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub(crate) cmdline: String,
     /// Guest memory: size=512M[,min=128M][,shares=low|normal|high|N]. The guest always gets min (a quarter of its size
-    /// unless given); shares are its right to the rest beside other guests
+    /// unless given); shares are its right to the rest beside other guests. mergeable=on leaves the memory to the
+    /// kernel's same-page merging (KSM) and unmanaged, for comparisons; it needs --sharing mode=off
     #[arg(long, value_name = "size=SIZE,...", default_value = "size=512M")]
     pub(crate) memory: MemoryConfig,
     /// Number of vCPUs
@@ -141,6 +142,10 @@ enum VmmError {
     StdoutTaken,
     #[error("--kernel is missing; give a 64-bit bzImage, or use `levy run`, which brings its own")]
     NoKernel,
+    #[error(
+        "--memory mergeable=on has the kernel merge pages; add --sharing mode=off, so that Levy does not"
+    )]
+    MergedTwice,
     #[error("{0}")]
     NoKernelsHere(doctor::Machine),
     #[error("the host cannot start this process properly")]
@@ -208,6 +213,9 @@ impl VmmArgs {
     }
 
     fn config(self) -> Result<GuestConfig, VmmError> {
+        if self.guest.memory.mergeable && self.guest.sharing != SharingConfig::Off {
+            return Err(VmmError::MergedTwice);
+        }
         let kernel = self.guest.kernel.clone().ok_or(VmmError::NoKernel)?;
         Ok(GuestConfig {
             boot: BootFiles {

@@ -19,13 +19,15 @@ pub struct MemoryConfig {
     pub min: u64,
     /// Right to memory beside other guests: low, normal and high are 500, 1000 and 2000.
     pub shares: u32,
+    /// Leave the memory to the kernel's same-page merging instead of managing it.
+    pub mergeable: bool,
 }
 
 impl FromStr for MemoryConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let mut group = Group::parse(text, "size", &["min", "shares"])?;
+        let mut group = Group::parse(text, "size", &["min", "shares", "mergeable"])?;
         let bytes = group.bytes("size")?.ok_or(OptionError::Missing {
             key: "size",
             example: "--memory size=512M",
@@ -48,13 +50,23 @@ impl FromStr for MemoryConfig {
         let shares = group
             .with("shares", shares)?
             .unwrap_or(allocator::Shares::NORMAL.get());
-        Ok(Self { bytes, min, shares })
+        let mergeable = group.switch("mergeable")?;
+        Ok(Self {
+            bytes,
+            min,
+            shares,
+            mergeable,
+        })
     }
 }
 
 impl fmt::Display for MemoryConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "size={},min={},shares={}", self.bytes, self.min, self.shares)
+        write!(f, "size={},min={},shares={}", self.bytes, self.min, self.shares)?;
+        match self.mergeable {
+            true => f.write_str(",mergeable=on"),
+            false => Ok(()),
+        }
     }
 }
 

@@ -8,7 +8,14 @@ fn message<T: FromStr<Err = OptionError> + fmt::Debug>(text: &str) -> String {
 
 #[test]
 fn groups_read_as_written() {
-    let memory = |bytes, min, shares| Ok(MemoryConfig { bytes, min, shares });
+    let memory = |bytes, min, shares| {
+        Ok(MemoryConfig {
+            bytes,
+            min,
+            shares,
+            mergeable: false,
+        })
+    };
     assert_eq!("size=512M".parse(), memory(512 << 20, 128 << 20, 1000));
     assert_eq!("1G,min=0,shares=high".parse(), memory(1 << 30, 0, 2000));
     assert_eq!("size=64M,shares=7".parse(), memory(64 << 20, 16 << 20, 7));
@@ -43,7 +50,7 @@ fn groups_read_as_written() {
 fn errors_name_the_key_the_value_and_the_cure() {
     assert_eq!(
         message::<MemoryConfig>("siez=512M"),
-        "unknown key \"siez\" (did you mean size?); the keys are size, min, shares"
+        "unknown key \"siez\" (did you mean size?); the keys are size, min, shares, mergeable"
     );
     assert!(message::<MemoryConfig>("size=64M,min=65M").contains("more than the guest's size"));
     assert!(message::<MemoryConfig>("size=64M,shares=0").contains("above 0"));

@@ -33,6 +33,18 @@ pub enum Request {
     Pause,
     /// Let them run again.
     Resume,
+    /// What is in each page? Only of a guest that is paused; replies with an
+    /// [`Inventory`](crate::engine::Inventory).
+    Inventory {
+        /// Names contents: 64 hexadecimal digits of the asker's choice. Ask all guests that are to be compared with one.
+        key: String,
+        /// The first guest frame.
+        #[serde(default)]
+        first: u32,
+        /// How many, at most [`MOST_PAGES`](crate::engine::MOST_PAGES).
+        #[serde(default = "default_pages")]
+        pages: u32,
+    },
     /// Change the balloon, as far as something is given; replies with its figures.
     Balloon {
         /// How much memory the guest shall give up in all, in MiB.
@@ -58,6 +70,10 @@ pub enum Request {
         /// What it did not do.
         because: String,
     },
+}
+
+fn default_pages() -> u32 {
+    crate::engine::MOST_PAGES
 }
 
 fn default_grace() -> u64 {

@@ -7,6 +7,7 @@
 
 mod attendant;
 mod figures;
+mod inventory;
 mod sampler;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::memory::GuestRam;
 
 pub use attendant::{AttendError, Attendant, Duties, Introduction};
 pub use figures::PageFigures;
+pub use inventory::{Inventory, Key, Kind, MOST_PAGES};
 
 /// Part of a guest's memory that the compressed store may take, as a divisor.
 const STORE_PART: u64 = 4;

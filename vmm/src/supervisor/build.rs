@@ -99,6 +99,9 @@ impl Machine {
             .map(|managed| introduce(config, managed))
             .transpose()?;
         let ram = Arc::new(GuestRam::new(config.memory.bytes)?);
+        if config.memory.mergeable {
+            ram.merge_by_kernel()?;
+        }
         let vm = Vm::new(kvm, ram)?;
         let mut builder = Builder::new(&vm, OverlayDisk::default_directory());
         for disk in &config.disks {
@@ -128,7 +131,11 @@ impl Machine {
                 events: events.clone(),
             };
             // The kernel is in place by now: it is the first that can be shared.
-            manage(vm.ram(), managed, introduction, duties)?;
+            match config.memory.mergeable {
+                // Whoever moves pages about would disturb the kernel; the manager counts what is held all the same.
+                true => log::info!("not managed: the kernel merges this guest's pages"),
+                false => manage(vm.ram(), managed, introduction, duties)?,
+            }
         }
         let vcpus = Vcpus::start(&vm, cpus, &entry, &devices.bus, events)?;
         Ok(Self {

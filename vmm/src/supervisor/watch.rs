@@ -12,7 +12,7 @@ use super::Event;
 use super::build::Machine;
 use super::footprint::Footprint;
 use crate::control::{Reply, Request};
-use crate::engine::PageFigures;
+use crate::engine::{Inventory, Key, PageFigures};
 use crate::machine::Outcome;
 use crate::process::Report;
 use crate::virtio::balloon::{Balloon, Change};
@@ -259,6 +259,7 @@ impl<'a> Supervisor<'a> {
                 self.machine.paused.store(false, Ordering::SeqCst);
                 (Reply::Ok(json!({"state": "running"})), None)
             }
+            Request::Inventory { key, first, pages } => (self.inventory(&key, first, pages), None),
             Request::Balloon {
                 amount_mib,
                 deflate_on_oom,
@@ -302,6 +303,19 @@ impl<'a> Supervisor<'a> {
         match &self.machine.devices.handles.balloon {
             Some(balloon) => what(&mut balloon.lock().unwrap_or_else(PoisonError::into_inner)),
             None => Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned()),
+        }
+    }
+
+    fn inventory(&self, key: &str, first: u32, pages: u32) -> Reply {
+        let Some(key) = Key::parse(key) else {
+            return Reply::Error("the key is not 64 hexadecimal digits".to_owned());
+        };
+        if !self.paused {
+            return Reply::Error("the guest runs and changes its pages; pause it first".to_owned());
+        }
+        match self.machine.vm.ram().manager() {
+            Some(region) => Reply::Ok(json!(Inventory::take(region, &key, first, pages))),
+            None => Reply::Error("this guest's memory is not managed; start it with --manager".to_owned()),
         }
     }
 

@@ -178,7 +178,10 @@ impl Host {
     /// Writes a small frame, unless a host that reads no more has left no room for it.
     fn whisper(&mut self, frame: &Frame) {
         let mut pipe = [PollFd::new(&self.to, PollFlags::OUT)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         if matches!(poll(&mut pipe, Some(&now)), Ok(1..)) {
             // A host that is gone shows when its frames end.
             let _ = frame.write(&mut self.to);
