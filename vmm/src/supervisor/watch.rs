@@ -310,7 +310,7 @@ impl<'a> Supervisor<'a> {
         let Some(key) = Key::parse(key) else {
             return Reply::Error("the key is not 64 hexadecimal digits".to_owned());
         };
-        if !self.paused {
+        if !self.is_paused() {
             return Reply::Error("the guest runs and changes its pages; pause it first".to_owned());
         }
         match self.machine.vm.ram().manager() {
