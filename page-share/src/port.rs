@@ -214,6 +214,12 @@ pub trait Port: Send {
     /// its manager and need no release. Otherwise see [`PortError`].
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError>;
 
+    /// Whether it is time to try [`Port::reconnect`]. A port whose tries cost something says no for a while after one
+    /// that failed.
+    fn may_reconnect(&self) -> bool {
+        true
+    }
+
     /// Tries once to reach a manager again after [`PortError::Gone`]. `held` names every reference to the session's
     /// pool that the region still uses, one entry for each. The session is new afterwards.
     ///

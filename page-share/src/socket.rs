@@ -36,6 +36,12 @@ use crate::wire::{Direction, HEADER, Header, Hello, Reply, Request, Welcome, Wir
 /// How long a region waits for its manager before it takes it for gone.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a region that lost its manager waits after the first try that failed; twice as long after each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+
+/// The longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 /// Part of a CPU that answering one peer may take, for long: a good 90,000 published pages a second.
 const CPU_SHARE: f64 = 0.25;
 
@@ -57,6 +63,28 @@ pub struct SocketPort {
     session: Session,
     offers_ready: OwnedFd,
     buffer: Vec<u8>,
+    tries: Tries,
+}
+
+/// When to look for a manager that is gone.
+#[derive(Debug, Default)]
+struct Tries {
+    /// Since the last call that was answered.
+    wait: Duration,
+    next: Option<Instant>,
+}
+
+impl Tries {
+    fn is_time(&self) -> bool {
+        self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    /// A try is being made. Guests of one manager, which all lose it at once, do not stay in step.
+    fn begin(&mut self, guest: GuestId) {
+        self.wait = (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+        let apart = self.wait / 64 * u32::from(guest.get() % 16);
+        self.next = Some(Instant::now() + self.wait + apart);
+    }
 }
 
 impl fmt::Debug for SocketPort {
@@ -91,6 +119,7 @@ impl SocketPort {
             session: joined.session,
             offers_ready: joined.offers_ready,
             buffer: Vec::new(),
+            tries: Tries::default(),
         })
     }
 
@@ -104,6 +133,7 @@ impl SocketPort {
             .and_then(|()| receive_reply(&mut stream, &mut self.buffer));
         let reply = exchange.map_err(|_| PortError::Gone)?;
         self.stream = Some(stream);
+        self.tries = Tries::default();
         match reply {
             Reply::Stale(slots, session) => Err(PortError::StaleGeneration { slots, session }),
             Reply::Invalid(invalid) => Err(PortError::Invalid(invalid)),
@@ -206,8 +236,13 @@ impl Port for SocketPort {
         }
     }
 
+    fn may_reconnect(&self) -> bool {
+        self.tries.is_time()
+    }
+
     fn reconnect(&mut self, held: &[Slot]) -> Result<Reconnected, PortError> {
         self.stream = None;
+        self.tries.begin(self.session.guest);
         let hello = Hello {
             pages: self.pages,
             before: Some((self.session.guest, self.session.generation)),

@@ -3,14 +3,16 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Report};
 use page_share::wire::{Hello, Request};
 use page_share::{
-    Domain, Gfn, GuestId, LocalManager, PAGE_SIZE, Page, PageHasher, Peer, ServeError, Slot, SocketPort,
-    serve,
+    AnonymousMemory, Domain, Gfn, GuestId, LocalManager, Options, PAGE_SIZE, Page, PageHasher, Peer, Region,
+    ServeError, Slot, SocketPort, serve,
 };
 
 const PAGES: u32 = 256;
@@ -290,4 +292,48 @@ fn a_guest_whose_welcome_was_lost_can_come_again() {
     assert_eq!(port.session().guest, lost);
     assert_eq!(report(&mut port, &[(1, 5)]), [Answer::Noted]);
     assert_eq!(host.manager.with(|domain| domain.sizes().guests), Some(1));
+}
+
+#[test]
+fn a_manager_that_is_gone_is_looked_for_less_and_less_often_and_found_soon_when_it_is_back() {
+    let host = Host::new();
+    let (up, tries) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let connect = {
+        let (host, up, tries) = (host.clone(), up.clone(), tries.clone());
+        move || {
+            tries.fetch_add(1, Ordering::SeqCst);
+            match up.load(Ordering::SeqCst) {
+                true => host.connect(),
+                false => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            }
+        }
+    };
+    let memory = AnonymousMemory::new(PAGES).unwrap();
+    (0..PAGES).for_each(|at| memory.write_page(at, &page(1 + (at / 2) as u8)));
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+    region
+        .connect(Box::new(SocketPort::attach(PAGES, connect).unwrap()))
+        .unwrap();
+    (0..3).for_each(|_| region.scan_pass());
+    assert_eq!(region.stats().shared, u64::from(PAGES));
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+    up.store(false, Ordering::SeqCst);
+    host.manager.stop();
+    // Thousands of steps: 10, 20, 40, 80 and 160 ms after one another it is looked for.
+    let (start, mut steps) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_millis(600) {
+        region.scan_step(64);
+        memory.write_page(steps % PAGES, &page(2));
+        steps += 1;
+    }
+    let made = tries.load(Ordering::SeqCst) - 1;
+    assert!((2..=8).contains(&made), "{made} tries in {steps} steps");
+    host.manager.restart(Domain::new(1000).unwrap());
+    *host.known.lock().unwrap() = None;
+    up.store(true, Ordering::SeqCst);
+    let back = Instant::now();
+    while host.manager.with(|domain| domain.sizes().pool_pages).unwrap() == 0 {
+        assert!(back.elapsed() < Duration::from_secs(10), "never found again");
+        region.scan_step(64);
+    }
 }

@@ -15,7 +15,7 @@ use crate::region::userfault::{Look, Pagemap, Watch};
 impl Engine {
     /// Splits up to `blocks` huge blocks, from a random one on.
     pub(crate) fn split_blocks(&mut self, blocks: u32, random: u64) -> u32 {
-        let huge = huge_blocks(&self.guest);
+        let huge: Vec<PageRun> = huge_blocks(&self.guest, 0..self.guest.table.pages()).collect();
         if huge.is_empty() {
             return 0;
         }
@@ -29,11 +29,8 @@ impl Engine {
 
     /// Splits the huge blocks that `run` touches.
     pub(crate) fn split_run(&mut self, run: PageRun) -> u32 {
-        let huge = huge_blocks(&self.guest);
-        let touched = huge
-            .into_iter()
-            .filter(|block| block.first.get() < run.end() && run.first.get() < block.end());
-        touched.map(|block| u32::from(self.split(block))).sum()
+        let touched: Vec<PageRun> = huge_blocks(&self.guest, run.numbers()).collect();
+        touched.iter().map(|&block| u32::from(self.split(block))).sum()
     }
 
     fn split(&mut self, block: PageRun) -> bool {
@@ -172,14 +169,14 @@ impl Engine {
 /// A claim on its way through [`Engine::rebuild_block`].
 struct Claimed(Claim);
 
-/// The whole huge blocks, in order.
-fn huge_blocks(guest: &Guest) -> Vec<PageRun> {
+/// The huge blocks that `pages` touch, in order.
+fn huge_blocks(guest: &Guest, pages: std::ops::Range<u32>) -> impl Iterator<Item = PageRun> {
     let table = &guest.table;
-    let blocks =
-        (0..table.pages() / HUGE_PAGES).map(|block| PageRun::new(Gfn::new(block * HUGE_PAGES), HUGE_PAGES));
-    blocks
-        .filter(|block| table.state(block.first.get()) == State::Huge)
-        .collect()
+    let end = pages.end.min(table.pages()).div_ceil(HUGE_PAGES);
+    (pages.start / HUGE_PAGES..end)
+        .map(|block| block * HUGE_PAGES)
+        .filter(|&first| table.state(first) == State::Huge)
+        .map(|first| PageRun::new(Gfn::new(first), HUGE_PAGES))
 }
 
 /// Starts watching claimed pages that nobody watched so far, and settles each as what it is.

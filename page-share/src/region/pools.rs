@@ -1,7 +1,7 @@
 //! The pools that a region's pages are mapped from: the manager's present one, and earlier ones that still have pages.
 //!
 //! Page details hold *places*: a pool's first place plus the slot, so that pools of several generations can be told
-//! apart by number.
+//! apart by number. Places of pools that were let go are used again: managers may come and go for ever.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -25,6 +25,20 @@ struct Pool {
     known_size: Cell<u64>,
 }
 
+impl Pool {
+    /// The first place and, unless it is the last one of all, the one after the last.
+    fn places(&self) -> (u32, Option<u32>) {
+        let pages = self.view.span().pages() as u32;
+        (self.first_place, self.first_place.checked_add(pages))
+    }
+
+    fn has(&self, place: u32) -> bool {
+        place
+            .checked_sub(self.first_place)
+            .is_some_and(|slot| (slot as usize) < self.view.span().pages())
+    }
+}
+
 /// All pools of one region.
 #[derive(Default)]
 pub(crate) struct Pools {
@@ -41,11 +55,7 @@ impl Pools {
         {
             return Ok(());
         }
-        let first_place = self.pools.last().map_or(Some(0), |pool| {
-            pool.first_place.checked_add(pool.view.span().pages() as u32)
-        });
-        let first_place = first_place.ok_or(Errno::NOMEM)?;
-        first_place.checked_add(session.slot_limit).ok_or(Errno::NOMEM)?;
+        let first_place = self.free_places(session.slot_limit).ok_or(Errno::NOMEM)?;
         let view = Arena::view(session.pool.as_fd(), session.slot_limit as usize)?;
         let (generation, file) = (session.generation, session.pool.clone());
         self.pools.push(Pool {
@@ -56,6 +66,22 @@ impl Pools {
             known_size: Cell::new(0),
         });
         Ok(())
+    }
+
+    /// The lowest place from which on `count` places are free.
+    fn free_places(&self, count: u32) -> Option<u32> {
+        let mut starts: Vec<u32> = self.pools.iter().filter_map(|pool| pool.places().1).collect();
+        starts.push(0);
+        starts.sort_unstable();
+        starts.into_iter().find(|&start| {
+            let end = start.checked_add(count);
+            end.is_some_and(|end| {
+                let apart = |(first, after): (u32, Option<u32>)| {
+                    end <= first || after.is_some_and(|after| after <= start)
+                };
+                self.pools.iter().map(Pool::places).all(apart)
+            })
+        })
     }
 
     /// The place of a slot of the newest pool; `None` when the manager named a slot beyond its own limit or the file.
@@ -102,9 +128,9 @@ impl Pools {
         (pool.generation, Slot::new(place - pool.first_place))
     }
 
-    /// The first place of the newest pool: what is below belongs to managers that are gone.
-    pub(crate) fn newest(&self) -> u32 {
-        self.pools.last().map_or(0, |pool| pool.first_place)
+    /// Whether a place is one of the newest pool: the others belong to managers that are gone.
+    pub(crate) fn is_newest(&self, place: u32) -> bool {
+        self.pools.last().is_some_and(|pool| pool.has(place))
     }
 
     /// Whether there are pools besides the newest.
@@ -135,7 +161,7 @@ impl Pools {
     fn of(&self, place: u32) -> &Pool {
         self.pools
             .iter()
-            .rfind(|pool| pool.first_place <= place)
+            .rfind(|pool| pool.has(place))
             .expect("a place in a pool")
     }
 }
@@ -147,4 +173,56 @@ pub struct OldPool {
     pub inode: u64,
     /// Bytes of memory that the whole pool occupies, whoever uses it.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::DomainKey;
+    use crate::page::GuestId;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    fn session(generation: u64, slot_limit: u32) -> Session {
+        let pool = memfd_create("pool", MemfdFlags::CLOEXEC).unwrap();
+        Session {
+            guest: GuestId::new(0),
+            generation: PoolGeneration::new(generation),
+            key: DomainKey::from_bytes([0; 32]),
+            pool: Arc::new(File::from(pool)),
+            slot_limit,
+        }
+    }
+
+    #[test]
+    fn places_are_used_again_however_often_the_manager_is_replaced() {
+        // Three pools fit into 32 bits.
+        const SLOTS: u32 = 1 << 30;
+        let mut pools = Pools::default();
+        for generation in 0..50 {
+            pools.join(&session(generation, SLOTS)).unwrap();
+            let place = pools.place(Slot::new(7)).unwrap();
+            assert!(pools.is_newest(place));
+            assert_eq!(pools.slot(place), (PoolGeneration::new(generation), Slot::new(7)));
+            if generation % 2 == 1 {
+                pools.forget_old();
+            } else if generation > 0 {
+                assert!(pools.has_old());
+            }
+        }
+    }
+
+    #[test]
+    fn pools_in_use_keep_their_places_and_there_is_an_end() {
+        const SLOTS: u32 = 1 << 30;
+        let mut pools = Pools::default();
+        let places = [1, 2, 3].map(|generation| {
+            pools.join(&session(generation, SLOTS)).unwrap();
+            pools.place(Slot::new(SLOTS - 1)).unwrap()
+        });
+        assert_eq!(pools.join(&session(4, SLOTS)), Err(Errno::NOMEM));
+        for (place, generation) in places.into_iter().zip(1..) {
+            assert_eq!(pools.slot(place).0, PoolGeneration::new(generation));
+            assert_eq!(pools.is_newest(place), generation == 3);
+        }
+    }
 }

@@ -37,32 +37,22 @@ impl Engine {
                 std::thread::yield_now();
                 continue;
             }
-            if matches!(state, State::Hole | State::Huge) {
-                at += self.release_unmanaged(at, state);
+            if state == State::Hole {
+                at += 1;
                 continue;
             }
             let Some(claim) = self.guest.claim_run(rest, state, Pinned::Ignore) else {
                 continue;
             };
             at = claim.run().end();
-            if !matches!(state, State::Empty | State::Ballooned) {
+            // What a huge block holds, nobody knows.
+            if !matches!(state, State::Empty | State::Ballooned | State::Huge) {
                 count += claim.run().count;
             }
             self.drop_content(claim, to);
         }
         self.guest.counters.pages_released.add(u64::from(count));
         count
-    }
-
-    /// A page of a huge block goes back to the kernel and stays unwatched.
-    fn release_unmanaged(&self, page: u32, state: State) -> u32 {
-        if state == State::Huge {
-            let span = self.guest.span(PageRun::of(page..page + 1));
-            if let Err(error) = span.discard() {
-                log::warn!("page {page:#x} of a huge block cannot be dropped: {error}");
-            }
-        }
-        1
     }
 
     /// Makes the pages of `claim` empty and settles them as `to`.
@@ -76,6 +66,7 @@ impl Engine {
                     fatal(format_args!("{run:?} cannot be dropped: {error}"));
                 }
             }
+            State::Huge => return self.drop_unwatched(claim),
             State::Shared | State::Broken => {
                 if !self.unmap_pool(run) {
                     self.zero_in_place(claim);
@@ -92,7 +83,7 @@ impl Engine {
                     guest.forget_stored(guest.table.detail(page), from);
                 }
             }
-            State::Empty | State::Ballooned | State::InTransit | State::Hole | State::Huge => {}
+            State::Empty | State::Ballooned | State::InTransit | State::Hole => {}
         }
         for page in run.numbers() {
             self.forget_hint(page);
@@ -100,6 +91,17 @@ impl Engine {
         }
         guest.settle(claim, to);
         guest.pool_watch.wake(span);
+    }
+
+    /// Pages of huge blocks go back to the kernel and stay unwatched. While they are claimed their block can be neither
+    /// split nor rebuilt, so that no page is dropped that somebody has begun to watch, and none is called private that is
+    /// being dropped.
+    fn drop_unwatched(&self, claim: Claim) {
+        let run = claim.run();
+        if let Err(error) = self.guest.span(run).discard() {
+            log::warn!("{run:?} of huge blocks cannot be dropped: {error}");
+        }
+        self.guest.settle(claim, State::Huge);
     }
 
     /// Fresh anonymous memory over pool mappings. `false` when the kernel has no mapping left for it; nothing has

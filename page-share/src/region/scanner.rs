@@ -454,11 +454,10 @@ impl Scanner {
         }
         let (generation, slots) = {
             let engine = lock(engine);
-            let newest = engine.pools.newest();
             // References to the pool of a manager that is gone died with it.
             let slots = returns
                 .iter()
-                .filter(|&&place| place >= newest)
+                .filter(|&&place| engine.pools.is_newest(place))
                 .map(|&place| engine.pools.slot(place));
             let slots: Vec<_> = slots.collect();
             let Some(&(generation, _)) = slots.first() else {
@@ -499,7 +498,9 @@ impl Scanner {
         if !self.gone {
             return;
         }
-        let Some(mut port) = self.port.take() else { return };
+        let Some(mut port) = self.port.take_if(|port| port.may_reconnect()) else {
+            return;
+        };
         let held = {
             let mut engine = lock(engine);
             // Nothing but what is mapped is held any more.
@@ -589,7 +590,7 @@ pub(crate) fn held_slots(engine: &Engine) -> Vec<Slot> {
             std::thread::yield_now();
         }
         let place = table.detail(page);
-        if is_mapped(engine, page) && place >= engine.pools.newest() {
+        if is_mapped(engine, page) && engine.pools.is_newest(place) {
             held.push(engine.pools.slot(place).1);
         }
     }
@@ -606,9 +607,10 @@ fn forget_old_pools(engine: &mut Engine) {
     if !engine.pools.has_old() {
         return;
     }
-    let (table, newest) = (&engine.guest.table, engine.pools.newest());
+    let table = &engine.guest.table;
     let in_use = |page| {
-        table.state(page) == State::InTransit || (is_mapped(engine, page) && table.detail(page) < newest)
+        let is_old = || is_mapped(engine, page) && !engine.pools.is_newest(table.detail(page));
+        table.state(page) == State::InTransit || is_old()
     };
     if !(0..table.pages()).any(in_use) {
         engine.pools.forget_old();
@@ -617,14 +619,13 @@ fn forget_old_pools(engine: &mut Engine) {
 
 /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
 fn migrate(engine: &mut Engine, chunk: PageRun) {
-    let newest = engine.pools.newest();
-    if newest == 0 {
+    if !engine.pools.has_old() {
         return;
     }
     let table = &engine.guest.table;
-    let old = chunk.numbers().filter(|&page| {
-        matches!(table.state(page), State::Shared | State::Broken) && table.detail(page) < newest
-    });
+    let old = chunk
+        .numbers()
+        .filter(|&page| is_mapped(engine, page) && !engine.pools.is_newest(table.detail(page)));
     for run in runs_of(old.take(MIGRATE)) {
         engine.rehome(run);
     }
