@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -67,6 +67,8 @@ pub struct GuestRam {
     /// Whoever manages the pages, once somebody does: then only it may drop them. First, so that it ends before the
     /// mapping does.
     region: OnceLock<Arc<page_share::Region>>,
+    /// Held while nobody manages the pages and they change: by whoever drops some, and while a region adopts them.
+    unmanaged: Mutex<()>,
     view: GuestMemoryMmap,
     regions: Vec<RamRegion>,
     released: AtomicU64,
@@ -140,6 +142,7 @@ impl GuestRam {
             regions,
             released: AtomicU64::new(0),
             region: OnceLock::new(),
+            unmanaged: Mutex::new(()),
         })
     }
 
@@ -170,12 +173,22 @@ impl GuestRam {
         self.regions.iter().map(|r| r.frames.pages * PAGE_SIZE).sum()
     }
 
-    /// From now on `region`, which has adopted this memory, gives frames back.
+    /// Lets `adopt` put this memory under a region's management; from now on the region gives frames back. Frames that
+    /// are released meanwhile wait for it.
+    ///
+    /// # Errors
+    /// What `adopt` says; nobody manages the memory then.
     ///
     /// # Panics
     /// When somebody manages this memory already: two would tear pages out of each other's hands.
-    pub fn manage(&self, region: Arc<page_share::Region>) {
-        assert!(self.region.set(region).is_ok(), "guest memory has one manager");
+    pub fn manage<E>(
+        &self,
+        adopt: impl FnOnce() -> Result<page_share::Region, E>,
+    ) -> Result<Arc<page_share::Region>, E> {
+        let _still = self.unmanaged.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(self.region.get().is_none(), "guest memory has one manager");
+        let region = adopt()?;
+        Ok(Arc::clone(self.region.get_or_init(|| Arc::new(region))))
     }
 
     /// Gives the frames of `range` back to the host; the guest reads zeros from them afterwards.
@@ -187,21 +200,28 @@ impl GuestRam {
         let Some(region) = self.regions.iter().find(|r| r.frames.covers(range)) else {
             return Err(not_ram);
         };
-        match self.region.get() {
-            Some(managed) => {
-                managed.release(page_run(range).ok_or(not_ram)?, why);
-            }
-            None => {
-                let offset = (range.start.0 - region.frames.start.0) * PAGE_SIZE;
-                advise(
-                    region.host + offset as usize,
-                    range.pages,
-                    MmapAdvise::MADV_DONTNEED,
-                )?;
-            }
+        if !self.release_unmanaged(region, range)?
+            && let Some(managed) = self.region.get()
+        {
+            managed.release(page_run(range).ok_or(not_ram)?, why);
         }
         self.released.fetch_add(range.pages, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Drops frames of `region` that nobody manages. `false` when somebody does.
+    fn release_unmanaged(&self, region: &RamRegion, range: GfnRange) -> Result<bool, RamError> {
+        let _still = match self.region.get() {
+            Some(_) => return Ok(false),
+            None => self.unmanaged.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        if self.region.get().is_some() {
+            return Ok(false);
+        }
+        let offset = (range.start.0 - region.frames.start.0) * PAGE_SIZE;
+        let host = region.host + offset as usize;
+        advise(host, range.pages, MmapAdvise::MADV_DONTNEED)?;
+        Ok(true)
     }
 
     /// The guest takes frames back that it had released for good.
@@ -310,6 +330,39 @@ mod tests {
                 "{range:?}"
             );
         }
+    }
+
+    #[test]
+    fn frames_released_while_a_region_adopts_the_memory_go_through_it() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.view().write_obj(1u8, GuestAddress(0)).unwrap();
+        let adopt = || {
+            let ranges = page_share::MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+            page_share::Region::adopt(ranges, page_share::Options::default())
+        };
+        let first = GfnRange {
+            start: Gfn(0),
+            pages: 1,
+        };
+        std::thread::scope(|scope| {
+            let region = ram.manage(|| {
+                scope.spawn(|| ram.release(first, page_share::Release::Balloon).unwrap());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                assert_eq!(ram.released_pages(), 0, "dropped while it was being adopted");
+                adopt()
+            });
+            let region = match region {
+                Ok(region) => region,
+                Err(error) => return eprintln!("SKIP: {error}"),
+            };
+            while ram.released_pages() == 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                region.state(page_share::Gfn::new(0)),
+                page_share::State::Ballooned
+            );
+        });
     }
 
     #[test]

@@ -78,8 +78,7 @@ impl Engine {
             swap,
             ..Options::default()
         };
-        let region = Arc::new(Region::adopt(ranges, options)?);
-        ram.manage(Arc::clone(&region));
+        let region = ram.manage(|| Region::adopt(ranges, options))?;
         let scan = ScanThread::start(Arc::clone(&region), Pace::default()).map_err(EngineError::Thread)?;
         Ok(Self {
             region,
