@@ -26,6 +26,17 @@ pub struct Growth {
     pub waiting: u64,
 }
 
+/// What the gate says to one page of growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The gate is open.
+    Free,
+    /// It took one page of credit.
+    Paid,
+    /// There is no credit.
+    Refused,
+}
+
 impl Gate {
     /// Whether growth waits for credit.
     pub(crate) fn is_closed(&self) -> bool {
@@ -51,11 +62,11 @@ impl Gate {
         self.credit.store(left.max(0), Ordering::SeqCst);
     }
 
-    /// Gives one page of credit back that was asked for and not used.
+    /// Gives one page of credit back that was paid for and not used.
     pub(crate) fn refund(&self) {
+        self.grown.fetch_sub(1, Ordering::SeqCst);
         if self.is_closed() {
             self.add_credit(1);
-            self.grown.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -65,17 +76,19 @@ impl Gate {
     }
 
     /// Asks for one page of growth.
-    pub(crate) fn admits_one(&self) -> bool {
+    pub(crate) fn admit_one(&self) -> Admission {
         if !self.is_closed() {
-            return true;
+            return Admission::Free;
         }
         let one = |credit: i64| (credit > 0).then(|| credit - 1);
-        let admitted = self
-            .credit
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one)
-            .is_ok();
-        self.grown.fetch_add(u64::from(admitted), Ordering::SeqCst);
-        admitted
+        let paid = self.credit.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one);
+        match paid {
+            Ok(_) => {
+                self.grown.fetch_add(1, Ordering::SeqCst);
+                Admission::Paid
+            }
+            Err(_) => Admission::Refused,
+        }
     }
 
     /// Says how many wait; the first one wakes whoever watches.
@@ -108,24 +121,24 @@ impl Gate {
 mod tests {
     use super::*;
 
+    use Admission::{Free, Paid, Refused};
+
     #[test]
     fn a_closed_gate_admits_exactly_its_credit() {
         let gate = Gate::default();
-        assert!(gate.admits_one());
+        assert_eq!(gate.admit_one(), Free);
         gate.set_closed(true);
-        assert!(!gate.admits_one());
+        assert_eq!(gate.admit_one(), Refused);
         gate.add_credit(2);
-        assert_eq!(
-            [gate.admits_one(), gate.admits_one(), gate.admits_one()],
-            [true, true, false]
-        );
+        assert_eq!([(); 3].map(|()| gate.admit_one()), [Paid, Paid, Refused]);
         gate.refund();
-        assert_eq!([gate.admits_one(), gate.admits_one()], [true, false]);
+        assert_eq!((gate.growth().credit, gate.growth().grown), (1, 1));
+        assert_eq!([(); 2].map(|()| gate.admit_one()), [Paid, Refused]);
         gate.set_closed(false);
         gate.refund();
-        assert!(gate.admits_one());
+        assert_eq!(gate.admit_one(), Free);
         gate.set_closed(true);
-        assert!(!gate.admits_one(), "an open gate takes no credit back");
+        assert_eq!(gate.admit_one(), Refused, "an open gate takes no credit back");
     }
 
     #[test]
@@ -133,12 +146,12 @@ mod tests {
         let gate = Gate::default();
         gate.set_closed(true);
         gate.set_credit(3, 0);
-        assert!(gate.admits_one() && gate.admits_one());
+        assert_eq!([(); 2].map(|()| gate.admit_one()), [Paid; 2]);
         // Asked for when one page had grown; by now it is two.
         gate.set_credit(2, 1);
         assert_eq!((gate.growth().credit, gate.growth().grown), (1, 2));
         gate.set_credit(0, 0);
-        assert!(!gate.admits_one());
+        assert_eq!(gate.admit_one(), Refused);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::page::{Gfn, PAGE_SIZE, Page};
 use crate::region::error::fatal;
+use crate::region::gate::Admission;
 use crate::region::guest::{Filled, Guest};
 use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
@@ -256,12 +257,13 @@ impl Worker {
 
     /// Does what needs a page of memory if there is credit for one. Credit that could not be used yet is not lost.
     fn grow(&mut self, guest: &Guest, action: impl FnOnce(&mut Self) -> Outcome) -> Outcome {
-        if !guest.gate.admits_one() {
+        let admission = guest.gate.admit_one();
+        if admission == Admission::Refused {
             guest.counters.faults_gated.add(1);
             return Outcome::Gated;
         }
         let outcome = action(self);
-        if outcome == Outcome::Later {
+        if outcome == Outcome::Later && admission == Admission::Paid {
             guest.gate.refund();
         }
         outcome
@@ -293,6 +295,11 @@ impl Worker {
         let Some(mut claim) = self.claim_to_fill(guest, page, state) else {
             return Outcome::Later;
         };
+        if guest.gate.is_closed() {
+            // Closed meanwhile: whoever did it waits for what is claimed, or comes by later and finds zeros to drop.
+            guest.settle(claim, state);
+            return Outcome::Later;
+        }
         let mut progress = guest.watch.zero(guest.span(claim.run()));
         if claim.run().count > 1 && matches!(progress.stopped, Some(Errno::NOENT | Errno::INVAL)) {
             // The neighbours are in another mapping, which one call cannot span.

@@ -128,6 +128,10 @@ impl Engine {
         let mut claims = Vec::new();
         let mut at = run.first.get();
         while at < run.end() {
+            while table.is_held(at) {
+                // The handler has it, for a moment.
+                std::thread::yield_now();
+            }
             let state = table.state(at);
             let claim = match state {
                 State::Shared | State::Broken => {

@@ -2,13 +2,14 @@
 
 use rustix::io::Errno;
 
+use crate::page::{Gfn, PAGE_SIZE};
 use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::memory::map_anonymous;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, State};
-use crate::region::userfault::Watch;
+use crate::region::userfault::{Look, Watch};
 
 /// What became of a run that was to be merged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -188,13 +189,24 @@ impl Engine {
         self.clear_staging();
     }
 
-    /// Drops what of `run` is the kernel's zero page; it reads zero all the same. What was written since is kept.
-    pub(crate) fn drop_zeros(&mut self, run: PageRun) {
-        let table = &self.guest.table;
-        let zeros = run.numbers().filter(|&page| table.state(page) == State::Zero);
-        for zeros in crate::region::run::runs_of(zeros.collect::<Vec<_>>()) {
-            self.merge_zeros(zeros);
+    /// Drops what of `run` is the kernel's zero page, whatever it was last seen as; it reads zero all the same. What was
+    /// written since is kept. Whoever fills pages just now is waited for.
+    pub(crate) fn drop_zeros(&mut self, run: PageRun) -> Result<(), Errno> {
+        for page in run.numbers() {
+            while self.guest.table.is_held(page) {
+                std::thread::yield_now();
+            }
         }
+        let mut found = Vec::new();
+        self.pagemap
+            .scan(self.guest.span(run), Look::Populated, &mut found)?;
+        for zeros in found.iter().filter(|found| found.zero) {
+            let page = |address| self.guest.layout.page_at(address);
+            let first = page(zeros.start).expect("found where it was looked for");
+            let count = ((zeros.end - zeros.start) / PAGE_SIZE) as u32;
+            self.merge_zeros(PageRun::new(Gfn::new(first), count));
+        }
+        Ok(())
     }
 
     pub(crate) fn settle_zero(&mut self, claim: Claim) {

@@ -245,7 +245,9 @@ impl Region {
             for piece in part.pieces(BATCH * 4) {
                 let mut engine = lock(&self.engine);
                 engine.split_run(piece);
-                engine.drop_zeros(piece);
+                if let Err(error) = engine.drop_zeros(piece) {
+                    log::warn!("zero pages of {piece:?} may grow ungated: {error}");
+                }
             }
         }
         self.each_shared_run(|engine, run| {

@@ -1,0 +1,122 @@
+//! A guest whose growth is gated grows by its credit and not by a page more, whatever its threads touch.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use page_share::{
+    AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, Swap,
+};
+
+const PAGES: u32 = 4096;
+
+/// What the threads write to: each class of pages that could grow, and pages that have grown already.
+const CLASSES: [(&str, std::ops::Range<u32>); 6] = [
+    ("shared", 0..1024),
+    ("zero", 1024..2048),
+    ("empty", 2048..2560),
+    ("compressed", 2560..3072),
+    ("swapped", 3072..3584),
+    ("private", 3584..4096),
+];
+
+fn page(content: u32) -> Page {
+    let mut page = [0; PAGE_SIZE];
+    for (index, word) in page.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        *word = (content + 1)
+            .wrapping_mul(0x9E37_79B9)
+            .wrapping_mul(1 + index as u32 / 32)
+            .to_le_bytes();
+    }
+    page
+}
+
+/// Pages of `memory` that are memory of its own.
+fn anonymous(memory: &AnonymousMemory) -> u64 {
+    let range = memory.address()..memory.address() + PAGES as usize * PAGE_SIZE;
+    let (mut kib, mut inside) = (0, false);
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let (key, rest) = line.split_once(' ').unwrap();
+        if let Some((start, _)) = key.split_once('-') {
+            inside = range.contains(&usize::from_str_radix(start, 16).unwrap());
+        } else if key == "Anonymous:" && inside {
+            kib += rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+        }
+    }
+    kib / 4
+}
+
+/// A guest with pages of every class.
+fn guest(manager: &LocalManager) -> (AnonymousMemory, Region) {
+    let memory = AnonymousMemory::new(PAGES).unwrap();
+    (0..1024).for_each(|at| memory.write_page(at, &page(at / 2)));
+    // Some were only ever read: the kernel's zero page, too, but nobody has seen that it is.
+    (1024..1536).for_each(|at| assert_eq!(memory.load(at as usize * PAGE_SIZE), 0));
+    (1536..2048).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
+    (2560..4096).for_each(|at| memory.write_page(at, &page(at)));
+    let options = Options {
+        store_bytes: 8 << 20,
+        swap: Some(Swap::create(&std::env::temp_dir(), PAGES).unwrap()),
+        ..Options::default()
+    };
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+    region.connect(Box::new(manager.attach(PAGES).unwrap())).unwrap();
+    (0..3).for_each(|_| region.scan_pass());
+    assert_eq!(region.compress(PageRun::new(Gfn::new(2560), 512)), 512);
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(3072), 512)).unwrap(), 512);
+    assert_eq!(region.stats().shared, 1024);
+    (memory, region)
+}
+
+#[test]
+fn a_gated_guest_grows_by_its_credit_and_no_more() {
+    const CREDIT: u32 = 100;
+    let manager = LocalManager::new(Domain::new(1 << 16).unwrap());
+    for round in 0..5u32 {
+        let (memory, region) = guest(&manager);
+        let stop = AtomicBool::new(false);
+        let write = |class: &std::ops::Range<u32>, seed: u32| {
+            let mut random = seed;
+            while !stop.load(Ordering::Relaxed) {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let at = class.start + (random >> 8) % (class.end - class.start);
+                memory.store(at as usize * PAGE_SIZE + 8, u64::from(random) | 1);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        };
+        let grown = std::thread::scope(|scope| {
+            for (number, (_, class)) in CLASSES.iter().enumerate() {
+                for thread in 0..3 {
+                    let write = &write;
+                    scope.spawn(move || write(class, round * 100 + number as u32 * 10 + thread));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            region.close_gate();
+            let closed = anonymous(&memory);
+            std::thread::sleep(Duration::from_millis(100));
+            let kept = anonymous(&memory);
+            region.scan_pass();
+            let waiting = region.growth().waiting;
+            region.set_credit(CREDIT, region.growth().grown);
+            std::thread::sleep(Duration::from_millis(200));
+            let credited = anonymous(&memory);
+            let growth = region.growth();
+            stop.store(true, Ordering::Relaxed);
+            region.open_gate();
+            (
+                kept.saturating_sub(closed),
+                credited.saturating_sub(kept),
+                waiting,
+                growth,
+            )
+        });
+        let (without, with, waiting, growth) = grown;
+        let what = format!("round {round}: {without} pages without credit, {with} with {CREDIT}, {growth:?}");
+        // One access of each thread may have been let through while the gate was being closed.
+        assert!(without <= 18, "{what}");
+        assert!(waiting >= 10, "{what}: only {waiting} wait");
+        assert!(with <= u64::from(CREDIT) && with > 0, "{what}");
+        assert_eq!(growth.credit, 0, "{what}");
+        println!("{what}");
+    }
+}
