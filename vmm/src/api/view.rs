@@ -168,7 +168,7 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
             actual_bytes: balloon.actual_pages.saturating_mul(4096),
             responsive: !balloon.unresponsive,
         }),
-        growth_credit_pages: seat.orders.growth_credit,
+        growth_credit_pages: growth_credit(member, seat),
         counters: CountersView {
             cow_breaks: report.cow_breaks,
             pages_in: report.pages_in,
@@ -176,6 +176,12 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
             cut_offs: seat.conduct.cut_offs,
         },
     }
+}
+
+/// What is left to a guest whose growth is counted.
+fn growth_credit(member: &Member, seat: &Seat) -> Option<u64> {
+    let limit = member.standing.gated.then_some(seat.orders.limit_bytes)??;
+    Some((limit / 4096).saturating_sub(member.held.get()))
 }
 
 fn memory(member: &Member) -> MemoryView {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use page_share::{Pace, SocketPort};
 
 use super::Engine;
+use super::allowance::Allowance;
 use super::sampler::Sampler;
 use crate::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
@@ -112,11 +113,12 @@ impl Attendant {
             region.connect(Box::new(port))?;
         }
         let mut shift = Shift {
+            allowance: Allowance::start(region)?,
             engine,
             duties,
             orders: Orders::default(),
             sampler: Sampler::default(),
-            gated: false,
+            report_due: Instant::now(),
             written: (Instant::now(), 0),
             hello,
         };
@@ -152,7 +154,8 @@ struct Shift {
     duties: Box<dyn Duties>,
     orders: Orders,
     sampler: Sampler,
-    gated: bool,
+    allowance: Allowance,
+    report_due: Instant,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),
     /// How the guest is introduced when a manager comes back.
@@ -162,7 +165,11 @@ struct Shift {
 impl Shift {
     /// Reports and obeys until the link breaks; says why it did.
     fn attend(&mut self, mut link: Link) -> String {
-        let mut due = Instant::now();
+        match link.stream.try_clone() {
+            Ok(voice) => self.allowance.speak_to(Some(voice)),
+            Err(error) => return error.to_string(),
+        }
+        self.report_due = Instant::now();
         loop {
             match link.lines.next::<FromManager>(&mut &link.stream) {
                 Ok(Line::Message(message)) => self.obey(&message),
@@ -179,19 +186,20 @@ impl Shift {
                     Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
                 ),
             }
-            if Instant::now() >= due {
-                due = Instant::now() + REPORT;
+            if Instant::now() >= self.report_due {
+                self.report_due = Instant::now() + REPORT;
                 let report = FromVmm::Report(self.report());
-                if let Err(error) = Lines::send(&mut &link.stream, &report) {
+                if let Err(error) = self.allowance.say(&report) {
                     return error.to_string();
                 }
             }
         }
     }
 
-    /// Nobody gives credit any more: growth is free, and nothing is squeezed.
+    /// Nobody sets limits any more: growth is free, and nothing is squeezed.
     fn alone(&mut self) {
-        self.gate(None);
+        self.allowance.speak_to(None);
+        self.allowance.set(None, 0);
         self.orders = Orders::default();
     }
 
@@ -226,8 +234,12 @@ impl Shift {
         if self.duties.is_up() {
             self.engine.region().split_blocks(orders.split_blocks);
         }
-        self.gate(orders.growth_credit);
+        self.allowance.set(orders.limit_bytes, orders.owed_bytes);
         self.squeeze(orders.compress_pages, orders.swap_pages);
+        if orders.compress_pages > 0 || orders.swap_pages > 0 {
+            // The manager plans no further squeeze on figures from before this one.
+            self.report_due = Instant::now();
+        }
         self.orders = orders;
     }
 
@@ -244,20 +256,6 @@ impl Shift {
                 log::warn!("pages stay in memory: {error}");
                 return;
             }
-        }
-    }
-
-    fn gate(&mut self, credit: Option<u64>) {
-        match (self.gated, credit) {
-            (false, Some(_)) => self.engine.region().close_gate(),
-            (true, None) => self.engine.region().open_gate(),
-            _ => {}
-        }
-        self.gated = credit.is_some();
-        if let Some(credit @ 1..) = credit {
-            self.engine
-                .region()
-                .add_credit(u32::try_from(credit).unwrap_or(u32::MAX));
         }
     }
 

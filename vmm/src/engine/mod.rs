@@ -5,6 +5,7 @@
 //! the manager was away. Without one, the engine still merges zero pages.
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod attendant;
 mod figures;
 mod inventory;

@@ -189,7 +189,7 @@ mod tests {
     fn orders_are_read_as_they_were_written() {
         let orders = FromManager::Orders(Orders {
             scan_cpu: 0.1,
-            growth_credit: Some(7),
+            limit_bytes: Some(7),
             ..Orders::default()
         });
         let mut bytes = Vec::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages. Peers of different versions part at the introduction, saying so.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a VMM says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,8 +13,10 @@ pub const VERSION: u32 = 2;
 pub enum FromVmm {
     /// First line of a connection.
     Hello(Hello),
-    /// Once a second.
+    /// Once a second, and after each squeeze.
     Report(Report),
+    /// At once, when it changes.
+    Standing(Standing),
 }
 
 /// What the manager says.
@@ -134,8 +136,24 @@ pub struct Orders {
     pub sample_pages: u32,
     /// Length of a sampling period, seconds.
     pub sample_seconds: u32,
-    /// `Some`: growth is gated, and this many more pages may grow. `None`: free.
-    pub growth_credit: Option<u64>,
+    /// Bytes that the guest's process may hold, by the kernel's count of anonymous memory and page tables. `None`: no
+    /// limit.
+    pub limit_bytes: Option<u64>,
+    /// Bytes beyond the limit that the manager means to give once it has them. A guest that is owed nothing makes room
+    /// for its growth itself.
+    pub owed_bytes: u64,
+}
+
+/// Where a guest stands with its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// The limit that holds by now.
+    pub limit_bytes: Option<u64>,
+    /// Whether every page that grows is counted.
+    pub gated: bool,
+    /// Accesses that wait for memory.
+    pub waiting: u64,
 }
 
 /// What a guest's process holds and has seen.

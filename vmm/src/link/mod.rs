@@ -18,5 +18,5 @@ mod message;
 pub use line::{Line, LineError, Lines};
 pub use message::{
     Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, Limits, OldPool, Orders, PageCounts,
-    Report, Sharing, VERSION, Welcome,
+    Report, Sharing, Standing, VERSION, Welcome,
 };

@@ -5,7 +5,9 @@
 //! copy-on-write break made private again; pages of a pool are not, so a pool is counted once, by its file. What a
 //! person wants to know, private and proportional size, each VMM says of itself ([`crate::supervisor::Footprint`]).
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Bytes that one process alone costs the machine.
@@ -23,16 +25,43 @@ impl Held {
     /// # Errors
     /// When the process is gone or may not be read.
     pub fn of(pid: u32) -> io::Result<Self> {
-        let text = std::fs::read_to_string(proc_file(pid, "status"))?;
-        Ok(Self {
-            anonymous: field(&text, "RssAnon:")?,
-            page_tables: field(&text, "VmPTE:")?,
-        })
+        Self::parse(&std::fs::read_to_string(proc_file(pid, "status"))?)
     }
 
     /// Both together.
     pub fn total(self) -> u64 {
         self.anonymous + self.page_tables
+    }
+
+    fn parse(text: &str) -> io::Result<Self> {
+        Ok(Self {
+            anonymous: field(text, "RssAnon:")?,
+            page_tables: field(text, "VmPTE:")?,
+        })
+    }
+}
+
+/// What the calling process holds, for those who ask often, also where nothing may be opened any more.
+#[derive(Debug)]
+pub struct OwnHeld(File);
+
+impl OwnHeld {
+    /// Opens this process's own account.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/self/status").map(Self)
+    }
+
+    /// Reads it anew.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn read(&self) -> io::Result<Held> {
+        let mut text = [0; 8192];
+        let length = self.0.read_at(&mut text, 0)?;
+        Held::parse(&String::from_utf8_lossy(&text[..length]))
     }
 }
 
@@ -82,6 +111,18 @@ mod tests {
             after.anonymous <= during.anonymous - (60 << 20),
             "{during:?} {after:?}"
         );
+    }
+
+    #[test]
+    fn a_process_reads_of_itself_what_others_read_of_it() {
+        let own = OwnHeld::open().unwrap();
+        own.read().unwrap();
+        let (mine, theirs) = (own.read().unwrap(), Held::of(std::process::id()).unwrap());
+        assert!(
+            mine.anonymous.abs_diff(theirs.anonymous) <= 64 << 20,
+            "{mine:?} {theirs:?}"
+        );
+        assert!(mine.anonymous > 0 && mine.page_tables > 0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages};
@@ -27,8 +27,14 @@ use crate::manager::incidents::{Allowance, Crowd, Doings, Handling, HandlingTime
 use crate::manager::policy::Settings;
 use crate::manager::roster::{AdmitError, Process, Roster, Seat};
 
-/// Time between two rounds.
-const ROUND: Duration = Duration::from_secs(1);
+/// Shortest time between two rounds.
+const QUICK_ROUND: Duration = Duration::from_millis(20);
+
+/// Rounds take no more than this part of the time, as a divisor, however often somebody asks for one.
+const ROUND_PART: u32 = 20;
+
+/// A guest hears of its orders at least so often.
+const REPEAT: Duration = Duration::from_millis(950);
 
 /// How long a guest's process may take to say who it is, or to read what it is told.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,6 +57,59 @@ struct Shared {
     record: Mutex<Record>,
     doors: Doors,
     closing: AtomicBool,
+    bell: Bell,
+}
+
+/// Ends the wait for the next round early.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.heard.notify_all();
+    }
+
+    /// Waits until `latest`, or from `soonest` on until it is rung.
+    fn wait(&self, soonest: Instant, latest: Instant) {
+        std::thread::sleep(soonest.saturating_duration_since(Instant::now()));
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = latest.saturating_duration_since(Instant::now());
+        let waited = self.heard.wait_timeout_while(rung, left, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+}
+
+/// What each guest was told last, and when.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<GuestId, (Instant, Orders)>);
+
+impl Told {
+    /// Whether `orders` say something that `id` should hear now rather than within a second.
+    fn is_news(&self, id: GuestId, orders: &Orders) -> bool {
+        let Some((when, before)) = self.0.get(&id) else {
+            return true;
+        };
+        let limit = |orders: &Orders| orders.limit_bytes.unwrap_or(u64::MAX);
+        let moved = limit(before).abs_diff(limit(orders));
+        when.elapsed() >= REPEAT
+            || orders.compress_pages > 0
+            || orders.swap_pages > 0
+            || orders.split_blocks > 0
+            || orders.balloon_pages != before.balloon_pages
+            || moved > limit(before) / 128
+    }
+
+    fn tell(&mut self, id: GuestId, orders: Orders) {
+        self.0.insert(id, (Instant::now(), orders));
+    }
+
+    fn keep(&mut self, lives: impl Fn(GuestId) -> bool) {
+        self.0.retain(|&id, _| lives(id));
+    }
 }
 
 /// The connections of admitted guests.
@@ -128,6 +187,7 @@ impl Host {
             record: Mutex::default(),
             doors,
             closing: AtomicBool::new(false),
+            bell: Bell::default(),
         }));
         let (inside, beside) = (host.clone(), host.clone());
         std::thread::spawn(move || inside.receive(&guests, Self::converse));
@@ -143,14 +203,21 @@ impl Host {
     /// Runs rounds until [`Host::close`].
     pub fn run(&self) {
         let mut last = Instant::now();
+        let (mut soonest, mut next) = (QUICK_ROUND, Duration::from_secs(1));
+        let mut told = Told::default();
         while !self.0.closing.load(Ordering::SeqCst) {
-            std::thread::sleep(ROUND.saturating_sub(last.elapsed()));
+            self.0.bell.wait(last + soonest, last + next.max(soonest));
             let elapsed = last.elapsed();
             last = Instant::now();
             self.bury_the_dead();
-            if let Err(error) = self.round(elapsed) {
-                log::error!("no plan this second, the last orders stay: {error}");
+            match self.round(elapsed, &mut told) {
+                Ok(due) => next = due,
+                Err(error) => {
+                    next = Duration::from_secs(1);
+                    log::error!("no plan this second, the last orders stay: {error}");
+                }
             }
+            soonest = QUICK_ROUND.max(last.elapsed() * ROUND_PART);
         }
     }
 
@@ -198,19 +265,21 @@ impl Host {
         self.record().handling.times()
     }
 
-    fn round(&self, elapsed: Duration) -> Result<(), allocator::FleetError> {
-        let orders: Vec<(GuestId, Orders)> = {
+    /// One round; returns when the next one is due.
+    fn round(&self, elapsed: Duration, told: &mut Told) -> Result<Duration, allocator::FleetError> {
+        let (next, orders): (Duration, Vec<(GuestId, Orders)>) = {
             let mut roster = self.roster();
-            roster.round(elapsed)?;
-            roster
-                .guests()
-                .map(|(member, seat)| (member.id, seat.orders))
-                .collect()
+            let next = roster.round(elapsed)?.next;
+            let orders = roster.guests().map(|(member, seat)| (member.id, seat.orders));
+            (next, orders.collect())
         };
+        told.keep(|id| orders.iter().any(|(guest, _)| *guest == id));
         for (id, orders) in orders {
-            self.tell(id, &FromManager::Orders(orders));
+            if told.is_news(id, &orders) && self.tell(id, &FromManager::Orders(orders)) {
+                told.tell(id, orders);
+            }
         }
-        Ok(())
+        Ok(next)
     }
 
     /// A closed connection releases nothing; a dead process does.
@@ -343,6 +412,8 @@ impl Host {
         match Lines::send(&mut &*stream, &welcome).and_then(|()| stream.try_clone()) {
             Ok(kept) => {
                 self.links().guests.insert(id, kept);
+                // Without a limit it grows freely.
+                self.0.bell.ring();
                 Ok(id)
             }
             Err(error) => {
@@ -367,6 +438,12 @@ impl Host {
                     let mut record = self.record();
                     record.doings.reports += 1;
                     record.handling.note(sent_us);
+                }
+                Ok(Line::Message(FromVmm::Standing(standing))) => {
+                    heard = Instant::now();
+                    if self.roster().stand(id, standing) {
+                        self.0.bell.ring();
+                    }
                 }
                 Ok(Line::Message(FromVmm::Hello(_))) => {
                     return End::Offence("it introduced itself twice".to_owned());

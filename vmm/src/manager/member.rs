@@ -7,10 +7,19 @@ use allocator::{
     Pages, Sample, Shares, Signal,
 };
 
-use crate::link::{Activity, Report};
+use crate::link::{Activity, Report, Standing};
 
 /// A report older than this says nothing about a balloon any more.
 const REPORT_LIFETIME: Duration = Duration::from_secs(10);
+
+/// Time over which breaks and returning pages are counted.
+const WINDOW: Duration = Duration::from_millis(950);
+
+/// Most that a guest's process needs beside the guest's pages, whatever was counted: a fixed part, MiB.
+const OVERHEAD_MIB: u64 = 16;
+
+/// The same for each page of the guest.
+const OVERHEAD_PART: f64 = 0.02;
 
 /// Largest part of a guest that its balloon may take, in percent: the published limit.
 const BALLOON_PERCENT: u64 = 65;
@@ -51,8 +60,18 @@ pub struct Member {
     breaks: BreakMeter,
     breaks_seen: u64,
     pages_in: u64,
-    /// Pages brought back from compression and swap in the last round.
+    /// Pages brought back from compression and swap in the last second.
     pub refaulted: Pages,
+    /// How long `broken` and `returned` have been counted.
+    window: Duration,
+    broken: Pages,
+    returned: Pages,
+    /// What its process says about its limit.
+    pub standing: Standing,
+    /// The limit it was sent last.
+    limit: Option<Pages>,
+    /// It was told to compress or swap, and has not reported since.
+    pub squeezing: bool,
 }
 
 impl Member {
@@ -74,6 +93,12 @@ impl Member {
             breaks_seen: 0,
             pages_in: 0,
             refaulted: Pages::ZERO,
+            window: Duration::ZERO,
+            broken: Pages::ZERO,
+            returned: Pages::ZERO,
+            standing: Standing::default(),
+            limit: None,
+            squeezing: false,
         }
     }
 
@@ -81,9 +106,10 @@ impl Member {
     /// lies; either way its counters begin anew.
     pub fn hear(&mut self, report: Report) {
         let grown = |now: u64, before: u64| Pages::new(now.saturating_sub(before));
-        self.refaulted = grown(report.pages_in, self.pages_in);
+        self.returned += grown(report.pages_in, self.pages_in);
         self.pages_in = report.pages_in;
-        self.breaks.observe(grown(report.cow_breaks, self.breaks_seen));
+        self.broken += grown(report.cow_breaks, self.breaks_seen);
+        self.squeezing = false;
         self.breaks_seen = report.cow_breaks;
         self.sampled(report.activity);
         self.report = report;
@@ -93,6 +119,12 @@ impl Member {
     /// Lets `elapsed` pass: believes anew what the guest uses and whether its balloon answers.
     pub fn pass(&mut self, elapsed: Duration) {
         self.age = self.age.saturating_add(elapsed);
+        self.window = self.window.saturating_add(elapsed);
+        if self.window >= WINDOW {
+            self.window = Duration::ZERO;
+            self.breaks.observe(std::mem::take(&mut self.broken));
+            self.refaulted = std::mem::take(&mut self.returned);
+        }
         let actual = self
             .report
             .balloon
@@ -129,9 +161,43 @@ impl Member {
         Pages::new(self.report.store_bytes.div_ceil(4096)).min(self.limits.max)
     }
 
-    /// What its process needs beside the guest's private and compressed pages.
+    /// What its process needs beside the guest's private and compressed pages. What it holds is known for this moment,
+    /// its pages for up to a second ago: a guest that grows meanwhile has no larger process for that.
     pub fn overhead(&self) -> Pages {
-        self.held.less(self.private() + self.store())
+        let most = Pages::from_mib(OVERHEAD_MIB) + self.limits.max.part(OVERHEAD_PART);
+        self.held.less(self.private() + self.store()).min(most)
+    }
+
+    /// What it can hold at all, its process included.
+    pub fn most(&self) -> Pages {
+        self.limits.max + self.overhead()
+    }
+
+    /// What it was promised and does not hold, its process included; shared pages are part of the promise.
+    pub fn short_of_minimum(&self) -> Pages {
+        (self.limits.min.less(self.shared()) + self.overhead()).less(self.held)
+    }
+
+    /// Takes in what the guest's process says about its limit.
+    pub fn stand(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// The most that it may hold before it hears of another limit: what it holds where it has none yet.
+    pub fn in_force(&self) -> Pages {
+        let heard = self
+            .standing
+            .limit_bytes
+            .map(|bytes| Pages::new(bytes / 4096).min(self.most()));
+        [self.limit, heard]
+            .into_iter()
+            .flatten()
+            .fold(self.held, Pages::max)
+    }
+
+    /// Sends it a limit.
+    pub fn limit(&mut self, limit: Pages) {
+        self.limit = Some(limit);
     }
 
     /// Pages that its balloon was asked for and has not delivered.

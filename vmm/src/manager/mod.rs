@@ -5,6 +5,7 @@ pub mod census;
 pub mod groups;
 pub mod host;
 pub mod incidents;
+pub mod limiter;
 pub mod member;
 pub mod place;
 pub mod policy;

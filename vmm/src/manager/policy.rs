@@ -11,11 +11,21 @@ use allocator::{
 };
 
 use crate::link::Orders;
+use crate::manager::limiter::{Granted, Limiter};
 use crate::manager::member::Member;
 
 /// Most of the budget set aside for sharing to come apart, in percent. Beyond it, gated growth takes over: a reserve
 /// makes running short rare, the gate makes it harmless.
 const RESERVE_PERCENT: u64 = 2;
+
+/// One second.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Time between two rounds while the host is short of memory.
+const SHORT_ROUND: Duration = Duration::from_millis(250);
+
+/// Part of the budget that no guest may grow into: pools and the manager itself grow between two rounds.
+const MARGIN: f64 = 0.005;
 
 /// What the budget was spent on beside the guests' processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,6 +103,8 @@ pub struct Round {
     pub reserve: Pages,
     /// Orders, in the order of the members.
     pub orders: Vec<Orders>,
+    /// When the next round is due, where nobody asks for one earlier.
+    pub next: Duration,
 }
 
 /// The policy with what it remembers between rounds.
@@ -105,6 +117,8 @@ pub struct Policy {
     plan: Plan,
     planned: Option<Planned>,
     steps: Vec<Step>,
+    /// Time since orders that stand for a second were given.
+    second: Duration,
 }
 
 /// When and for whom the plan in force was made.
@@ -126,6 +140,7 @@ impl Policy {
             plan: Plan::default(),
             planned: None,
             steps: Vec::new(),
+            second: SECOND,
         }
     }
 
@@ -209,14 +224,32 @@ impl Policy {
         };
         let mut steps = std::mem::take(&mut self.steps);
         self.ladder.decide(&fleet, &self.plan, now, &mut steps);
-        let orders = self.orders(free, &steps, members);
+        self.second += elapsed;
+        let mut orders = self.orders(&steps, members);
+        let granted = self.limits(&fleet, spent).grant(members, &mut orders);
         self.steps = steps;
         Ok(Round {
             state,
             free,
             reserve: self.reserve(members),
             orders,
+            next: match (granted, state) {
+                (Granted::InPart, _) => Duration::ZERO,
+                (Granted::All, State::High | State::Soft) => SECOND,
+                (Granted::All, State::Hard | State::Low) => SHORT_ROUND,
+            },
         })
+    }
+
+    /// Who may hold how much now.
+    fn limits<'a>(&'a self, fleet: &'a Fleet, spent: Spent) -> Limiter<'a> {
+        Limiter {
+            memory: self.settings.budget.less(spent.pools + spent.manager),
+            margin: self.settings.budget.part(MARGIN),
+            state: self.machine.state(),
+            targets: self.plan.targets(),
+            fleet,
+        }
     }
 
     /// Budget less everything that is used.
@@ -250,7 +283,7 @@ impl Policy {
         true
     }
 
-    fn orders(&self, free: i64, steps: &[Step], members: &mut [Member]) -> Vec<Orders> {
+    fn orders(&mut self, steps: &[Step], members: &mut [Member]) -> Vec<Orders> {
         let Settings {
             scan,
             sample,
@@ -258,11 +291,15 @@ impl Policy {
             ..
         } = self.settings;
         let everyone = members.len().max(1);
+        let full = self.second >= SECOND - SECOND / 16;
+        if full {
+            self.second = Duration::ZERO;
+        }
         let mut orders = vec![
             Orders {
                 scan_cpu: scan.cpu / everyone as f64,
                 scan_pages_per_second: scan.pages_per_second / everyone as u64,
-                split_blocks,
+                split_blocks: if full { split_blocks } else { 0 },
                 sample_pages: sample.pages,
                 sample_seconds: sample.seconds,
                 ..Orders::default()
@@ -281,29 +318,21 @@ impl Policy {
                 Action::Release => member.balloon_asked = member.balloon_asked.less(step.pages),
                 // Sharing is what the scan does anyway, within its own limits, and always before these two.
                 Action::Share => {}
+                // Nor is the same page asked for twice.
+                Action::Compress | Action::Swap if member.squeezing => {}
                 Action::Compress => order.compress_pages = step.pages.get(),
                 Action::Swap => order.swap_pages = step.pages.get(),
-                Action::Block => order.growth_credit = Some(0),
+                // By its limit.
+                Action::Block => {}
             }
         }
-        self.gate(free, &mut orders);
+        for (order, member) in orders.iter_mut().zip(members.iter_mut()) {
+            member.squeezing |= order.compress_pages > 0 || order.swap_pages > 0;
+        }
         for (order, member) in orders.iter_mut().zip(members) {
             order.balloon_pages = member.balloon_asked.get();
         }
         orders
-    }
-
-    /// Gates growth once what is free could be gone before the next round: everybody may grow by an equal part of
-    /// what is left, and a guest that is blocked by nothing.
-    fn gate(&self, free: i64, orders: &mut [Orders]) {
-        let hard = self.machine.thresholds().of(State::Hard).get() as i64;
-        if free >= hard || orders.is_empty() {
-            return;
-        }
-        let credit = (free.max(0) as u64) / orders.len() as u64;
-        for order in orders {
-            order.growth_credit = Some(order.growth_credit.unwrap_or(credit));
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use allocator::{
 use page_share::LocalManager;
 
 use crate::api::types::Phase;
-use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, VERSION};
+use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing, VERSION};
 use crate::manager::census::Held;
 use crate::manager::groups::{GroupError, Groups, whole_pages};
 use crate::manager::incidents::Conduct;
@@ -289,6 +289,15 @@ impl Roster {
             };
             self.members[index].hear(report);
         }
+    }
+
+    /// Takes in what a guest's process says about its limit. Whether it waits for memory.
+    pub fn stand(&mut self, id: GuestId, standing: Standing) -> bool {
+        let Some(index) = self.index(id) else { return false };
+        let member = &mut self.members[index];
+        let waited = member.standing.waiting > 0;
+        member.stand(standing);
+        standing.waiting > 0 || waited
     }
 
     /// One round over everybody: counts memory, plans, and remembers the orders.

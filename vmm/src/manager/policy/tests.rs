@@ -3,7 +3,7 @@
 use allocator::{GuestId, Shares};
 
 use super::*;
-use crate::link::{Activity, BalloonReport, Report};
+use crate::link::{Activity, BalloonReport, Report, Standing};
 use crate::manager::member::Limits;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -192,11 +192,8 @@ fn growth_is_gated_before_the_budget_is_gone() {
         .round(SECOND, Spent::default(), &[], &mut host.members)
         .unwrap();
     assert_eq!(round.state, State::Low);
-    let credit = round.orders[0].growth_credit;
-    assert!(
-        credit.is_some_and(|credit| credit <= Pages::from_mib(2).get()),
-        "{credit:?}"
-    );
+    let limit = round.orders[0].limit_bytes;
+    assert!(limit.is_some_and(|limit| limit <= 510 << 20), "{limit:?}");
 }
 
 #[test]
@@ -211,9 +208,9 @@ fn plenty_asks_nothing_of_anybody() {
         (
             round.state,
             round.orders[0].balloon_pages,
-            round.orders[0].growth_credit
+            round.orders[0].limit_bytes >= Some(256 << 20)
         ),
-        (State::High, 0, None)
+        (State::High, 0, true)
     );
     assert_eq!(host.private(0), 256.0);
 }
@@ -230,4 +227,101 @@ fn a_budget_below_the_minimums_is_an_error_that_names_them() {
         .round(SECOND, Spent::default(), &[], &mut host.members)
         .unwrap_err();
     assert!(error.to_string().contains("min"), "{error}");
+}
+
+/// Two guests in 300 MiB: one holds most of it, the other asks for memory that it is entitled to.
+fn one_waits() -> Host {
+    let guest = || Guest {
+        active: Pages::from_mib(64),
+        dead_balloon: true,
+    };
+    let mut host = Host::new(Pages::from_mib(300), vec![guest(), guest()]);
+    for (index, held) in [(0, 200), (1, 60)] {
+        host.members[index].held = Pages::from_mib(held);
+        host.members[index].report.pages.private = Pages::from_mib(held).get();
+    }
+    host
+}
+
+fn limits(host: &mut Host, elapsed: Duration) -> (Round, Vec<u64>) {
+    let round = host
+        .policy
+        .round(elapsed, Spent::default(), &[], &mut host.members)
+        .unwrap();
+    let limits = round
+        .orders
+        .iter()
+        .map(|orders| orders.limit_bytes.unwrap() >> 20)
+        .collect();
+    (round, limits)
+}
+
+#[test]
+fn limits_together_never_exceed_the_budget() {
+    let mut host = one_waits();
+    let (_, before) = limits(&mut host, SECOND);
+    assert!(before.iter().sum::<u64>() <= 300 && before[0] > 200, "{before:?}");
+    for (member, limit) in host.members.iter_mut().zip(&before) {
+        member.stand(Standing {
+            limit_bytes: Some(limit << 20),
+            ..Standing::default()
+        });
+    }
+    // The second waits for memory. The first may still grow to its old limit until it has heard of the new one.
+    host.members[1].standing.waiting = 3;
+    let (round, during) = limits(&mut host, SECOND / 50);
+    assert!(
+        during[0] < before[0] && during[1] >= before[1],
+        "{before:?} {during:?}"
+    );
+    assert!(before[0] + during[1] <= 300, "{before:?} {during:?}");
+    assert_eq!(round.next, Duration::ZERO);
+    assert!(round.orders[1].owed_bytes > 0);
+    host.members[0].standing.limit_bytes = Some(during[0] << 20);
+    let (_, after) = limits(&mut host, SECOND / 50);
+    assert!(
+        after[1] > during[1] && after.iter().sum::<u64>() <= 300,
+        "{during:?} {after:?}"
+    );
+}
+
+#[test]
+fn what_exceeds_the_budget_is_cut_from_those_above_their_target() {
+    let mut host = one_waits();
+    host.members[0].held = Pages::from_mib(250);
+    let (round, limits) = limits(&mut host, SECOND);
+    assert!(
+        round.free < 0 && limits[0] < 250 && limits[1] >= 59,
+        "{round:?} {limits:?}"
+    );
+    assert!(limits.iter().sum::<u64>() <= 300, "{limits:?}");
+}
+
+#[test]
+fn no_squeeze_is_ordered_on_figures_from_before_the_last_one() {
+    let guest = || Guest {
+        active: Pages::ZERO,
+        dead_balloon: true,
+    };
+    let mut host = Host::new(Pages::from_mib(400), vec![guest(), guest()]);
+    for member in &mut host.members {
+        let mut report = member.report.clone();
+        report.activity = Activity {
+            periods: 1,
+            last: (0, 100),
+            running: (0, 0),
+        };
+        member.hear(report);
+    }
+    let squeezed = |round: &Round| {
+        round
+            .orders
+            .iter()
+            .map(|orders| orders.compress_pages)
+            .sum::<u64>()
+    };
+    let (first, _) = limits(&mut host, SECOND);
+    assert!(squeezed(&first) > 0, "{first:?}");
+    let (second, _) = limits(&mut host, SECOND);
+    assert_eq!(squeezed(&second), 0);
 }

@@ -1,0 +1,327 @@
+//! How much memory this process may hold, and what happens when that is used up.
+//!
+//! The manager names a limit; the sum of all limits never exceeds its budget. A thread of its own, the keeper, compares
+//! what the process holds with it. While there is room for more than the guest could take before the next look, growth
+//! is free. Then the gate closes: from now on every page that grows is counted, and the limit holds exactly, however
+//! fast the guest is. Where accesses wait at the gate the manager hears at once; when it has no more to give, the guest
+//! makes room for itself, by compressing and swapping pages of its own.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use page_share::{PageRun, Region};
+
+use crate::link::{FromVmm, Lines, Standing};
+use crate::manager::census::{Held, OwnHeld};
+
+const PAGE: u64 = 4096;
+
+/// Longest time between two looks.
+const LAZY: Duration = Duration::from_millis(200);
+/// Shortest time between two looks at a gate that is open.
+const QUICK: Duration = Duration::from_millis(5);
+/// A look may take this part of the time until the next one.
+const LOOK_PART: u32 = 50;
+/// The gate opens again when there was room for so many bursts for [`CALM`].
+const PLENTY: u64 = 6;
+/// See [`PLENTY`].
+const CALM: Duration = Duration::from_secs(10);
+/// The smallest burst that is reckoned with, bytes.
+const LEAST_BURST: u64 = 1 << 20;
+/// How long waiting accesses leave it to the manager to find memory elsewhere, where it means to.
+const GRACE: Duration = Duration::from_millis(100);
+/// Shortest time between two words to the manager.
+const SAY: Duration = Duration::from_millis(10);
+/// Pages that make room at a time.
+const HANDFUL: u32 = 256;
+/// The same where the limit itself was lowered.
+const ARMFUL: u32 = 2048;
+/// Credit below which room is made ahead of need, pages.
+const SCARCE: u64 = 128;
+/// Beyond its limit by so little a process is left alone: its own tables grow and shrink too.
+const TOLERANCE: u64 = 1 << 20;
+/// Memory touched to learn how fast memory can be touched here, bytes.
+const TRIAL: usize = 1 << 20;
+
+/// No limit.
+const NONE: u64 = u64::MAX;
+
+/// One process's allowance. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(super) struct Allowance(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    region: Arc<Region>,
+    /// Bytes that the process may hold, [`NONE`] without a limit.
+    limit: AtomicU64,
+    /// Bytes beyond the limit that the manager means to give as soon as it has them.
+    owed: AtomicU64,
+    gated: AtomicBool,
+    /// Where the manager listens.
+    voice: Mutex<Option<UnixStream>>,
+    keeper: OnceLock<Thread>,
+}
+
+impl Allowance {
+    /// Starts the keeper of `region`'s growth. Without a limit until one is set.
+    ///
+    /// # Errors
+    /// When the process cannot be measured, or the system refuses a thread.
+    pub(super) fn start(region: &Arc<Region>) -> io::Result<Self> {
+        let allowance = Self(Arc::new(Shared {
+            region: Arc::clone(region),
+            limit: AtomicU64::new(NONE),
+            owed: AtomicU64::new(0),
+            gated: AtomicBool::new(false),
+            voice: Mutex::new(None),
+            keeper: OnceLock::new(),
+        }));
+        let mut keeper = Keeper::new(allowance.clone())?;
+        let thread = thread::Builder::new()
+            .name("allowance".into())
+            .stack_size(256 << 10)
+            .spawn(move || keeper.run())?;
+        let thread = thread.thread().clone();
+        region.watch_growth(thread.clone());
+        let _ = allowance.0.keeper.set(thread);
+        Ok(allowance)
+    }
+
+    /// Sets the limit and what may be expected beyond it, in bytes; `None` lets the guest grow freely.
+    pub(super) fn set(&self, limit: Option<u64>, owed: u64) {
+        self.0.owed.store(owed, Ordering::SeqCst);
+        if self.0.limit.swap(limit.unwrap_or(NONE), Ordering::SeqCst) != limit.unwrap_or(NONE)
+            && let Some(keeper) = self.0.keeper.get()
+        {
+            keeper.unpark();
+        }
+    }
+
+    /// Where the manager listens from now on, if anywhere.
+    pub(super) fn speak_to(&self, manager: Option<UnixStream>) {
+        *self.voice() = manager;
+    }
+
+    /// Tells the manager something. Without one, nothing.
+    ///
+    /// # Errors
+    /// When it does not take it.
+    pub(super) fn say(&self, word: &FromVmm) -> io::Result<()> {
+        match &*self.voice() {
+            Some(stream) => Lines::send(&mut &*stream, word),
+            None => Ok(()),
+        }
+    }
+
+    fn voice(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        self.0.voice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limit(&self) -> Option<u64> {
+        Some(self.0.limit.load(Ordering::SeqCst)).filter(|&limit| limit != NONE)
+    }
+}
+
+/// The thread that holds a process to its allowance.
+struct Keeper {
+    allowance: Allowance,
+    region: Arc<Region>,
+    held: OwnHeld,
+    /// Bytes a second that a guest could take here.
+    speed: u64,
+    /// How long one look takes.
+    look: Duration,
+    /// Since when there is plenty of room behind a closed gate.
+    calm_since: Option<Instant>,
+    /// Since when accesses wait for credit.
+    waiting_since: Option<Instant>,
+    /// What the manager was told last, and when.
+    said: (Standing, Instant),
+    /// Pages grown through the gate at the last look.
+    grown: u64,
+}
+
+impl Keeper {
+    fn new(allowance: Allowance) -> io::Result<Self> {
+        Ok(Self {
+            region: Arc::clone(&allowance.0.region),
+            allowance,
+            held: OwnHeld::open()?,
+            speed: touching_speed(),
+            look: Duration::ZERO,
+            calm_since: None,
+            waiting_since: None,
+            said: (Standing::default(), Instant::now()),
+            grown: 0,
+        })
+    }
+
+    fn run(&mut self) {
+        loop {
+            let start = Instant::now();
+            let nap = match self.allowance.limit() {
+                Some(limit) => self.keep(limit),
+                None => {
+                    self.open();
+                    LAZY
+                }
+            };
+            thread::park_timeout(nap);
+            // A nap cut short began with somebody waiting: that look is not the usual one.
+            self.look = (start.elapsed().saturating_sub(nap)).min(LAZY / LOOK_PART);
+        }
+    }
+
+    fn is_gated(&self) -> bool {
+        self.allowance.0.gated.load(Ordering::SeqCst)
+    }
+
+    /// Shortest time between two looks here: they must not cost the guest its CPU.
+    fn quick(&self) -> Duration {
+        QUICK.max(self.look * LOOK_PART)
+    }
+
+    /// What the guest could take until the next look.
+    fn burst(&self) -> u64 {
+        bytes_in(self.speed, self.quick()).max(LEAST_BURST)
+    }
+
+    /// One look; returns when the next one is due.
+    fn keep(&mut self, limit: u64) -> Duration {
+        let growth = self.region.growth();
+        // A process that cannot be measured may not grow.
+        let held = self.held.read().map_or(limit, Held::total);
+        let room = limit.saturating_sub(held);
+        if !self.is_gated() {
+            if room > self.burst() {
+                self.report(limit, 0);
+                return time_for(self.speed, room / 2).clamp(self.quick(), LAZY);
+            }
+            self.close();
+            return Duration::ZERO;
+        }
+        self.region
+            .set_credit(u32::try_from(room / PAGE).unwrap_or(u32::MAX), growth.grown);
+        let grew = growth.grown != std::mem::replace(&mut self.grown, growth.grown);
+        self.report(limit, growth.waiting);
+        if held > limit + TOLERANCE {
+            let excess = u32::try_from((held - limit) / PAGE).unwrap_or(u32::MAX);
+            return self.after(self.make_room(excess.min(ARMFUL)));
+        }
+        if growth.waiting > 0 && room < PAGE {
+            return self.feed();
+        }
+        self.waiting_since = None;
+        if room > PLENTY * self.burst() {
+            let since = *self.calm_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > CALM {
+                self.open();
+            }
+            return LAZY;
+        }
+        self.calm_since = None;
+        // A guest that goes on growing need not find the gate shut first.
+        if grew && room / PAGE < SCARCE && self.owed() == 0 {
+            return self.after(self.make_room(HANDFUL));
+        }
+        if grew { self.quick() } else { LAZY }
+    }
+
+    /// Accesses wait and there is no credit: the manager's turn for a moment where it has promised more, then ours.
+    fn feed(&mut self) -> Duration {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if self.owed() > 0 && since.elapsed() < GRACE {
+            return QUICK;
+        }
+        self.after(self.make_room(HANDFUL))
+    }
+
+    /// When to look again after `freed` pages made room.
+    fn after(&self, freed: u32) -> Duration {
+        if freed > 0 { Duration::ZERO } else { self.quick() }
+    }
+
+    fn owed(&self) -> u64 {
+        self.allowance.0.owed.load(Ordering::SeqCst)
+    }
+
+    /// Compresses pages of the guest, and swaps those out that do not compress or for which the store has no room.
+    fn make_room(&self, pages: u32) -> u32 {
+        let mut freed = 0;
+        for run in self.region.victims(pages) {
+            let compressed = self.region.compress(run).min(run.count);
+            freed += compressed;
+            if compressed < run.count {
+                freed += self.swap(run);
+            }
+        }
+        freed
+    }
+
+    fn swap(&self, run: PageRun) -> u32 {
+        self.region.swap_out(run).unwrap_or_else(|error| {
+            log::warn!("pages stay in memory: {error}");
+            0
+        })
+    }
+
+    fn close(&mut self) {
+        log::debug!("growth is gated");
+        self.allowance.0.gated.store(true, Ordering::SeqCst);
+        self.region.close_gate();
+        self.calm_since = None;
+    }
+
+    fn open(&mut self) {
+        if self.allowance.0.gated.swap(false, Ordering::SeqCst) {
+            log::debug!("growth is free");
+            self.region.open_gate();
+            self.waiting_since = None;
+        }
+    }
+
+    /// Tells the manager at once what cannot wait for the next report: who waits, and which limit holds by now.
+    fn report(&mut self, limit: u64, waiting: u64) {
+        let standing = Standing {
+            limit_bytes: Some(limit),
+            waiting,
+            gated: self.is_gated(),
+        };
+        let (before, when) = self.said;
+        let urgent = before.limit_bytes != standing.limit_bytes
+            || before.gated != standing.gated
+            || (before.waiting > 0) != (waiting > 0)
+            || waiting > 0;
+        if urgent && when.elapsed() >= SAY {
+            self.said = (standing, Instant::now());
+            // A manager that is gone is the attendant's to notice.
+            let _ = self.allowance.say(&FromVmm::Standing(standing));
+        }
+    }
+}
+
+/// Bytes a second that a thread can touch for the first time. A guest's first touches cost more than ours, a guest with
+/// several processors makes them on each.
+fn touching_speed() -> u64 {
+    let start = Instant::now();
+    let mut trial = vec![0_u8; TRIAL];
+    for at in (0..TRIAL).step_by(PAGE as usize) {
+        trial[at] = 1;
+    }
+    std::hint::black_box(&trial);
+    let nanoseconds = start.elapsed().as_nanos().max(1) as u64;
+    (TRIAL as u64).saturating_mul(1_000_000_000) / nanoseconds
+}
+
+fn bytes_in(speed: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(speed) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+fn time_for(speed: u64, bytes: u64) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / speed.max(1) as f64)
+}
