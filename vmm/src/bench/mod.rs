@@ -11,6 +11,7 @@ mod figure;
 mod interrupt;
 mod ksm;
 mod oracle;
+pub mod overcommit;
 mod progress;
 mod report;
 mod sample;

@@ -72,7 +72,7 @@ pub struct GuestSample {
 
 impl Sample {
     /// A sample from the manager's own views.
-    pub(super) fn of(seconds: f64, host: &HostView, guests: &[GuestView]) -> Self {
+    pub fn of(seconds: f64, host: &HostView, guests: &[GuestView]) -> Self {
         let spent = host.spent;
         Self {
             seconds,

@@ -191,6 +191,15 @@ impl Keeper {
         bytes_in(self.speed, self.quick()).max(LEAST_BURST)
     }
 
+    /// What the guest could take at all.
+    fn growable(&self) -> u64 {
+        let stats = self.region.stats();
+        let absent =
+            stats.empty + stats.zero + stats.shared + stats.ballooned + stats.compressed + stats.swapped;
+        // Nobody knows what of a huge block is there.
+        (absent + stats.huge) * PAGE
+    }
+
     /// One look; returns when the next one is due.
     fn keep(&mut self, limit: u64) -> Duration {
         let growth = self.region.growth();
@@ -198,7 +207,7 @@ impl Keeper {
         let held = self.held.read().map_or(limit, Held::total);
         let room = limit.saturating_sub(held);
         if !self.is_gated() {
-            if room > self.burst() {
+            if room > self.burst() || room > self.growable() {
                 self.report(limit, 0);
                 return time_for(self.speed, room / 2).clamp(self.quick(), LAZY);
             }
@@ -217,7 +226,7 @@ impl Keeper {
             return self.feed();
         }
         self.waiting_since = None;
-        if room > PLENTY * self.burst() {
+        if room > PLENTY * self.burst() || room > 2 * self.growable() + LEAST_BURST {
             let since = *self.calm_since.get_or_insert_with(Instant::now);
             if since.elapsed() > CALM {
                 self.open();

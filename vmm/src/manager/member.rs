@@ -164,13 +164,18 @@ impl Member {
     /// What its process needs beside the guest's private and compressed pages. What it holds is known for this moment,
     /// its pages for up to a second ago: a guest that grows meanwhile has no larger process for that.
     pub fn overhead(&self) -> Pages {
-        let most = Pages::from_mib(OVERHEAD_MIB) + self.limits.max.part(OVERHEAD_PART);
-        self.held.less(self.private() + self.store()).min(most)
+        self.held
+            .less(self.private() + self.store())
+            .min(self.most_overhead())
     }
 
-    /// What it can hold at all, its process included.
+    /// What it can hold at all, its process included: as good as no limit.
     pub fn most(&self) -> Pages {
-        self.limits.max + self.overhead()
+        self.limits.max + self.most_overhead()
+    }
+
+    fn most_overhead(&self) -> Pages {
+        Pages::from_mib(OVERHEAD_MIB) + self.limits.max.part(OVERHEAD_PART)
     }
 
     /// What it was promised and does not hold, its process included; shared pages are part of the promise.
