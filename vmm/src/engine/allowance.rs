@@ -35,7 +35,7 @@ const LEAST_BURST: u64 = 1 << 20;
 /// How long waiting accesses leave it to the manager to find memory elsewhere, where it means to.
 const GRACE: Duration = Duration::from_millis(100);
 /// Shortest time between two words to the manager.
-const SAY: Duration = Duration::from_millis(10);
+const SAY: Duration = Duration::from_millis(25);
 /// Pages that make room at a time.
 const HANDFUL: u32 = 256;
 /// The same where the limit itself was lowered.

@@ -11,10 +11,10 @@ const LONGEST_BAR: Duration = Duration::from_secs(64);
 
 /// Messages from one guest in a row, beyond those that [`PER_SECOND`] allows. A process that was held up may send what
 /// it has saved.
-const BURST: f64 = 30.0;
+const BURST: f64 = 120.0;
 
-/// Messages a second that a guest may send for long; it has one to say.
-const PER_SECOND: f64 = 5.0;
+/// Messages a second that a guest may send for long: it has one to say, and where memory is short some forty more.
+const PER_SECOND: f64 = 60.0;
 
 /// Connections that one process may have at a door at a time.
 const CONNECTIONS: u32 = 16;

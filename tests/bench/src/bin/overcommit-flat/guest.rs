@@ -68,6 +68,10 @@ impl Duties for Flat {
         true
     }
 
+    fn is_paused(&self) -> bool {
+        false
+    }
+
     fn stop(&mut self) {}
 
     fn pause(&mut self, _: bool) {}
@@ -85,6 +89,8 @@ pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
         shares: 1000,
         sharing: Sharing::Domain("flat".into()),
         control: None,
+        fleet: None,
+        group: None,
     };
     if !args.alone {
         let introduction = Introduction::make(dir, hello).context("the manager does not take this guest")?;
