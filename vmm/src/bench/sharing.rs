@@ -27,7 +27,7 @@ pub struct Sharing {
     pub quiet: Duration,
     /// CPUs that scanning may use, all guests together.
     pub scan_cpu: f64,
-    /// What each guest does first, one after the other; `{n}` stands for its number.
+    /// What each guest does first, see [`Stage::work`].
     pub work: Vec<String>,
 }
 
@@ -73,8 +73,13 @@ impl Sharing {
         let mut stage = Stage::open(scene, settings)?;
         let mut guests = Vec::new();
         let mut rows = Vec::new();
+        let mut beside = Vec::new();
         for number in 1..=self.counts.last().copied().unwrap_or(1) {
-            guests.push(self.add(&mut stage, number)?);
+            stage.say(&format!("guest {number} starts"));
+            let guest = stage.start_usual(&format!("equal-{number}"))?;
+            stage.ready(&[guest])?;
+            beside.extend(stage.work(guest, number, &self.work)?);
+            guests.push(guest);
             if !self.counts.contains(&number) {
                 continue;
             }
@@ -84,16 +89,9 @@ impl Sharing {
             stage.say(&row.to_string());
             rows.push(row);
         }
+        // Their data was shared, and nobody has looked at it since.
+        stage.finish(&beside)?;
         Ok(self.outcome(&rows))
-    }
-
-    /// One guest more, which does its work.
-    fn add(&self, stage: &mut Stage, number: u32) -> Result<Guest, StageError> {
-        stage.say(&format!("guest {number} starts"));
-        let guest = stage.start_usual(&format!("equal-{number}"))?;
-        stage.ready(&[guest])?;
-        stage.work(guest, number, &self.work)?;
-        Ok(guest)
     }
 
     /// Everything about one moment: scanning stops first, then all guests.

@@ -43,6 +43,8 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
 /// How much longer than it announces a run may take: setting up a service on an emulated host takes minutes.
 const RUN_PATIENCE: Duration = Duration::from_secs(600);
+/// A run that says nothing about being set up is after so many progress lines.
+const SET_UP_TICKS: usize = 5;
 /// How long an agent may take to answer a command beside its work.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a process may take to end.
@@ -291,6 +293,13 @@ impl Stage {
             self.turn(Instant::now() + TICK)?;
         };
         if verdict.ok {
+            let Verdict {
+                ops, unit, detail, ..
+            } = &verdict;
+            self.say(&format!(
+                "{}: {name} did {ops} {unit} {detail}",
+                self.name(run.guest)
+            ));
             return Ok(verdict);
         }
         Err(StageError::Failed {
@@ -300,21 +309,38 @@ impl Stage {
         })
     }
 
-    /// Has guest `number` of several do all of `works`, one after the other, with `{n}` in them for its number.
+    /// Has guest `number` of several do all of `works`, one after the other, with `{n}` in them for its number. What ends
+    /// with `&` goes on beside the others, once it has set itself up, and is returned: end it with [`Stage::finish`].
     ///
     /// # Errors
     /// As [`Stage::run`] and [`Stage::verdict`].
-    pub fn work(&mut self, guest: Guest, number: u32, works: &[String]) -> Result<(), StageError> {
+    pub fn work(&mut self, guest: Guest, number: u32, works: &[String]) -> Result<Vec<RunId>, StageError> {
+        let mut beside = Vec::new();
         for words in works {
-            let run = self.run(guest, &words.replace("{n}", &number.to_string()))?;
-            let verdict = self.verdict(run)?;
-            let Verdict {
-                ops, unit, detail, ..
-            } = verdict;
-            let name = self.run_of(run).name.clone();
-            self.say(&format!("{}: {name} did {ops} {unit} {detail}", self.name(guest)));
+            let words = words.replace("{n}", &number.to_string());
+            let Some(words) = words.trim_end().strip_suffix('&') else {
+                let run = self.run(guest, &words)?;
+                self.verdict(run)?;
+                continue;
+            };
+            let run = self.run(guest, words)?;
+            self.until(RUN_PATIENCE, "what goes on beside sets itself up", |stage| {
+                let run = stage.run_of(run);
+                let up = !run.remarks.is_empty() || run.ticks.len() >= SET_UP_TICKS || run.verdict.is_some();
+                up.then_some(())
+            })?;
+            beside.push(run);
         }
-        Ok(())
+        Ok(beside)
+    }
+
+    /// Ends runs early, and waits for their verdicts.
+    ///
+    /// # Errors
+    /// As [`Stage::verdict`].
+    pub fn finish(&mut self, runs: &[RunId]) -> Result<(), StageError> {
+        runs.iter().try_for_each(|run| self.stop_run(*run))?;
+        runs.iter().try_for_each(|run| self.verdict(*run).map(|_| ()))
     }
 
     /// Tells a guest's agent something other than to run a workload (`Meminfo`, `Exec`, ...) and waits for the answer.

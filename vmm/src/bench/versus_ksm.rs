@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::ksm::Ksm;
-use super::stage::{Stage, StageError};
+use super::stage::{RunId, Stage, StageError};
 use super::{Figure, Line, Outcome, Panel, Report, Scene};
 use crate::config::SharingConfig;
 
@@ -30,7 +30,7 @@ const PLATEAU: f64 = 40.0;
 pub struct VersusKsm {
     /// How many guests.
     pub guests: u32,
-    /// What each guest does first, one after the other; `{n}` stands for its number.
+    /// What each guest does first, see [`Stage::work`].
     pub work: Vec<String>,
     /// CPUs that Levy's scanning may use, all guests together.
     pub scan_cpu: f64,
@@ -82,10 +82,12 @@ impl VersusKsm {
         scene.guest.memory.mergeable = true;
         let mut stage = Stage::open(&scene, scene.settings(BUDGET))?;
         stage.say("same-page merging by the kernel");
-        self.work(&mut stage)?;
+        let beside = self.work(&mut stage)?;
         let before = ksm.cpu_seconds();
         ksm.start(self.ksm_pages).map_err(StageError::Impossible)?;
-        self.watch(&mut stage, |_| (ksm.saved_pages(), ksm.cpu_seconds() - before))
+        let arm = self.watch(&mut stage, |_| (ksm.saved_pages(), ksm.cpu_seconds() - before))?;
+        stage.finish(&beside)?;
+        Ok(arm)
     }
 
     /// Guests under Levy's engine.
@@ -95,22 +97,26 @@ impl VersusKsm {
         (settings.scan.cpu, settings.split_blocks) = (0.0, 0);
         let mut stage = Stage::open(scene, settings)?;
         stage.say("sharing by Levy");
-        self.work(&mut stage)?;
+        let beside = self.work(&mut stage)?;
         let before = cpu_of_all(&stage);
         stage.set(|settings| (settings.scan.cpu, settings.split_blocks) = (self.scan_cpu, blocks))?;
-        self.watch(&mut stage, |stage| {
+        let arm = self.watch(&mut stage, |stage| {
             (saved_by_levy(stage), cpu_of_all(stage) - before)
-        })
+        })?;
+        stage.finish(&beside)?;
+        Ok(arm)
     }
 
     /// All guests start and do their work, one after the other.
-    fn work(&self, stage: &mut Stage) -> Result<(), StageError> {
+    fn work(&self, stage: &mut Stage) -> Result<Vec<RunId>, StageError> {
+        let mut beside = Vec::new();
         for number in 1..=self.guests {
             let guest = stage.start_usual(&format!("equal-{number}"))?;
             stage.ready(&[guest])?;
-            stage.work(guest, number, &self.work)?;
+            beside.extend(stage.work(guest, number, &self.work)?);
         }
-        stage.pass(SETTLE)
+        stage.pass(SETTLE)?;
+        Ok(beside)
     }
 
     /// A point a second, until nothing more comes.

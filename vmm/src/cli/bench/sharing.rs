@@ -21,7 +21,7 @@ pub(super) struct VersusKsmArgs {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = config::duration)]
     longest: Duration,
     /// What each guest does first: WORKLOAD [key=value]...; {n} stands for the guest's number. Repeatable, done one after
-    /// the other [default: pgbench, nginx and redis, or churn without a disk]
+    /// the other; with & at the end it goes on until all is measured [default: pgbench, nginx, redis; churn without a disk]
     #[arg(long, value_name = "WORDS")]
     work: Vec<String>,
     #[command(flatten)]
@@ -50,6 +50,10 @@ pub(super) struct SharingArgs {
     /// Most guests [default: 10; 4 with --quick]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     guests: Option<u32>,
+    /// Measure these numbers of guests only, as in 1,5,10 [default: 1 to the most; 1, 2, 4 with --quick]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "guests",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    counts: Vec<u32>,
     /// How long all guests are quiet before anything is measured
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = config::duration)]
     quiet: Duration,
@@ -57,7 +61,7 @@ pub(super) struct SharingArgs {
     #[arg(long, value_name = "CPUS", default_value = "0.2", value_parser = cpus)]
     scan_cpu: f64,
     /// What each guest does first: WORKLOAD [key=value]...; {n} stands for the guest's number. Repeatable, done one after
-    /// the other [default: pgbench, nginx and redis, or churn without a disk]
+    /// the other; with & at the end it goes on until all is measured [default: pgbench, nginx, redis; churn without a disk]
     #[arg(long, value_name = "WORDS")]
     work: Vec<String>,
     #[command(flatten)]
@@ -81,9 +85,14 @@ impl SharingArgs {
     fn bench(&self) -> Sharing {
         let scene = &self.scene;
         let most = self.guests.unwrap_or(if scene.quick { 4 } else { 10 });
-        let counts = (1..=most).filter(|count| !scene.quick || count.is_power_of_two() || *count == most);
+        let usual = (1..=most).filter(|count| !scene.quick || count.is_power_of_two() || *count == most);
+        let mut counts = self.counts.clone();
+        if counts.is_empty() {
+            counts = usual.collect();
+        }
+        counts.sort_unstable();
         Sharing {
-            counts: counts.collect(),
+            counts,
             quiet: self.quiet,
             scan_cpu: self.scan_cpu,
             work: work(&self.work, scene.no_disk),
