@@ -7,6 +7,8 @@ use plotters::prelude::*;
 
 /// Size of one panel in pixels.
 const PANEL: (u32, u32) = (900, 340);
+/// Curves of so many points and fewer show them as dots.
+const FEW: usize = 40;
 /// The curves' colours, told apart by colour-blind readers too (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -46,6 +48,18 @@ pub struct Line {
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
+    /// How it is drawn.
+    pub stroke: Stroke,
+}
+
+/// How a curve is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stroke {
+    /// A measurement.
+    #[default]
+    Fine,
+    /// What a measurement is compared with: pale and wide, to be seen under a fine curve that covers it.
+    Pale,
 }
 
 /// A figure that could not be drawn.
@@ -62,7 +76,15 @@ impl Line {
         Self {
             name: name.into(),
             points: points.into_iter().collect(),
+            stroke: Stroke::Fine,
         }
+    }
+
+    /// The same curve, drawn pale and wide.
+    #[must_use]
+    pub fn pale(mut self) -> Self {
+        self.stroke = Stroke::Pale;
+        self
     }
 }
 
@@ -117,17 +139,23 @@ impl Panel {
             .light_line_style(WHITE)
             .x_desc(x)
             .y_desc(&self.y)
+            .x_labels(((right - left) as usize + 1).clamp(2, 12))
+            .x_label_formatter(&|x| format!("{}", (x * 10.0).round() / 10.0))
+            .y_label_formatter(&|y| format!("{}", (y * 100.0).round() / 100.0))
             .label_style(("sans-serif", 13))
             .axis_desc_style(("sans-serif", 14))
             .draw()?;
         for (line, colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
-            let style = colour.stroke_width(2);
+            let style = match line.stroke {
+                Stroke::Fine => colour.stroke_width(2),
+                Stroke::Pale => colour.mix(0.35).stroke_width(8),
+            };
             let curve = LineSeries::new(line.points.iter().copied(), style);
             chart
                 .draw_series(curve)?
                 .label(&line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-            if line.points.len() <= 40 {
+            if line.points.len() <= FEW && line.stroke == Stroke::Fine {
                 let dots = line.points.iter().map(|p| Circle::new(*p, 3, colour.filled()));
                 chart.draw_series(dots)?;
             }

@@ -23,7 +23,7 @@ mod tax;
 mod versus_ksm;
 
 pub use actor::{Run, Tick, Verdict};
-pub use figure::{Figure, FigureError, Line, Panel};
+pub use figure::{Figure, FigureError, Line, Panel, Stroke};
 pub use interrupt::Interrupt;
 pub use oracle::Findings;
 pub use report::{Report, ReportError};

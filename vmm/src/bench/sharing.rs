@@ -223,8 +223,8 @@ fn figure(rows: &[Row]) -> Figure {
                 lines: vec![
                     line("held by the guests", &|row| mib(row.held_pages)),
                     line("shared (mapped from the pool)", &|row| mib(row.shared_pages)),
+                    line("reclaimable (oracle)", &|row| mib(row.oracle.reclaimable)).pale(),
                     line("reclaimed", &|row| mib(row.reclaimed_pages)),
-                    line("reclaimable (oracle)", &|row| mib(row.oracle.reclaimable)),
                     line("zero pages", &|row| mib(row.zero_pages)),
                 ],
             },
@@ -232,8 +232,8 @@ fn figure(rows: &[Row]) -> Figure {
                 y: "% of held memory".into(),
                 lines: vec![
                     line("shared", &|row| row.shared_percent),
+                    line("reclaimable (oracle)", &|row| row.ceiling_percent).pale(),
                     line("reclaimed", &|row| row.reclaimed_percent),
-                    line("reclaimable (oracle)", &|row| row.ceiling_percent),
                 ],
             },
         ],
