@@ -157,22 +157,40 @@ impl PageHasher {
     /// The sketch of `page`.
     pub fn sketch(&self, page: &Page) -> Sketch {
         let (words, _) = page.as_chunks::<8>();
-        self.sketch_of(|word| u64::from_le_bytes(words[word]))
+        // Four sums side by side: one alone would wait for its own carry at every step.
+        let [sums] = self.sums::<1, 4>(|_, word| u64::from_le_bytes(words[word]));
+        self.fold(sums)
     }
 
-    /// The sketch of the page whose words, little-endian, `load` gives: each is asked for once, in order.
+    /// The sketches of `N` pages side by side, whose words, little-endian, `load` gives by page and word: more memory is
+    /// on its way at a time than for one page.
     #[inline]
-    pub(crate) fn sketch_of(&self, load: impl Fn(usize) -> u64) -> Sketch {
-        // Four sums side by side: one alone would wait for its own carry at every step.
-        let mut sums = [0u128; 4];
+    pub(crate) fn sketches<const N: usize>(&self, load: impl Fn(usize, usize) -> u64) -> [Sketch; N] {
+        self.sums::<N, 1>(load).map(|sums| self.fold(sums))
+    }
+
+    /// NH of `N` pages, each in `SUMS` parts.
+    #[inline]
+    fn sums<const N: usize, const SUMS: usize>(
+        &self,
+        load: impl Fn(usize, usize) -> u64,
+    ) -> [[u128; SUMS]; N] {
+        let mut sums = [[0u128; SUMS]; N];
         let (keys, _) = self.nh.as_chunks::<8>();
         for (line, keys) in keys.iter().enumerate() {
-            for (pair, sum) in sums.iter_mut().enumerate() {
-                let low = load(line * 8 + pair * 2).wrapping_add(keys[pair * 2]);
-                let high = load(line * 8 + pair * 2 + 1).wrapping_add(keys[pair * 2 + 1]);
-                *sum = sum.wrapping_add(u128::from(low) * u128::from(high));
+            for (page, sums) in sums.iter_mut().enumerate() {
+                for pair in 0..4 {
+                    let low = load(page, line * 8 + pair * 2).wrapping_add(keys[pair * 2]);
+                    let high = load(page, line * 8 + pair * 2 + 1).wrapping_add(keys[pair * 2 + 1]);
+                    let sum = &mut sums[pair % SUMS];
+                    *sum = sum.wrapping_add(u128::from(low) * u128::from(high));
+                }
             }
         }
+        sums
+    }
+
+    fn fold<const SUMS: usize>(&self, sums: [u128; SUMS]) -> Sketch {
         let sum = sums.iter().fold(0u128, |all, sum| all.wrapping_add(*sum));
         let low = self.fold[0].wrapping_mul(sum & u128::from(u64::MAX));
         let high = self.fold[1].wrapping_mul(sum >> 64);
@@ -238,6 +256,18 @@ mod tests {
                 assert_ne!(hasher.hash(&page), hash, "bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn pages_side_by_side_have_the_sketches_that_each_has_alone() {
+        let hasher = hasher(3);
+        let pages: [Page; 4] =
+            std::array::from_fn(|page| std::array::from_fn(|i| (i * (31 + page) + i / 256) as u8));
+        let sketches = hasher.sketches::<4>(|page, word| {
+            let (words, _) = pages[page].as_chunks::<8>();
+            u64::from_le_bytes(words[word])
+        });
+        assert_eq!(sketches, pages.map(|page| hasher.sketch(&page)));
     }
 
     #[test]

@@ -124,22 +124,6 @@ impl Span {
         unsafe { libc::memcmp(at as *const _, ZEROS.as_ptr().cast(), PAGE_SIZE) == 0 }
     }
 
-    /// The sketch of page `index` as it is just now, read in place. Meanwhile `next`, a page that will be read soon, is
-    /// brought nearer: the hardware's own look ahead ends with the page.
-    ///
-    /// A page that somebody writes meanwhile gives some sketch. Waits in a fault as [`Span::copy_out`] does.
-    pub(crate) fn sketch(self, index: usize, hasher: &PageHasher, next: Option<Self>) -> Sketch {
-        let from = self.sub(index, 1).start;
-        let ahead = next.map_or(from, |next| next.sub(0, 1).start);
-        hasher.sketch_of(|word| {
-            if word.is_multiple_of(8) {
-                prefetch(ahead + word * 8);
-            }
-            // SAFETY: aligned and inside a readable page of an arena; volatile, because a guest may write meanwhile.
-            u64::from_le(unsafe { std::ptr::read_volatile((from + word * 8) as *const u64) })
-        })
-    }
-
     /// Reads the 8 bytes at `offset`, which must be a multiple of 8.
     pub(crate) fn load(self, offset: usize) -> u64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
@@ -159,6 +143,28 @@ impl std::fmt::Debug for Span {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:#x}+{} pages", self.start, self.pages)
     }
+}
+
+/// The sketches of single pages as they are just now, read in place and side by side. Meanwhile the pages of `next`, which
+/// will be read soon, are brought nearer: the hardware's own look ahead ends with the page.
+///
+/// A page that somebody writes meanwhile gives some sketch. Waits in a fault as [`Span::copy_out`] does.
+pub(crate) fn sketches<const N: usize>(
+    pages: [Span; N],
+    next: [Span; N],
+    hasher: &PageHasher,
+) -> [Sketch; N] {
+    let (from, ahead) = (
+        pages.map(|page| page.sub(0, 1).start),
+        next.map(|page| page.sub(0, 1).start),
+    );
+    hasher.sketches(|page, word| {
+        if word.is_multiple_of(8) {
+            prefetch(ahead[page] + word * 8);
+        }
+        // SAFETY: aligned and inside a readable page of an arena; volatile, because a guest may write meanwhile.
+        u64::from_le(unsafe { std::ptr::read_volatile((from[page] + word * 8) as *const u64) })
+    })
 }
 
 /// Asks for the cache line at `address`, for soon, not at once.

@@ -5,11 +5,11 @@
 
 use rustix::io::Errno;
 
-use crate::hash::PageHasher;
+use crate::hash::{PageHasher, Sketch};
 use crate::page::{Gfn, PAGE_SIZE};
 use crate::port::Report;
 use crate::region::engine::{Engine, Quiet};
-use crate::region::memory::Span;
+use crate::region::memory::{self, Span};
 use crate::region::run::{PageRun, runs_of};
 use crate::region::state::{State, mark};
 use crate::region::userfault::{Found, Look};
@@ -20,6 +20,9 @@ const BROKEN_QUIET_PASSES: u8 = 2;
 /// Pages looked at under one hold of the engine lock, 2 MiB: what was sketched is still in a core's cache when it is
 /// published and compared.
 pub(crate) const CHUNK: u32 = 512;
+
+/// Pages sketched side by side.
+const ABREAST: usize = 4;
 
 /// Passes without a look for broken pages where the last one found none.
 const CALM_PASSES: u8 = 3;
@@ -124,23 +127,38 @@ impl Engine {
     /// Pages that were pending before this look and were not written since are quiet: sketch them.
     fn sketch_quiet(&mut self, run: PageRun, before: &[u64], hasher: &PageHasher, out: &mut Scanned) {
         let quiet = self.quiet(run, before);
+        let spans: Vec<Span> = quiet
+            .iter()
+            .map(|&page| self.guest.span(PageRun::of(page..page + 1)))
+            .collect();
+        for &page in &quiet {
+            self.guest.table.set_pending(page, false);
+        }
+        let (groups, rest) = spans.as_chunks::<ABREAST>();
+        let mut sketches = Vec::with_capacity(spans.len());
+        for (at, group) in groups.iter().enumerate() {
+            let next = groups.get(at + 1).unwrap_or(group);
+            sketches.extend(memory::sketches(*group, *next, hasher));
+        }
+        sketches.extend(rest.iter().map(|&span| sketch(span, hasher)));
+        for (&page, &sketch) in quiet.iter().zip(&sketches) {
+            self.note_quiet(page, sketch, hasher, out);
+        }
+    }
+
+    /// What is to be done with a page that has been quiet.
+    fn note_quiet(&self, page: u32, sketch: Sketch, hasher: &PageHasher, out: &mut Scanned) {
         let guest = &self.guest;
-        let span = |page: u32| guest.span(PageRun::of(page..page + 1));
-        for (at, &page) in quiet.iter().enumerate() {
-            guest.table.set_pending(page, false);
-            let next = quiet.get(at + 1).map(|&next| span(next));
-            let sketch = span(page).sketch(0, hasher, next);
-            if sketch == hasher.of_zeros() {
-                out.zeros.push(page);
-                continue;
-            }
-            guest.counters.pages_hashed.add(1);
-            if !guest.table.is_marked(page, mark::UNSHARABLE) {
-                out.reports.push(Report {
-                    gfn: Gfn::new(page),
-                    sketch,
-                });
-            }
+        if sketch == hasher.of_zeros() {
+            out.zeros.push(page);
+            return;
+        }
+        guest.counters.pages_hashed.add(1);
+        if !guest.table.is_marked(page, mark::UNSHARABLE) {
+            out.reports.push(Report {
+                gfn: Gfn::new(page),
+                sketch,
+            });
         }
     }
 
@@ -188,6 +206,11 @@ impl Engine {
             self.calm[chunk] -= 1;
             return Ok(());
         }
+        let table = &self.guest.table;
+        let is_pool = |page| matches!(table.state(page), State::Shared | State::Broken);
+        if !run.numbers().any(is_pool) {
+            return Ok(());
+        }
         self.find_broken(self.guest.span(run), hasher, out)?;
         if self.found.is_empty() {
             self.calm[chunk] = CALM_PASSES;
@@ -225,7 +248,7 @@ impl Engine {
         if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::NEVER) {
             return false;
         }
-        let sketch = guest.span(PageRun::of(page..page + 1)).sketch(0, hasher, None);
+        let sketch = sketch(guest.span(PageRun::of(page..page + 1)), hasher);
         let quiet = self.broken.entry(page).or_insert(Quiet { sketch, passes: 0 });
         if quiet.sketch == sketch {
             quiet.passes = quiet.passes.saturating_add(1);
@@ -234,6 +257,12 @@ impl Engine {
         }
         quiet.passes > BROKEN_QUIET_PASSES
     }
+}
+
+/// The sketch of a single page as it is just now.
+fn sketch(page: Span, hasher: &PageHasher) -> Sketch {
+    let [sketch] = memory::sketches([page], [page], hasher);
+    sketch
 }
 
 /// The words of the pending bitmap that cover `run`.
