@@ -8,7 +8,8 @@
 //! some other guest of its domain has a content it knows: that is what sharing a domain means.
 //!
 //! # Invariants
-//! 1. A slot is in use exactly while it has references, and exactly then the index has it as shared.
+//! 1. A slot is in use exactly while it has references, and exactly then the index has it, or another with its content,
+//!    as shared.
 //! 2. A guest remembers a hint exactly while the index has that page as a hint.
 //! 3. The references to a slot are the sum of what its guests hold; an offer is held from when it is queued.
 //!
@@ -26,6 +27,7 @@ use crate::index::{Holder, Index, Trace};
 use crate::page::{Gfn, GuestId, PoolGeneration, Slot};
 use crate::pool::Pool;
 use crate::port::{Answer, Invalid, Offer, PortError, REPORT_BATCH, Report, Session};
+use crate::series::AllSeries;
 
 /// A sharing domain.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub struct Domain {
     pub(crate) pool: Pool,
     /// References to each slot, over all guests.
     pub(crate) references: Counts,
+    pub(crate) series: AllSeries,
     pub(crate) guests: BTreeMap<GuestId, Guest>,
     pub(crate) counters: Counters,
 }
@@ -118,6 +121,7 @@ impl Domain {
             index: Index::new(),
             pool: Pool::new(page_limit)?,
             references: Counts::new(),
+            series: AllSeries::default(),
             guests: BTreeMap::new(),
             counters: Counters::default(),
         })
@@ -202,6 +206,7 @@ impl Domain {
             }
             Some(Holder::Shared(slot)) => {
                 self.drop_hint(guest, gfn);
+                let slot = self.pick(guest, gfn, slot);
                 if !self.grant(guest, slot) {
                     return Answer::Noted;
                 }
@@ -317,11 +322,11 @@ impl Domain {
         let guest_bytes: usize = self.guests.values().map(Guest::bytes).sum();
         Sizes {
             guests: self.guests.len() as u32,
-            hints: self.index.entries() as u64 - u64::from(self.pool.used()),
+            hints: self.index.entries() as u64 - u64::from(self.pool.used() - self.series.copies()),
             pool_pages: self.pool.used(),
             references: self.references.total(),
             index_bytes: self.index.bytes() as u64,
-            slot_bytes: (self.pool.bytes() + self.references.bytes()) as u64,
+            slot_bytes: (self.pool.bytes() + self.references.bytes() + self.series.bytes()) as u64,
             guest_bytes: guest_bytes as u64,
         }
     }
@@ -379,15 +384,20 @@ impl Domain {
         for &slot in references.keys() {
             let content = self.pool.content(slot);
             let holder = content.and_then(|content| self.index.find(content.sketch));
-            if holder != Some(Holder::Shared(slot)) {
+            let named = match holder {
+                Some(Holder::Shared(named)) => named == slot || self.pool.content(named) == content,
+                _ => false,
+            };
+            if !named {
                 return Err(format!("{slot:?} has references, but the index has {holder:?}"));
             }
         }
         let hints: usize = self.guests.values().map(|state| state.hints().count()).sum();
         let (entries, used) = (self.index.entries(), self.pool.used() as usize);
-        if entries != hints + used || used != references.len() {
+        let copies = self.series.copies() as usize;
+        if entries != hints + used - copies || used != references.len() {
             return Err(format!(
-                "{entries} entries, {hints} hints, {used} slots in use, {} referred to",
+                "{entries} entries, {hints} hints, {used} slots in use, {copies} of them copies, {} referred to",
                 references.len()
             ));
         }
@@ -457,7 +467,7 @@ impl Domain {
     fn free(&mut self, slots: &mut [Slot]) {
         for &slot in slots.iter() {
             if let Some(content) = self.pool.content(slot) {
-                self.index.remove(content.sketch, Holder::Shared(slot));
+                self.unname(slot, content);
             }
         }
         match self.pool.free(slots) {

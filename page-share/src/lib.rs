@@ -66,6 +66,7 @@ mod pool;
 pub mod port;
 mod publish;
 mod region;
+mod series;
 mod slab;
 mod socket;
 mod sparse;

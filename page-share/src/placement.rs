@@ -75,6 +75,29 @@ impl Placement {
         self.continue_window(guest)
     }
 
+    /// Makes `slot` itself used; `false` when it is already or does not exist.
+    pub(crate) fn place_at(&mut self, slot: Slot) -> bool {
+        let bit = 1 << (slot.get() % WORD);
+        match self.used.get_mut((slot.get() / WORD) as usize) {
+            Some(word) if *word & bit == 0 => {
+                *word |= bit;
+                self.used_slots += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The first slot of a word that is wholly free and in nobody's window, looked for from the end.
+    pub(crate) fn free_word(&self) -> Option<u32> {
+        let in_window = |slot: u32| self.windows.values().any(|window| window.contains(&slot));
+        let words = (0..self.used.len() as u32).rev();
+        let mut free = words
+            .filter(|&word| self.used[word as usize] == 0)
+            .map(|word| word * WORD);
+        free.find(|&slot| !in_window(slot))
+    }
+
     /// Makes `slot` free again.
     pub(crate) fn free(&mut self, slot: Slot) {
         let bit = 1 << (slot.get() % WORD);

@@ -124,6 +124,23 @@ impl Pool {
         Some(slot)
     }
 
+    /// Reserves `slot` itself to hold `content`; `false` when it is in use or the pool is full.
+    pub(crate) fn place_at(&mut self, slot: Slot, content: Content) -> bool {
+        let placed = self.placement.used() < self.page_limit && self.placement.place_at(slot);
+        if placed {
+            self.contents[slot.get() as usize] = content;
+        }
+        placed
+    }
+
+    /// The first of 64 free slots in a row, aligned, that belong to nobody.
+    pub(crate) fn free_group(&mut self) -> Option<u32> {
+        self.placement.free_word().or_else(|| {
+            self.grow()?;
+            self.placement.free_word()
+        })
+    }
+
     /// Writes `pages` into the slots from `first` on.
     pub(crate) fn write(&self, first: Slot, pages: &[Page]) -> io::Result<()> {
         self.file.write_all_at(pages.as_flattened(), first.offset())

@@ -82,7 +82,7 @@ impl Domain {
                 return self.reserve(batch, item, (owner, hint));
             }
             Some(Holder::Shared(slot)) => {
-                self.join(batch.guest, slot, Content::new(sketch, batch.hashes[item]))
+                self.join(batch.guest, gfn, slot, Content::new(sketch, batch.hashes[item]))
             }
             Some(Holder::Hint(..)) => Publication::Noted,
             None => {
@@ -116,11 +116,12 @@ impl Domain {
     }
 
     /// A page whose sketch the pool has already: a reference to it if the content is the same.
-    fn join(&mut self, guest: GuestId, slot: Slot, content: Content) -> Publication {
+    fn join(&mut self, guest: GuestId, gfn: Gfn, slot: Slot, content: Content) -> Publication {
         if self.pool.content(slot) != Some(content) {
             self.counters.refused_collision += 1;
             return Publication::Refused(Refusal::Collision);
         }
+        let slot = self.pick(guest, gfn, slot);
         if !self.grant(guest, slot) {
             self.counters.refused_full += 1;
             return Publication::Refused(Refusal::PoolFull);
