@@ -209,6 +209,8 @@ impl Engine {
         let table = &self.guest.table;
         let is_pool = |page| matches!(table.state(page), State::Shared | State::Broken);
         if !run.numbers().any(is_pool) {
+            // Looking would find nothing.
+            self.calm[chunk] = CALM_PASSES;
             return Ok(());
         }
         self.find_broken(self.guest.span(run), hasher, out)?;
