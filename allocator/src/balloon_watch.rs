@@ -15,6 +15,10 @@ pub struct BalloonWatch {
 }
 
 impl BalloonWatch {
+    /// A balloon this close to what was asked has done it: drivers' controllers take goals that differ by less for one
+    /// goal, and would otherwise be given up for the rest of a MiB that they never mean to bring.
+    pub const SLACK: Pages = Pages::new(256);
+
     /// A watch that gives a balloon up after `patience` without progress.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
@@ -26,14 +30,16 @@ impl BalloonWatch {
     }
 
     /// Takes in what was `asked` and what the balloon's size is, `elapsed` after the last time. Returns whether the
-    /// balloon answers: it has not been away from what was asked, without moving towards it, for longer than the
-    /// patience. A balloon given up is taken back at its next progress, so go on asking it.
+    /// balloon answers: it has not been away from what was asked by more than [`SLACK`](Self::SLACK), without moving
+    /// towards it, for longer than the patience. A balloon given up is taken back at its next progress, and when what
+    /// it has is what is asked: whoever asks nothing more of it would else never learn better.
     pub fn observe(&mut self, asked: Pages, size: Pages, elapsed: Duration) -> bool {
-        let near = asked.get().abs_diff(size.get()) < asked.get().abs_diff(self.last.get());
+        let left = asked.get().abs_diff(size.get());
+        let nearer = left < asked.get().abs_diff(self.last.get());
         self.last = size;
-        if near {
+        if nearer || left <= Self::SLACK.get() {
             self.stalled = Duration::ZERO;
-        } else if asked != size {
+        } else {
             self.stalled = self.stalled.saturating_add(elapsed);
         }
         self.answers()

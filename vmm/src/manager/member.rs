@@ -205,11 +205,13 @@ impl Member {
         self.limit = Some(limit);
     }
 
-    /// Pages that its balloon was asked for and has not delivered.
+    /// Pages that its balloon was asked for and is about to deliver.
     pub fn inflating(&self) -> Pages {
         match self.balloon() {
-            Balloon::Answers { size, .. } => size.less(Pages::new(self.balloon_actual())).min(self.private()),
-            Balloon::Silent => Pages::ZERO,
+            Balloon::Answers { size, .. } if self.watch.answers() => {
+                size.less(Pages::new(self.balloon_actual())).min(self.private())
+            }
+            _ => Pages::ZERO,
         }
     }
 
@@ -236,13 +238,15 @@ impl Member {
         }
     }
 
-    /// What its balloon can do, by what it was asked for: the size it reports lags behind.
+    /// What its balloon can do, by what it was asked for: the size it reports lags behind. One that brings no more has
+    /// no room, but can be released.
     fn balloon(&self) -> Balloon {
         match &self.report.balloon {
-            Some(balloon) if !balloon.unresponsive && self.watch.answers() && self.age <= REPORT_LIFETIME => {
+            Some(balloon) if !balloon.unresponsive && self.age <= REPORT_LIFETIME => {
                 let most = Pages::new(self.limits.max.get() * BALLOON_PERCENT / 100);
+                let room = most.less(self.balloon_asked);
                 Balloon::Answers {
-                    room: most.less(self.balloon_asked),
+                    room: if self.watch.answers() { room } else { Pages::ZERO },
                     size: self.balloon_asked,
                 }
             }
