@@ -35,6 +35,7 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),
     ("overcommit", "overcommit", Place::Levy),
+    ("overhead", "overhead", Place::Levy),
     ("sharing", "sharing", Place::Levy),
     ("sharing-vs-ksm", "sharing-vs-ksm", Place::Levy),
     ("tax", "tax", Place::Levy),

@@ -36,6 +36,9 @@ enum Bench {
     /// How much do the same guests save by Levy's sharing and by the kernel's (KSM), and for how much CPU?
     #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
     SharingVsKsm(VersusKsmArgs),
+    /// What do idle guests' VMMs and their manager cost with everything on?
+    #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
+    Overhead(SceneArgs),
     /// What does a busy guest gain when an idle one pays a tax on its memory?
     #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
     Tax(TaxArgs),
@@ -124,6 +127,7 @@ impl BenchArgs {
         match self.bench {
             Bench::Sharing(args) => args.measure(),
             Bench::SharingVsKsm(args) => args.measure(),
+            Bench::Overhead(args) => args.play(bench::overhead),
             Bench::Tax(args) => {
                 let work = args.workload;
                 args.scene.play(|scene| bench::tax(scene, work.as_deref()))

@@ -88,7 +88,8 @@ impl Control {
             .arg0("levy-agent")
             .args(["work", &id.to_string(), &json])
             .env("PATH", PATH)
-            .stdin(Stdio::null())
+            // Where it is told to stop.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         // Its mistakes are for people: the human console, which PID 1 has as stderr.
         let mut child =

@@ -25,7 +25,7 @@ const TAXED: f64 = 75.0;
 struct Schedule {
     /// Pairs of arms.
     repeats: u32,
-    /// Length of a sample of activity. Half the usual 30 s, so that an arm takes three minutes and not six.
+    /// Length of a sample of activity. A third of the usual 30 s, so that an arm takes three minutes and not nine.
     sample: Duration,
     /// Time between two plans at most; usually 15 s.
     rebalance: Duration,
@@ -37,14 +37,13 @@ impl Schedule {
     fn of(scene: &Scene) -> Self {
         let usual = Self {
             repeats: 3,
-            sample: Duration::from_secs(15),
+            sample: Duration::from_secs(10),
             rebalance: Duration::from_secs(5),
-            measure: Duration::from_secs(60),
+            measure: Duration::from_secs(45),
         };
         if scene.quick {
             Self {
                 repeats: 1,
-                sample: Duration::from_secs(10),
                 measure: Duration::from_secs(30),
                 ..usual
             }

@@ -19,9 +19,11 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A sample shows an idle guest's last work for so many periods; sizes are not believed to be at rest before.
 const LEAST_PERIODS: u32 = 4;
 /// After so many periods the arm is measured as it is.
-const MOST_PERIODS: u32 = 16;
+const MOST_PERIODS: u32 = 12;
 /// Sizes are at rest when they stay within this part of a guest's memory for two periods.
 const AT_REST: f64 = 1.0 / 40.0;
+/// What is read at a time: what the kernel reads ahead, so that a miss brings as much as it can.
+const BLOCK_KIB: u64 = 128;
 /// Both files have to be written first, by one emulated CPU.
 const WRITTEN: Duration = Duration::from_secs(600);
 
@@ -74,7 +76,7 @@ impl Pair {
         let work = match work {
             Some(words) => words.to_owned(),
             // With the kernel and the agent, nine tenths of the guest's memory.
-            None => format!("reader mib={}", size * 11 / 16),
+            None => format!("reader mib={} block_kib={BLOCK_KIB}", size * 11 / 16),
         };
         let setting = setting(&guest.memory, guest.disk[0].latency, work.clone(), schedule)?;
         let settings = settings(scene, &setting, schedule)?;
@@ -82,7 +84,10 @@ impl Pair {
         let idle = stage.start(IDLE, &guest)?;
         let busy = stage.start(BUSY, &guest)?;
         stage.ready(&[idle, busy])?;
-        let filling = format!("reader mib={} passes=1 seed=2", size * 3 / 4);
+        let filling = format!(
+            "reader mib={} block_kib={BLOCK_KIB} passes=1 seed=2",
+            size * 3 / 4
+        );
         let filled = stage.run(idle, &filling)?;
         let work = stage.run(busy, &endless(&work))?;
         stage.say("both guests write their files");
