@@ -1,8 +1,10 @@
 //! Sharing between real guests: what an oracle finds is shared, and what is shared keeps its bytes.
 
 use std::process::Command;
+use std::time::Duration;
 
-use levy_tests::Lab;
+use levy::control::{Client, Request};
+use levy_tests::{Guest, Lab};
 use serde_json::Value;
 
 /// The least part of what could be saved that has to be.
@@ -59,4 +61,30 @@ fn two_guests_share_what_an_oracle_finds_and_keep_their_bytes() {
         claimed * 9 <= counted * 10,
         "{claimed} claimed, {counted} by the kernel's account"
     );
+}
+
+#[test]
+fn pages_of_a_guest_that_runs_are_told_to_nobody() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut guest = lab.guest("inventory").start();
+    guest.ready();
+    let key = "5".repeat(64);
+    assert!(refusal(&guest, &key).contains("pause it first"));
+    guest.vmm(&Request::Pause);
+    assert!(refusal(&guest, "5").contains("64 hexadecimal digits"));
+    // This guest has no manager, so that nobody keeps account of its pages.
+    assert!(refusal(&guest, &key).contains("--manager"));
+    guest.vmm(&Request::Resume);
+    assert_eq!(guest.power_off().status, 0);
+}
+
+/// What the VMM says to a request for the inventory that it does not answer.
+fn refusal(guest: &Guest, key: &str) -> String {
+    let request = Request::Inventory {
+        key: key.to_owned(),
+        first: 0,
+        pages: 1,
+    };
+    let mut client = Client::connect(&guest.path("control"), Duration::from_secs(60)).unwrap();
+    client.ask(&request).unwrap_err().to_string()
 }
