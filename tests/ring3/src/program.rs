@@ -67,6 +67,19 @@ impl Work {
         )
     }
 
+    /// The same with another word for each page, counted up from `value`.
+    pub fn fill_unlike(pages: Range<u32>, value: u64) -> Self {
+        let (stride, rounds) = (1, 1);
+        Self::new(
+            Program::Fill {
+                value,
+                stride,
+                rounds,
+            },
+            pages,
+        )
+    }
+
     fn new(program: Program, pages: Range<u32>) -> Self {
         let seed = 0x9e37_79b9_7f4a_7c15 ^ (u64::from(pages.start) << 20);
         Self { program, pages, seed }
