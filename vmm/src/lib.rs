@@ -46,6 +46,7 @@ pub mod bench;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod doctor;
 pub mod engine;

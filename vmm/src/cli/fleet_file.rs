@@ -365,6 +365,7 @@ impl Entry<'_> {
             sharing: self.sharing()?,
             group: self.group()?,
             swap: swap.to_owned(),
+            confine: crate::confine::Mode::default(),
         })
     }
 

@@ -10,6 +10,7 @@ use crate::config::{
     self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, ManagedConfig, MemoryConfig, NetConfig,
     SerialConfig, SharingConfig,
 };
+use crate::confine;
 use crate::doctor;
 use crate::link::GroupLimits;
 use crate::machine::Outcome;
@@ -122,6 +123,10 @@ pub(crate) struct GuestArgs {
     /// Folder for the guest's swap file, which has no name and is gone when the guest ends
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) swap: PathBuf,
+    /// Whether the guest's process is confined to the system calls that a running guest needs: on, off, or log, which
+    /// carries forbidden ones out and notes them in the kernel's log
+    #[arg(long, value_name = "on|off|log", default_value_t)]
+    pub(crate) confine: confine::Mode,
 }
 
 /// `path=FILE` or `FILE`.
@@ -154,6 +159,8 @@ enum VmmError {
     Socket(#[from] process::SocketError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error(transparent)]
+    Confine(#[from] confine::ConfineError),
 }
 
 impl VmmArgs {
@@ -182,6 +189,14 @@ impl VmmArgs {
         if let Some(parent) = self.parent {
             process::die_with(parent).map_err(VmmError::Process)?;
         }
+        let sockets = match self.parent {
+            Some(_) => confine::Sockets::Theirs,
+            None => confine::Sockets::Ours,
+        };
+        confine::begin(self.guest.confine, sockets)?;
+        if let Err(error) = confine::prefer_as_victim() {
+            log::debug!("memory shortage: {error}");
+        }
         let checked = self.kvm_checked;
         let config = self.config()?;
         machine::open_kvm().map_err(SetupError::Host)?;
@@ -209,6 +224,7 @@ impl VmmArgs {
             }
             None => None,
         };
+        confine::finish()?;
         Ok(Supervisor::new(machine, heard, report, began).run(config.deadline))
     }
 
@@ -268,6 +284,7 @@ impl GuestArgs {
         if let Some(group) = &self.group {
             push("--group", group.to_string().into());
         }
+        push("--confine", self.confine.to_string().into());
         // With `=`, since words of the kernel's may begin with a dash.
         args.push(format!("--cmdline={}", self.cmdline).into());
         args

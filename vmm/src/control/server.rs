@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Reply, Request};
+use crate::confine::{self, Role};
 use crate::supervisor::Event;
 
 /// Connections at a time; more wait in the backlog.
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
     let open = Arc::new(AtomicUsize::new(0));
     spawn("control", move || {
+        confine::enter(Role::Control);
         while let Ok((client, _)) = listener.accept() {
             while open.load(Ordering::SeqCst) >= MOST {
                 thread::sleep(Duration::from_millis(20));

@@ -11,6 +11,7 @@ use page_share::{Pace, SocketPort};
 use super::Engine;
 use super::allowance::Allowance;
 use super::sampler::Sampler;
+use crate::confine::{self, Role};
 use crate::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
     Report,
@@ -123,6 +124,7 @@ impl Attendant {
             hello,
         };
         let body = move || {
+            confine::enter(Role::Attendant);
             let mut link = Some(link);
             loop {
                 let current = match link.take() {

@@ -77,7 +77,7 @@ impl Engine {
             blocks: Blocks::Huge,
             store_bytes: (ram.bytes() / STORE_PART) as usize,
             swap,
-            ..Options::default()
+            thread_started: crate::confine::region_threads(),
         };
         let region = ram.manage(|| Region::adopt(ranges, options))?;
         let scan = ScanThread::start(Arc::clone(&region), Pace::default()).map_err(EngineError::Thread)?;

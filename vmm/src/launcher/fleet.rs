@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -294,8 +295,13 @@ impl Fleet {
                 .unwrap_or(1),
             Err(_) => 1,
         };
+        guest.vmm.clear_away();
         if guest.summary.message.is_empty() {
             guest.summary.message = match status {
+                Ok(status) if status.signal() == Some(libc::SIGSYS) => {
+                    "its VMM made a system call that its confinement forbids; its last line on standard error names it"
+                        .to_owned()
+                }
                 Ok(status) => format!("its VMM ended without a word: {status}"),
                 Err(e) => format!("its VMM cannot be waited for: {e}"),
             };

@@ -106,6 +106,13 @@ impl VmmProcess {
         let _ = self.child.wait();
     }
 
+    /// Removes the sockets of a process that has ended: confined, it could not.
+    pub(super) fn clear_away(&self) {
+        for socket in [&self.control, &self.agent] {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+
     /// The last lines of the guest's console.
     pub(crate) fn console_tail(&self, lines: usize) -> Vec<String> {
         let bytes = std::fs::read(&self.log).unwrap_or_default();

@@ -10,6 +10,7 @@ use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::HostError;
+use crate::confine::{self, Role};
 use crate::layout;
 
 /// Output that waits for the host at most; more is dropped, oldest last, and counted.
@@ -60,7 +61,10 @@ impl ConsoleOut {
         let thread = thread::Builder::new()
             .name("serial".into())
             .stack_size(128 << 10)
-            .spawn(move || carry(&writer, to))?;
+            .spawn(move || {
+                confine::enter(Role::Stream);
+                carry(&writer, to);
+            })?;
         Ok(Self {
             shared,
             line: Vec::new(),

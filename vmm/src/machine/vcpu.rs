@@ -15,6 +15,7 @@ use super::kvm::Vm;
 use super::pause::{ExitFlag, install_kick_handler, kick_signal};
 use super::power::PowerRequest;
 use crate::boot::{self, EntryState};
+use crate::confine::{self, Role};
 use crate::supervisor::Event;
 
 /// Why vCPUs cannot run.
@@ -137,7 +138,10 @@ impl Vcpus {
             let thread = thread::Builder::new()
                 .name(format!("vcpu{id}"))
                 .stack_size(256 << 10)
-                .spawn(move || vcpu.live())?;
+                .spawn(move || {
+                    confine::enter(Role::Vcpu);
+                    vcpu.live();
+                })?;
             threads.push((flag, thread));
         }
         Ok(Self { control, threads })

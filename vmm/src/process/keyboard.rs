@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::confine::{self, Role};
+
 /// How long to wait when the guest's 64-byte buffer is full.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -18,6 +20,7 @@ pub fn forward_stdin(mut take: impl FnMut(&[u8]) -> usize + Send + 'static) -> i
         // A process in the background that reads its terminal would be stopped, and its guest with it; with this
         // blocked the read fails instead.
         let _ = SigSet::from_iter([Signal::SIGTTIN]).thread_block();
+        confine::enter(Role::Stream);
         let mut bytes = [0; 256];
         while let Ok(len @ 1..) = io::stdin().read(&mut bytes) {
             let mut rest = &bytes[..len];

@@ -5,6 +5,8 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::confine::{self, Role};
+
 /// The signals by which a host asks a process to end.
 const END: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -29,6 +31,7 @@ impl Signals {
     /// When the thread cannot be started.
     pub fn watch(self, mut each: impl FnMut(&'static str) + Send + 'static) -> io::Result<()> {
         let body = move || {
+            confine::enter(Role::Stream);
             while let Ok(signal) = self.0.wait() {
                 each(signal.as_str());
             }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::Event;
 use super::duties::GuestDuties;
+use super::footprint::Smaps;
 use crate::boot::{self, BootError, Platform};
 use crate::config::{GuestConfig, ManagedConfig, SerialConfig, SharingConfig};
 use crate::engine::{AttendError, Attendant, Engine, EngineError, Introduction};
@@ -62,6 +63,9 @@ pub enum SetupError {
     /// The manager's page socket.
     #[error("the manager admits the guest but not to its sharing domain")]
     Join(#[source] io::Error),
+    /// There is no /proc.
+    #[error("cannot read /proc/self/smaps; mount /proc")]
+    Books(#[source] io::Error),
     /// The host is out of threads or descriptors.
     #[error("the host cannot start a thread for this guest")]
     Thread(#[source] io::Error),
@@ -79,6 +83,8 @@ pub struct Machine {
     pub up: Arc<AtomicBool>,
     /// Set while its vCPUs stand still.
     pub paused: Arc<AtomicBool>,
+    /// What the process's memory is for, by the kernel's books.
+    pub(super) smaps: Smaps,
     /// The agent's socket file, which goes with the machine.
     _agent: Option<SocketFile>,
 }
@@ -144,6 +150,7 @@ impl Machine {
             vm,
             up,
             paused,
+            smaps: Smaps::open().map_err(SetupError::Books)?,
             _agent: agent,
         })
     }

@@ -1,6 +1,7 @@
 //! What a guest costs the host, from the kernel's own books.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 
 use serde::Serialize;
 
@@ -23,20 +24,38 @@ pub struct Footprint {
     pub vmm_pss_kib: u64,
 }
 
+/// The kernel's list of this process's mappings, opened while the process could still open files.
+#[derive(Debug)]
+pub struct Smaps(File);
+
+impl Smaps {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When there is no /proc.
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/self/smaps").map(Self)
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut text = String::new();
+        (&self.0).rewind()?;
+        (&self.0).read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
 impl Footprint {
     /// The footprint of this process, whose guest's memory is `regions`.
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn measure(regions: &[RamRegion]) -> io::Result<Self> {
+    pub fn measure(smaps: &Smaps, regions: &[RamRegion]) -> io::Result<Self> {
         let ranges: Vec<_> = regions
             .iter()
             .map(|r| (r.host as u64, r.host as u64 + r.frames.pages * 4096))
             .collect();
-        Ok(Self::from_smaps(
-            &std::fs::read_to_string("/proc/self/smaps")?,
-            &ranges,
-        ))
+        Ok(Self::from_smaps(&smaps.read()?, &ranges))
     }
 
     fn from_smaps(smaps: &str, guest: &[(u64, u64)]) -> Self {

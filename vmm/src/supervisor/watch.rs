@@ -359,7 +359,7 @@ impl<'a> Supervisor<'a> {
 
     fn stats(&self) -> Reply {
         let ram = self.machine.vm.ram();
-        let memory = match Footprint::measure(ram.regions()) {
+        let memory = match Footprint::measure(&self.machine.smaps, ram.regions()) {
             Ok(memory) => memory,
             Err(e) => return Reply::Error(format!("cannot read /proc/self/smaps: {e}")),
         };

@@ -57,6 +57,7 @@ pub struct Interest {
 /// A device: features, configuration space, and what to do when a queue or a host descriptor wants it.
 ///
 /// The methods run on the device's own thread, except those about configuration, which run on the vCPU that asks.
+/// Both are confined to the system calls of their roles ([`crate::confine`]).
 /// All run under one lock. Features about rings (`VIRTIO_F_VERSION_1`, indirect descriptors, event index) are the
 /// transport's and not named here.
 pub trait VirtioDevice: Send {

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
@@ -14,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Interest, VirtioDevice};
 use super::ring::{Fault, Rings, Turn};
 use super::wait;
+use crate::confine::{self, Role};
 use crate::memory::GuestRam;
 
 /// Ring features that every device has here.
@@ -98,7 +100,7 @@ struct Counters {
     kicks: AtomicU64,
 }
 
-/// A device in its slot.
+/// A device in its slot, with a thread of its own that works while a driver has it.
 pub struct Plug {
     device: Arc<Mutex<dyn VirtioDevice>>,
     name: String,
@@ -106,33 +108,85 @@ pub struct Plug {
     interrupt: Arc<Interrupt>,
     kicks: Arc<Vec<EventFd>>,
     counters: Arc<Counters>,
-    worker: Mutex<Option<Worker>>,
+    worker: Mutex<Worker>,
 }
 
+/// The plug's ways to its thread, which lives as long as the plug: threads that run guest code start none.
 struct Worker {
-    stop: Arc<AtomicBool>,
-    wake: EventFd,
-    thread: JoinHandle<()>,
+    /// Raised to take the device from its driver; `None` while no driver has it.
+    stop: Option<Arc<AtomicBool>>,
+    wake: Arc<EventFd>,
+    tasks: Option<Sender<Task>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a device's thread is to do next. It says when it did.
+enum Task {
+    /// Work for a driver that accepted these features, until it is told to stop.
+    Drive(u64, Rings, SyncSender<()>),
+    /// Forget the driver.
+    Reset(SyncSender<()>),
+}
+
+impl Worker {
+    /// Has the thread do `task` and waits until it has, or has begun to drive.
+    fn ask(&self, task: impl FnOnce(SyncSender<()>) -> Task) {
+        let (done, wait) = sync_channel(1);
+        if let Some(tasks) = &self.tasks
+            && tasks.send(task(done)).is_ok()
+        {
+            let _ = wait.recv();
+        }
+    }
+
+    /// Ends what the thread does for a driver.
+    fn interrupt(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.store(true, Ordering::SeqCst);
+            let _ = self.wake.write(1);
+        }
+    }
 }
 
 impl Plug {
     /// Plugs `device` in; `name` tells it apart in messages (`disk0`).
     ///
     /// # Errors
-    /// When the host is out of file descriptors.
+    /// When the host is out of file descriptors or threads.
     pub fn new(name: &str, device: Arc<Mutex<dyn VirtioDevice>>, ram: Arc<GuestRam>) -> io::Result<Self> {
         let queues = lock(&device).queue_sizes().len();
         let kicks: io::Result<Vec<_>> = (0..queues)
             .map(|_| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))
             .collect();
+        let (kicks, counters) = (Arc::new(kicks?), Arc::new(Counters::default()));
+        let interrupt = Arc::new(Interrupt::new()?);
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let (tasks, given) = channel();
+        let bench = Bench {
+            name: name.to_owned(),
+            device: Arc::clone(&device),
+            kicks: Arc::clone(&kicks),
+            counters: Arc::clone(&counters),
+            interrupt: Arc::clone(&interrupt),
+            wake: Arc::clone(&wake),
+        };
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || bench.live(&given))?;
         Ok(Self {
             device,
             name: name.to_owned(),
             ram,
-            interrupt: Arc::new(Interrupt::new()?),
-            kicks: Arc::new(kicks?),
-            counters: Arc::default(),
-            worker: Mutex::new(None),
+            interrupt,
+            kicks,
+            counters,
+            worker: Mutex::new(Worker {
+                stop: None,
+                wake,
+                tasks: Some(tasks),
+                thread: Some(thread),
+            }),
         })
     }
 
@@ -175,10 +229,10 @@ impl Plug {
         sizes.into_iter().map(new).collect()
     }
 
-    /// The driver is ready: checks its queues and starts the device's thread.
+    /// The driver is ready: checks its queues and has the device's thread work them.
     pub(super) fn activate(&self, features: u64, mut queues: Vec<Queue>) {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        if worker.is_some() || self.interrupt.needs_reset() {
+        let mut worker = self.worker();
+        if worker.stop.is_some() || self.interrupt.needs_reset() {
             return;
         }
         let memory = self.ram.view();
@@ -195,52 +249,19 @@ impl Plug {
         for queue in &mut queues {
             queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
         }
-        match self.start(features, queues) {
-            Ok(started) => *worker = started,
-            Err(e) => {
-                let what = Fault::Protocol(format!("the host cannot start the device's thread: {e}"));
-                fail(&self.name, &self.interrupt, &self.counters, &what);
-            }
-        }
-    }
-
-    /// Activates the device and starts its thread; no thread where the device refuses its driver.
-    fn start(&self, features: u64, queues: Vec<Queue>) -> io::Result<Option<Worker>> {
         let stop = Arc::new(AtomicBool::new(false));
-        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let (ram, interrupt) = (Arc::clone(&self.ram), Arc::clone(&self.interrupt));
-        let mut rings = Rings::new(ram, queues, interrupt, Arc::clone(&stop));
-        if let Err(fault) = self.device().activate(features, &mut rings) {
-            fail(&self.name, &self.interrupt, &self.counters, &fault);
-            return Ok(None);
-        }
-        let turns = Turns {
-            device: Arc::clone(&self.device),
-            rings,
-            kicks: Arc::clone(&self.kicks),
-            counters: Arc::clone(&self.counters),
-            wake: wake.try_clone()?,
-        };
-        let (name, interrupt, counters) = (
-            self.name.clone(),
-            Arc::clone(&self.interrupt),
-            Arc::clone(&self.counters),
-        );
-        let thread = thread::Builder::new()
-            .name(self.name.clone())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                if let Err(fault) = turns.run() {
-                    fail(&name, &interrupt, &counters, &fault);
-                }
-            })?;
-        Ok(Some(Worker { stop, wake, thread }))
+        let rings = Rings::new(ram, queues, interrupt, Arc::clone(&stop));
+        worker.stop = Some(stop);
+        worker.ask(|begun| Task::Drive(features, rings, begun));
     }
 
-    /// The driver resets the device: its thread ends, and it is as new.
+    /// The driver resets the device: its thread rests, and it is as new.
     pub(super) fn reset(&self) {
-        self.stop();
-        self.device().reset();
+        let mut worker = self.worker();
+        worker.interrupt();
+        worker.ask(Task::Reset);
+        drop(worker);
         for kick in self.kicks.iter() {
             let _ = kick.read();
         }
@@ -248,20 +269,21 @@ impl Plug {
         self.interrupt.reasons.store(0, Ordering::SeqCst);
     }
 
-    /// Ends the device's thread, if it runs.
-    pub fn stop(&self) {
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(worker) = worker else { return };
-        worker.stop.store(true, Ordering::SeqCst);
-        let _ = worker.wake.write(1);
-        // A panicked device thread has ended too, which is all that matters here.
-        let _ = worker.thread.join();
+    fn worker(&self) -> MutexGuard<'_, Worker> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Plug {
     fn drop(&mut self) {
-        self.stop();
+        let mut worker = self.worker();
+        worker.interrupt();
+        // A thread without tasks to come ends.
+        worker.tasks = None;
+        if let Some(thread) = worker.thread.take() {
+            // A panicked device thread has ended too, which is all that matters here.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -279,31 +301,60 @@ fn fail(name: &str, interrupt: &Interrupt, counters: &Counters, fault: &Fault) {
     interrupt.config_changed();
 }
 
-/// The life of a device's thread.
-struct Turns {
+/// What a device's thread works with.
+struct Bench {
+    name: String,
     device: Arc<Mutex<dyn VirtioDevice>>,
-    rings: Rings,
     kicks: Arc<Vec<EventFd>>,
     counters: Arc<Counters>,
-    wake: EventFd,
+    interrupt: Arc<Interrupt>,
+    wake: Arc<EventFd>,
 }
 
 /// Tokens of the thread's own descriptors lie above those of devices.
 const WAKE: usize = usize::MAX;
 const KICKS: usize = usize::MAX / 2;
 
-impl Turns {
-    fn run(mut self) -> Result<(), Fault> {
-        // Whatever the driver queued before the thread ran needs no kick.
-        for index in 0..self.rings.count() {
-            self.serve(index)?;
+impl Bench {
+    /// The life of the thread: one driver after the other.
+    fn live(self, tasks: &Receiver<Task>) {
+        confine::enter(Role::of_device(lock(&self.device).kind()));
+        for task in tasks {
+            match task {
+                Task::Drive(features, rings, begun) => {
+                    if let Err(fault) = self.drive(features, rings, &begun) {
+                        fail(&self.name, &self.interrupt, &self.counters, &fault);
+                    }
+                }
+                Task::Reset(done) => {
+                    // What woke the thread from its last driver must not disturb the next.
+                    let _ = self.wake.read();
+                    lock(&self.device).reset();
+                    let _ = done.send(());
+                }
+            }
         }
-        while !self.rings.stopping() {
+    }
+
+    fn drive(&self, features: u64, mut rings: Rings, begun: &SyncSender<()>) -> Result<(), Fault> {
+        let active = lock(&self.device).activate(features, &mut rings);
+        if let Err(fault) = active {
+            // The driver, which waits for this, is to see that it failed.
+            fail(&self.name, &self.interrupt, &self.counters, &fault);
+            let _ = begun.send(());
+            return Ok(());
+        }
+        let _ = begun.send(());
+        // Whatever the driver queued before needs no kick.
+        for index in 0..rings.count() {
+            self.serve(index, &mut rings)?;
+        }
+        while !rings.stopping() {
             let interests = self.interests();
             let ready = wait::wait(&interests)
                 .map_err(|e| Fault::Protocol(format!("the host cannot wait for the device: {e}")))?;
             for token in ready {
-                self.handle(token)?;
+                self.handle(token, &mut rings)?;
             }
         }
         Ok(())
@@ -326,7 +377,7 @@ impl Turns {
         all
     }
 
-    fn handle(&mut self, token: usize) -> Result<(), Fault> {
+    fn handle(&self, token: usize, rings: &mut Rings) -> Result<(), Fault> {
         match token {
             WAKE => {
                 let _ = self.wake.read();
@@ -337,17 +388,17 @@ impl Turns {
                 // Clear first: a kick during the turn must wake us again.
                 let _ = self.kicks[index].read();
                 self.counters.kicks.fetch_add(1, Ordering::Relaxed);
-                self.serve(index)
+                self.serve(index, rings)
             }
-            token => lock(&self.device).host_ready(token, &mut self.rings),
+            token => lock(&self.device).host_ready(token, rings),
         }
     }
 
-    fn serve(&mut self, index: usize) -> Result<(), Fault> {
-        if !self.rings.is_ready(index) {
+    fn serve(&self, index: usize, rings: &mut Rings) -> Result<(), Fault> {
+        if !rings.is_ready(index) {
             return Ok(());
         }
-        let turn = lock(&self.device).queue_ready(index, &mut self.rings)?;
+        let turn = lock(&self.device).queue_ready(index, rings)?;
         if turn == Turn::More {
             let _ = self.kicks[index].write(1);
         }

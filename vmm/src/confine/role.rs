@@ -1,0 +1,83 @@
+//! The kinds of threads in a VMM process.
+
+use crate::virtio::DeviceKind;
+
+/// What a thread does, and so which system calls it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Watches the guest and answers requests.
+    Main,
+    /// Runs guest code.
+    Vcpu,
+    /// virtio-blk.
+    Disk,
+    /// virtio-net.
+    Net,
+    /// virtio-rng.
+    Entropy,
+    /// virtio-balloon.
+    Balloon,
+    /// virtio-console: the agent's channel.
+    Console,
+    /// Resolves page faults.
+    FaultHandler,
+    /// Reads swapped pages.
+    SwapIns,
+    /// Scans, merges, and talks to the manager about pages.
+    Scanner,
+    /// Talks to the manager about the guest, compresses and swaps.
+    Attendant,
+    /// Takes requests from the control socket, one more thread for each client.
+    Control,
+    /// Writes the serial console's output, reads the keyboard, waits for signals.
+    Stream,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Main,
+        Self::Vcpu,
+        Self::Disk,
+        Self::Net,
+        Self::Entropy,
+        Self::Balloon,
+        Self::Console,
+        Self::FaultHandler,
+        Self::SwapIns,
+        Self::Scanner,
+        Self::Attendant,
+        Self::Control,
+        Self::Stream,
+    ];
+
+    /// Its name in messages and in the documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Vcpu => "vcpu",
+            Self::Disk => "disk",
+            Self::Net => "net",
+            Self::Entropy => "entropy",
+            Self::Balloon => "balloon",
+            Self::Console => "console",
+            Self::FaultHandler => "fault-handler",
+            Self::SwapIns => "swap-ins",
+            Self::Scanner => "scanner",
+            Self::Attendant => "attendant",
+            Self::Control => "control",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// The role of a device's thread.
+    pub const fn of_device(kind: DeviceKind) -> Self {
+        match kind {
+            DeviceKind::Net => Self::Net,
+            DeviceKind::Block => Self::Disk,
+            DeviceKind::Console => Self::Console,
+            DeviceKind::Rng => Self::Entropy,
+            DeviceKind::Balloon => Self::Balloon,
+        }
+    }
+}
