@@ -8,6 +8,7 @@ use allocator::Tax;
 use crate::api;
 use crate::config;
 use crate::manager::budget::{Budget, Source};
+use crate::manager::cgroup::{self, Brake};
 use crate::manager::host::{Doors, Host, HostError};
 use crate::manager::place;
 use crate::manager::policy::{Sampling, Settings};
@@ -53,6 +54,10 @@ pub(super) struct PolicyArgs {
     /// Time that one sample of a guest's activity lasts, whole seconds
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = sample)]
     pub(super) sample: u32,
+    /// Control group below which guests are put in a group of their own, whose memory.high is the budget: auto (the
+    /// manager's own group, if it may), off, or a path
+    #[arg(long, value_name = "auto|off|PATH", default_value_t)]
+    pub(super) cgroup: cgroup::Choice,
 }
 
 impl Default for PolicyArgs {
@@ -63,6 +68,7 @@ impl Default for PolicyArgs {
             tax: usual.tax,
             rebalance: usual.rebalance,
             sample: usual.sample.seconds,
+            cgroup: cgroup::Choice::default(),
         }
     }
 }
@@ -128,6 +134,8 @@ enum RunError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
+    Cgroup(#[from] cgroup::CgroupError),
+    #[error(transparent)]
     Api(#[from] api::ServeError),
 }
 
@@ -154,7 +162,9 @@ impl HostArgs {
         })?;
         let swap = self.swap;
         let backing = place::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
+        let brake = Brake::find(&self.policy.cgroup)?;
         let host = Host::open(Doors::in_dir(&dir), settings, backing)?;
+        host.brake_with(brake);
         let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
         eprintln!(
             "levy: managing {} for guests ({}); they find me at {}",
@@ -167,6 +177,7 @@ impl HostArgs {
             .watch(move |_| closer.close())
             .map_err(RunError::Process)?;
         host.run();
+        host.brake_with(None);
         eprintln!("levy: no manager any more; guests run on without");
         Ok(())
     }

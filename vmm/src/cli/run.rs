@@ -200,7 +200,7 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
         dir: swap.to_owned(),
         source,
     })?;
-    Ok(Manager::Own(Box::new(settings), backing))
+    Ok(Manager::Own(Box::new(settings), backing, policy.cgroup.clone()))
 }
 
 /// For a guest without a kernel: kernel, initramfs and, unless it has disks or wants none, the Debian disk, from the

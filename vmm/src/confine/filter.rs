@@ -13,7 +13,10 @@ use super::{ConfineError, Mode, Sockets};
 
 /// The filters of all roles, made while a process may still do anything.
 #[derive(Debug)]
-pub(super) struct Filters(HashMap<Role, Vec<BpfProgram>>);
+pub(super) struct Filters {
+    programs: HashMap<Role, Vec<BpfProgram>>,
+    sockets: Sockets,
+}
 
 /// What the compiler says.
 type Compiled<T> = Result<T, seccompiler::BackendError>;
@@ -31,12 +34,19 @@ impl Filters {
             })?;
             Ok((role, programs))
         });
-        programs.collect::<Result<_, _>>().map(Self)
+        Ok(Self {
+            programs: programs.collect::<Result<_, _>>()?,
+            sockets,
+        })
+    }
+
+    pub(super) fn sockets(&self) -> Sockets {
+        self.sockets
     }
 
     /// Puts the calling thread under the filters of `role`.
     pub(super) fn apply(&self, role: Role) -> Result<(), seccompiler::Error> {
-        let programs = self.0.get(&role).map_or(&[][..], Vec::as_slice);
+        let programs = self.programs.get(&role).map_or(&[][..], Vec::as_slice);
         programs
             .iter()
             .try_for_each(|program| seccompiler::apply_filter(program))

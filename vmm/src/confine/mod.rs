@@ -137,6 +137,13 @@ pub fn enter(role: Role) {
     }
 }
 
+/// Whether this process is to remove its sockets' files.
+pub fn removes_sockets() -> bool {
+    FILTERS
+        .get()
+        .is_none_or(|filters| filters.sockets() == Sockets::Ours)
+}
+
 /// What a region calls when it starts a thread.
 pub fn region_threads() -> ThreadStarted {
     ThreadStarted(Some(|thread| {

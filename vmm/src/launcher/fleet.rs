@@ -20,6 +20,7 @@ use super::summary::Summary;
 use super::vmm_process::VmmProcess;
 use crate::api;
 use crate::control::Request;
+use crate::manager::cgroup::{Brake, CgroupError, Choice};
 use crate::manager::host::{Doors, Host, HostError};
 use crate::manager::policy::Settings;
 use crate::process::Signals;
@@ -66,8 +67,9 @@ pub enum Manager {
     None,
     /// The manager whose run directory this is.
     Running(PathBuf),
-    /// This launcher, for as long as its guests run; with what may be promised as swap.
-    Own(Box<Settings>, Pages),
+    /// This launcher, for as long as its guests run; with what may be promised as
+    /// swap, and with the control group that slows guests down between two samples.
+    Own(Box<Settings>, Pages, Choice),
 }
 
 /// Why guests could not be launched.
@@ -90,6 +92,9 @@ pub enum FleetError {
     /// The guests cannot be managed.
     #[error(transparent)]
     Manager(#[from] HostError),
+    /// The control group that was named cannot be used.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The manager cannot be asked anything.
     #[error(transparent)]
     Api(#[from] api::ServeError),
@@ -121,7 +126,11 @@ impl Fleet {
         let (notes, heard) = channel();
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
         let host = match &plan.manager {
-            Manager::Own(settings, backing) => Some(manage(dir.path(), settings, *backing)?),
+            Manager::Own(settings, backing, group) => {
+                let (host, api) = manage(dir.path(), settings, *backing)?;
+                host.brake_with(Brake::find(group).inspect_err(|_| host.close())?);
+                Some((host, api))
+            }
             Manager::None | Manager::Running(_) => None,
         };
         let mut fleet = Self {
@@ -248,6 +257,10 @@ impl Fleet {
         // A VMM that cannot be asked any more is ending by itself, or is killed below when it does not.
         if guest.vmm.ask(&Request::Stop { grace_ms }).is_err() && guest.summary.outcome.is_none() {
             guest.vmm.kill();
+        }
+        // Empty by now, and so can be removed.
+        if let Some((host, _)) = &self.host {
+            host.brake_with(None);
         }
     }
 

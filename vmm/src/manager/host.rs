@@ -23,6 +23,7 @@ use rustix::net::SendFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, Welcome};
+use crate::manager::cgroup::Brake;
 use crate::manager::incidents::{Allowance, Crowd, Doings, Handling, HandlingTimes};
 use crate::manager::policy::Settings;
 use crate::manager::roster::{AdmitError, Process, Roster, Seat};
@@ -57,6 +58,7 @@ struct Shared {
     record: Mutex<Record>,
     doors: Doors,
     closing: AtomicBool,
+    brake: Mutex<Option<Brake>>,
     bell: Bell,
 }
 
@@ -188,6 +190,7 @@ impl Host {
             doors,
             closing: AtomicBool::new(false),
             bell: Bell::default(),
+            brake: Mutex::new(None),
         }));
         let (inside, beside) = (host.clone(), host.clone());
         std::thread::spawn(move || inside.receive(&guests, Self::converse));
@@ -200,6 +203,12 @@ impl Host {
         self.0.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts guests that are admitted from now on into the control group of `brake`, until this is called
+    /// with `None`, which removes the group.
+    pub fn brake_with(&self, brake: Option<Brake>) {
+        *self.brake() = brake;
+    }
+
     /// Runs rounds until [`Host::close`].
     pub fn run(&self) {
         let mut last = Instant::now();
@@ -210,6 +219,7 @@ impl Host {
             let elapsed = last.elapsed();
             last = Instant::now();
             self.bury_the_dead();
+            self.set_brake();
             match self.round(elapsed, &mut told) {
                 Ok(due) => next = due,
                 Err(error) => {
@@ -236,6 +246,20 @@ impl Host {
         for stream in links.guests.values().chain(links.pages.values()) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
+    }
+
+    /// The brake holds whatever the budget is by now.
+    fn set_brake(&self) {
+        let budget = self.roster().policy().settings().budget;
+        if let Some(brake) = &*self.brake()
+            && let Err(error) = brake.follow(budget.get() * 4096)
+        {
+            log::debug!("{} does not follow the budget: {error}", brake.group().display());
+        }
+    }
+
+    fn brake(&self) -> MutexGuard<'_, Option<Brake>> {
+        self.0.brake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells one guest something, and says whether it went out. Never waits: whoever left so much unread that there is
@@ -401,11 +425,17 @@ impl Host {
     fn welcome(&self, stream: &UnixStream, hello: &Hello, process: Process) -> Result<GuestId, String> {
         // A guest that restarts comes back under its name at once, in another process.
         self.bury_the_dead();
+        let pid = process.pid;
         let admit = |roster: &mut Roster| -> Result<_, AdmitError> {
             let id = roster.admit(hello, process)?;
             Ok((id, roster.policy().settings().rebalance))
         };
         let (id, rebalance) = admit(&mut self.roster()).map_err(|e| with_sources(&e))?;
+        if let Some(brake) = &*self.brake()
+            && let Err(error) = brake.take_in(pid)
+        {
+            log::debug!("{id} is not in {}: {error}", brake.group().display());
+        }
         let welcome = FromManager::Welcome(Welcome {
             rebalance_seconds: rebalance.as_secs() as u32,
         });

@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod census;
+pub mod cgroup;
 pub mod groups;
 pub mod host;
 pub mod incidents;

@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::confine;
+
 /// Why a socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -24,7 +26,7 @@ pub enum SocketError {
     },
 }
 
-/// The file of a socket; removed when this is dropped.
+/// The file of a socket; removed when this is dropped, unless that is for whoever started this process to do.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -69,7 +71,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if confine::removes_sockets() {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -1,0 +1,308 @@
+//! The brake between two samples: guests' processes in one control group whose `memory.high` is the budget.
+//!
+//! The manager counts once a second. What guests grow in between by more than that, the kernel slows down: above
+//! `memory.high` it makes the group's processes reclaim before they go on, and kills nobody. `memory.max`, which would
+//! have somebody killed, is never touched.
+//!
+//! That needs a control group of version 2 in which the manager may make a group with the memory controller. Where
+//! there is none the accounting and the growth gate do the work alone.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+/// Begins the names of all groups made here; the manager's process number follows.
+const PREFIX: &str = "levy-";
+
+/// `--cgroup auto|off|PATH`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Below the manager's own group, if that is possible.
+    #[default]
+    Auto,
+    /// No group.
+    Off,
+    /// Below this one.
+    Below(PathBuf),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            path if path.starts_with('/') => Ok(Self::Below(path.into())),
+            _ => Err(
+                "write auto, off, or the path of a control group such as /sys/fs/cgroup/guests".to_owned(),
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Below(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A group that was asked for cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot make a control group with a memory limit below {parent} ({step}); \
+     name a group of version 2 without processes of its own, or leave --cgroup out", parent = parent.display()
+)]
+pub struct CgroupError {
+    parent: PathBuf,
+    step: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// The group of one manager's guests. Removed when this is dropped.
+#[derive(Debug)]
+pub struct Brake {
+    parent: PathBuf,
+    group: PathBuf,
+    /// What `memory.high` says.
+    high: Mutex<u64>,
+}
+
+impl Brake {
+    /// The group that `choice` asks for; `None` where none is wanted, or, for [`Choice::Auto`], possible.
+    ///
+    /// # Errors
+    /// When a named group cannot be used.
+    pub fn find(choice: &Choice) -> Result<Option<Self>, CgroupError> {
+        match choice {
+            Choice::Off => Ok(None),
+            Choice::Below(parent) => Self::below(parent).map(Some),
+            Choice::Auto => {
+                let Some(parent) = own_group() else {
+                    log::debug!(
+                        "no control group of version 2: growth between two samples is not slowed down"
+                    );
+                    return Ok(None);
+                };
+                match Self::below(&parent) {
+                    Ok(brake) => Ok(Some(brake)),
+                    Err(error) => {
+                        log::debug!(
+                            "growth between two samples is not slowed down: {error}: {}",
+                            error.source
+                        );
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a group below `parent`, and clears away those of managers that are gone.
+    fn below(parent: &Path) -> Result<Self, CgroupError> {
+        let failed = |step| {
+            move |source| CgroupError {
+                parent: parent.to_owned(),
+                step,
+                source,
+            }
+        };
+        let offers =
+            fs::read_to_string(parent.join("cgroup.controllers")).map_err(failed("its controllers"))?;
+        if !offers.split_whitespace().any(|name| name == "memory") {
+            return Err(failed("its controllers")(io::Error::other(
+                "there is no memory controller",
+            )));
+        }
+        let passes_on = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
+        if !passes_on.split_whitespace().any(|name| name == "memory") {
+            fs::write(parent.join("cgroup.subtree_control"), "+memory")
+                .map_err(failed("passing the memory controller on"))?;
+        }
+        clear_away_the_dead(parent);
+        let group = parent.join(format!("{PREFIX}{}", std::process::id()));
+        match fs::create_dir(&group) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("a new group")(error)),
+            _ => Ok(Self {
+                parent: parent.to_owned(),
+                group,
+                high: Mutex::new(u64::MAX),
+            }),
+        }
+    }
+
+    /// Where the group is.
+    pub fn group(&self) -> &Path {
+        &self.group
+    }
+
+    /// Takes in process `pid`: what it allocates from now on counts.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_in(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.group.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// Brakes above `bytes` from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn follow(&self, bytes: u64) -> io::Result<()> {
+        let mut high = self.high.lock().unwrap_or_else(PoisonError::into_inner);
+        if *high != bytes {
+            fs::write(self.group.join("memory.high"), bytes.to_string())?;
+            *high = bytes;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Brake {
+    fn drop(&mut self) {
+        remove(&self.parent, &self.group);
+    }
+}
+
+/// Removes a group. Guests that run on without their manager go back to the parent, or where that may have no processes
+/// stay in the group, which brakes nobody any more.
+fn remove(parent: &Path, group: &Path) {
+    let _ = fs::write(group.join("memory.high"), "max");
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines() {
+        let _ = fs::write(parent.join("cgroup.procs"), pid);
+    }
+    if let Err(error) = fs::remove_dir(group) {
+        log::debug!(
+            "{} stays until its processes have ended: {error}",
+            group.display()
+        );
+    }
+}
+
+/// Removes groups whose manager was killed.
+fn clear_away_the_dead(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            remove(parent, &entry.path());
+        }
+    }
+}
+
+/// The directory of this process's own group of version 2.
+fn own_group() -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(at).join(path.trim_start_matches('/')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with a group's files; the kernel's part (removing them with the directory) is the test's.
+    fn parent(controllers: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), controllers).unwrap();
+        fs::write(dir.path().join("cgroup.subtree_control"), "").unwrap();
+        fs::write(dir.path().join("cgroup.procs"), "").unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_group_follows_the_budget_and_never_has_a_hard_limit() {
+        let dir = parent("cpu memory pids\n");
+        let brake = Brake::find(&Choice::Below(dir.path().to_owned()))
+            .unwrap()
+            .unwrap();
+        let read = |name: &str| fs::read_to_string(brake.group().join(name)).unwrap_or_default();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(),
+            "+memory"
+        );
+        brake.follow(1 << 30).unwrap();
+        assert_eq!(read("memory.high"), "1073741824");
+        brake.follow(1 << 29).unwrap();
+        assert_eq!(read("memory.high"), "536870912");
+        brake.take_in(77).unwrap();
+        assert_eq!(
+            (read("cgroup.procs"), read("memory.max")),
+            ("77".into(), String::new())
+        );
+        let group = brake.group().to_owned();
+        drop(brake);
+        assert_eq!(fs::read_to_string(group.join("memory.high")).unwrap(), "max");
+        assert_eq!(fs::read_to_string(dir.path().join("cgroup.procs")).unwrap(), "77");
+    }
+
+    #[test]
+    fn groups_of_managers_that_are_gone_are_removed_and_others_are_not() {
+        let dir = parent("memory");
+        // Above the highest process number there can be.
+        let (dead, alive, other) = ("levy-4194305", format!("{PREFIX}{}", 1), "levy-x");
+        for name in [dead, &alive, other] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        clear_away_the_dead(dir.path());
+        // Here the directory has a file by now; the kernel's has none that counts.
+        assert!(
+            fs::read_to_string(dir.path().join(dead).join("memory.high")).is_ok_and(|high| high == "max")
+        );
+        assert!(!dir.path().join(&alive).join("memory.high").exists());
+        assert!(!dir.path().join(other).join("memory.high").exists());
+    }
+
+    #[test]
+    fn a_named_group_that_cannot_be_used_is_an_error_and_the_automatic_one_is_not() {
+        let dir = parent("cpu pids");
+        let error = Brake::find(&Choice::Below(dir.path().to_owned())).unwrap_err();
+        assert!(error.to_string().contains("control group"), "{error}");
+        assert!(Brake::find(&Choice::Below("/nonexistent".into())).is_err());
+        assert!(Brake::find(&Choice::Off).unwrap().is_none());
+        assert!(Brake::find(&Choice::Auto).is_ok());
+        assert!("below".parse::<Choice>().is_err());
+        for text in ["auto", "off", "/sys/fs/cgroup/guests"] {
+            assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
+        }
+    }
+
+    /// With the kernel's own groups, where this process may make some.
+    #[test]
+    fn the_kernel_takes_a_process_in_and_lets_the_group_go() {
+        let Some(brake) = Brake::find(&Choice::Auto).unwrap() else {
+            eprintln!("skipped: this process may not make control groups with a memory limit");
+            return;
+        };
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        brake.follow(64 << 20).unwrap();
+        brake.take_in(child.id()).unwrap();
+        let read = |name: &str| fs::read_to_string(brake.group().join(name)).unwrap();
+        assert_eq!(read("cgroup.procs").trim(), child.id().to_string());
+        assert_eq!(
+            (read("memory.high").trim(), read("memory.max").trim()),
+            ("67108864", "max")
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let group = brake.group().to_owned();
+        drop(brake);
+        assert!(!group.exists());
+    }
+}
