@@ -14,6 +14,7 @@ use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+use crate::engine::Expected;
 use crate::layout::{self, PAGE_SIZE};
 
 /// A guest page frame number: a guest-physical address divided by 4096.
@@ -72,6 +73,7 @@ pub struct GuestRam {
     view: GuestMemoryMmap,
     regions: Vec<RamRegion>,
     released: AtomicU64,
+    expected: Expected,
 }
 
 /// Why guest RAM could not be set up or changed.
@@ -141,6 +143,7 @@ impl GuestRam {
             view,
             regions,
             released: AtomicU64::new(0),
+            expected: Expected::default(),
             region: OnceLock::new(),
             unmanaged: Mutex::new(()),
         })
@@ -229,6 +232,33 @@ impl GuestRam {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
             managed.deflate(run);
         }
+    }
+
+    /// These frames are read and written by devices all the time: whoever manages the pages leaves them alone.
+    pub fn keep_in_place(&self, range: GfnRange) {
+        if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
+            managed.never(run);
+        }
+    }
+
+    /// The devices are done with what was [kept in place](Self::keep_in_place).
+    pub fn let_go(&self, range: GfnRange) {
+        if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
+            managed.again(run);
+        }
+    }
+
+    /// These frames probably equal frames of other guests: whoever manages the pages looks at them first. Only the
+    /// order of work depends on it.
+    pub fn expect_equal(&self, range: GfnRange) {
+        if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
+            self.expected.add(managed, run);
+        }
+    }
+
+    /// What was expected to be equal and is not under management yet.
+    pub fn expected(&self) -> &Expected {
+        &self.expected
     }
 
     /// Who manages the pages, if anybody.

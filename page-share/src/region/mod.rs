@@ -148,6 +148,13 @@ impl Region {
         back
     }
 
+    /// Takes back what [`Region::never`] said: these pages are like others again from the next pass on.
+    pub fn again(&self, run: PageRun) {
+        for page in self.parts(run).into_iter().flat_map(PageRun::numbers) {
+            self.guest.table.clear_marks(page, state::mark::NEVER);
+        }
+    }
+
     /// The guest gives `run` up; all of it reads zero when touched again. Parts that are no memory of this guest are
     /// ignored. Returns the number of pages that had content.
     pub fn release(&self, run: PageRun, why: Release) -> u32 {

@@ -231,7 +231,15 @@ impl Scanner {
         }
     }
 
+    /// What is found equal here is merged in the same step: somebody else has read the same block of the same disk, and
+    /// neither waits for the end of a pass.
     fn look_at_hints(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
+        if self.armed_hints.is_empty() && self.hints.is_empty() {
+            return 0;
+        }
+        // What the pass has found so far is not the hints' merit.
+        self.flush(engine);
+        let known = self.candidates.len();
         let mut done = 0;
         // Those armed at an earlier step have had time to show whether they are quiet.
         let armed = self.armed_hints.len();
@@ -246,8 +254,18 @@ impl Scanner {
             done += self.look_at_parts(engine, run);
             self.armed_hints.push_back(run);
         }
-        if done > 0 {
-            self.flush(engine);
+        self.flush(engine);
+        {
+            let counters = &lock(engine).guest.counters;
+            counters.pages_hinted.add(u64::from(done));
+            counters
+                .shared_by_hint
+                .add((self.candidates.len() - known) as u64);
+        }
+        // Where mappings are scarce, the pass has to weigh these against all others.
+        let free = self.pass.runs.is_empty() && (self.pass.plenty || !self.pass.begun);
+        if free && self.candidates.len() > known {
+            self.pass.runs = self.plan_merges(engine);
         }
         done
     }

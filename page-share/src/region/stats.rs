@@ -78,6 +78,10 @@ counters! {
     pages_written,
     /// Quiet pages sketched.
     pages_hashed,
+    /// Pages looked at ahead of the pass because of a hint.
+    pages_hinted,
+    /// Common copies granted for pages of which a hint had told, ahead of the pass.
+    shared_by_hint,
     /// Pages reported to the manager.
     pages_reported,
     /// Pages whose bytes were sent to the manager.

@@ -362,7 +362,10 @@ impl Entry<'_> {
                 Some(text) => self.option("balloon", text)?,
                 None => config::BalloonConfig::default(),
             },
-            sharing: self.sharing()?,
+            sharing: config::SharingOption {
+                with: self.sharing()?,
+                ..config::SharingOption::default()
+            },
             group: self.group()?,
             swap: swap.to_owned(),
             confine: crate::confine::Mode::default(),

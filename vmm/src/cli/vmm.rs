@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::boot::BootFiles;
 use crate::config::{
     self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, ManagedConfig, MemoryConfig, NetConfig,
-    SerialConfig, SharingConfig,
+    SerialConfig, SharingOption,
 };
 use crate::confine;
 use crate::doctor;
@@ -113,9 +113,10 @@ pub(crate) struct GuestArgs {
     )]
     pub(crate) balloon: BalloonConfig,
     /// With whom equal pages are shared: with the guests of the same launch, mode=on,domain=NAME with all guests that
-    /// name the domain, mode=off with nobody
+    /// name the domain, mode=off with nobody. With hints=off reads of disks that guests share do not say what to look at
+    /// first
     #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
-    pub(crate) sharing: SharingConfig,
+    pub(crate) sharing: SharingOption,
     /// The group that the guest claims memory with: name=web[,shares=low|normal|high|N][,min=SIZE][,max=SIZE]. The first
     /// guest that names a group brings its limits along; the members divide what the group gets
     #[arg(long, value_name = "name=NAME,...")]
@@ -247,7 +248,8 @@ impl VmmArgs {
             balloon: Some(self.guest.balloon),
             managed: self.manager.map(|manager| ManagedConfig {
                 manager,
-                sharing: self.guest.sharing,
+                sharing: self.guest.sharing.with,
+                hints: self.guest.sharing.hints,
                 group: self.guest.group,
                 fleet: self.fleet,
                 swap: Some(self.guest.swap),

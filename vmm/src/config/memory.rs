@@ -101,7 +101,12 @@ impl FromStr for SharingConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let mut group = Group::parse(text, "mode", &["domain"])?;
+        Self::read(&mut Group::parse(text, "mode", &["domain"])?)
+    }
+}
+
+impl SharingConfig {
+    fn read(group: &mut Group) -> Result<Self, OptionError> {
         let mode = group.with("mode", super::values::switch)?.unwrap_or(true);
         let domain = group.with("domain", |name| Ok(name.to_owned()))?;
         match (mode, domain) {
@@ -161,6 +166,49 @@ impl fmt::Display for GroupLimits {
     }
 }
 
+/// `--sharing` as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SharingOption {
+    /// With whom.
+    pub with: SharingConfig,
+    /// Whether pages read from disks that guests share are looked at first.
+    pub hints: Hints,
+}
+
+/// Whether reads of shared disks say which pages are probably equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Hints {
+    /// They do.
+    #[default]
+    On,
+    /// They do not: pages are found by scanning alone.
+    Off,
+}
+
+impl FromStr for SharingOption {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut group = Group::parse(text, "mode", &["domain", "hints"])?;
+        let hints = match group.with("hints", super::values::switch)? {
+            None | Some(true) => Hints::On,
+            Some(false) => Hints::Off,
+        };
+        let with = SharingConfig::read(&mut group)?;
+        Ok(Self { with, hints })
+    }
+}
+
+impl fmt::Display for SharingOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with.fmt(f)?;
+        match self.hints {
+            Hints::On => Ok(()),
+            Hints::Off => f.write_str(",hints=off"),
+        }
+    }
+}
+
 /// How a guest is managed: by whom, and what it brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
@@ -168,6 +216,8 @@ pub struct ManagedConfig {
     pub manager: PathBuf,
     /// Whom it shares with.
     pub sharing: SharingConfig,
+    /// Whether reads of shared disks say what is probably equal.
+    pub hints: Hints,
     /// The group that it claims memory with.
     pub group: Option<GroupLimits>,
     /// The fleet file that it was started from.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use group::Group;
 pub use group::OptionError;
 pub(crate) use memory::shares;
-pub use memory::{ManagedConfig, MemoryConfig, SharingConfig};
+pub use memory::{Hints, ManagedConfig, MemoryConfig, SharingConfig, SharingOption};
 pub use values::{duration, size};
 
 use crate::boot::BootFiles;

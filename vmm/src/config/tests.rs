@@ -22,6 +22,14 @@ fn groups_read_as_written() {
     assert_eq!("mode=on".parse(), Ok(SharingConfig::Launch));
     assert_eq!("domain=web".parse(), Ok(SharingConfig::Domain("web".into())));
     assert_eq!("off".parse(), Ok(SharingConfig::Off));
+    let quiet: SharingOption = "domain=web,hints=off".parse().unwrap();
+    assert_eq!(
+        (&quiet.with, quiet.hints),
+        (&SharingConfig::Domain("web".into()), Hints::Off)
+    );
+    assert_eq!(quiet.to_string().parse(), Ok(quiet));
+    assert_eq!("mode=on".parse(), Ok(SharingOption::default()));
+    assert!(message::<SharingOption>("hints=perhaps").contains("write on or off"));
     assert_eq!("2".parse(), Ok(CpusConfig { count: 2 }));
     let disk: DiskConfig = "path=/a b.img,overlay=on,latency=5ms".parse().unwrap();
     assert_eq!(disk.mode, DiskMode::Overlay);

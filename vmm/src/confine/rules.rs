@@ -60,6 +60,9 @@ const fn refuse(call: i64, errno: i32, caller: &'static str) -> Rule {
     }
 }
 
+/// The auxiliary vector of the process itself.
+const PR_GET_AUXV: u64 = 0x4155_5856;
+
 const NOT_EXECUTABLE: &[When] = &[When::Bits(2, sys::PROT_EXEC as u64, 0)];
 
 /// Memory, locks, time, the end of a thread or of the process: what Rust's runtime and the allocator do anywhere.
@@ -70,6 +73,11 @@ const ANYWHERE: &[Rule] = &[
         "eventfds, sockets and files that are open; log lines",
     ),
     may(sys::SYS_close, "descriptors at the end of what owns them"),
+    only(
+        sys::SYS_fcntl,
+        &[When::Is(1, sys::F_GETFD as u64)],
+        "debug builds look whether what they close is open",
+    ),
     may(sys::SYS_futex, "locks, channels, joining threads"),
     may(sys::SYS_brk, "malloc"),
     only(sys::SYS_mmap, NOT_EXECUTABLE, "malloc; mappings of pool pages"),
@@ -83,6 +91,11 @@ const ANYWHERE: &[Rule] = &[
     may(
         sys::SYS_madvise,
         "free; stacks of ended threads; guest pages given back",
+    ),
+    only(
+        sys::SYS_prctl,
+        &[When::Is(0, PR_GET_AUXV)],
+        "rustix, which looks for the vDSO at the first use of a clock",
     ),
     may(
         sys::SYS_clock_gettime,

@@ -37,9 +37,11 @@ pub(super) fn install() -> io::Result<()> {
 /// Where in `siginfo_t` the kernel puts the system call's number: behind three words, padding and an address.
 const CALL: usize = 24;
 
-extern "C" fn on_forbidden_call(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn on_forbidden_call(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel hands a whole siginfo_t of SIGSYS to the handler.
     let call = unsafe { info.cast::<u8>().add(CALL).cast::<i32>().read_unaligned() };
+    // SAFETY: and the registers of the thread that made the call.
+    let registers = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let mut line = Line::default();
     line.add("levy: a thread of the VMM (");
     line.add(ROLE.get().map_or("unknown", Role::name));
@@ -47,7 +49,12 @@ extern "C" fn on_forbidden_call(_: libc::c_int, info: *mut libc::siginfo_t, _: *
     line.add(names::name(i64::from(call)).unwrap_or("a new one"));
     line.add(" (");
     line.number(call.unsigned_abs());
-    line.add(")\n");
+    line.add(") with ");
+    for register in [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX] {
+        line.hexadecimal(registers[register as usize].cast_unsigned());
+        line.add(" ");
+    }
+    line.add("\n");
     // SAFETY: plain bytes on the stack. The second call is forbidden to all roles, and with SIGSYS blocked in its
     // handler the kernel ends the process by that signal, which whoever waits for the process can see.
     unsafe {
@@ -79,6 +86,15 @@ impl Line {
         let len = text.len().min(room.len());
         room[..len].copy_from_slice(&text.as_bytes()[..len]);
         self.len += len;
+    }
+
+    fn hexadecimal(&mut self, number: u64) {
+        self.add("0x");
+        let first = (63 - number.leading_zeros().min(63)) / 4 * 4;
+        for shift in (0..=first).rev().step_by(4) {
+            let digit = (number >> shift & 0xF) as usize;
+            self.add(&"0123456789abcdef"[digit..=digit]);
+        }
     }
 
     fn number(&mut self, mut number: u32) {

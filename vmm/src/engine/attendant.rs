@@ -234,7 +234,7 @@ impl Shift {
                 .max(1),
         });
         if self.duties.is_up() {
-            self.engine.region().split_blocks(orders.split_blocks);
+            self.engine.split_blocks(orders.split_blocks);
         }
         self.allowance.set(orders.limit_bytes, orders.owed_bytes);
         self.squeeze(orders.compress_pages, orders.swap_pages);

@@ -28,6 +28,10 @@ pub struct PageFigures {
     pub sampled: u64,
     /// Passes over the memory.
     pub passes: u64,
+    /// Pages of which a disk said that other guests may have them too.
+    pub hinted: u64,
+    /// Common copies that such a word brought ahead of the pass.
+    pub shared_by_hint: u64,
     /// Pages merged with a common copy.
     pub merged: u64,
     /// Pages replaced by the zero page.
@@ -51,8 +55,8 @@ pub struct PageFigures {
 }
 
 impl PageFigures {
-    /// The figures in `stats`.
-    pub fn of(stats: &Stats) -> Self {
+    /// The figures in `stats`, and how many pages disks hinted at.
+    pub fn of(stats: &Stats, hinted: u64) -> Self {
         Self {
             private: stats.private,
             zero: stats.zero,
@@ -65,6 +69,8 @@ impl PageFigures {
             unmanaged: stats.huge,
             sampled: stats.sampled,
             passes: stats.passes,
+            hinted,
+            shared_by_hint: stats.shared_by_hint,
             merged: stats.pages_merged,
             zeroed: stats.pages_zeroed,
             cow_breaks: stats.cow_breaks,

@@ -7,6 +7,7 @@
 
 mod allowance;
 mod attendant;
+mod expected;
 mod figures;
 mod inventory;
 mod sampler;
@@ -20,6 +21,7 @@ use page_share::{AdoptError, Blocks, MemoryRange, Options, Pace, Region, ScanThr
 use crate::memory::GuestRam;
 
 pub use attendant::{AttendError, Attendant, Duties, Introduction};
+pub use expected::Expected;
 pub use figures::PageFigures;
 pub use inventory::{Inventory, Key, Kind, MOST_PAGES};
 
@@ -54,7 +56,7 @@ pub struct Engine {
     region: Arc<Region>,
     scan: ScanThread,
     /// The memory stays for as long as anybody works on it.
-    _ram: Arc<GuestRam>,
+    ram: Arc<GuestRam>,
 }
 
 impl Engine {
@@ -84,13 +86,18 @@ impl Engine {
         Ok(Self {
             region,
             scan,
-            _ram: Arc::clone(ram),
+            ram: Arc::clone(ram),
         })
     }
 
     /// The memory's region.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
+    }
+
+    /// Puts up to `blocks` blocks of 2 MiB under management, first those that hold what other guests probably have too.
+    pub fn split_blocks(&self, blocks: u32) {
+        self.ram.expected().split(&self.region, blocks);
     }
 
     /// Changes how fast it is scanned.

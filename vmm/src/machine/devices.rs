@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::EventFd;
@@ -13,6 +13,7 @@ use super::serial::{ConsoleOut, SerialInput, serial_port};
 use crate::boot::MmioDevice;
 use crate::config::{BalloonConfig, DiskConfig, DiskMode, NetConfig};
 use crate::layout;
+use crate::memory::GuestRam;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Access, Block, Disk, DiskError, OverlayDisk, RawDisk};
 use crate::virtio::console::Console;
@@ -209,6 +210,15 @@ fn power_button(vm: &Vm) -> Result<EventFd, DeviceError> {
 }
 
 impl Handles {
+    /// Has all disks tell which pages they fill from images that other guests may read too.
+    pub fn tell_of_common_reads(&self, ram: &Arc<GuestRam>) {
+        for disk in &self.disks {
+            disk.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .tell_of_common_reads(Arc::clone(ram));
+        }
+    }
+
     /// The plugged device called `name`.
     pub fn plug(&self, name: &str) -> Option<&Arc<Plug>> {
         self.plugs.iter().find(|p| p.name() == name)

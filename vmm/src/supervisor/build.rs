@@ -14,7 +14,7 @@ use super::Event;
 use super::duties::GuestDuties;
 use super::footprint::Smaps;
 use crate::boot::{self, BootError, Platform};
-use crate::config::{GuestConfig, ManagedConfig, SerialConfig, SharingConfig};
+use crate::config::{GuestConfig, Hints, ManagedConfig, SerialConfig, SharingConfig};
 use crate::engine::{AttendError, Attendant, Engine, EngineError, Introduction};
 use crate::link::{Hello, Sharing, VERSION};
 use crate::machine::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
@@ -136,6 +136,9 @@ impl Machine {
                 began: Instant::now(),
                 events: events.clone(),
             };
+            if managed.hints == Hints::On {
+                devices.handles.tell_of_common_reads(vm.ram());
+            }
             // The kernel is in place by now: it is the first that can be shared.
             match config.memory.mergeable {
                 // Whoever moves pages about would disturb the kernel; the manager counts what is held all the same.

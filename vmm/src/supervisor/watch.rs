@@ -391,7 +391,7 @@ impl<'a> Supervisor<'a> {
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),
-            "pages": ram.manager().map(|region| PageFigures::of(&region.stats())),
+            "pages": ram.manager().map(|region| PageFigures::of(&region.stats(), ram.expected().told())),
             "balloon": balloon,
             "devices": plugs,
             "disks": disks,

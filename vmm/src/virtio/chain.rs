@@ -83,9 +83,15 @@ impl Cursor {
 
     /// The pieces of the next `len` bytes (fewer at the end) and moves behind them.
     fn advance(&mut self, len: usize) -> Vec<Buffer> {
+        let pieces = self.upcoming(len);
+        self.done += len.min(self.left());
+        pieces
+    }
+
+    /// The pieces of the next `len` bytes (fewer at the end).
+    fn upcoming(&self, len: usize) -> Vec<Buffer> {
         let mut skip = self.done;
         let mut want = len.min(self.left());
-        self.done += want;
         let mut pieces = Vec::new();
         for buffer in &self.buffers {
             if want == 0 {
@@ -208,6 +214,12 @@ impl<'a> Chain<'a> {
         } else {
             Err(Malformed::TooShort)
         }
+    }
+
+    /// Where the next `len` bytes will be written: guest-physical address and length of each piece, in order.
+    pub fn destinations(&self, len: usize) -> impl Iterator<Item = (u64, usize)> {
+        let pieces = self.writable.upcoming(len);
+        pieces.into_iter().map(|piece| (piece.at.0, piece.len))
     }
 
     /// Copies `from` into the guest's buffers; returns how many bytes fitted.

@@ -336,7 +336,16 @@ impl Bench {
         }
     }
 
-    fn drive(&self, features: u64, mut rings: Rings, begun: &SyncSender<()>) -> Result<(), Fault> {
+    /// Rings are read and written without a pause: they stay where they are for as long as a driver uses them.
+    fn drive(&self, features: u64, rings: Rings, begun: &SyncSender<()>) -> Result<(), Fault> {
+        let (ram, pages) = (Arc::clone(rings.ram()), rings.pages());
+        pages.iter().for_each(|range| ram.keep_in_place(*range));
+        let result = self.work(features, rings, begun);
+        pages.iter().for_each(|range| ram.let_go(*range));
+        result
+    }
+
+    fn work(&self, features: u64, mut rings: Rings, begun: &SyncSender<()>) -> Result<(), Fault> {
         let active = lock(&self.device).activate(features, &mut rings);
         if let Err(fault) = active {
             // The driver, which waits for this, is to see that it failed.

@@ -9,7 +9,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::{Chain, Malformed};
 use super::plug::Interrupt;
-use crate::memory::GuestRam;
+use crate::layout::PAGE_SIZE;
+use crate::memory::{Gfn, GfnRange, GuestRam};
 
 /// Why a device stops until its driver resets it.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,29 @@ impl Rings {
     /// Whether the driver set queue `index` up.
     pub fn is_ready(&self, index: usize) -> bool {
         self.ready.get(index).copied().unwrap_or(false)
+    }
+
+    /// The frames that the rings of all queues are in.
+    pub fn pages(&self) -> Vec<GfnRange> {
+        let ready = self.queues.iter().filter(|queue| queue.ready());
+        ready
+            .flat_map(|queue| {
+                let size = u64::from(queue.size());
+                // Entries, and flags, index and event index around them (virtio 1.2, 2.7).
+                [
+                    (queue.desc_table(), 16 * size),
+                    (queue.avail_ring(), 2 * size + 6),
+                    (queue.used_ring(), 8 * size + 6),
+                ]
+            })
+            .map(|(start, len)| {
+                let first = start / PAGE_SIZE;
+                GfnRange {
+                    start: Gfn::new(first),
+                    pages: (start + len).div_ceil(PAGE_SIZE) - first,
+                }
+            })
+            .collect()
     }
 
     /// How the device gets the guest's attention.

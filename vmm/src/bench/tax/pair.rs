@@ -254,7 +254,7 @@ fn own_disk(scene: &Scene) -> Result<crate::cli::GuestArgs, StageError> {
     for disk in guest.disk.iter_mut().filter(|disk| disk.latency.is_zero()) {
         disk.latency = LATENCY;
     }
-    guest.sharing = SharingConfig::Off;
+    guest.sharing.with = SharingConfig::Off;
     Ok(guest)
 }
 

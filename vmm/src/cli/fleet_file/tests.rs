@@ -45,7 +45,7 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
     );
     let [db, web, _] = &fleet.guests[..] else { panic!() };
     assert_eq!(web.args.memory, "size=256M,min=64M,shares=2000".parse().unwrap());
-    assert_eq!(web.args.sharing, SharingConfig::Domain("front".into()));
+    assert_eq!(web.args.sharing.with, SharingConfig::Domain("front".into()));
     let group = web.args.group.as_ref().unwrap();
     assert_eq!((group.name.as_str(), group.shares), ("busy", 2000));
     assert_eq!((group.min, group.max), (128 << 20, Some(400 << 20)));
@@ -57,7 +57,10 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
     assert_eq!(db.args.group, None);
     assert!(web.workload.is_some() && db.workload.is_none());
     assert_eq!(db.args.memory, "size=256M".parse().unwrap());
-    assert_eq!((&db.args.sharing, db.args.cpus.count), (&SharingConfig::Off, 1));
+    assert_eq!(
+        (&db.args.sharing.with, db.args.cpus.count),
+        (&SharingConfig::Off, 1)
+    );
     let args = db.to_args(fleet.deadline, &fleet.id);
     for expected in [
         "/fleets/bzImage",

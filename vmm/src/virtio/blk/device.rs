@@ -1,5 +1,6 @@
 //! The block device itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -9,6 +10,8 @@ use virtio_bindings::virtio_blk::{
 
 use super::disk::{Disk, SECTOR};
 use super::request::{Extent, ID_BYTES, Request, Status};
+use crate::layout::PAGE_SIZE;
+use crate::memory::{Gfn, GfnRange, GuestRam};
 use crate::virtio::device::read_config_bytes;
 use crate::virtio::{Chain, DeviceKind, Fault, Malformed, Rings, Turn, VirtioDevice};
 
@@ -43,6 +46,8 @@ pub struct Block {
     latency: Duration,
     bounce: Vec<u8>,
     stats: BlockStats,
+    /// The guest's memory, where reads of what other guests read too are worth a word to whoever looks for equal pages.
+    hints: Option<Arc<GuestRam>>,
 }
 
 impl Block {
@@ -58,7 +63,13 @@ impl Block {
             latency: Duration::ZERO,
             bounce: Vec::new(),
             stats: BlockStats::default(),
+            hints: None,
         }
+    }
+
+    /// Tells the manager of `ram` which pages were filled from an image that other guests may read too.
+    pub fn tell_of_common_reads(&mut self, ram: Arc<GuestRam>) {
+        self.hints = Some(ram);
     }
 
     /// Refuses writes, and tells the guest.
@@ -117,12 +128,44 @@ impl Block {
             if let Err(e) = self.disk.read(&mut self.bounce[..part], at) {
                 return Ok(self.host_error("read", &e));
             }
+            let pages = self.common_pages(at, part, chain);
             chain.write(&self.bounce[..part])?;
+            if let Some(ram) = &self.hints {
+                pages.into_iter().for_each(|page| ram.expect_equal(page));
+            }
             done += part;
         }
         self.stats.reads += 1;
         self.stats.read_bytes += done as u64;
         Ok(Status::Ok)
+    }
+
+    /// The whole pages among the next `len` bytes, read from `at`, that hold exactly one common block of the disk.
+    fn common_pages(&self, at: u64, len: usize, chain: &Chain<'_>) -> Vec<GfnRange> {
+        let mut pages: Vec<GfnRange> = Vec::new();
+        if self.hints.is_none() {
+            return pages;
+        }
+        let mut on_disk = at;
+        for (to, len) in chain.destinations(len) {
+            let skip = to.next_multiple_of(PAGE_SIZE) - to;
+            let whole = (len as u64).saturating_sub(skip) / PAGE_SIZE;
+            let first = on_disk + skip;
+            if first.is_multiple_of(PAGE_SIZE) {
+                for page in (0..whole).filter(|page| self.disk.is_common(first + page * PAGE_SIZE)) {
+                    let frame = (to + skip) / PAGE_SIZE + page;
+                    match pages.last_mut() {
+                        Some(run) if run.start.number() + run.pages == frame => run.pages += 1,
+                        _ => pages.push(GfnRange {
+                            start: Gfn::new(frame),
+                            pages: 1,
+                        }),
+                    }
+                }
+            }
+            on_disk += len as u64;
+        }
+        pages
     }
 
     fn write(&mut self, extent: Extent, chain: &mut Chain<'_>) -> Result<Status, Malformed> {

@@ -18,6 +18,11 @@ pub trait Disk: Send {
         self.len() == 0
     }
 
+    /// Whether the 4 KiB at `at` are of an image that other guests may read as well, and not this guest's own.
+    fn is_common(&self, _at: u64) -> bool {
+        false
+    }
+
     /// Reads all of `into` from `at`.
     ///
     /// # Errors
@@ -95,6 +100,7 @@ pub enum Access {
 pub struct RawDisk {
     file: File,
     len: u64,
+    access: Access,
 }
 
 impl RawDisk {
@@ -129,7 +135,7 @@ impl RawDisk {
             Err(TryLockError::Error(e)) => return Err(open_error(e)),
         }
         let len = image_len(&file, path)?;
-        Ok(Self { file, len })
+        Ok(Self { file, len, access })
     }
 }
 
@@ -163,6 +169,10 @@ fn image_len(mut file: &File, path: &Path) -> Result<u64, DiskError> {
 impl Disk for RawDisk {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn is_common(&self, _at: u64) -> bool {
+        self.access == Access::Shared
     }
 
     fn read(&mut self, into: &mut [u8], at: u64) -> io::Result<()> {

@@ -74,6 +74,10 @@ impl Disk for OverlayDisk {
         self.base.len()
     }
 
+    fn is_common(&self, at: u64) -> bool {
+        !self.written.get(at / BLOCK)
+    }
+
     fn read(&mut self, into: &mut [u8], at: u64) -> io::Result<()> {
         let mut done = 0;
         while done < into.len() {
