@@ -263,9 +263,9 @@ impl Scanner {
                 .add((self.candidates.len() - known) as u64);
         }
         // Where mappings are scarce, the pass has to weigh these against all others.
-        let free = self.pass.runs.is_empty() && (self.pass.plenty || !self.pass.begun);
+        let free = self.pass.stretches.is_empty() && (self.pass.plenty || !self.pass.begun);
         if free && self.candidates.len() > known {
-            self.pass.runs = self.plan_merges(engine);
+            self.pass.stretches = self.plan_merges(engine);
         }
         done
     }

@@ -78,7 +78,7 @@ impl VersusKsm {
     /// Guests whose memory the kernel merges, and nobody else.
     fn kernel(&self, scene: &Scene, ksm: &Ksm) -> Result<Arm, StageError> {
         let mut scene = scene.clone();
-        scene.guest.sharing = SharingConfig::Off;
+        scene.guest.sharing.with = SharingConfig::Off;
         scene.guest.memory.mergeable = true;
         let mut stage = Stage::open(&scene, scene.settings(BUDGET))?;
         stage.say("same-page merging by the kernel");

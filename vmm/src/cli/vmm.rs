@@ -230,7 +230,7 @@ impl VmmArgs {
     }
 
     fn config(self) -> Result<GuestConfig, VmmError> {
-        if self.guest.memory.mergeable && self.guest.sharing != SharingConfig::Off {
+        if self.guest.memory.mergeable && self.guest.sharing.with != config::SharingConfig::Off {
             return Err(VmmError::MergedTwice);
         }
         let kernel = self.guest.kernel.clone().ok_or(VmmError::NoKernel)?;

@@ -170,10 +170,11 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
             smaps.rewind().unwrap();
             smaps.read_to_string(&mut String::new()).map_or(-1, |_| 0)
         }
-        "start a thread" => std::thread::Builder::new()
-            .name("client".into())
-            .spawn(|| live(&UnixStream::pair().map_or_else(|_| unreachable!(), |pair| pair.0)))
-            .map_or(-1, |_| 0),
+        "start a thread" => std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("client".into());
+            let started = thread.spawn_scoped(scope, || live(near));
+            started.map_or(-1, |thread| thread.join().unwrap())
+        }),
         "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
         other => panic!("no such deed: {other}"),
     }
