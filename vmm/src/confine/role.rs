@@ -27,6 +27,8 @@ pub enum Role {
     Scanner,
     /// Talks to the manager about the guest, compresses and swaps.
     Attendant,
+    /// Keeps the guest within its limit between two orders.
+    Allowance,
     /// Takes requests from the control socket, one more thread for each client.
     Control,
     /// Writes the serial console's output, reads the keyboard, waits for signals.
@@ -35,7 +37,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Main,
         Self::Vcpu,
         Self::Disk,
@@ -47,6 +49,7 @@ impl Role {
         Self::SwapIns,
         Self::Scanner,
         Self::Attendant,
+        Self::Allowance,
         Self::Control,
         Self::Stream,
     ];
@@ -65,6 +68,7 @@ impl Role {
             Self::SwapIns => "swap-ins",
             Self::Scanner => "scanner",
             Self::Attendant => "attendant",
+            Self::Allowance => "allowance",
             Self::Control => "control",
             Self::Stream => "stream",
         }

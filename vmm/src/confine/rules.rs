@@ -163,6 +163,7 @@ const PAGES: &[Rule] = &[
     ),
     may(sys::SYS_statx, "the pool's size"),
     may(sys::SYS_fstat, "the pool's size"),
+    may(sys::SYS_lseek, "/proc files that are read again"),
 ];
 
 /// Talk with the manager, whom a guest finds again after it was away.
@@ -315,7 +316,7 @@ pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
         Role::Balloon => &[ANYWHERE, WAITING, PAGES, MANAGER, TIMERS],
         Role::Console => &[ANYWHERE, WAITING, PAGES, MANAGER, CLIENTS],
         Role::FaultHandler | Role::SwapIns => &[ANYWHERE, WAITING, PAGES],
-        Role::Scanner => &[ANYWHERE, WAITING, PAGES, MANAGER],
+        Role::Scanner | Role::Allowance => &[ANYWHERE, WAITING, PAGES, MANAGER],
         Role::Attendant => &[ANYWHERE, WAITING, PAGES, MANAGER, TIMERS],
         Role::Control => &[ANYWHERE, WAITING, CLIENTS, THREADS],
         Role::Stream => &[ANYWHERE, WAITING, STREAM],

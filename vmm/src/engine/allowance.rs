@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use page_share::{PageRun, Region};
 
+use crate::confine::{self, Role};
 use crate::link::{FromVmm, Lines, Standing};
 use crate::manager::census::{Held, OwnHeld};
 
@@ -85,7 +86,10 @@ impl Allowance {
         let thread = thread::Builder::new()
             .name("allowance".into())
             .stack_size(256 << 10)
-            .spawn(move || keeper.run())?;
+            .spawn(move || {
+                confine::enter(Role::Allowance);
+                keeper.run();
+            })?;
         let thread = thread.thread().clone();
         region.watch_growth(thread.clone());
         let _ = allowance.0.keeper.set(thread);
