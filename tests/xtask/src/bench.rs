@@ -36,9 +36,11 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("hash", "hash", Place::Native),
     ("overcommit", "overcommit", Place::Levy),
     ("overhead", "overhead", Place::Levy),
+    ("overcommit-flat", "overcommit-flat", Place::Native),
     ("sharing", "sharing", Place::Levy),
     ("sharing-vs-ksm", "sharing-vs-ksm", Place::Levy),
     ("tax", "tax", Place::Levy),
+    ("wake", "wake", Place::Levy),
 ];
 
 #[derive(clap::Args)]

@@ -30,6 +30,12 @@ pub struct BenchArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Bench {
+    /// Do a budget and its guests hold when guests want far more memory than there is?
+    #[command(mut_arg("memory", |arg| arg.hide(true)))]
+    Overcommit(SceneArgs),
+    /// How long does a guest that was squeezed to its minimum take to be itself again?
+    #[command(mut_arg("memory", |arg| arg.hide(true)))]
+    Wake(SceneArgs),
     /// How much do 1 to 10 equal guests share, and how much of what an oracle finds?
     #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
     Sharing(SharingArgs),
@@ -125,6 +131,8 @@ impl BenchArgs {
 
     fn measure(self) -> Result<(), BenchError> {
         match self.bench {
+            Bench::Overcommit(args) => args.play(bench::overcommit::overcommit),
+            Bench::Wake(args) => args.play(bench::overcommit::wake),
             Bench::Sharing(args) => args.measure(),
             Bench::SharingVsKsm(args) => args.measure(),
             Bench::Overhead(args) => args.play(bench::overhead),

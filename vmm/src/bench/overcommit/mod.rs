@@ -1,4 +1,256 @@
-//! Eight guests in memory for four: does the budget hold, and do the guests?
+//! More guests than there is memory for: does the budget hold, and do the guests?
+//!
+//! Half of the guests run services under load and rewrite and check pages beside; the other half have filled their
+//! memory with a pattern and rest, and find it as they left it at the end. One of those loses its balloon driver, so
+//! that only compression and swap are left for it.
+
 mod ledger;
+mod wake;
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use levy_agent::{Action, ModuleChange};
+use serde::Serialize;
+
+use super::{Guest, Outcome, Report, RunId, Scene, Stage, StageError};
+use crate::cli::GuestArgs;
 
 pub use ledger::{Ledger, figure};
+pub use wake::wake;
+
+/// Longer than any bench: these runs are told when to end.
+const ENDLESS: u32 = 100_000;
+
+/// How long everybody goes on after the services are done, so that idle guests are seen under pressure.
+const AFTER: Duration = Duration::from_secs(10);
+
+/// Who takes part.
+struct Cast {
+    budget: u64,
+    size: u64,
+    /// Names of busy guests, and what they run: a service first, or nothing.
+    busy: &'static [(&'static str, &'static str)],
+    /// What a busy guest checks beside.
+    churn: &'static str,
+    idle: u32,
+    /// MiB that an idle guest has filled.
+    filled: u32,
+}
+
+const FULL: Cast = Cast {
+    budget: 1 << 30,
+    size: 256 << 20,
+    busy: &[
+        ("redis", "redis mib=64 seconds=120"),
+        ("nginx", "nginx files=256 seconds=120"),
+        ("pgbench", "pgbench scale=2 seconds=120"),
+        ("dbench", "dbench clients=2 seconds=120"),
+    ],
+    churn: "churn mib=24 rate=500",
+    idle: 4,
+    filled: 128,
+};
+
+const QUICK: Cast = Cast {
+    budget: 304 << 20,
+    size: 192 << 20,
+    busy: &[
+        ("redis", "redis mib=32 seconds=15"),
+        ("churn", "churn mib=72 seconds=15"),
+    ],
+    churn: "churn mib=16 rate=500 seed=7",
+    idle: 1,
+    filled: 96,
+};
+
+/// How one guest fared.
+#[derive(Clone, Debug, Serialize)]
+struct Fate {
+    name: String,
+    /// All its data was right, its service did its work, and it never killed a process for want of memory.
+    ok: bool,
+    /// Operations of its service per second.
+    rate: f64,
+    unit: String,
+    oom_kills: u64,
+    /// What was wrong.
+    trouble: Vec<String>,
+}
+
+/// One guest on stage.
+struct Player {
+    guest: Guest,
+    service: Option<RunId>,
+    /// Runs that go on until they are told to end.
+    checks: Vec<RunId>,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When guests cannot be started or end unasked. Wrong data is no error: it is what the report is about.
+pub fn overcommit(scene: &Scene) -> Result<Outcome, StageError> {
+    let cast = if scene.quick { QUICK } else { FULL };
+    let mut stage = Stage::open(scene, scene.settings(cast.budget))?;
+    let guest = GuestArgs {
+        memory: format!("size={}M", cast.size >> 20)
+            .parse()
+            .map_err(|error| StageError::Impossible(format!("{error}")))?,
+        ..scene.guest.clone()
+    };
+    let mut players = Vec::new();
+    for number in 1..=cast.idle {
+        let mut player = enter(&mut stage, &guest, &format!("idle-{number}"))?;
+        let words = format!("fill mib={} seed={number} seconds={ENDLESS}", cast.filled);
+        player.checks.push(stage.run(player.guest, &words)?);
+        players.push(player);
+    }
+    // The last one's balloon is gone before anybody asks it for anything.
+    let silent = players[players.len() - 1].guest;
+    stage.tell(
+        silent,
+        Action::Module {
+            name: "virtio_balloon".into(),
+            change: ModuleChange::Remove,
+        },
+    )?;
+    let silent = stage.name(silent).to_owned();
+    for (number, (name, words)) in cast.busy.iter().enumerate() {
+        let mut player = enter(&mut stage, &guest, name)?;
+        let churn = format!("{} seconds={ENDLESS}", cast.churn);
+        player.checks.push(stage.run(player.guest, &churn)?);
+        player.service = Some(stage.run(player.guest, words)?);
+        stage.say(&format!(
+            "{} of {} busy guests are at work",
+            number + 1,
+            cast.busy.len()
+        ));
+        players.push(player);
+    }
+    for player in &players {
+        if let Some(service) = player.service {
+            // A bad verdict is counted below.
+            allow_failure(stage.verdict(service).map(drop))?;
+        }
+    }
+    stage.pass(AFTER)?;
+    let mut fates = Vec::new();
+    for player in &players {
+        fates.push(fate(&mut stage, player)?);
+    }
+    Ok(outcome(&stage, &guest, fates, &silent))
+}
+
+fn enter(stage: &mut Stage, args: &GuestArgs, name: &str) -> Result<Player, StageError> {
+    let guest = stage.start(name, args)?;
+    stage.ready(&[guest])?;
+    Ok(Player {
+        guest,
+        service: None,
+        checks: Vec::new(),
+    })
+}
+
+/// Wrong data and late words are findings; everything else ends the bench.
+fn allow_failure(result: Result<(), StageError>) -> Result<Option<String>, StageError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error @ (StageError::Failed { .. } | StageError::Late { .. } | StageError::Refused { .. })) => {
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends a guest's checks and hears what they found.
+fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
+    let mut trouble = Vec::new();
+    for &run in &player.checks {
+        stage.stop_run(run)?;
+        trouble.extend(allow_failure(stage.verdict(run).map(drop))?);
+    }
+    let verdict = player.service.and_then(|run| stage.run_of(run).verdict.clone());
+    if let Some(verdict) = verdict.as_ref().filter(|verdict| !verdict.ok) {
+        trouble.push(verdict.detail.clone());
+    }
+    let asked = stage.tell(
+        player.guest,
+        Action::Exec {
+            argv: ["grep", "oom_kill", "/proc/vmstat"].map(String::from).into(),
+            seconds: 60,
+        },
+    )?;
+    let counted = asked
+        .get("stdout")
+        .and_then(|text| text.as_str())
+        .unwrap_or_default();
+    let oom_kills = counted
+        .split_whitespace()
+        .nth(1)
+        .and_then(|count| count.parse().ok());
+    if oom_kills != Some(0) {
+        trouble.push(format!("processes killed for want of memory: {counted:?}"));
+    }
+    Ok(Fate {
+        name: stage.name(player.guest).to_owned(),
+        ok: trouble.is_empty(),
+        rate: verdict.as_ref().map_or(0.0, |verdict| verdict.rate),
+        unit: verdict.map_or_else(String::new, |verdict| verdict.unit),
+        oom_kills: oom_kills.unwrap_or(0),
+        trouble,
+    })
+}
+
+fn outcome(stage: &Stage, guest: &GuestArgs, fates: Vec<Fate>, silent: &str) -> Outcome {
+    let samples = stage.samples();
+    let ledger = Ledger::of(samples, guest.memory.min);
+    let most = |of: fn(&super::GuestSample) -> u64| {
+        let all = samples.iter().filter_map(|sample| sample.guest(silent)).map(of);
+        all.max().unwrap_or(0) >> 20
+    };
+    let (compressed, swapped) = (
+        most(|guest| guest.compressed_bytes),
+        most(|guest| guest.swapped_bytes),
+    );
+    let guests_ok = fates.iter().filter(|fate| fate.ok).count();
+    let mut table = format!(
+        "{:<10} {:>4} {:>12} {:<14} trouble\n",
+        "guest", "ok", "per second", "of"
+    );
+    for fate in &fates {
+        let ok = if fate.ok { "yes" } else { "NO" };
+        let trouble = fate.trouble.join("; ");
+        let _ = writeln!(
+            table,
+            "{:<10} {ok:>4} {:>12.1} {:<14} {trouble}",
+            fate.name, fate.rate, fate.unit
+        );
+    }
+    let _ = writeln!(
+        table,
+        "{} samples: {} above the budget by more than 2 %, most {:.1} % of it; {} of guests below their minimum\n\
+         seconds in high, soft, hard, low: {:?}\n\
+         {silent} had no balloon: up to {compressed} MiB of it compressed, {swapped} MiB swapped",
+        ledger.samples,
+        ledger.budget_exceeded_samples,
+        ledger.most_of_budget * 100.0,
+        ledger.below_minimum_samples,
+        ledger.states,
+    );
+    let mut report = Report::new("overcommit");
+    report.set("guests", fates.len());
+    report.set("guests_ok", guests_ok);
+    report.set("budget_exceeded_samples", ledger.budget_exceeded_samples);
+    report.set("ledger", ledger);
+    report.set("fates", fates);
+    report.set("silent_balloon.guest", silent);
+    report.set("silent_balloon.most_compressed_mib", compressed);
+    report.set("silent_balloon.most_swapped_mib", swapped);
+    report.set("samples", samples);
+    Outcome {
+        report,
+        table,
+        figure: figure("Overcommitted guests", samples),
+    }
+}
