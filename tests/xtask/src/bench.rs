@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn native(binary: &str, rest: &[String]) -> Result<()> {
+pub(crate) fn native(binary: &str, rest: &[String]) -> Result<()> {
     let status = Command::new(env!("CARGO"))
         .args([
             "run",
@@ -102,7 +102,7 @@ fn guests(binary: &str, rest: &[String]) -> Result<()> {
 }
 
 /// Has the product itself measure, as a user would; it gets the images unless the options name others.
-fn levy(bench: &str, rest: &[String]) -> Result<()> {
+pub(crate) fn levy(bench: &str, rest: &[String]) -> Result<()> {
     let system = GuestSystem::prepare()?;
     let mut argv = vec![system.levy().display().to_string(), "bench".into(), bench.into()];
     let given = |name: &str| rest.iter().any(|word| word.split('=').next() == Some(name));

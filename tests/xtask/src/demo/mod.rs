@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use guest_images::Cache;
 use levy::doctor::Machine;
 
+use crate::bench;
 use crate::guest_system::GuestSystem;
 use crate::place::{Choice, Place};
 use guests::Guests;
@@ -41,12 +42,22 @@ pub(crate) struct Args {
     /// Write what the table shows as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Eight guests of 256 MiB in 1 GiB, four of them busy; then four guests without an operating system that dirty
+    /// memory as fast as this machine's processors can
+    #[arg(long, conflicts_with_all = ["guests", "memory", "keep"])]
+    overcommit: bool,
+    /// With --overcommit: only the guests without an operating system
+    #[arg(long, requires = "overcommit")]
+    native: bool,
     /// Use the nested host even where this machine could run the guests itself
     #[arg(long)]
     nested: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.overcommit {
+        return overcommit(args);
+    }
     let choice = Choice::from(args.nested);
     announce(args, choice)?;
     let system = GuestSystem::prepare()?;
@@ -88,6 +99,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if status != 0 {
         bail!("levy run ended with status {status}: not all guests did well");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has the product measure itself, then the same without kernels at the machine's full speed.
+fn overcommit(args: &Args) -> Result<ExitCode> {
+    if !args.native {
+        let mut words = Vec::new();
+        if let Some(json) = &args.json {
+            words.extend(["--json".into(), json.display().to_string()]);
+            words.extend(["--plot".into(), json.with_extension("svg").display().to_string()]);
+        }
+        bench::levy("overcommit", &words)?;
+    }
+    let mut words = Vec::new();
+    if let Some(json) = &args.json {
+        let flat = json.with_extension("flat.json");
+        words.extend(["--json".into(), flat.display().to_string()]);
+        words.extend(["--plot".into(), flat.with_extension("svg").display().to_string()]);
+    }
+    bench::native("overcommit-flat", &words)?;
     Ok(ExitCode::SUCCESS)
 }
 
