@@ -1,11 +1,11 @@
-//! Guests that want half as much memory again as there is: the budget holds, all data is right, nobody is killed.
+//! Guests that want far more memory than there is: the budget holds, all data is right, nobody is killed.
 
 use std::process::{Command, Stdio};
 
 use levy_tests::Lab;
 use serde_json::Value;
 
-/// `levy bench overcommit --quick`: three guests of 192 MiB in 304 MiB, one without a balloon.
+/// `levy bench overcommit --quick`: three guests of 192 MiB in 240 MiB, one without a balloon.
 #[test]
 fn overcommitted_guests_keep_their_data_and_the_host_its_budget() {
     let Some(lab) = Lab::with_disk_or_skip() else {

@@ -175,9 +175,11 @@ impl Keeper {
                     LAZY
                 }
             };
+            // A look that made room is not the usual one.
+            if !nap.is_zero() {
+                self.look = start.elapsed().min(LAZY / LOOK_PART);
+            }
             thread::park_timeout(nap);
-            // A nap cut short began with somebody waiting: that look is not the usual one.
-            self.look = (start.elapsed().saturating_sub(nap)).min(LAZY / LOOK_PART);
         }
     }
 

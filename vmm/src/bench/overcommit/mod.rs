@@ -47,21 +47,21 @@ const FULL: Cast = Cast {
         ("pgbench", "pgbench scale=2 seconds=120"),
         ("dbench", "dbench clients=2 seconds=120"),
     ],
-    churn: "churn mib=24 rate=500",
+    churn: "churn mib=40 rate=500",
     idle: 4,
-    filled: 128,
+    filled: 168,
 };
 
 const QUICK: Cast = Cast {
-    budget: 304 << 20,
+    budget: 240 << 20,
     size: 192 << 20,
     busy: &[
-        ("redis", "redis mib=32 seconds=15"),
-        ("churn", "churn mib=72 seconds=15"),
+        ("redis", "redis mib=48 seconds=15"),
+        ("churn", "churn mib=80 seconds=15"),
     ],
     churn: "churn mib=16 rate=500 seed=7",
     idle: 1,
-    filled: 96,
+    filled: 112,
 };
 
 /// How one guest fared.
