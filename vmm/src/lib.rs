@@ -22,7 +22,7 @@
 //! let error = "path=root.img,read_only=on".parse::<DiskConfig>().unwrap_err();
 //! assert_eq!(
 //!     error.to_string(),
-//!     "unknown key \"read_only\" (did you mean readonly?); the keys are path, readonly, overlay, latency"
+//!     "unknown key \"read_only\" (did you mean readonly?); the keys are path, readonly, overlay, layer, latency"
 //! );
 //! # Ok::<(), levy::config::OptionError>(())
 //! ```
@@ -39,7 +39,7 @@
 //!
 //! # Known holes
 //! Guests with more than 254 vCPUs, network offloads, restarts inside one process (a restart ends the VMM with its own
-//! exit status), and snapshots are not there.
+//! exit status; launchers start another one), and snapshots are not there.
 
 pub mod api;
 pub mod bench;

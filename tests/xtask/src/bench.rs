@@ -34,6 +34,7 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("boot", "boot", Place::Guests),
     ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),
+    ("manager", "manager", Place::Native),
     ("overcommit", "overcommit", Place::Levy),
     ("overhead", "overhead", Place::Levy),
     ("overcommit-flat", "overcommit-flat", Place::Native),

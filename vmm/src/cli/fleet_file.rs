@@ -17,6 +17,7 @@ use toml::{Spanned, Value};
 use super::host::{self, PolicyArgs};
 use super::vmm::GuestArgs;
 use crate::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
+use crate::launcher::OnReboot;
 use crate::link::GroupLimits;
 use crate::manager::roster::is_name;
 
@@ -77,6 +78,7 @@ pub(super) struct FleetGuest {
     /// Without the Debian disk that guests without kernel and disks otherwise share.
     pub(super) no_disk: bool,
     pub(super) workload: Option<Workload>,
+    pub(super) on_reboot: OnReboot,
 }
 
 /// The file as it is written.
@@ -133,6 +135,7 @@ struct WrittenGuest {
     domain: Option<Spanned<String>>,
     sharing: Option<Spanned<bool>>,
     workload: Option<Spanned<String>>,
+    on_reboot: Option<Spanned<String>>,
 }
 
 impl FleetFile {
@@ -292,6 +295,7 @@ impl Entry<'_> {
             args: self.args(folder, swap)?,
             no_disk: self.guest.no_disk,
             workload: self.workload()?,
+            on_reboot: self.on_reboot()?,
         };
         let written = guest
             .args
@@ -441,6 +445,15 @@ impl Entry<'_> {
                 .read(&self.key("workload"), text, super::run::workload)
         };
         self.guest.workload.as_ref().map(read).transpose()
+    }
+
+    fn on_reboot(&self) -> Result<OnReboot, FleetFileError> {
+        let read = |text: &str| clap::ValueEnum::from_str(text, false);
+        let read = |text: &str| read(text).map_err(|_: String| "write restart or exit".to_owned());
+        match &self.guest.on_reboot {
+            Some(text) => self.source.read(&self.key("on_reboot"), text, read),
+            None => Ok(OnReboot::default()),
+        }
     }
 
     fn option<T: FromStr<Err = OptionError>>(

@@ -1,6 +1,8 @@
 //! `levy run`: guests for people.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
@@ -11,10 +13,13 @@ use super::host::PolicyArgs;
 use super::vmm::GuestArgs;
 use crate::config::{self, DiskConfig, DiskMode};
 use crate::doctor;
-use crate::launcher::{Fleet, FleetError, Manager, Plan, PlannedGuest, Screen, ScreenStyle};
+use crate::launcher::{
+    Fleet, FleetError, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
+};
 use crate::manager::host::Doors;
 use crate::manager::place;
 use crate::process;
+use crate::virtio::blk::DiskError;
 
 const EXAMPLES: &str = "\
 Without --kernel, guests boot a stock Debian kernel with Levy's agent; without --disk they share a Debian disk, each
@@ -67,6 +72,9 @@ pub struct RunArgs {
     /// Leave guests running after their verdict
     #[arg(long)]
     keep: bool,
+    /// What happens when a guest restarts: another process takes its place, with the same name and disks, or it has ended
+    #[arg(long, value_enum, default_value = "restart")]
+    on_reboot: OnReboot,
     /// Tell programs: a JSON object per line on standard output, the last one a summary
     #[arg(long)]
     json: bool,
@@ -99,6 +107,8 @@ pub(super) enum RunError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Layer(#[from] DiskError),
     #[error(transparent)]
     File(#[from] FleetFileError),
     #[error(transparent)]
@@ -157,24 +167,29 @@ impl RunArgs {
     fn plan(mut self) -> Result<Plan, RunError> {
         let manager = manager(self.manager.as_deref(), &self.policy, &self.guest.swap)?;
         default_images(&mut self.guest, self.no_disk).map_err(RunError::Images)?;
-        let mut args = self.guest.to_args();
-        args.extend([
-            "--deadline".into(),
-            format!("{}ms", self.deadline.as_millis()).into(),
-        ]);
         let name = |n: u16| match self.count {
             1 => self.name.clone(),
             _ => format!("{}-{n}", self.name),
         };
-        let guests = (1..=self.count)
-            .map(|n| PlannedGuest {
+        let planned = |n: u16| {
+            let mut guest = self.guest.clone();
+            let layers = kept_layers(&mut guest, self.on_reboot)?;
+            let mut args = guest.to_args();
+            args.extend([
+                "--deadline".into(),
+                format!("{}ms", self.deadline.as_millis()).into(),
+            ]);
+            Ok(PlannedGuest {
                 name: name(n),
-                args: args.clone(),
+                args,
                 workload: self.workloads.iter().cycle().nth(usize::from(n) - 1).cloned(),
+                on_reboot: self.on_reboot,
+                layers,
             })
-            .collect();
+        };
+        let guests: Result<_, RunError> = (1..=self.count).map(planned).collect();
         Ok(Plan {
-            guests,
+            guests: guests?,
             patience: self.patience,
             keep: self.keep,
             manager,
@@ -203,6 +218,17 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
     Ok(Manager::Own(Box::new(settings), backing, policy.cgroup.clone()))
 }
 
+/// Layers for the overlays of a guest that may restart.
+pub(super) fn kept_layers(guest: &mut GuestArgs, on_reboot: OnReboot) -> Result<Vec<Arc<File>>, RunError> {
+    match on_reboot {
+        OnReboot::Exit => Ok(Vec::new()),
+        OnReboot::Restart => {
+            let layers = keep_layers(&mut guest.disk)?;
+            Ok(layers.into_iter().map(Arc::new).collect())
+        }
+    }
+}
+
 /// For a guest without a kernel: kernel, initramfs and, unless it has disks or wants none, the Debian disk, from the
 /// cache, or built with progress on standard error.
 pub(super) fn default_images(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
@@ -217,6 +243,7 @@ pub(super) fn default_images(guest: &mut GuestArgs, no_disk: bool) -> guest_imag
         guest.disk.push(DiskConfig {
             path: images.disk.image(),
             mode: DiskMode::Overlay,
+            layer: None,
             latency: Duration::ZERO,
         });
         guest.cmdline = format!("root=/dev/vda {}", guest.cmdline).trim_end().to_owned();

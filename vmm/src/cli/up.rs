@@ -28,6 +28,7 @@ A fleet file, every key but size optional:
   min = \"64M\"
   shares = \"high\"
   workload = \"nginx\"
+  on_reboot = \"exit\"          # else it starts again in its place
   group = \"front\"
   [groups.front]              # guests that claim memory as one: shares, min and max for all together
   shares = \"high\"
@@ -96,7 +97,10 @@ impl UpArgs {
         let (deadline, patience, keep) = (fleet.deadline, fleet.patience, fleet.keep);
         let planned = |mut guest: FleetGuest| {
             run::default_images(&mut guest.args, guest.no_disk).map_err(RunError::Images)?;
+            let layers = run::kept_layers(&mut guest.args, guest.on_reboot)?;
             Ok(PlannedGuest {
+                on_reboot: guest.on_reboot,
+                layers,
                 args: guest.to_args(deadline, &fleet.id),
                 name: guest.name,
                 workload: guest.workload,

@@ -81,7 +81,7 @@ pub enum DiskMode {
     Write,
     /// Only read it.
     Read,
-    /// Write to a private layer over it that is gone when the guest ends.
+    /// Write to a private layer over it: one that is gone when the guest's process ends, unless the layer is a file.
     Overlay,
 }
 
@@ -92,6 +92,9 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// What the guest may do with it.
     pub mode: DiskMode,
+    /// The file of the private layer, where what the guest writes shall outlive its process; empty or a layer of the
+    /// same image.
+    pub layer: Option<PathBuf>,
     /// Added to each request.
     pub latency: Duration,
 }
@@ -100,7 +103,7 @@ impl FromStr for DiskConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let mut group = Group::parse(text, "path", &["readonly", "overlay", "latency"])?;
+        let mut group = Group::parse(text, "path", &["readonly", "overlay", "layer", "latency"])?;
         let path = group.required("path", "--disk path=root.img")?.into();
         let mode = match (group.switch("readonly")?, group.switch("overlay")?) {
             (true, true) => {
@@ -114,6 +117,14 @@ impl FromStr for DiskConfig {
             (false, true) => DiskMode::Overlay,
             (false, false) => DiskMode::Write,
         };
+        let layer = group.with("layer", |path| Ok(PathBuf::from(path)))?;
+        if let Some(layer) = layer.as_ref().filter(|_| mode != DiskMode::Overlay) {
+            return Err(Group::wrong(
+                "layer",
+                layer.display(),
+                "only a disk with overlay=on has a layer",
+            ));
+        }
         let latency = group.duration("latency")?.unwrap_or_default();
         if latency > Duration::from_secs(1) {
             return Err(Group::wrong(
@@ -122,7 +133,12 @@ impl FromStr for DiskConfig {
                 "at most 1s per request",
             ));
         }
-        Ok(Self { path, mode, latency })
+        Ok(Self {
+            path,
+            mode,
+            layer,
+            latency,
+        })
     }
 }
 
@@ -138,7 +154,9 @@ impl fmt::Display for DiskConfig {
             "path={}{mode},latency={}us",
             self.path.display(),
             self.latency.as_micros()
-        )
+        )?;
+        let layer = self.layer.as_ref();
+        layer.map_or(Ok(()), |layer| write!(f, ",layer={}", layer.display()))
     }
 }
 

@@ -65,6 +65,8 @@ pub enum Request {
         #[serde(default = "default_grace")]
         grace_ms: u64,
     },
+    /// Have the guest's agent restart it.
+    Restart,
     /// Take it down as hanging.
     GiveUp {
         /// What it did not do.

@@ -252,7 +252,8 @@ impl Shift {
         for run in self.engine.region().cold_pages(pages(compress)) {
             incompressible += run.count - self.engine.region().compress(run).min(run.count);
         }
-        let wanted = pages(swap).saturating_add(if swap > 0 { incompressible } else { 0 });
+        // The memory is wanted either way: what does not compress goes to the file.
+        let wanted = pages(swap).saturating_add(incompressible);
         for run in self.engine.region().cold_pages(wanted) {
             if let Err(error) = self.engine.region().swap_out(run) {
                 log::warn!("pages stay in memory: {error}");

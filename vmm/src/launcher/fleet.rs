@@ -1,9 +1,11 @@
 //! All guests of one launch, from the first process to the last.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,21 @@ pub struct PlannedGuest {
     pub args: Vec<OsString>,
     /// What it runs; without, it runs until it is switched off.
     pub workload: Option<Workload>,
+    /// What happens when it restarts.
+    pub on_reboot: OnReboot,
+    /// Private layers of its disks that a restart shall find, from [`keep_layers`](super::keep_layers).
+    pub layers: Vec<Arc<File>>,
+}
+
+/// What happens when a guest asks for a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReboot {
+    /// Its process ends and another one takes its place, with the same name and the same disks. All of the guest's
+    /// memory goes with the old process.
+    #[default]
+    Restart,
+    /// It has ended.
+    Exit,
 }
 
 /// Who manages the guests' memory.
@@ -149,13 +166,9 @@ impl Fleet {
                 let _ = interrupts.send(Note::Signal);
             })
             .map_err(FleetError::Thread)?;
-        for (number, guest) in fleet.plan.guests.clone().into_iter().enumerate() {
-            let PlannedGuest { name, mut args, .. } = guest;
-            if let Some(manager) = fleet.manager() {
-                args.extend(["--manager".into(), manager.into()]);
-            }
-            let start = VmmProcess::start((number, &name), &args, fleet.dir.path(), &fleet.notes);
-            let vmm = start.map_err(|source| FleetError::Start {
+        for number in 0..fleet.plan.guests.len() {
+            let name = fleet.plan.guests[number].name.clone();
+            let vmm = fleet.start(number).map_err(|source| FleetError::Start {
                 name: name.clone(),
                 source,
             })?;
@@ -164,6 +177,16 @@ impl Fleet {
             fleet.show(number);
         }
         Ok(fleet)
+    }
+
+    /// Starts the process of guest `number`, for the first time or in the place of one that has ended.
+    fn start(&self, number: usize) -> io::Result<VmmProcess> {
+        let PlannedGuest { name, args, .. } = &self.plan.guests[number];
+        let mut args = args.clone();
+        if let Some(manager) = self.manager() {
+            args.extend(["--manager".into(), manager.into()]);
+        }
+        VmmProcess::start((number, name), &args, self.dir.path(), &self.notes)
     }
 
     /// Run directory of the guests' manager.
@@ -218,6 +241,10 @@ impl Fleet {
 
     fn agent_said(&mut self, number: usize, event: &AgentEvent) {
         let guest = &mut self.guests[number];
+        if guest.agent.is_none() {
+            // The last words of the time before a restart.
+            return;
+        }
         self.screen
             .event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
         let step = guest.heard_agent(event.id, &event.report);
@@ -232,7 +259,9 @@ impl Fleet {
     fn ready(&mut self, number: usize) {
         let guest = &mut self.guests[number];
         guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
-        if let Some(workload) = &self.plan.guests[number].workload
+        // After a restart the workload begins anew, unless it was done.
+        if guest.summary.verdict.is_none()
+            && let Some(workload) = &self.plan.guests[number].workload
             && let Err(e) = guest.start(workload, self.plan.patience)
         {
             let complaint = format!("cannot send the workload: {e}");
@@ -298,6 +327,10 @@ impl Fleet {
     }
 
     fn ended(&mut self, number: usize) {
+        let restarts = self.plan.guests[number].on_reboot == OnReboot::Restart && !self.interrupted;
+        if restarts && self.guests[number].may_restart() {
+            return self.restart(number);
+        }
         let guest = &mut self.guests[number];
         guest.ended = true;
         let status = guest.vmm.wait(PROCESS_GRACE);
@@ -325,6 +358,30 @@ impl Fleet {
         self.show(number);
         let message = self.guests[number].summary.message.clone();
         self.screen.done(number, &message);
+    }
+
+    /// Another process takes the place of one whose guest asked for a restart.
+    fn restart(&mut self, number: usize) {
+        // Nothing of the old one may be there any more: its sockets, its taps and its locks on disks.
+        let gone = self.guests[number].vmm.wait(PROCESS_GRACE);
+        let started = gone.and_then(|_| self.start(number));
+        let guest = &mut self.guests[number];
+        match started {
+            Ok(vmm) => {
+                guest.restarted(vmm);
+                let name = guest.summary.name.clone();
+                let count = guest.summary.restarts;
+                self.screen
+                    .event(&json!({"event": "restart", "guest": name, "restarts": count}));
+                self.show(number);
+            }
+            Err(error) => {
+                guest.ended = true;
+                guest.summary.status = 1;
+                guest.summary.message = format!("its VMM cannot be started again: {error}");
+                self.show(number);
+            }
+        }
     }
 
     fn show(&mut self, number: usize) {

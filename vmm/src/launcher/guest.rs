@@ -21,7 +21,12 @@ pub(super) struct Guest {
     /// When the workload's verdict is overdue.
     pub(super) verdict_due: Option<Instant>,
     pub(super) ended: bool,
+    /// Restarts in a row before it was ready.
+    vain_restarts: u32,
 }
+
+/// Restarts in a row without ever being ready, after which a guest counts as ended.
+const VAIN_RESTARTS: u32 = 5;
 
 /// What the launcher does about something a guest said.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +46,29 @@ impl Guest {
             summary: GuestSummary::new(name),
             verdict_due: None,
             ended: false,
+            vain_restarts: 0,
         }
+    }
+
+    /// Whether it has ended by asking for a restart, and not for the same again and again.
+    pub(super) fn may_restart(&self) -> bool {
+        self.summary.outcome.as_deref() == Some("rebooted") && self.vain_restarts < VAIN_RESTARTS
+    }
+
+    /// `vmm` has taken the place of its process.
+    pub(super) fn restarted(&mut self, vmm: VmmProcess) {
+        self.vain_restarts = match self.summary.ready_ms {
+            Some(_) => 0,
+            None => self.vain_restarts + 1,
+        };
+        self.vmm = vmm;
+        self.agent = None;
+        self.verdict_due = None;
+        let summary = &mut self.summary;
+        summary.restarts += 1;
+        summary.state = "restarting".into();
+        (summary.outcome, summary.message) = (None, String::new());
+        (summary.started_ms, summary.booted_ms, summary.ready_ms) = (None, None, None);
     }
 
     /// The VMM process reported `value`.

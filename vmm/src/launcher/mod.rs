@@ -7,6 +7,7 @@
 mod agent;
 mod fleet;
 mod guest;
+mod layers;
 mod run_dir;
 mod screen;
 mod summary;
@@ -19,7 +20,8 @@ pub(crate) use agent::Agent;
 pub(crate) use fleet::manage;
 pub(crate) use vmm_process::VmmProcess;
 
-pub use fleet::{Fleet, FleetError, Manager, Plan, PlannedGuest};
+pub use fleet::{Fleet, FleetError, Manager, OnReboot, Plan, PlannedGuest};
+pub use layers::keep as keep_layers;
 pub use run_dir::RunDir;
 pub use screen::{Screen, ScreenStyle};
 pub use summary::{GuestSummary, Summary};

@@ -18,6 +18,8 @@ pub struct GuestSummary {
     pub message: String,
     /// Exit status of its VMM.
     pub status: u8,
+    /// How often it restarted.
+    pub restarts: u32,
     /// Milliseconds from the start of its VMM until its vCPUs ran.
     pub started_ms: Option<u64>,
     /// ... until its agent's first line.

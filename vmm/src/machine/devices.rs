@@ -105,7 +105,10 @@ impl<'a> Builder<'a> {
         let disk: Box<dyn Disk> = match config.mode {
             DiskMode::Write => Box::new(RawDisk::open(&config.path, Access::Exclusive)?),
             DiskMode::Read => Box::new(RawDisk::open(&config.path, Access::Shared)?),
-            DiskMode::Overlay => Box::new(OverlayDisk::open(&config.path, &self.layers)?),
+            DiskMode::Overlay => Box::new(match &config.layer {
+                Some(layer) => OverlayDisk::over_layer(&config.path, layer)?,
+                None => OverlayDisk::open(&config.path, &self.layers)?,
+            }),
         };
         let name = format!("disk{}", self.disks.len());
         let mut block = Block::new(disk, &name).with_latency(config.latency);

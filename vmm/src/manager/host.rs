@@ -455,7 +455,7 @@ impl Host {
 
     /// Reads reports until the connection ends; says why it did.
     fn listen_to(&self, id: GuestId, stream: &UnixStream, lines: &mut Lines) -> End {
-        let (mut heard, mut allowance) = (Instant::now(), Allowance::default());
+        let (mut heard, mut allowance) = (Instant::now(), Allowance::of_messages());
         loop {
             match lines.next::<FromVmm>(&mut &*stream) {
                 Ok(Line::Message(_)) if !allowance.take() => {

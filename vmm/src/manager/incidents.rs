@@ -19,6 +19,13 @@ const PER_SECOND: f64 = 60.0;
 /// Connections that one process may have at a door at a time.
 const CONNECTIONS: u32 = 16;
 
+/// Connections that one process may open in a row, and a second for long: it needs two, and again after a loss.
+const KNOCKS: f64 = 40.0;
+const KNOCKS_PER_SECOND: f64 = 4.0;
+
+/// Processes that are remembered before those that have been quiet are forgotten.
+const CALLERS: usize = 256;
+
 /// Handling times that are remembered.
 const REMEMBERED: usize = 8192;
 
@@ -45,52 +52,84 @@ impl Conduct {
     }
 }
 
-/// How much one connection may still send.
+/// So many at once, and so many a second for long.
 #[derive(Debug)]
 pub(super) struct Allowance {
+    burst: f64,
+    per_second: f64,
     left: f64,
     since: Instant,
 }
 
-impl Default for Allowance {
-    fn default() -> Self {
+impl Allowance {
+    /// Messages on one connection.
+    pub(super) fn of_messages() -> Self {
+        Self::new(BURST, PER_SECOND)
+    }
+
+    fn new(burst: f64, per_second: f64) -> Self {
         Self {
-            left: BURST,
+            burst,
+            per_second,
+            left: burst,
             since: Instant::now(),
         }
     }
-}
 
-impl Allowance {
-    /// Takes one message; `false` when it is one too many.
+    /// Takes one; `false` when it is one too many.
     pub(super) fn take(&mut self) -> bool {
-        let earned = self.since.elapsed().as_secs_f64() * PER_SECOND;
+        self.earn();
+        let enough = self.left >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+
+    /// Whether nothing of it is used.
+    fn is_whole(&mut self) -> bool {
+        self.earn();
+        self.left >= self.burst
+    }
+
+    fn earn(&mut self) {
+        let earned = self.since.elapsed().as_secs_f64() * self.per_second;
         self.since = Instant::now();
-        self.left = (self.left + earned).min(BURST) - 1.0;
-        self.left >= 0.0
+        self.left = (self.left + earned).min(self.burst);
     }
 }
 
-/// Who stands at the doors: connections by process.
+/// Who stands at the doors.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(BTreeMap<u32, u32>);
+pub(super) struct Crowd(BTreeMap<u32, Caller>);
+
+/// A process at the doors.
+#[derive(Debug)]
+struct Caller {
+    connections: u32,
+    knocks: Allowance,
+}
 
 impl Crowd {
-    /// Lets one more connection of process `pid` in, unless it has enough.
+    /// Lets one more connection of process `pid` in, unless it has enough or knocks too often.
     pub(super) fn enter(&mut self, pid: u32) -> bool {
-        let count = self.0.entry(pid).or_default();
-        let allowed = *count < CONNECTIONS;
-        *count += u32::from(allowed);
+        if self.0.len() >= CALLERS {
+            self.0
+                .retain(|_, caller| caller.connections > 0 || !caller.knocks.is_whole());
+        }
+        let caller = self.0.entry(pid).or_insert_with(|| Caller {
+            connections: 0,
+            knocks: Allowance::new(KNOCKS, KNOCKS_PER_SECOND),
+        });
+        let allowed = caller.knocks.take() && caller.connections < CONNECTIONS;
+        caller.connections += u32::from(allowed);
         allowed
     }
 
     /// One of them has ended.
     pub(super) fn leave(&mut self, pid: u32) {
-        if let Some(count) = self.0.get_mut(&pid) {
-            *count -= 1;
-            if *count == 0 {
-                self.0.remove(&pid);
-            }
+        if let Some(caller) = self.0.get_mut(&pid) {
+            caller.connections -= 1;
         }
     }
 }
@@ -172,10 +211,10 @@ mod tests {
 
     #[test]
     fn a_flood_uses_its_allowance_up_and_one_message_a_second_never_does() {
-        let mut allowance = Allowance::default();
+        let mut allowance = Allowance::of_messages();
         let taken = (0..1000).take_while(|_| allowance.take()).count();
         assert!((BURST as usize..=BURST as usize + 5).contains(&taken), "{taken}");
-        let mut steady = Allowance::default();
+        let mut steady = Allowance::of_messages();
         for _ in 0..1000 {
             steady.since = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
             assert!(steady.take());

@@ -177,11 +177,12 @@ impl Roster {
         }
         if let Some(index) = self.seats.iter().position(|seat| seat.name == hello.name) {
             let seat = &mut self.seats[index];
+            let barred = seat.conduct.barred().filter(|_| seat.pid == process.pid);
+            if let Some(seconds) = barred {
+                return Err(AdmitError::Barred { seconds });
+            }
             if seat.pid != process.pid || seat.connected {
                 return Err(AdmitError::Taken(hello.name.clone()));
-            }
-            if let Some(seconds) = seat.conduct.barred() {
-                return Err(AdmitError::Barred { seconds });
             }
             // The same process, after its connection broke: it never ceased to be here.
             seat.connected = true;

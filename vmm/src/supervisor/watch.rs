@@ -281,6 +281,17 @@ impl<'a> Supervisor<'a> {
                 let outcome = (!asked).then_some(Outcome::Killed);
                 (Reply::Ok(json!({"asked": asked})), outcome)
             }
+            Request::Restart => {
+                let told =
+                    self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "reboot", "id": OWN_ID}));
+                match told {
+                    true => (Reply::Ok(json!({"asked": true})), None),
+                    false => (
+                        Reply::Error("the guest has no agent that listens".to_owned()),
+                        None,
+                    ),
+                }
+            }
             Request::GiveUp { because } => {
                 let outcome = self.hung(&because);
                 (Reply::Ok(json!({"message": outcome.to_string()})), Some(outcome))

@@ -33,6 +33,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("foreign-vmm", Layer::Top),
     ("fuzz", Layer::Top),
     ("levy-tests", Layer::Top),
+    ("simulated", Layer::Top),
     ("xtask", Layer::Top),
 ];
 

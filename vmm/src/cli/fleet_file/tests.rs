@@ -31,6 +31,7 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
         [guest.db]
         size = 268435456
         sharing = false
+        on_reboot = "exit"
         kernel = "bzImage"
         disks = ["path=db.img"]
         "#,
@@ -55,6 +56,7 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
         "as levy vmm reads it"
     );
     assert_eq!(db.args.group, None);
+    assert_eq!((web.on_reboot, db.on_reboot), (OnReboot::Restart, OnReboot::Exit));
     assert!(web.workload.is_some() && db.workload.is_none());
     assert_eq!(db.args.memory, "size=256M".parse().unwrap());
     assert_eq!(
@@ -102,6 +104,12 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         2,
         "groups.x.shares",
         "above 0",
+    ),
+    (
+        "[guest.a]\nsize = \"1M\"\non_reboot = \"halt\"",
+        3,
+        "guest.a.on_reboot",
+        "restart or exit",
     ),
     ("[guest.a]\nsize = [1]", 2, "guest.a.size", "text or a number"),
     (

@@ -73,6 +73,16 @@ pub enum DiskError {
         /// What it is instead.
         what: String,
     },
+    /// The file that is to be the private layer cannot be one.
+    #[error("disk {path}: {layer} is no layer of it ({what}); give an empty file, or the layer that was written over this image", path = path.display(), layer = layer.display())]
+    Layer {
+        /// The image.
+        path: PathBuf,
+        /// The file.
+        layer: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// There is no place for what the guest writes.
     #[error("disk {path}: cannot create its overlay in {directory}; free space there or set TMPDIR", path = path.display(), directory = directory.display())]
     Overlay {

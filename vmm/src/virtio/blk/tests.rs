@@ -241,6 +241,39 @@ fn an_overlay_reads_through_and_keeps_writes_from_the_base() {
 }
 
 #[test]
+fn a_kept_layer_is_found_again_by_the_next_process_and_by_no_other_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = image(dir.path());
+    let layer = dir.path().join("layer");
+    std::fs::write(&layer, b"").unwrap();
+    let mut oracle = pattern(SECTORS * 512);
+    for round in 1_u8..4 {
+        // Dropped without a word at the end of each round, as when its process is killed.
+        let mut disk = OverlayDisk::over_layer(&base, &layer).unwrap();
+        let mut seen = vec![0; oracle.len()];
+        disk.read(&mut seen, 0).unwrap();
+        assert!(seen == oracle, "at the start of round {round}");
+        for (at, len) in [(u64::from(round) * 4096 + 512, 5000), (SECTORS * 512 - 512, 512)] {
+            disk.write(&vec![round; len], at).unwrap();
+            oracle[at as usize..at as usize + len].fill(round);
+        }
+        let error = OverlayDisk::over_layer(&base, &layer).unwrap_err().to_string();
+        assert!(error.contains("another guest uses it"), "{error}");
+    }
+    assert_eq!(std::fs::read(&base).unwrap(), pattern(SECTORS * 512));
+    let other = dir.path().join("other.img");
+    std::fs::write(&other, pattern(SECTORS * 1024)).unwrap();
+    let message = |layer: &Path| OverlayDisk::over_layer(&other, layer).unwrap_err().to_string();
+    assert!(
+        message(&layer).contains("is no layer of it"),
+        "{}",
+        message(&layer)
+    );
+    assert!(message(&base).contains("is no layer of it"));
+    assert!(message(&dir.path().join("none")).contains("none"));
+}
+
+#[test]
 fn one_writer_or_many_readers() {
     let dir = tempfile::tempdir().unwrap();
     let base = image(dir.path());

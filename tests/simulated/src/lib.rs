@@ -1,0 +1,56 @@
+//! How does a manager fare with many guests, where no machine runs guests?
+//!
+//! A guest's process consists of a VMM, and what a manager has to do with: memory with an engine, and an attendant that
+//! speaks the protocol. Here are processes that have the second part only. Instead of a guest, writers of their own
+//! work on the memory, and know at any time what each page must hold.
+//!
+//! - [`Guest`] and [`Manager`] are such a guest and a `levy host`, as processes seen by a test.
+//! - [`Command`] is what these processes run: a program that calls [`Command::run`] can be both.
+//!
+//! ```no_run
+//! use simulated::{Guest, GuestOptions, Manager};
+//!
+//! let program = std::path::Path::new("target/debug/simulated");
+//! let mut manager = Manager::start(program, 256);
+//! let mut guest = Guest::start(program, manager.dir(), GuestOptions::new("g1"));
+//! manager.kill();
+//! assert_eq!(guest.check().wrong, 0);
+//! ```
+//!
+//! # Invariants
+//! 1. A process that is dropped is killed and waited for, and ends by itself when whoever started it is gone.
+//! 2. A page is wrong when any of its words is not what its writer left there: the writers look at each visit, and
+//!    [`Guest::check`] at all pages.
+#![forbid(unsafe_code)]
+
+mod guest;
+mod manager;
+mod memory;
+mod options;
+mod process;
+mod writers;
+
+pub use guest::{Checked, Guest, Status};
+pub use manager::{Footprint, Manager};
+pub use options::{Command, GuestOptions};
+
+use std::time::{Duration, Instant};
+
+/// No wait is longer; one that gets there is a hang.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits until `done`.
+///
+/// # Panics
+/// When it does not come about.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{what} did not happen within {} s",
+            PATIENCE.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

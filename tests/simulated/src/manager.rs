@@ -1,0 +1,147 @@
+//! A manager's process, from the outside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use levy::api::client::Client;
+use levy::api::types::HostView;
+use tempfile::TempDir;
+
+use crate::until;
+
+/// A manager's process in a folder of its own. Killed when dropped.
+#[derive(Debug)]
+pub struct Manager {
+    program: PathBuf,
+    budget_mib: u64,
+    child: Child,
+    dir: TempDir,
+}
+
+/// What a process has of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open files and sockets.
+    pub fds: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Anonymous memory, KiB.
+    pub anonymous_kib: u64,
+    /// Files in its run directory.
+    pub files: usize,
+}
+
+impl Manager {
+    /// Starts one with `program` that manages `budget_mib` MiB, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(program: &Path, budget_mib: u64) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("levy-simulated-")
+            .tempdir()
+            .expect("a temporary directory");
+        let manager = Self {
+            program: program.to_owned(),
+            budget_mib,
+            child: spawn(program, dir.path(), budget_mib),
+            dir,
+        };
+        manager.answers();
+        manager
+    }
+
+    /// Its run directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its API.
+    pub fn client(&self) -> Client {
+        Client::at(self.dir.path())
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn view(&self) -> HostView {
+        self.client().host().expect("the manager answers")
+    }
+
+    /// Guests that are connected.
+    pub fn connected(&self) -> usize {
+        let guests = self.client().guests().unwrap_or_default();
+        guests.iter().filter(|guest| guest.connected).count()
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Ends it as Ctrl-C does, and waits.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn interrupt(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is there");
+        assert!(self.child.wait().expect("our child").success());
+    }
+
+    /// Starts another one in the same place.
+    ///
+    /// # Panics
+    /// When that does not answer.
+    pub fn start_again(&mut self) {
+        self.kill();
+        self.child = spawn(&self.program, self.dir.path(), self.budget_mib);
+        self.answers();
+    }
+
+    /// What its process has.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn footprint(&self) -> Footprint {
+        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let count = |path: &Path| fs::read_dir(path).expect("it is there").count();
+        let status = fs::read_to_string(process.join("status")).expect("it is there");
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let anonymous = anonymous.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+        Footprint {
+            fds: count(&process.join("fd")),
+            threads: count(&process.join("task")),
+            anonymous_kib: anonymous.expect("the kernel tells"),
+            files: count(self.dir.path()),
+        }
+    }
+
+    fn answers(&self) {
+        // The process is the one that was just started, not one before it.
+        until("the manager's answer", || {
+            self.client().host().is_ok_and(|view| view.pid == self.child.id())
+        });
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, budget_mib: u64) -> Child {
+    Command::new(program)
+        .args(["host", "--budget", &format!("{budget_mib}M")])
+        .arg("--run-dir")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts")
+}

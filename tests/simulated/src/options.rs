@@ -1,0 +1,142 @@
+//! What the processes are told to be.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::process;
+
+/// What a process is.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// A manager, as `levy host` is one.
+    Host(Box<levy::cli::HostArgs>),
+    /// A guest's process without a guest.
+    Guest(Box<GuestOptions>),
+}
+
+impl Command {
+    /// Runs to the end.
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Host(args) => ExitCode::from(args.run()),
+            Self::Guest(options) => process::run(&options),
+        }
+    }
+}
+
+/// A guest to be.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GuestOptions {
+    /// Run directory of its manager.
+    #[arg(long, default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Memory, MiB.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) mib: u64,
+    /// Guaranteed memory, MiB.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) min_mib: u64,
+    /// With whom it shares pages.
+    #[arg(long, default_value = "simulated")]
+    pub(crate) domain: String,
+    /// Guests with the same seed have the same pages.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// No page is like another one, not even zeros.
+    #[arg(long)]
+    pub(crate) all_different: bool,
+    /// Threads that write.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) writers: usize,
+    /// Pages that each of them visits in a second.
+    #[arg(long, default_value_t = 2000)]
+    pub(crate) rate: u64,
+    /// Folder for the swap file.
+    #[arg(long, default_value = "/var/tmp")]
+    pub(crate) swap: PathBuf,
+}
+
+impl GuestOptions {
+    /// A guest of 16 MiB that is guaranteed 2, whose two threads visit 2000 pages a second each.
+    pub fn new(name: &str) -> Self {
+        Self {
+            dir: PathBuf::from("."),
+            name: name.to_owned(),
+            mib: 16,
+            min_mib: 2,
+            domain: "simulated".into(),
+            seed: 1,
+            all_different: false,
+            writers: 2,
+            rate: 2000,
+            swap: "/var/tmp".into(),
+        }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..self
+        }
+    }
+
+    /// Its memory, MiB.
+    #[must_use]
+    pub fn mib(self, mib: u64) -> Self {
+        Self { mib, ..self }
+    }
+
+    /// Which pages it has: guests with the same seed have the same.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// A guest in which no page is like another one.
+    #[must_use]
+    pub fn all_different(self) -> Self {
+        Self {
+            all_different: true,
+            ..self
+        }
+    }
+
+    /// Visits of each writer in a second; 0 leaves the memory alone.
+    #[must_use]
+    pub fn rate(self, rate: u64) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// The folder for its swap file.
+    #[must_use]
+    pub fn swap(self, swap: impl Into<PathBuf>) -> Self {
+        Self {
+            swap: swap.into(),
+            ..self
+        }
+    }
+
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
+        let mut args = vec!["guest".into()];
+        let mut push = |option: &str, value: OsString| args.extend([option.into(), value]);
+        push("--dir", self.dir.clone().into());
+        push("--name", self.name.clone().into());
+        push("--mib", self.mib.to_string().into());
+        push("--min-mib", self.min_mib.to_string().into());
+        push("--domain", self.domain.clone().into());
+        push("--seed", self.seed.to_string().into());
+        push("--writers", self.writers.to_string().into());
+        push("--rate", self.rate.to_string().into());
+        push("--swap", self.swap.clone().into());
+        if self.all_different {
+            args.push("--all-different".into());
+        }
+        args
+    }
+}

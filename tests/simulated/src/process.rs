@@ -1,0 +1,143 @@
+//! The inside of a guest's process: says a line of JSON about itself every so often, and obeys words on its input.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use levy::engine::{Attendant, Duties, Engine, Introduction};
+use levy::link::{BalloonReport, Hello, Sharing, VERSION};
+use levy::memory::GuestRam;
+use page_share::Region;
+
+use crate::guest::{Said, Status};
+use crate::memory::{PAGE, Pages};
+use crate::options::GuestOptions;
+use crate::writers::Work;
+
+/// Time between two lines.
+const TELL: Duration = Duration::from_millis(100);
+
+/// Without a balloon: its memory is compressed and swapped instead.
+struct NoDevices {
+    work: Arc<Work>,
+    paused: AtomicBool,
+}
+
+impl Duties for NoDevices {
+    fn balloon(&mut self, _: u64) {}
+
+    fn balloon_report(&self) -> Option<BalloonReport> {
+        None
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    fn stop(&mut self) {
+        std::process::exit(0);
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+        self.work.still.store(paused, Ordering::SeqCst);
+    }
+}
+
+/// Runs until it is told to end, or whoever started it is gone.
+pub(crate) fn run(options: &GuestOptions) -> ExitCode {
+    match start(options) {
+        Ok((work, region)) => {
+            let (told, of) = (Arc::clone(&work), Arc::clone(&region));
+            std::thread::spawn(move || {
+                loop {
+                    tell(&Said::Status(status(&told, &of)));
+                    std::thread::sleep(TELL);
+                }
+            });
+            obey(&work);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tell(&Said::Failed(error.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std::error::Error>> {
+    let hello = Hello {
+        version: VERSION,
+        name: options.name.clone(),
+        size: options.mib << 20,
+        min: options.min_mib << 20,
+        shares: 1000,
+        sharing: Sharing::Domain(options.domain.clone()),
+        group: None,
+        fleet: None,
+        control: None,
+    };
+    let introduction = Introduction::make(&options.dir, hello)?;
+    let ram = Arc::new(GuestRam::new(options.mib << 20)?);
+    let pages = Pages {
+        count: (options.mib << 20) / PAGE,
+        seed: options.seed,
+        all_different: options.all_different,
+    };
+    pages.fill(&ram);
+    let engine = Engine::start(&ram, Some(options.swap.clone()))?;
+    let region = Arc::clone(engine.region());
+    let work = Work::new(ram, pages, options.writers);
+    let duties = NoDevices {
+        work: Arc::clone(&work),
+        paused: AtomicBool::new(false),
+    };
+    Attendant::start(introduction, engine, Box::new(duties))?;
+    work.start(options.rate);
+    Ok((work, region))
+}
+
+/// A word on a line: `check`, `still`, `go`. Ends with the input.
+fn obey(work: &Work) {
+    for line in io::stdin().lines().map_while(Result::ok) {
+        match line.as_str() {
+            "check" => tell(&Said::Checked {
+                wrong: work.check(),
+                pages: work.pages.count,
+            }),
+            "still" => work.still.store(true, Ordering::SeqCst),
+            "go" => work.still.store(false, Ordering::SeqCst),
+            other => tell(&Said::Failed(format!("{other:?} is no command"))),
+        }
+    }
+}
+
+fn status(work: &Work, region: &Region) -> Status {
+    let stats = region.stats();
+    Status {
+        writes: work.writes.load(Ordering::Relaxed),
+        wrong: work.wrong.load(Ordering::SeqCst),
+        private: stats.private + stats.broken + stats.huge,
+        shared: stats.shared,
+        zero: stats.zero,
+        merged: stats.pages_merged,
+        compressed: stats.compressed,
+        swapped: stats.swapped,
+        lost: stats.pages_lost,
+        old_pools: region.old_pools().len() as u64,
+    }
+}
+
+fn tell(said: &Said) {
+    let line = serde_json::to_string(said).expect("plain data");
+    // Nobody listens any more: nobody needs this process.
+    if writeln!(io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,325 @@
+//! Processes that break the protocol: cut off and counted, the others unharmed, the manager not kept busy.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use levy::link::{FromManager, FromVmm, Hello, Line, Lines, Report, Sharing, VERSION};
+use levy::manager::host::Doors;
+use page_share::port::{Port, PortError, Report as PageReport};
+use page_share::{Gfn, PageHasher, Slot, SocketPort};
+use simulated::{Guest, GuestOptions, Manager, until};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_simulated");
+
+/// Pages of the hostile guest.
+const PAGES: u32 = 256;
+
+/// A connection of a process that was admitted.
+struct Vandal {
+    stream: UnixStream,
+    lines: Lines,
+}
+
+impl Vandal {
+    /// Introduces this process as `name`; the reason where it is refused.
+    fn enter(manager: &Manager, name: &str) -> Result<Self, String> {
+        let stream = UnixStream::connect(Doors::in_dir(manager.dir()).guests).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut vandal = Self {
+            stream,
+            lines: Lines::default(),
+        };
+        vandal.say(&FromVmm::Hello(hello(name)));
+        match vandal.lines.next::<FromManager>(&mut &vandal.stream) {
+            Ok(Line::Message(FromManager::Welcome(_))) => Ok(vandal),
+            Ok(Line::Message(FromManager::Refused { reason })) => Err(reason),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// Enters as soon as it is let in again.
+    fn return_to(manager: &Manager, name: &str) -> Self {
+        let began = Instant::now();
+        loop {
+            match Self::enter(manager, name) {
+                Ok(vandal) => return vandal,
+                Err(reason) => assert!(began.elapsed() < Duration::from_secs(90), "{reason}"),
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn say(&mut self, message: &FromVmm) {
+        let _ = Lines::send(&mut &self.stream, message);
+    }
+
+    /// Whether the other end hangs up within 10 s.
+    fn is_cut_off(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        loop {
+            match (&self.stream).read(&mut bytes) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    fn port(manager: &Manager) -> std::io::Result<SocketPort> {
+        let pages = Doors::in_dir(manager.dir()).pages;
+        SocketPort::attach(PAGES, move || UnixStream::connect(&pages))
+    }
+}
+
+fn hello(name: &str) -> Hello {
+    Hello {
+        version: VERSION,
+        name: name.into(),
+        size: u64::from(PAGES) * 4096,
+        min: 4096,
+        shares: 1000,
+        sharing: Sharing::Domain("simulated".into()),
+        group: None,
+        fleet: None,
+        control: None,
+    }
+}
+
+/// CPU that the manager uses while `work` is done, as part of one.
+fn load<T>(manager: &Manager, work: impl FnOnce() -> T) -> (f64, T) {
+    let (began, before) = (Instant::now(), manager.view().cpu_us);
+    let done = work();
+    let used = Duration::from_micros(manager.view().cpu_us - before);
+    (used.as_secs_f64() / began.elapsed().as_secs_f64(), done)
+}
+
+fn witnesses(manager: &Manager) -> Vec<Guest> {
+    let names = ["w1", "w2"];
+    let start = |name: &str| Guest::start(Path::new(PROGRAM), manager.dir(), GuestOptions::new(name));
+    let guests: Vec<_> = names.into_iter().map(start).collect();
+    guests[0].until("sharing", |status| status.shared > 500);
+    guests
+}
+
+fn unharmed(manager: &Manager, witnesses: &mut [Guest]) {
+    for guest in witnesses.iter_mut() {
+        let seen = manager.client().guest(guest.name()).unwrap();
+        assert!(
+            seen.connected && seen.report_age_seconds < 5.0 && seen.counters.cut_offs == 0,
+            "{seen:?}"
+        );
+        assert_eq!((guest.check().wrong, guest.status().wrong), (0, 0));
+    }
+}
+
+#[test]
+fn garbage_second_hellos_and_replays_end_the_connection() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let cases: [&[u8]; 4] = [
+        b"\xFF\x00\x01 what\n",
+        b"{\"type\":\"report\",\"pages\":{}}\n",
+        b"{\"type\":\"orders\"}\n",
+        b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
+    ];
+    // Each with a name of its own: who is kept out under one name starts no other process for that.
+    for (number, bytes) in cases.into_iter().enumerate() {
+        let mut vandal = Vandal::enter(&manager, &format!("v{number}")).unwrap();
+        vandal.stream.write_all(bytes).unwrap();
+        assert!(vandal.is_cut_off(), "{bytes:?}");
+    }
+    let mut vandal = Vandal::enter(&manager, "replays").unwrap();
+    vandal.say(&FromVmm::Hello(hello("replays")));
+    assert!(vandal.is_cut_off());
+    let refused = Vandal::enter(&manager, "replays").err().unwrap_or_default();
+    assert!(refused.contains("cut off for breaking the protocol"), "{refused}");
+    let view = manager.view();
+    assert!(
+        view.doors.cut_offs >= 5 && view.doors.refused >= 1,
+        "{:?}",
+        view.doors
+    );
+    assert_eq!(manager.client().guest("replays").unwrap().counters.cut_offs, 1);
+    // It is let in again once its time is over.
+    drop(Vandal::return_to(&manager, "replays"));
+    unharmed(&manager, &mut witnesses);
+}
+
+#[test]
+fn impossible_numbers_change_nothing() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let mut vandal = Vandal::enter(&manager, "liar").unwrap();
+    let mut report = Report {
+        written_per_second: u64::MAX,
+        store_bytes: u64::MAX,
+        cow_breaks: u64::MAX,
+        pages_in: u64::MAX,
+        sent_us: u64::MAX,
+        ..Report::default()
+    };
+    report.activity.last = (u32::MAX, 1);
+    report.activity.periods = u64::MAX;
+    report.old_pools = vec![
+        levy::link::OldPool {
+            id: 1,
+            bytes: u64::MAX
+        };
+        100
+    ];
+    vandal.say(&FromVmm::Report(report.clone()));
+    report.pages.private = u64::MAX;
+    report.pages.shared = u64::MAX;
+    vandal.say(&FromVmm::Report(report));
+    std::thread::sleep(Duration::from_secs(3));
+    let view = manager.view();
+    assert!(view.free_bytes.is_some_and(|free| free > 0), "{view:?}");
+    assert!(view.spent.old_pools_bytes <= view.promised_bytes, "{view:?}");
+    unharmed(&manager, &mut witnesses);
+}
+
+#[test]
+fn floods_are_ended_and_cost_the_manager_little() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let mut vandal = Vandal::enter(&manager, "flood").unwrap();
+    let line = Lines::encode(&FromVmm::Report(Report::default())).unwrap();
+    let mut sent = 0_u64;
+    while vandal.stream.write_all(&line).is_ok() {
+        sent += 1;
+        assert!(sent < 1_000_000, "nobody stops the flood");
+    }
+    assert!(vandal.is_cut_off());
+    // Knocking without end, at both doors, for three seconds.
+    let (load, knocks) = load(&manager, || {
+        let (began, mut knocks) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(3) {
+            let doors = Doors::in_dir(manager.dir());
+            for door in [doors.guests, doors.pages] {
+                knocks += u32::from(UnixStream::connect(door).is_ok());
+            }
+        }
+        knocks
+    });
+    println!("{knocks} knocks, manager {:.0} % of a CPU", load * 100.0);
+    assert!(knocks > 100 && load < 0.4, "{knocks} {load}");
+    unharmed(&manager, &mut witnesses);
+}
+
+#[test]
+fn forged_references_and_pages_that_are_not_what_they_are_called_are_cut_off() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let domain = || manager.view().domains["simulated"];
+
+    // References that it never had.
+    let vandal = Vandal::enter(&manager, "forger").unwrap();
+    let mut port = Vandal::port(&manager).unwrap();
+    let generation = port.session().generation;
+    let slots: Vec<_> = (0..64).map(Slot::new).collect();
+    let references = domain().references;
+    assert!(matches!(
+        port.release(generation, &slots),
+        Err(PortError::Invalid(_))
+    ));
+    until("the cut", || !manager.client().guest("forger").unwrap().connected);
+    assert!(matches!(port.release(generation, &slots), Err(PortError::Gone)));
+    assert!(domain().invalid_calls >= 1);
+    assert!(
+        domain().references.abs_diff(references) < references / 2,
+        "others' references stay"
+    );
+    drop((vandal, port));
+
+    // Pages under the names of others: first reported as a twin of the witnesses' pages would be.
+    let _vandal = Vandal::return_to(&manager, "forger");
+    let mut port = Vandal::port(&manager).unwrap();
+    let hasher = PageHasher::new(&port.session().key);
+    let sketch = |page: u32| hasher.sketch(&[page as u8; 4096]);
+    let pages: Vec<_> = (0..128)
+        .map(|page| PageReport {
+            gfn: Gfn::new(page),
+            sketch: sketch(page),
+        })
+        .collect();
+    let forged = vec![[0xEE; 4096]; pages.len()];
+    let published = domain().published;
+    let mut results = Vec::new();
+    let cut = (0..100).any(|_| port.publish(&pages, &forged, &mut results).is_err());
+    assert!(cut, "it may forge for ever");
+    let counted = domain();
+    assert!(counted.refused >= 256, "{counted:?}");
+    println!(
+        "{} published meanwhile, by those who may",
+        counted.published - published
+    );
+    until("the cut", || !manager.client().guest("forger").unwrap().connected);
+    assert!(manager.client().guest("forger").unwrap().counters.cut_offs >= 2);
+    unharmed(&manager, &mut witnesses);
+}
+
+#[test]
+fn asking_about_pages_without_end_takes_a_part_of_a_cpu_only() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let _vandal = Vandal::enter(&manager, "greedy").unwrap();
+    let mut port = Vandal::port(&manager).unwrap();
+    let hasher = PageHasher::new(&port.session().key);
+    let report = |page: u32| PageReport {
+        gfn: Gfn::new(page),
+        sketch: hasher.sketch(&[page as u8; 4096]),
+    };
+    let pages: Vec<_> = (0..PAGES).map(report).collect();
+    let mut answers = Vec::new();
+    // What may be saved up is used up first.
+    let saved = Instant::now();
+    while saved.elapsed() < Duration::from_secs(2) {
+        port.report(&pages, &mut answers).unwrap();
+    }
+    let (load, calls) = load(&manager, || {
+        let (began, mut calls) = (Instant::now(), 0_u64);
+        while began.elapsed() < Duration::from_secs(5) {
+            port.report(&pages, &mut answers).unwrap();
+            calls += 1;
+        }
+        calls
+    });
+    println!(
+        "{calls} calls of {PAGES} pages, manager {:.0} % of a CPU",
+        load * 100.0
+    );
+    // A quarter for this connection, and what the witnesses need.
+    assert!(load < 0.6, "{load}");
+    unharmed(&manager, &mut witnesses);
+}
+
+#[test]
+fn clients_of_the_api_that_do_not_read_delay_no_guest() {
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let socket = levy::api::socket_in(manager.dir());
+    let before = manager.view().doors;
+    let mut slow: Vec<_> = (0..200)
+        .filter_map(|number| {
+            let mut stream = UnixStream::connect(&socket).ok()?;
+            let text: &[u8] = match number % 3 {
+                0 => b"",
+                1 => b"GET /guests HTTP/1.1\r\nHost: x\r\n\r\n",
+                _ => b"PUT /host HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
+            };
+            stream.write_all(text).ok()?;
+            Some(stream)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(4));
+    slow.clear();
+    until("an answer for those who behave", || {
+        manager.client().host().is_ok()
+    });
+    let after = manager.view().doors;
+    assert!(after.reports >= before.reports + 5, "{before:?} {after:?}");
+    println!("99 of 100 reports known within {} us", after.handling_p99_us);
+    unharmed(&manager, &mut witnesses);
+}

@@ -1,0 +1,172 @@
+//! Too little memory, too little disk: said clearly, and no page is lost.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use levy::api::client::ClientError;
+use levy::api::types::HostChange;
+use levy::engine::Engine;
+use levy::memory::GuestRam;
+use levy::virtio::blk::{Disk, OverlayDisk};
+use page_share::{Gfn, PageRun};
+use simulated::{Guest, GuestOptions, Manager, until};
+use vm_memory::{Bytes, GuestAddress};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_simulated");
+
+const MIB: u64 = 1 << 20;
+
+/// A file system of a few MiB, gone when this is dropped; nothing, said aloud, where it cannot be mounted.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn or_skip(mib: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
+            .arg(dir.path())
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            println!("skipped: this test needs to mount a small tmpfs, which takes root");
+            return None;
+        }
+        Some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn budget(mib: u64) -> HostChange {
+    HostChange {
+        budget_bytes: Some(mib * MIB),
+        ..HostChange::default()
+    }
+}
+
+fn guests(manager: &Manager, count: u64) -> Vec<Guest> {
+    (1..=count)
+        .map(|number| {
+            let options = GuestOptions::new(&format!("g{number}"))
+                .seed(number)
+                .mib(48)
+                .all_different();
+            Guest::start(Path::new(PROGRAM), manager.dir(), options.rate(500))
+        })
+        .collect()
+}
+
+fn all_right(guests: &mut [Guest]) {
+    for guest in guests {
+        let (checked, status) = (guest.check(), guest.status());
+        assert_eq!(
+            (checked.wrong, status.wrong, status.lost),
+            (0, 0, 0),
+            "{}",
+            guest.name()
+        );
+    }
+}
+
+#[test]
+fn a_budget_that_is_halved_is_held_again_soon_and_every_page_is_right() {
+    let manager = Manager::start(Path::new(PROGRAM), 1024);
+    let mut guests = guests(&manager, 3);
+    until("all memory in use", || {
+        manager.view().spent.guests_bytes > 100 * MIB
+    });
+    let spent = manager.view().spent;
+    let used = (spent.guests_bytes + spent.pools_bytes + spent.manager_bytes) / MIB;
+    let view = manager.client().change_host(&budget(used / 2)).unwrap();
+    assert_eq!(view.settings.budget_bytes, used / 2 * MIB);
+    let began = Instant::now();
+    let mut held_since = None;
+    until("half the budget, held for three seconds", || {
+        let held = manager.view().free_bytes.is_some_and(|free| free >= 0);
+        // What is seen in the first two seconds may be from before.
+        let held = held && began.elapsed() > Duration::from_secs(2);
+        held_since = held.then(|| held_since.unwrap_or_else(Instant::now));
+        held_since.is_some_and(|since: Instant| since.elapsed() > Duration::from_secs(3))
+    });
+    let seconds = began.elapsed().as_secs_f64() - 3.0;
+    println!("{used} MiB to {} MiB in {seconds:.1} s", used / 2);
+    // A look at all pages wants all memory back.
+    manager.client().change_host(&budget(1024)).unwrap();
+    all_right(&mut guests);
+}
+
+#[test]
+fn a_budget_below_the_minimums_is_refused_with_a_message() {
+    let manager = Manager::start(Path::new(PROGRAM), 512);
+    let _guests = guests(&manager, 3);
+    match manager.client().change_host(&budget(16)) {
+        Err(ClientError::Refused { status: 409, error }) => {
+            assert!(error.contains("promise") && error.contains("MiB"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(manager.view().settings.budget_bytes, 512 * MIB);
+}
+
+#[test]
+fn a_full_swap_file_leaves_pages_in_memory() {
+    const PAGES: u64 = 48 << 8;
+    // The file grows by 16 MiB at a time: once.
+    let Some(disk) = SmallDisk::or_skip(24) else {
+        return;
+    };
+    let ram = Arc::new(GuestRam::new(48 * MIB).unwrap());
+    let content = |page: u64| {
+        ((page << 12) | 1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .to_le_bytes()
+    };
+    for page in 0..PAGES {
+        let bytes = content(page).repeat(512);
+        ram.view().write_slice(&bytes, GuestAddress(page * 4096)).unwrap();
+    }
+    let engine = Engine::start(&ram, Some(disk.0.path().to_owned())).unwrap();
+    let region = engine.region();
+    region.split_blocks(u32::MAX);
+    let all = PageRun {
+        first: Gfn::new(0),
+        count: PAGES as u32,
+    };
+    let error = region.swap_out(all).unwrap_err();
+    let reasons = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    let text: Vec<_> = reasons.map(ToString::to_string).collect();
+    assert!(text.join(": ").contains("no room for the swap file"), "{text:?}");
+    let stats = region.stats();
+    assert!(stats.swapped == 4096, "{stats:?}");
+    assert_eq!(stats.pages_lost, 0);
+    for page in 0..PAGES {
+        let mut bytes = [0; 4096];
+        ram.view()
+            .read_slice(&mut bytes, GuestAddress(page * 4096))
+            .unwrap();
+        assert!(bytes.chunks(8).all(|word| word == content(page)), "page {page}");
+    }
+}
+
+#[test]
+fn a_full_disk_under_an_overlay_is_an_error_and_what_was_written_stays() {
+    let Some(disk) = SmallDisk::or_skip(2) else { return };
+    let base = disk.0.path().join("base.img");
+    std::fs::File::create(&base).unwrap().set_len(16 * MIB).unwrap();
+    let mut overlay = OverlayDisk::open(&base, disk.0.path()).unwrap();
+    let block = |number: u64| vec![number as u8 + 1; 64 << 10];
+    let written = (0..256).take_while(|&number| overlay.write(&block(number), number << 16).is_ok());
+    let written = written.count() as u64;
+    assert!((8..64).contains(&written), "{written} blocks of 64 KiB in 2 MiB");
+    let mut bytes = vec![0; 64 << 10];
+    for number in 0..written {
+        overlay.read(&mut bytes, number << 16).unwrap();
+        assert_eq!(bytes, block(number), "block {number}");
+        overlay.write(&block(number + 1), number << 16).unwrap();
+    }
+}
