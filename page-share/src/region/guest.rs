@@ -1,7 +1,8 @@
 //! What the engine, the fault handler and the swap thread share about one guest.
 
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -9,12 +10,15 @@ use crate::page::Page;
 use crate::region::error::fatal;
 use crate::region::gate::Gate;
 use crate::region::layout::Layout;
-use crate::region::memory::{Arena, Span};
+use crate::region::memory::{Arena, Span, remap};
 use crate::region::run::PageRun;
 use crate::region::squeeze::Keeping;
 use crate::region::state::{Claim, PageTable, Pinned, State};
 use crate::region::stats::Counters;
 use crate::region::userfault::{Progress, Userfault};
+
+/// How long a mapping to be moved waits for faults that the last one disturbed: enough to fill a few pages.
+const COURTESY: Duration = Duration::from_micros(20);
 
 /// One guest's memory as everybody in this process sees it.
 ///
@@ -33,6 +37,10 @@ pub(crate) struct Guest {
     pub(crate) gate: Gate,
     /// Mappings beyond the first ones.
     pub(crate) mappings: AtomicI64,
+    /// A mapping is being moved: no page can be filled until it has been.
+    pub(crate) moving: AtomicBool,
+    /// Faults that wait for that.
+    pub(crate) disturbed: AtomicUsize,
     /// The process ends its work with this region.
     pub(crate) closing: AtomicBool,
     /// /proc/self/pagemap.
@@ -179,7 +187,7 @@ impl Guest {
                     waits += 1;
                     match waits {
                         0..16 => std::thread::yield_now(),
-                        _ => std::thread::sleep(std::time::Duration::from_micros(50)),
+                        _ => std::thread::sleep(Duration::from_micros(50)),
                     }
                 }
                 Some(error) => fatal(format_args!(
@@ -187,6 +195,19 @@ impl Guest {
                 )),
             }
         }
+    }
+
+    /// Moves the mapping of `from` over `onto`, after the faults that the last move disturbed had their turn: one move
+    /// close upon another would keep their pages from being filled. Not for the handler, which reads the event.
+    pub(crate) fn move_mapping(&self, from: Span, onto: Span) -> Result<(), Errno> {
+        let start = Instant::now();
+        while self.disturbed.load(Ordering::SeqCst) > 0 && start.elapsed() < COURTESY {
+            std::hint::spin_loop();
+        }
+        self.moving.store(true, Ordering::SeqCst);
+        let moved = remap(from, onto);
+        self.moving.store(false, Ordering::SeqCst);
+        moved
     }
 
     /// Counts a change in the number of mappings.

@@ -164,8 +164,11 @@ impl Worker {
 
     /// Reads all events, resolves what waits, and then at most one group of neighbours. Whether there was anything.
     fn serve(&mut self, guest: &Guest) -> bool {
-        self.faults.append(&mut self.later);
         let events = self.collect(guest, &guest.watch) + self.collect(guest, &guest.pool_watch);
+        // Until the mover goes on from the event that was just read, every try would be in vain.
+        if !guest.moving.load(Ordering::SeqCst) {
+            self.faults.append(&mut self.later);
+        }
         if !self.gated.is_empty() && guest.gate.would_admit() {
             self.faults.append(&mut self.gated);
         }
@@ -179,6 +182,7 @@ impl Worker {
                 Outcome::Gated => self.gated.push(fault),
             }
         }
+        guest.disturbed.store(self.later.len(), Ordering::SeqCst);
         guest.gate.set_waiting(self.gated.len());
         let nearby = self.nearby.pop();
         if let Some(page) = nearby {
@@ -214,7 +218,7 @@ impl Worker {
         ];
         let soon = Timespec {
             tv_sec: 0,
-            tv_nsec: 1_000_000,
+            tv_nsec: 100_000,
         };
         let timeout = (!self.later.is_empty()).then_some(&soon);
         match poll(&mut fds, timeout) {
@@ -619,6 +623,35 @@ mod tests {
         restart(&mut region);
         (0..512).for_each(|at| assert!(memory.read_page(at) == [byte(at); PAGE_SIZE], "page {at}"));
         guest.watch.unregister(area.span().sub(2, 1)).unwrap();
+    }
+
+    #[test]
+    fn a_disturbed_fault_is_not_tried_while_the_mapping_still_moves_and_goes_before_the_next_move() {
+        let (memory, mut region) = region();
+        let guest = region.guest.clone();
+        assert_eq!(region.compress(run(0, 1)), 1);
+        region.handler.stop();
+        region.swapper.stop();
+        guest.closing.store(false, Ordering::SeqCst);
+        let (swap_ins, _requests) = sync_channel(1);
+        let mut worker = worker(&guest, swap_ins);
+        worker.later.push(Fault {
+            page: 0,
+            protected: false,
+        });
+        guest.moving.store(true, Ordering::SeqCst);
+        for _ in 0..100 {
+            worker.serve(&guest);
+        }
+        assert_eq!(guest.counters.faults_retried.get(), 0);
+        assert_eq!(guest.table.state(0), State::Compressed);
+        assert_eq!(guest.disturbed.load(Ordering::SeqCst), 1);
+        guest.moving.store(false, Ordering::SeqCst);
+        worker.serve(&guest);
+        assert_eq!(guest.table.state(0), State::Private);
+        assert_eq!(guest.disturbed.load(Ordering::SeqCst), 0);
+        restart(&mut region);
+        assert!(memory.read_page(0) == [byte(0); PAGE_SIZE]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use crate::region::engine::{BATCH, Engine};
 use crate::region::error::fatal;
-use crate::region::memory::{map_anonymous, remap};
+use crate::region::memory::map_anonymous;
 use crate::region::merge::Backing;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State};
@@ -44,7 +44,7 @@ impl Engine {
         }
         self.copy_aside(run);
         let moved = match self.spare.next(span.pages(), &guest.watch) {
-            Ok(spare) => remap(spare, span),
+            Ok(spare) => guest.move_mapping(spare, span),
             Err(error) => Err(error),
         };
         if let Err(error) = moved {

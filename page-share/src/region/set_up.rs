@@ -1,6 +1,6 @@
 //! Setting a region up: what is asked for, what is refused, and the first look at the memory.
 
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use crate::page::PAGE_SIZE;
@@ -111,6 +111,8 @@ impl Region {
             },
             gate: Gate::default(),
             mappings: AtomicI64::new(0),
+            moving: AtomicBool::new(false),
+            disturbed: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             pagemap: std::fs::File::open("/proc/self/pagemap").map_err(|source| AdoptError::System {
                 what: "opening /proc/self/pagemap",
