@@ -318,3 +318,42 @@ fn the_memory_of_a_vmm_is_adopted_with_its_hole() {
     memory.read_slice(&mut bytes, GuestAddress(4 << 20)).unwrap();
     assert!(bytes == page(7));
 }
+
+#[test]
+fn a_page_that_two_guests_were_told_of_is_shared_before_either_pass_ends() {
+    const PAGES: u32 = 4096;
+    let manager = LocalManager::new(Domain::new(1 << 20).unwrap());
+    let guests: Vec<_> = (0..2u64)
+        .map(|guest| {
+            let memory = AnonymousMemory::new(PAGES).unwrap();
+            (0..PAGES).for_each(|at| memory.write_page(at, &page(u64::from(at) << 8 | guest)));
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            region
+                .connect(Box::new(manager.attach(region.page_limit()).unwrap()))
+                .unwrap();
+            (memory, region)
+        })
+        .collect();
+    // The same ten blocks of a disk, read to different places.
+    for (guest, first) in [(0, 100), (1, 3000)] {
+        let (memory, region) = &guests[guest];
+        (0..10).for_each(|block| memory.write_page(first + block, &page(1 << 40 | u64::from(block))));
+        region.hint(crate::PageRun::new(Gfn::new(first), 10));
+        for _ in 0..4 {
+            region.scan_step(1);
+        }
+    }
+    let second = guests[1].1.stats();
+    assert_eq!((second.shared, second.shared_by_hint, second.passes), (10, 10, 0));
+    assert_eq!(second.pages_hinted, 20, "each is armed first and read then");
+    for block in 0..10 {
+        assert_eq!(
+            guests[1].0.read_page(3000 + block),
+            page(1 << 40 | u64::from(block))
+        );
+    }
+    // The first hears of it with the offers at the end of its pass.
+    guests[0].1.scan_pass();
+    guests[0].1.scan_pass();
+    assert_eq!(guests[0].1.stats().shared, 10);
+}

@@ -64,8 +64,12 @@ impl VirtioDevice for Rng {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use page_share::{Gfn, MemoryRange, Options, PageRun, Region, State};
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
-    use crate::virtio::testing::{BUFFERS, Driver, WRITE, desc, survive_hostile_rings};
+    use crate::memory::GuestRam;
+    use crate::virtio::testing::{BUFFERS, Driver, MEMORY, WRITE, desc, survive_hostile_rings};
 
     #[test]
     fn hostile_rings_stop_the_source_until_its_reset_and_nothing_else() {
@@ -76,6 +80,35 @@ mod tests {
             assert_eq!(driver.complete(0, 0), 64);
             assert_ne!(driver.get(BUFFERS, 64), [0; 64]);
         });
+    }
+
+    #[test]
+    fn rings_stay_in_place_while_a_driver_uses_them_and_no_longer() {
+        let ram = Arc::new(GuestRam::new(MEMORY).unwrap());
+        for page in 0..MEMORY / 4096 {
+            ram.view().write_obj(7u8, GuestAddress(page * 4096)).unwrap();
+        }
+        let ranges = MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+        let options = Options {
+            store_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let region = ram.manage(|| Region::adopt(ranges, options)).unwrap();
+        let device = Arc::new(Mutex::new(Rng::new().unwrap()));
+        let driver = Driver::start_with(device, Arc::clone(&ram));
+        let all = PageRun::new(Gfn::new(0), (MEMORY / 4096) as u32);
+        let in_place = || {
+            region.compress(all);
+            let pages = (0..all.count).filter(|page| region.state(Gfn::new(*page)) == State::Private);
+            pages.collect::<Vec<_>>()
+        };
+        let kept = in_place();
+        assert!(
+            (1..=3).contains(&kept.len()),
+            "descriptors and two rings: {kept:?}"
+        );
+        driver.write(0x70, 0);
+        assert_eq!(in_place(), [0; 0], "after a reset they are pages like others");
     }
 
     #[test]

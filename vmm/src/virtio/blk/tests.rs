@@ -4,8 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use page_share::{MemoryRange, Options, Region};
+
 use super::*;
-use crate::virtio::testing::{BUFFERS, Driver, HOSTILE, NEXT, WRITE, desc, survive_hostile_rings};
+use crate::memory::GuestRam;
+use crate::virtio::testing::{BUFFERS, Driver, HOSTILE, MEMORY, NEXT, WRITE, desc, survive_hostile_rings};
 
 const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS + 0x1_0000;
@@ -323,4 +326,32 @@ fn latency_is_added_to_each_request() {
         request(&mut driver, IN, 0, 512);
     }
     assert!(begin.elapsed() >= delay * 3);
+}
+
+#[test]
+fn whole_blocks_of_a_shared_image_are_told_of_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let overlay = OverlayDisk::open(&image(dir.path()), dir.path()).unwrap();
+    let ram = Arc::new(GuestRam::new(MEMORY).unwrap());
+    let ranges = MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+    ram.manage(|| Region::adopt(ranges, Options::default())).unwrap();
+    let mut block = Block::new(Box::new(overlay), "disk0");
+    block.tell_of_common_reads(Arc::clone(&ram));
+    let mut driver = Driver::start_with(Arc::new(Mutex::new(block)), Arc::clone(&ram));
+    let mut told_by = |kind, sector, len| {
+        let before = ram.expected().told();
+        assert_eq!(request(&mut driver, kind, sector, len), 0);
+        ram.expected().told() - before
+    };
+    assert_eq!(told_by(IN, 0, 4096), 1);
+    assert_eq!(told_by(IN, 8, 3 * 4096), 3);
+    assert_eq!(told_by(IN, 8, 4096 + 512), 1, "the rest is no whole page");
+    assert_eq!(told_by(IN, 1, 4096), 0, "half of one block and half of the next");
+    assert_eq!(told_by(IN, 0, 512), 0);
+    assert_eq!(told_by(OUT, 8, 512), 0);
+    assert_eq!(
+        told_by(IN, 0, 4 * 4096),
+        3,
+        "the second block is the guest's own by now"
+    );
 }
