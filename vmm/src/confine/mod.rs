@@ -118,6 +118,7 @@ pub fn begin(mode: Mode, sockets: Sockets) -> Result<(), ConfineError> {
     let filters = Filters::compile(mode, sockets)?;
     // Has rustix look for the vDSO, for which on old kernels it must open a file.
     let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    trap::settle_allocator();
     trap::install().map_err(|source| ConfineError::Refused {
         step: "set a handler for forbidden system calls",
         source,

@@ -34,6 +34,15 @@ pub(super) fn install() -> io::Result<()> {
     }
 }
 
+/// How many arenas malloc may make. Left to itself it opens a file of /sys at the ninth, to count CPUs.
+const ARENAS: libc::c_int = 4;
+
+/// Settles for malloc what it would otherwise ask the system when it is confined already.
+pub(super) fn settle_allocator() {
+    // SAFETY: sets a number; called before threads are started. Refused, it changes nothing.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+}
+
 /// Where in `siginfo_t` the kernel puts the system call's number: behind three words, padding and an address.
 const CALL: usize = 24;
 
