@@ -1,7 +1,7 @@
 //! What a guest costs the host, from the kernel's own books.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, BufRead, BufReader, Seek};
 
 use serde::Serialize;
 
@@ -37,11 +37,11 @@ impl Smaps {
         File::open("/proc/self/smaps").map(Self)
     }
 
-    fn read(&self) -> io::Result<String> {
-        let mut text = String::new();
+    /// From its first line on. A guest that shares has thousands of mappings: the whole text at once would be tens of
+    /// MiB, which the allocator keeps and a later look counts as ours.
+    fn lines(&self) -> io::Result<impl BufRead> {
         (&self.0).rewind()?;
-        (&self.0).read_to_string(&mut text)?;
-        Ok(text)
+        Ok(BufReader::with_capacity(PIECE, &self.0))
     }
 }
 
@@ -55,27 +55,29 @@ impl Footprint {
             .iter()
             .map(|r| (r.host as u64, r.host as u64 + r.frames.pages * 4096))
             .collect();
-        Ok(Self::from_smaps(&smaps.read()?, &ranges))
+        Self::from_smaps(smaps.lines()?, &ranges)
     }
 
-    fn from_smaps(smaps: &str, guest: &[(u64, u64)]) -> Self {
+    fn from_smaps(mut smaps: impl BufRead, guest: &[(u64, u64)]) -> io::Result<Self> {
         let mut sum = Self {
             guest_kib: guest.iter().map(|(start, end)| (end - start) >> 10).sum(),
             ..Self::default()
         };
         let mut part = Part::Vmm;
-        for line in smaps.lines() {
-            if let Some(start) = mapping_start(line) {
+        let mut line = String::new();
+        while smaps.read_line(&mut line)? > 0 {
+            if let Some(start) = mapping_start(&line) {
                 part = match () {
                     () if guest.iter().any(|&(from, to)| (from..to).contains(&start)) => Part::Guest,
                     () if line.contains(POOL) => Part::PoolView,
                     () => Part::Vmm,
                 };
-            } else if let Some((name, kib)) = field(line) {
+            } else if let Some((name, kib)) = field(&line) {
                 sum.add(part, name, kib);
             }
+            line.clear();
         }
-        sum
+        Ok(sum)
     }
 
     fn add(&mut self, part: Part, name: &str, kib: u64) {
@@ -90,6 +92,9 @@ impl Footprint {
         }
     }
 }
+
+/// Bytes of the kernel's list read at a time.
+const PIECE: usize = 64 << 10;
 
 /// The name of a sharing domain's memory in /proc.
 const POOL: &str = "/memfd:levy-pool";
@@ -140,7 +145,7 @@ Rss:                  40 kB
 Pss:                  20 kB
 Private_Clean:        30 kB
 ";
-        let sum = Footprint::from_smaps(smaps, &[(0x7000, 0x9000)]);
+        let sum = Footprint::from_smaps(smaps.as_bytes(), &[(0x7000, 0x9000)]).unwrap();
         assert_eq!(
             (sum.guest_kib, sum.guest_rss_kib, sum.guest_private_kib),
             (8, 100, 80)
