@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use levy_tests::Lab;
 use serde_json::Value;
 
-/// `levy bench overcommit --quick`: three guests of 192 MiB in 240 MiB, one without a balloon.
+/// `levy bench overcommit --quick`: three guests of 192 MiB in 288 MiB, one without a balloon.
 #[test]
 fn overcommitted_guests_keep_their_data_and_the_host_its_budget() {
     let Some(lab) = Lab::with_disk_or_skip() else {

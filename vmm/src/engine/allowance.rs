@@ -35,6 +35,8 @@ const CALM: Duration = Duration::from_secs(10);
 const LEAST_BURST: u64 = 1 << 20;
 /// How long waiting accesses leave it to the manager to find memory elsewhere, where it means to.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a manager that had nothing to give is not asked before room is made.
+const BARREN: Duration = Duration::from_secs(1);
 /// Shortest time between two words to the manager.
 const SAY: Duration = Duration::from_millis(25);
 /// Pages that make room at a time.
@@ -63,6 +65,8 @@ struct Shared {
     /// Bytes beyond the limit that the manager means to give as soon as it has them.
     owed: AtomicU64,
     gated: AtomicBool,
+    /// How often the manager has set the limit.
+    answers: AtomicU64,
     /// Where the manager listens.
     voice: Mutex<Option<UnixStream>>,
     keeper: OnceLock<Thread>,
@@ -79,6 +83,7 @@ impl Allowance {
             limit: AtomicU64::new(NONE),
             owed: AtomicU64::new(0),
             gated: AtomicBool::new(false),
+            answers: AtomicU64::new(0),
             voice: Mutex::new(None),
             keeper: OnceLock::new(),
         }));
@@ -99,6 +104,7 @@ impl Allowance {
     /// Sets the limit and what may be expected beyond it, in bytes; `None` lets the guest grow freely.
     pub(super) fn set(&self, limit: Option<u64>, owed: u64) {
         self.0.owed.store(owed, Ordering::SeqCst);
+        self.0.answers.fetch_add(1, Ordering::SeqCst);
         if self.0.limit.swap(limit.unwrap_or(NONE), Ordering::SeqCst) != limit.unwrap_or(NONE)
             && let Some(keeper) = self.0.keeper.get()
         {
@@ -142,8 +148,10 @@ struct Keeper {
     look: Duration,
     /// Since when there is plenty of room behind a closed gate.
     calm_since: Option<Instant>,
-    /// Since when accesses wait for credit.
-    waiting_since: Option<Instant>,
+    /// Since when accesses wait for credit, and how often the manager had set the limit by then.
+    waiting_since: Option<(Instant, u64)>,
+    /// When it last had nothing to give.
+    barren: Option<Instant>,
     /// What the manager was told last, and when.
     said: (Standing, Instant),
     /// Pages grown through the gate at the last look.
@@ -160,6 +168,7 @@ impl Keeper {
             look: Duration::ZERO,
             calm_since: None,
             waiting_since: None,
+            barren: None,
             said: (Standing::default(), Instant::now()),
             grown: 0,
         })
@@ -241,28 +250,37 @@ impl Keeper {
         }
         self.calm_since = None;
         // A guest that goes on growing need not find the gate shut first.
-        if grew && room / PAGE < SCARCE && self.owed() == 0 {
+        if grew && room / PAGE < SCARCE && self.is_barren() {
             return self.after(self.make_room(HANDFUL));
         }
         if grew { self.quick() } else { LAZY }
     }
 
-    /// Accesses wait and there is no credit: the manager's turn for a moment where it has promised more, then ours.
+    /// Accesses wait and there is no credit: the manager's turn, which has heard of it; then, or where it has had nothing
+    /// just now, ours.
     fn feed(&mut self) -> Duration {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        if self.owed() > 0 && since.elapsed() < GRACE {
+        let answers = self.allowance.0.answers.load(Ordering::SeqCst);
+        let (since, before) = *self
+            .waiting_since
+            .get_or_insert_with(|| (Instant::now(), answers));
+        let owed = self.allowance.0.owed.load(Ordering::SeqCst);
+        let refused = answers > before && owed == 0;
+        if refused || since.elapsed() >= GRACE {
+            self.barren = Some(Instant::now());
+        } else if owed > 0 || !self.is_barren() {
             return QUICK;
         }
         self.after(self.make_room(HANDFUL))
     }
 
+    /// Whether the manager has nothing to give, as far as is known.
+    fn is_barren(&self) -> bool {
+        self.barren.is_some_and(|when| when.elapsed() < BARREN)
+    }
+
     /// When to look again after `freed` pages made room.
     fn after(&self, freed: u32) -> Duration {
         if freed > 0 { Duration::ZERO } else { self.quick() }
-    }
-
-    fn owed(&self) -> u64 {
-        self.allowance.0.owed.load(Ordering::SeqCst)
     }
 
     /// Compresses pages of the guest, and swaps those out that do not compress or for which the store has no room.

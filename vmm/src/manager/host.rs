@@ -109,6 +109,10 @@ impl Told {
         self.0.insert(id, (Instant::now(), orders));
     }
 
+    fn forget(&mut self, id: GuestId) {
+        self.0.remove(&id);
+    }
+
     fn keep(&mut self, lives: impl Fn(GuestId) -> bool) {
         self.0.retain(|&id, _| lives(id));
     }
@@ -294,6 +298,10 @@ impl Host {
         let (next, orders): (Duration, Vec<(GuestId, Orders)>) = {
             let mut roster = self.roster();
             let next = roster.round(elapsed)?.next;
+            // Whoever waits is answered, whatever the answer.
+            for (member, _) in roster.guests().filter(|(member, _)| member.standing.waiting > 0) {
+                told.forget(member.id);
+            }
             let orders = roster.guests().map(|(member, seat)| (member.id, seat.orders));
             (next, orders.collect())
         };
