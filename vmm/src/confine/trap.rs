@@ -34,8 +34,9 @@ pub(super) fn install() -> io::Result<()> {
     }
 }
 
-/// How many arenas malloc may make. Left to itself it opens a file of /sys at the ninth, to count CPUs.
-const ARENAS: libc::c_int = 4;
+/// How many arenas malloc may make: the main one alone. The first time that glibc makes another one smaller it opens
+/// /proc/sys/vm/overcommit_memory. Threads have caches of their own, and fewer arenas keep less free memory.
+const ARENAS: libc::c_int = 1;
 
 /// Settles for malloc what it would otherwise ask the system when it is confined already.
 pub(super) fn settle_allocator() {
