@@ -58,8 +58,8 @@ fn memory_workloads_come_to_a_good_verdict() {
 fn a_reader_finds_the_file_of_the_run_before() {
     let folder = std::env::temp_dir().join(format!("levy-reader-test-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
-    let words = |rest: &str| format!("reader mib=2 seconds=1 dir={} {rest}", folder.display());
-    let (reports, _) = run(&words("passes=2"));
+    let words = |rest: &str| format!("reader mib=2 seconds=1 dir={}{rest}", folder.display());
+    let (reports, _) = run(&words(" passes=2"));
     assert_eq!(
         verdict(&reports),
         (true, 64, "a word of every sector checked".to_owned())
@@ -78,7 +78,7 @@ fn a_reader_finds_the_file_of_the_run_before() {
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[1 << 20..][..512].fill(0);
     std::fs::write(&file, bytes).unwrap();
-    let (reports, _) = run(&words("passes=1"));
+    let (reports, _) = run(&words(" passes=1"));
     std::fs::remove_dir_all(&folder).unwrap();
     let (ok, _, detail) = verdict(&reports);
     assert!(!ok && detail.contains("block 16, sector 0"), "{detail}");

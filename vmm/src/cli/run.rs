@@ -25,7 +25,7 @@ const EXAMPLES: &str = "\
 Without --kernel, guests boot a stock Debian kernel with Levy's agent; without --disk they share a Debian disk, each
 under a private layer that is gone afterwards. All of it is built from Debian packages on first use.
 With --workload, each guest runs it, is switched off after its verdict, and the verdict decides the exit status:
-idle, toucher, fill, churn work everywhere; redis, nginx, pgbench, dbench need the Debian disk. Parameters follow the
+idle, toucher, fill, churn, file work everywhere; reader, redis, nginx, pgbench, dbench need the Debian disk. Parameters follow the
 name: --workload churn,mib=64,seconds=10
 
 Examples:

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::arm::{Arm, Holding};
 use super::{Schedule, closed_form};
-use crate::bench::{Guest, RunId, Sample, Scene, Stage, StageError};
+use crate::bench::{Guest, GuestSample, RunId, Sample, Scene, Stage, StageError};
 use crate::config::{MemoryConfig, SharingConfig};
 use crate::control::Request;
 use crate::manager::policy::{Sampling, Settings};
@@ -19,9 +19,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A sample shows an idle guest's last work for so many periods; sizes are not believed to be at rest before.
 const LEAST_PERIODS: u32 = 4;
 /// After so many periods the arm is measured as it is.
-const MOST_PERIODS: u32 = 12;
-/// Sizes are at rest when they stay within this part of a guest's memory for two periods.
-const AT_REST: f64 = 1.0 / 40.0;
+const MOST_PERIODS: u32 = 18;
+/// Sizes are at rest when they and their targets stay within this part of a guest's memory for two periods. Targets
+/// follow samples of 100 pages, whose error alone moves them by as much.
+const AT_REST: f64 = 1.0 / 20.0;
 /// What is read at a time: what the kernel reads ahead, so that a miss brings as much as it can.
 const BLOCK_KIB: u64 = 128;
 /// Both files have to be written first, by one emulated CPU.
@@ -179,19 +180,23 @@ impl Pair {
         }
     }
 
-    /// Whether nobody's size has changed by much in the last `window` seconds.
+    /// Whether nobody's size or target has changed by much in the last `window` seconds.
     fn is_at_rest(&self, window: f64) -> bool {
         let since = self.stage.seconds() - window;
-        [IDLE, BUSY].iter().all(|name| {
+        let range = |name: &'static str, of: fn(&GuestSample) -> u64| {
             let sizes = || {
                 let recent = self.stage.samples().iter().rev();
                 recent
                     .take_while(|sample| sample.seconds >= since)
-                    .filter_map(|sample| sample.guest(name))
-                    .map(|guest| guest.private_bytes as f64 / f64::from(1 << 20))
+                    .filter_map(move |sample| sample.guest(name))
+                    .map(|guest| of(guest) as f64 / f64::from(1 << 20))
             };
-            let (low, high) = (sizes().fold(f64::MAX, f64::min), sizes().fold(0.0, f64::max));
-            high - low <= self.setting.guest_mib * AT_REST
+            sizes().fold(0.0, f64::max) - sizes().fold(f64::MAX, f64::min)
+        };
+        [IDLE, BUSY].iter().all(|name| {
+            let size = range(name, |guest| guest.private_bytes);
+            let target = range(name, |guest| guest.target_bytes.unwrap_or_default());
+            size.max(target) <= self.setting.guest_mib * AT_REST
         })
     }
 
