@@ -21,6 +21,8 @@ pub(super) struct Arm {
     pub(super) rate: f64,
     /// Its reads from the disk per second: each one a miss in its page cache.
     pub(super) misses_per_second: f64,
+    /// The same for each operation, which a machine's speed does not change.
+    pub(super) misses_per_operation: f64,
     /// The idle guest's.
     pub(super) idle_reads_per_second: f64,
     /// Both guests' memory while it was measured.

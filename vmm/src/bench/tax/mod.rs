@@ -2,8 +2,8 @@
 //!
 //! Two equal guests, and memory for seven tenths of what both could use. One has read a file as large as three quarters
 //! of its memory and rests; the other works on a set of pages that fits its memory, but not an equal share of what there
-//! is. Both arms run in the same pair of guests, one after the other, in alternating order: before each, the idle guest
-//! reads its file again, and nothing is measured until both sizes have come to rest.
+//! is. Both arms run in the same pair of guests, one after the other, in alternating order: when the tax is lifted the
+//! idle guest reads its file again, and nothing is measured until both sizes have come to rest.
 
 mod arm;
 mod closed_form;
@@ -25,7 +25,7 @@ const TAXED: f64 = 75.0;
 struct Schedule {
     /// Pairs of arms.
     repeats: u32,
-    /// Length of a sample of activity. A third of the usual 30 s, so that an arm takes three minutes and not nine.
+    /// Length of a sample of activity. Two thirds of the usual 30 s, to be done in a quarter of an hour.
     sample: Duration,
     /// Time between two plans at most; usually 15 s.
     rebalance: Duration,
@@ -37,9 +37,9 @@ impl Schedule {
     fn of(scene: &Scene) -> Self {
         let usual = Self {
             repeats: 3,
-            sample: Duration::from_secs(10),
+            sample: Duration::from_secs(20),
             rebalance: Duration::from_secs(5),
-            measure: Duration::from_secs(45),
+            measure: Duration::from_secs(40),
         };
         if scene.quick {
             Self {

@@ -48,6 +48,10 @@ fn report(pair: &Pair, arms: &[Arm], gains: &[f64]) -> Report {
         let mut set = |key: &str, value: f64| report.set(&format!("{name}.{key}"), value);
         set("operations_per_second", mean(arms, tax, |arm| arm.rate));
         set("misses_per_second", mean(arms, tax, |arm| arm.misses_per_second));
+        set(
+            "misses_per_operation",
+            mean(arms, tax, |arm| arm.misses_per_operation),
+        );
         set("idle_private_mib", mean(arms, tax, |arm| arm.idle.private_mib));
         set("busy_private_mib", mean(arms, tax, |arm| arm.busy.private_mib));
         set("idle_closed_form_mib", closed.0);
@@ -63,7 +67,7 @@ fn table(pair: &Pair, arms: &[Arm], gains: &[f64]) -> String {
     let setting = &pair.setting;
     let mut text = format!(
         "two guests of {:.0} MiB, {:.0} MiB for both, disks of {} ms; {IDLE} rests, {BUSY} runs {}\n\
-         repeat  tax  operations/s  misses/s  idle MiB (plan, closed form)  busy MiB (plan, closed form)  active: idle  busy\n",
+         repeat  tax  operations/s  misses/s  per operation  idle MiB (plan, closed form)  busy MiB (plan, closed form)  active: idle  busy\n",
         setting.guest_mib, setting.memory_mib, setting.disk_latency_ms, setting.work
     );
     for arm in arms {
@@ -80,11 +84,12 @@ fn table(pair: &Pair, arms: &[Arm], gains: &[f64]) -> String {
         };
         let _ = writeln!(
             text,
-            "{:>6} {:>3}% {:>13.1} {:>9.1} {:>29} {:>29} {:>13.0} {:>5.0}{}",
+            "{:>6} {:>3}% {:>13.1} {:>9.1} {:>14.3} {:>29} {:>29} {:>13.0} {:>5.0}{}",
             arm.repeat,
             arm.tax_percent,
             arm.rate,
             arm.misses_per_second,
+            arm.misses_per_operation,
             size(&arm.idle, closed.0),
             size(&arm.busy, closed.1),
             arm.idle.active_mib,
