@@ -63,6 +63,8 @@ pub struct Counters {
     pub refused_collision: u64,
     /// Calls refused as a whole because they named something impossible: a broken or hostile guest's process.
     pub invalid_calls: u64,
+    /// References granted to pages that were not named because their neighbours were.
+    pub claimed: u64,
     /// Slots given back to the kernel.
     pub punched: u64,
     /// Times the kernel failed to punch; the memory stays until the slot is used again.
@@ -262,12 +264,7 @@ impl Domain {
         generation: PoolGeneration,
         slots: &[Slot],
     ) -> Result<(), PortError> {
-        if generation != self.generation {
-            return Err(PortError::StaleGeneration {
-                slots: generation,
-                session: self.generation,
-            });
-        }
+        self.check_generation(generation)?;
         self.check_batch(slots.len(), REPORT_BATCH)?;
         let held = self.guest_mut(guest)?.held_mut();
         let too_many = slots.iter().position(|&slot| held.take(slot, 1).is_none());
@@ -279,6 +276,43 @@ impl Domain {
         }
         self.drop_references(slots);
         Ok(())
+    }
+
+    /// See [`Port::claim`](crate::port::Port::claim).
+    ///
+    /// A guest's process can read all of its domain's pool, so claiming tells and gives it nothing that reports would not.
+    ///
+    /// # Errors
+    /// [`PortError::StaleGeneration`] and [`PortError::Invalid`]; nothing was granted then.
+    pub fn claim(
+        &mut self,
+        guest: GuestId,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        answers.clear();
+        self.check_generation(generation)?;
+        self.check_batch(slots.len(), REPORT_BATCH)?;
+        self.guest_mut(guest)?;
+        for &slot in slots {
+            let granted = self.pool.content(slot).is_some() && self.grant(guest, slot);
+            self.counters.claimed += u64::from(granted);
+            answers.push(if granted {
+                Answer::Shared(slot)
+            } else {
+                Answer::Noted
+            });
+        }
+        Ok(())
+    }
+
+    fn check_generation(&self, slots: PoolGeneration) -> Result<(), PortError> {
+        let session = self.generation;
+        if slots == session {
+            return Ok(());
+        }
+        Err(PortError::StaleGeneration { slots, session })
     }
 
     /// Makes `held` the whole of what `guest` refers to, after its connection was lost with answers on the way: one

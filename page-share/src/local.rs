@@ -123,6 +123,17 @@ impl Port for LocalPort {
         self.call(|domain| domain.withdraw(guest, pages))
     }
 
+    fn claim(
+        &mut self,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        answers.clear();
+        let guest = self.session.guest;
+        self.call(|domain| domain.claim(guest, generation, slots, answers))
+    }
+
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError> {
         let guest = self.session.guest;
         self.call(|domain| domain.release(guest, generation, slots))

@@ -9,6 +9,9 @@
 //! 3. The page behind the hint gets an [`Offer`]. From then on every report of the content is answered by
 //!    [`Answer::Shared`] at once.
 //!
+//! **Guesses.** When two pages of a guest equal two slots the same distance apart, so do most likely the pages between:
+//! the region may [claim](Port::claim) the slots between and compare at once, without naming the pages.
+//!
 //! **References.** Each of [`Answer::Shared`], [`Publication::Granted`] and [`Offer`] carries exactly one reference
 //! to its slot, taken before the region could look at the pool page. The region compares all 4096 bytes; it keeps
 //! the reference for as long as it maps the page, and gives it back with [`Port::release`] when the comparison failed
@@ -205,6 +208,20 @@ pub trait Port: Send {
     /// # Errors
     /// See [`PortError`].
     fn withdraw(&mut self, pages: &[Gfn]) -> Result<(), PortError>;
+
+    /// Asks for one reference to each of `slots`, which pages are guessed to equal because their neighbours on both sides
+    /// equal the slots on both sides. `answers` is cleared and gets one answer for each, in order: [`Answer::Shared`] with
+    /// the same slot, or [`Answer::Noted`] for a slot that is not in use or not to be had. Says nothing about any page:
+    /// only for pages that are not hints. At most [`REPORT_BATCH`] slots.
+    ///
+    /// # Errors
+    /// As [`Port::release`]; nothing was granted then.
+    fn claim(
+        &mut self,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError>;
 
     /// Gives back one reference for each slot named; a slot may be named several times. Only after the last mapping
     /// that used the reference is gone. At most [`REPORT_BATCH`] slots.

@@ -228,6 +228,29 @@ impl Port for SocketPort {
         }
     }
 
+    fn claim(
+        &mut self,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        answers.clear();
+        check_batch(slots.len(), REPORT_BATCH)?;
+        let reply = self.call(&Request::Claim(generation, Cow::Borrowed(slots)))?;
+        let sound = |(answer, slot): (&Answer, &Slot)| match answer {
+            Answer::Shared(granted) => granted == slot,
+            Answer::Noted => true,
+            Answer::Publish => false,
+        };
+        match reply {
+            Reply::Answers(all) if all.len() == slots.len() && all.iter().zip(slots).all(sound) => {
+                *answers = all.into_owned();
+                Ok(())
+            }
+            _ => Err(self.nonsense()),
+        }
+    }
+
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError> {
         check_batch(slots.len(), REPORT_BATCH)?;
         match self.call(&Request::Release(generation, Cow::Borrowed(slots)))? {
@@ -615,6 +638,9 @@ impl Scratch {
             Request::Release(generation, slots) => {
                 domain.release(guest, generation, &slots).map(|()| Reply::Done)
             }
+            Request::Claim(generation, slots) => domain
+                .claim(guest, generation, &slots, &mut self.answers)
+                .map(|()| Reply::Answers(Cow::Borrowed(&self.answers))),
             Request::Hello(_) | Request::Held(_) => {
                 return Err(ServeError::Protocol("it said hello twice"));
             }

@@ -15,7 +15,7 @@ use crate::port::{
 };
 
 /// The version of everything in this file. Another one is refused: both ends come from one build.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes of a header.
 pub const HEADER: usize = 8;
@@ -63,6 +63,8 @@ pub enum Request<'a> {
     Withdraw(Cow<'a, [Gfn]>),
     /// [`Port::release`](crate::port::Port::release).
     Release(PoolGeneration, Cow<'a, [Slot]>),
+    /// [`Port::claim`](crate::port::Port::claim).
+    Claim(PoolGeneration, Cow<'a, [Slot]>),
 }
 
 /// From the manager to the region: one for each [`Request`] but [`Request::Held`].
@@ -70,7 +72,7 @@ pub enum Request<'a> {
 pub enum Reply<'a> {
     /// To [`Request::Hello`], after the last [`Request::Held`].
     Welcome(Welcome),
-    /// To [`Request::Report`].
+    /// To [`Request::Report`] and [`Request::Claim`].
     Answers(Cow<'a, [Answer]>),
     /// To [`Request::Publish`].
     Publications(Cow<'a, [Publication]>),
@@ -139,6 +141,7 @@ enum Kind {
     Offers,
     Withdraw,
     Release,
+    Claim,
     Welcome = 129,
     Answers,
     Publications,
@@ -149,7 +152,7 @@ enum Kind {
     Failed,
 }
 
-const REQUESTS: [Kind; 7] = [
+const REQUESTS: [Kind; 8] = [
     Kind::Hello,
     Kind::Held,
     Kind::Report,
@@ -157,6 +160,7 @@ const REQUESTS: [Kind; 7] = [
     Kind::Offers,
     Kind::Withdraw,
     Kind::Release,
+    Kind::Claim,
 ];
 
 const REPLIES: [Kind; 8] = [
@@ -179,7 +183,7 @@ impl Kind {
             Self::Report => (0, 12, REPORT_BATCH),
             Self::Publish => (0, 12 + PAGE_SIZE, PUBLISH_BATCH),
             Self::Offers | Self::Done => (0, 0, 0),
-            Self::Release => (8, 4, REPORT_BATCH),
+            Self::Release | Self::Claim => (8, 4, REPORT_BATCH),
             Self::Welcome => (48, 0, 0),
             Self::Publications => (0, 4, PUBLISH_BATCH),
             Self::OffersMade => (0, 8, REPORT_BATCH),
@@ -248,6 +252,11 @@ fn message(out: &mut Vec<u8>, kind: Kind, payload: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
 }
 
+fn put_slots(out: &mut Vec<u8>, generation: PoolGeneration, slots: &[Slot]) {
+    out.extend(generation.get().to_le_bytes());
+    put_words(out, slots.iter().map(|slot| slot.get()));
+}
+
 impl Request<'_> {
     /// Appends the message to `out`. The caller keeps to the batch limits of [`port`](crate::port).
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -272,8 +281,10 @@ impl Request<'_> {
                 put_words(out, gfns.iter().map(|gfn| gfn.get()));
             }),
             Self::Release(generation, slots) => message(out, Kind::Release, |out| {
-                out.extend(generation.get().to_le_bytes());
-                put_words(out, slots.iter().map(|slot| slot.get()));
+                put_slots(out, *generation, slots);
+            }),
+            Self::Claim(generation, slots) => message(out, Kind::Claim, |out| {
+                put_slots(out, *generation, slots);
             }),
         }
     }
@@ -307,6 +318,7 @@ impl<'a> Request<'a> {
             Kind::Offers => Self::Offers,
             Kind::Withdraw => Self::Withdraw(fields.words().map(Gfn::new).collect()),
             Kind::Release => Self::Release(PoolGeneration::new(fields.long()), fields.slots()),
+            Kind::Claim => Self::Claim(PoolGeneration::new(fields.long()), fields.slots()),
             other => return Err(header.value(other as u32)),
         })
     }
@@ -607,6 +619,7 @@ mod tests {
         request_survives(&Request::Offers);
         request_survives(&Request::Withdraw(Cow::Owned(vec![Gfn::new(9)])));
         request_survives(&Request::Release(PoolGeneration::new(5), Cow::Borrowed(&slots)));
+        request_survives(&Request::Claim(PoolGeneration::new(6), Cow::Borrowed(&slots)));
         for reconnected in [Reconnected::FreshPool, Reconnected::SamePool] {
             reply_survives(&Reply::Welcome(Welcome {
                 guest: GuestId::new(3),

@@ -395,3 +395,43 @@ fn a_given_key_gives_the_same_names() {
     assert_eq!(sketch(&key), sketch(&key.clone()));
     assert_ne!(sketch(&key), Sketch::new(0));
 }
+
+#[test]
+fn a_claim_gets_slots_that_are_in_use_and_no_others() {
+    let manager = manager(100);
+    let (mut one, mut two) = (Guest::attach(&manager, 10), Guest::attach(&manager, 10));
+    one.report(&[(0, 1), (1, 2)]);
+    two.report(&[(0, 1), (1, 2)]);
+    two.publish(&[(0, 1), (1, 2)]);
+    let mut three = Guest::attach(&manager, 10);
+    let generation = three.port.session().generation;
+    let slots = [1, 0, 2, 63, u32::MAX].map(Slot::new);
+    let mut answers = Vec::new();
+    three.port.claim(generation, &slots, &mut answers).unwrap();
+    let shared = |slot| Answer::Shared(Slot::new(slot));
+    let noted = Answer::Noted;
+    assert_eq!(answers, [shared(1), shared(0), noted, noted, noted]);
+    check(&manager);
+    three.release(&slots[..2]).unwrap();
+    assert!(
+        three.release(&slots[..1]).is_err(),
+        "every claim is one reference"
+    );
+    check(&manager);
+    let other = PoolGeneration::new(generation.get() ^ 1);
+    let error = three.port.claim(other, &slots, &mut answers).unwrap_err();
+    assert!(matches!(error, PortError::StaleGeneration { .. }), "{error}");
+    assert!(answers.is_empty());
+    let many = vec![Slot::new(0); page_share::port::REPORT_BATCH + 1];
+    let error = three.port.claim(generation, &many, &mut answers).unwrap_err();
+    assert!(
+        matches!(error, PortError::Invalid(Invalid::Batch { .. })),
+        "{error}"
+    );
+    // A guest gets no more references than it can use.
+    let some = vec![Slot::new(0); page_share::port::REPORT_BATCH];
+    three.port.claim(generation, &some, &mut answers).unwrap();
+    three.port.claim(generation, &some, &mut answers).unwrap();
+    assert_eq!(answers.iter().filter(|answer| **answer != noted).count(), 20);
+    check(&manager);
+}

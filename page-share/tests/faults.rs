@@ -748,6 +748,15 @@ impl Port for Faulty {
     fn withdraw(&mut self, pages: &[Gfn]) -> Result<(), PortError> {
         self.inner.withdraw(pages)
     }
+    fn claim(
+        &mut self,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        self.inner.claim(generation, slots, answers)
+    }
+
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError> {
         self.inner.release(generation, slots)
     }

@@ -84,6 +84,16 @@ impl Port for Lossy {
         self.call(|port| port.withdraw(pages))
     }
 
+    fn claim(
+        &mut self,
+        generation: PoolGeneration,
+        slots: &[Slot],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        let done = self.call(|port| port.claim(generation, slots, answers));
+        done.inspect_err(|_| answers.clear())
+    }
+
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError> {
         self.call(|port| port.release(generation, slots))
     }

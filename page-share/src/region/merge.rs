@@ -8,7 +8,7 @@ use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::memory::map_anonymous;
 use crate::region::run::PageRun;
-use crate::region::state::{Claim, State};
+use crate::region::state::{Claim, State, mark};
 use crate::region::userfault::{Look, Watch};
 
 /// What became of a run that was to be merged.
@@ -79,6 +79,9 @@ impl Engine {
                 self.map_pool(batch, piece, &places[..length], result);
             } else {
                 self.guest.counters.pages_differed.add(length as u64);
+                for page in piece.run().numbers() {
+                    self.guest.table.add_marks(page, mark::DIFFERED);
+                }
                 self.returns.extend_from_slice(&places[..length]);
                 self.give_back(batch.first, piece);
             }
@@ -129,9 +132,7 @@ impl Engine {
         }
         for (page, &place) in run.numbers().zip(places) {
             guest.table.set_detail(page, place);
-            guest
-                .table
-                .clear_marks(page, crate::region::state::mark::REPORTED);
+            guest.table.clear_marks(page, mark::REPORTED | mark::DIFFERED);
             guest.table.set_pending(page, false);
         }
         guest.counters.pages_merged.add(u64::from(run.count));

@@ -5,6 +5,7 @@ mod engine;
 mod error;
 mod features;
 mod gate;
+mod guess;
 mod guest;
 mod handler;
 mod hints;

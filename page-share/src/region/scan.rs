@@ -33,6 +33,8 @@ const STUCK_PASSES: u64 = 16;
 /// What one look at a run brought.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
+    /// Quiet pages, in page order, not sketched yet.
+    pub(crate) quiet: Vec<u32>,
     /// Quiet pages to report, in page order.
     pub(crate) reports: Vec<Report>,
     /// Quiet pages that look like zeros.
@@ -43,13 +45,14 @@ pub(crate) struct Scanned {
 
 impl Engine {
     /// Looks at `run`, which is inside one range and starts and ends at multiples of 64 pages or the range's ends.
+    /// [`Engine::sketch`] what comes out as quiet.
     pub(crate) fn scan(&mut self, run: PageRun, hasher: &PageHasher, out: &mut Scanned) -> Result<(), Errno> {
         let span = self.guest.span(run);
         let before: Vec<u64> = words(run)
             .map(|word| self.guest.table.pending_word(word))
             .collect();
         self.find_written(span)?;
-        self.sketch_quiet(run, &before, hasher, out);
+        out.quiet = self.quiet(run, &before);
         self.find_broken_unless_calm(run, hasher, out)?;
         self.guest.counters.pages_scanned.add(u64::from(run.count));
         Ok(())
@@ -124,9 +127,14 @@ impl Engine {
         }
     }
 
-    /// Pages that were pending before this look and were not written since are quiet: sketch them.
-    fn sketch_quiet(&mut self, run: PageRun, before: &[u64], hasher: &PageHasher, out: &mut Scanned) {
-        let quiet = self.quiet(run, before);
+    /// Sketches those of the quiet pages that are still private.
+    pub(crate) fn sketch(&self, quiet: &[u32], hasher: &PageHasher, out: &mut Scanned) {
+        let table = &self.guest.table;
+        let quiet: Vec<u32> = quiet
+            .iter()
+            .copied()
+            .filter(|&page| table.state(page) == State::Private)
+            .collect();
         let spans: Vec<Span> = quiet
             .iter()
             .map(|&page| self.guest.span(PageRun::of(page..page + 1)))

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::hash::{DomainKey, PageHasher};
-use crate::page::{Gfn, PAGE_SIZE, Page, Slot};
+use crate::page::{Gfn, PAGE_SIZE, Page, PoolGeneration, Slot};
 use crate::port::{
     Answer, Offer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Refusal, Report,
 };
@@ -34,9 +34,9 @@ pub struct Step {
 
 /// A page and the pool place that it probably equals; holds one reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    page: u32,
-    place: u32,
+pub(super) struct Candidate {
+    pub(super) page: u32,
+    pub(super) place: u32,
 }
 
 /// Where a pass is.
@@ -58,10 +58,12 @@ pub(crate) struct Scanner {
     port: Option<Box<dyn Port>>,
     /// The manager did not answer and has not come back yet.
     gone: bool,
-    hasher: PageHasher,
+    pub(super) hasher: PageHasher,
     pass: Pass,
     scanned: Scanned,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
+    /// Pages whose bytes the manager has asked for.
+    wanted: Vec<Report>,
     /// Runs to look at before anything else, and whether they were armed already.
     hints: VecDeque<PageRun>,
     armed_hints: VecDeque<PageRun>,
@@ -89,6 +91,7 @@ impl Scanner {
             pass: Pass::default(),
             scanned: Scanned::default(),
             candidates: Vec::new(),
+            wanted: Vec::new(),
             some_left_out: false,
             hints: VecDeque::new(),
             armed_hints: VecDeque::new(),
@@ -132,6 +135,16 @@ impl Scanner {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a manager that answers.
+    pub(super) fn is_connected(&self) -> bool {
+        self.port.is_some() && !self.gone
+    }
+
+    /// The pool that the manager works with.
+    pub(super) fn generation(&self) -> Option<PoolGeneration> {
+        Some(self.port.as_ref()?.session().generation)
     }
 
     /// The session with the manager.
@@ -213,6 +226,14 @@ impl Scanner {
             if let Err(error) = engine.scan(chunk, &self.hasher, &mut scanned) {
                 log::warn!("{chunk:?} cannot be scanned: {error}");
             }
+        }
+        if self.pass.plenty {
+            self.guess(engine, &mut scanned);
+        }
+        {
+            let mut engine = lock(engine);
+            let quiet = std::mem::take(&mut scanned.quiet);
+            engine.sketch(&quiet, &self.hasher, &mut scanned);
             for run in runs_of(scanned.zeros.drain(..)) {
                 engine.merge_zeros(run);
             }
@@ -289,28 +310,30 @@ impl Scanner {
         }
         reports.clear();
         self.scanned.reports = reports;
+        let mut wanted = std::mem::take(&mut self.wanted);
+        // In page order, so that neighbours come to lie side by side in the pool.
+        wanted.sort_unstable_by_key(|report| report.gfn);
+        for batch in wanted.chunks(PUBLISH_BATCH) {
+            self.publish(engine, batch);
+        }
+        wanted.clear();
+        self.wanted = wanted;
     }
 
-    fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
+    pub(super) fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
         let mut answers = std::mem::take(&mut self.answers);
         if self
             .call(engine, |port| port.report(batch, &mut answers))
             .is_some()
         {
-            let mut wanted = Vec::new();
-            {
-                let engine = lock(engine);
-                engine.guest.counters.pages_reported.add(batch.len() as u64);
-                for (report, answer) in batch.iter().zip(&answers) {
-                    match *answer {
-                        Answer::Noted => engine.guest.table.add_marks(report.gfn.get(), mark::REPORTED),
-                        Answer::Shared(slot) => self.accept(&engine, report.gfn, slot),
-                        Answer::Publish => wanted.push(*report),
-                    }
+            let engine = lock(engine);
+            engine.guest.counters.pages_reported.add(batch.len() as u64);
+            for (report, answer) in batch.iter().zip(&answers) {
+                match *answer {
+                    Answer::Noted => engine.guest.table.add_marks(report.gfn.get(), mark::REPORTED),
+                    Answer::Shared(slot) => self.accept(&engine, report.gfn, slot),
+                    Answer::Publish => self.wanted.push(*report),
                 }
-            }
-            for batch in wanted.chunks(PUBLISH_BATCH) {
-                self.publish(engine, batch);
             }
         }
         self.answers = answers;
@@ -366,7 +389,7 @@ impl Scanner {
     }
 
     /// Notes a granted slot for a page. A manager that names nonsense is not followed.
-    fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
+    pub(super) fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
         match engine.pools.place(slot) {
             Some(place) if gfn.get() < engine.guest.table.pages() && engine.pools.has(slot) => {
                 self.candidates.push(Candidate {
@@ -492,7 +515,7 @@ impl Scanner {
     }
 
     /// One call to the manager; `None` when there is none or it failed.
-    fn call<T>(
+    pub(super) fn call<T>(
         &mut self,
         engine: &Mutex<Engine>,
         call: impl FnOnce(&mut dyn Port) -> Result<T, PortError>,
@@ -561,6 +584,7 @@ impl Scanner {
 
     fn forget_grants(&mut self) {
         self.candidates.clear();
+        self.wanted.clear();
         self.pass.stretches.clear();
     }
 }

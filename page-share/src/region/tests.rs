@@ -357,3 +357,61 @@ fn a_page_that_two_guests_were_told_of_is_shared_before_either_pass_ends() {
     guests[0].1.scan_pass();
     assert_eq!(guests[0].1.stats().shared, 10);
 }
+
+/// A guest whose page `at` has content `content(at)`, connected.
+fn guest_with(manager: &LocalManager, content: impl Fn(u32) -> u64) -> (AnonymousMemory, Region) {
+    const PAGES: u32 = 512;
+    let memory = AnonymousMemory::new(PAGES).unwrap();
+    (0..PAGES).for_each(|at| memory.write_page(at, &page(content(at))));
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+    let port = manager.attach(region.page_limit()).unwrap();
+    region.connect(Box::new(port)).unwrap();
+    (memory, region)
+}
+
+#[test]
+fn pages_between_equal_pages_are_guessed_and_a_wrong_guess_is_made_once() {
+    let manager = LocalManager::new(Domain::new(1 << 20).unwrap());
+    let odd = |at: u32| at % 16 == 7;
+    let contents: [&dyn Fn(u32) -> u64; 4] = [
+        &|at| u64::from(at),
+        &|at| u64::from(at),
+        &|at| u64::from(at),
+        // Two guests' pages agree at both ends of each guess, and one between differs.
+        &|at| u64::from(at) + if odd(at) { 1000 } else { 0 },
+    ];
+    let mut guests = Vec::new();
+    for content in contents {
+        let (memory, region) = guest_with(&manager, content);
+        guests.push((memory, region));
+        for _ in 0..3 {
+            guests.iter().for_each(|(_, region)| region.scan_pass());
+        }
+    }
+    let stats: Vec<_> = guests.iter().map(|(_, region)| region.stats()).collect();
+    let claimed = manager.with(|domain| domain.counters().claimed).unwrap();
+    assert!(claimed > 900, "{claimed}");
+    assert_eq!(
+        (stats[1].pages_hashed, stats[2].pages_hashed),
+        (512, 33),
+        "{stats:#?}"
+    );
+    assert_eq!(stats[3].pages_differed, 32, "{:#?}", stats[3]);
+    assert_eq!(stats[3].shared, 480, "{:#?}", stats[3]);
+    for _ in 0..6 {
+        guests[3].1.scan_pass();
+    }
+    let after = guests[3].1.stats();
+    assert_eq!(after.pages_differed, 32, "{after:#?}");
+    assert_eq!(after.pages_hashed, 33 + 32, "{after:#?}");
+    for ((memory, _), content) in guests.iter().zip(contents) {
+        for at in 0..512 {
+            assert_eq!(memory.read_page(at), page(content(at)), "page {at}");
+        }
+    }
+    for (_, region) in &guests {
+        region.unshare_all();
+    }
+    drop(guests);
+    manager.with(|domain| domain.check().unwrap());
+}
