@@ -1,9 +1,9 @@
 //! Scan budgets: two hard limits, a share of one CPU and pages per second, and the thread that keeps them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::region::Region;
 use crate::region::set_up::RegionThread;
@@ -77,9 +77,24 @@ impl ScanThread {
         })
     }
 
-    /// Changes the pace from the next step on.
+    /// Changes the pace, also of the rest that is under way.
     pub fn set_pace(&self, pace: Pace) {
-        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
+        let before = std::mem::replace(&mut *self.shared.pace(), pace);
+        if before != pace
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Shared {
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 }
 
@@ -94,16 +109,17 @@ impl Drop for ScanThread {
 }
 
 fn scan(region: &Region, shared: &Shared) {
-    while !shared.stop.load(Ordering::SeqCst) {
-        let pace = *shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let (cpu, wall) = (super::memory::thread_cpu(), std::time::Instant::now());
-        let step = region.scan_step(pace.step());
-        let rest = pace.rest(
-            super::memory::thread_cpu() - cpu,
-            wall.elapsed(),
-            step.pages.max(1),
-        );
-        if !rest.is_zero() {
+    while !shared.is_stopped() {
+        let step = shared.pace().step();
+        let (cpu, wall) = (super::memory::thread_cpu(), Instant::now());
+        let pages = region.scan_step(step).pages.max(1);
+        let cpu = super::memory::thread_cpu() - cpu;
+        // Asked again after every wake: the pace may be another by then.
+        while !shared.is_stopped() {
+            let rest = shared.pace().rest(cpu, wall.elapsed(), pages);
+            if rest.is_zero() {
+                break;
+            }
             std::thread::park_timeout(rest);
         }
     }
