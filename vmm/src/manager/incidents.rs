@@ -236,7 +236,8 @@ mod tests {
     #[test]
     fn a_process_has_so_many_connections_and_no_more() {
         let mut crowd = Crowd::default();
-        let entered = (0..100).filter(|_| crowd.enter(7)).count();
+        // Fewer knocks than are allowed in a row: what is left decides below.
+        let entered = (0..30).filter(|_| crowd.enter(7)).count();
         assert_eq!(entered, CONNECTIONS as usize);
         assert!(crowd.enter(8));
         crowd.leave(7);
