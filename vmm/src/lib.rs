@@ -12,7 +12,7 @@
 //! - [`launcher`]: several guests, their agents and workloads.
 //! - [`control`]: what can be asked of a running VMM; [`api`]: what can be asked of a running manager.
 //! - [`config`]: what a guest is made of, as its user writes it; [`cli`]: the commands.
-//! - [`doctor`]: what this machine can run; [`bench`]: what guests together cost and gain on it.
+//! - [`doctor`]: what this machine can run; [`mod@bench`]: what guests together cost and gain on it.
 //!
 //! ```
 //! use levy::config::{DiskConfig, MemoryConfig};
