@@ -19,14 +19,16 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
     let guest = managed.attend("g1");
     until("merging", || {
         let stats = guest.region.stats();
-        // What is away for a sample at this moment is merged when it is back.
-        stats.shared + stats.zero + stats.sampled == TOUCHED_PAGES && stats.shared > 0 && stats.zero > 0
+        // What is away for a sample at this moment is merged when it is back. Zero pages may be gone altogether: where
+        // growth is gated, and here all tests' memory counts as this guest's, their next touch asks first.
+        let left = stats.private + stats.huge + stats.broken + stats.in_transit;
+        left == 0 && stats.shared > 0 && stats.pages_zeroed > 0
     });
     guest.check();
     until("the guest's report", || {
         host.roster()
             .guests()
-            .any(|(member, _)| member.shared() >= Pages::new(TOUCHED_PAGES - 100))
+            .any(|(member, _)| member.report.pages.shared > 0 && member.report.pages.private <= 100)
     });
     let pool = host.roster().domains()["test"].with(|domain| domain.sizes().pool_pages);
     assert_eq!(pool.map(u64::from), Some(CONTENTS));
