@@ -192,9 +192,17 @@ impl Shift {
                 self.report_due = Instant::now() + REPORT;
                 let report = FromVmm::Report(self.report());
                 if let Err(error) = self.allowance.say(&report) {
+                    self.hear_last_words(&mut link);
                     return error.to_string();
                 }
             }
+        }
+    }
+
+    /// A manager that closed the connection may have said something before: limits that were changed must not be lost.
+    fn hear_last_words(&mut self, link: &mut Link) {
+        while let Ok(Line::Message(message)) = link.lines.next::<FromManager>(&mut &link.stream) {
+            self.obey(&message);
         }
     }
 

@@ -40,7 +40,8 @@ impl Sampler {
         if pages > 0 {
             let touched_before = region.stats().samples_touched;
             let taken = region.start_sample(pages);
-            self.running = Some(Running {
+            // A guest without a page of its own at this moment has one soon: no reason to wait for a whole period.
+            self.running = (taken > 0).then(|| Running {
                 began: Instant::now(),
                 taken,
                 touched_before,

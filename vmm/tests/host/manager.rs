@@ -93,6 +93,11 @@ fn limits_changed_at_run_time_are_kept_by_the_guest_for_the_next_manager() {
         min_bytes: Some(8 * MIB),
     };
     managed.client().change_guest("g1", &change).unwrap();
+    let reports = || managed.client().host().unwrap().doors.reports;
+    let enough = reports() + 2;
+    until("reports by a guest that has read of the change", || {
+        reports() >= enough
+    });
     managed.host.close();
     let settings = Settings::new(Pages::from_mib(256));
     let next = Host::open(Doors::in_dir(&dir), settings, Pages::from_mib(4096)).unwrap();
