@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "levy-run-";
 
+/// Names that are tried.
+const ATTEMPTS: u32 = 100;
+
 /// A private folder that is removed with everything in it when this is dropped.
 #[derive(Debug)]
 pub struct RunDir {
@@ -21,9 +24,21 @@ impl RunDir {
     pub fn new() -> io::Result<Self> {
         let base = base();
         sweep(&base);
-        let path = base.join(format!("{PREFIX}{}", std::process::id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path })
+        let pid = std::process::id();
+        let mut taken = None;
+        // One may be there already: of a killed launcher that had our number, or of another set of process numbers.
+        for attempt in 0..ATTEMPTS {
+            let path = base.join(match attempt {
+                0 => format!("{PREFIX}{pid}"),
+                _ => format!("{PREFIX}{pid}.{attempt}"),
+            });
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(taken.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()))
     }
 
     /// The folders of all launchers, sorted by name.
@@ -62,9 +77,25 @@ fn sweep(base: &Path) {
         let name = entry.file_name();
         let pid = name
             .to_str()
-            .and_then(|n| n.strip_prefix(PREFIX)?.parse::<u32>().ok());
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('.').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_no_obstacle() {
+        let (one, other) = (RunDir::new().unwrap(), RunDir::new().unwrap());
+        assert_ne!(one.path(), other.path());
+        assert!(one.path().is_dir() && other.path().is_dir());
+        assert!(RunDir::all().contains(&other.path));
+        let path = one.path().to_owned();
+        drop(one);
+        assert!(!path.exists() && other.path().exists());
     }
 }
