@@ -132,6 +132,20 @@ impl Guest {
         self.answers.recv_timeout(PATIENCE).expect("the guest answers")
     }
 
+    /// Looks at all of its pages, now and at what its writers found so far.
+    ///
+    /// # Panics
+    /// When a page is wrong or lost, or the guest does not answer.
+    pub fn assert_right(&mut self) {
+        let (checked, status) = (self.check(), self.status());
+        assert_eq!(
+            (checked.wrong, status.wrong, status.lost),
+            (0, 0, 0),
+            "{}",
+            self.name
+        );
+    }
+
     /// Has its writers stand still, or go on.
     ///
     /// # Panics

@@ -61,18 +61,6 @@ fn guests(manager: &Manager, count: u64) -> Vec<Guest> {
         .collect()
 }
 
-fn all_right(guests: &mut [Guest]) {
-    for guest in guests {
-        let (checked, status) = (guest.check(), guest.status());
-        assert_eq!(
-            (checked.wrong, status.wrong, status.lost),
-            (0, 0, 0),
-            "{}",
-            guest.name()
-        );
-    }
-}
-
 #[test]
 fn a_budget_that_is_halved_is_held_again_soon_and_every_page_is_right() {
     let manager = Manager::start(Path::new(PROGRAM), 1024);
@@ -97,7 +85,7 @@ fn a_budget_that_is_halved_is_held_again_soon_and_every_page_is_right() {
     println!("{used} MiB to {} MiB in {seconds:.1} s", used / 2);
     // A look at all pages wants all memory back.
     manager.client().change_host(&budget(1024)).unwrap();
-    all_right(&mut guests);
+    guests.iter_mut().for_each(Guest::assert_right);
 }
 
 #[test]

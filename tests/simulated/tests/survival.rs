@@ -13,18 +13,6 @@ fn guests(manager: &Manager, count: usize, options: impl Fn(&str) -> GuestOption
         .collect()
 }
 
-fn all_right(guests: &mut [Guest]) {
-    for guest in guests {
-        let (checked, status) = (guest.check(), guest.status());
-        assert_eq!(
-            (checked.wrong, status.wrong, status.lost),
-            (0, 0, 0),
-            "{}",
-            guest.name()
-        );
-    }
-}
-
 #[test]
 fn guests_outlive_their_manager_and_share_on_with_the_next() {
     let mut manager = Manager::start(Path::new(PROGRAM), 512);
@@ -38,7 +26,7 @@ fn guests_outlive_their_manager_and_share_on_with_the_next() {
         guest.until("work without a manager", |now| now.writes > before.writes + 5000);
         assert!(guest.status().shared > 0, "common copies stay");
     }
-    all_right(&mut guests);
+    guests.iter_mut().for_each(Guest::assert_right);
 
     manager.start_again();
     until("all guests' return", || manager.connected() == 3);
@@ -71,7 +59,7 @@ fn guests_outlive_their_manager_and_share_on_with_the_next() {
     until("a budget without it", || {
         manager.view().spent.old_pools_bytes == 0
     });
-    all_right(&mut guests);
+    guests.iter_mut().for_each(Guest::assert_right);
 }
 
 #[test]
@@ -90,7 +78,7 @@ fn a_manager_is_replaced_under_load_again_and_again() {
     }
     let merged = guests[0].status().merged;
     guests[0].until("merging with the last manager", |status| status.merged > merged);
-    all_right(&mut guests);
+    guests.iter_mut().for_each(Guest::assert_right);
 }
 
 #[test]
@@ -98,15 +86,15 @@ fn a_guest_that_dies_while_it_merges_takes_its_references_and_nothing_else() {
     let manager = Manager::start(Path::new(PROGRAM), 512);
     let domain = || manager.view().domains["simulated"];
     let mut pair = guests(&manager, 2, |name| GuestOptions::new(name).mib(32));
-    let mut rest = vec![
+    let mut rest = [
         Guest::start(Path::new(PROGRAM), manager.dir(), GuestOptions::new("a").seed(2)),
         Guest::start(Path::new(PROGRAM), manager.dir(), GuestOptions::new("b").seed(2)),
     ];
     pair[0].until("the first merges", |status| status.merged > 100);
     pair[0].kill();
     until("one guest less", || manager.view().guests == 3);
-    all_right(&mut pair[1..]);
-    all_right(&mut rest);
+    pair[1].assert_right();
+    rest.iter_mut().for_each(Guest::assert_right);
 
     pair[1].until("more merges", |status| status.shared > 500);
     pair[1].kill();
@@ -121,7 +109,7 @@ fn a_guest_that_dies_while_it_merges_takes_its_references_and_nothing_else() {
         references >= shared && references <= shared + shared / 10
     });
     assert_eq!(domain().guests, 2);
-    all_right(&mut rest);
+    rest.iter_mut().for_each(Guest::assert_right);
 }
 
 #[test]
