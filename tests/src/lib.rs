@@ -4,6 +4,7 @@
 //!   is none.
 //! - [`Guest`] is a running `levy vmm`. Every wait is for a state that the agent or the process reports, with a deadline
 //!   that only a hang reaches; nothing here sleeps for a time and hopes.
+//! - [`Launch`] is a `levy run` of one guest, manager and all.
 //! - [`Ended`] is how a guest went, [`Verdict`] what a workload inside it found.
 //!
 //! A test is five lines:
@@ -33,8 +34,10 @@ mod channel;
 mod console;
 mod guest;
 mod lab;
+mod launch;
 mod spawn;
 
 pub use guest::{Ended, Guest, Verdict};
 pub use lab::Lab;
+pub use launch::Launch;
 pub use spawn::Plan;

@@ -7,11 +7,8 @@ use serde_json::Value;
 
 /// `levy bench overcommit --quick`: three guests of 192 MiB in 288 MiB, one without a balloon.
 #[test]
+#[ignore = "minutes on an emulated host"]
 fn overcommitted_guests_keep_their_data_and_the_host_its_budget() {
-    if std::env::var_os("LEVY_LONG").is_none_or(|value| value == "0") {
-        println!("skipped: minutes on an emulated host; `cargo xtask test --long` runs it");
-        return;
-    }
     let Some(lab) = Lab::with_disk_or_skip() else {
         return;
     };

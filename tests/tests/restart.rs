@@ -1,73 +1,8 @@
 //! Guests that restart under a launcher: another process, the same name, the same disk.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
-use levy::api::client::Client;
-use levy::api::types::GuestView;
-use levy::control::{Client as Control, Request};
-use levy_tests::Lab;
-use serde_json::Value;
-
-/// `levy run` with its own manager. Ended when dropped.
-struct Launch {
-    child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
-    dir: tempfile::TempDir,
-}
-
-impl Launch {
-    fn start(lab: &Lab, args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(lab.levy())
-            .args(["run", "--json", "--manager", "own", "--memory", "size=256M"])
-            .args(args)
-            .env("XDG_RUNTIME_DIR", dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, dir }
-    }
-
-    /// Reads until a line is as `wanted`.
-    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        for line in self.lines.by_ref().map_while(Result::ok) {
-            let value: Value = serde_json::from_str(&line).unwrap_or_default();
-            if wanted(&value) {
-                return value;
-            }
-        }
-        panic!("the launch ended before {what}");
-    }
-
-    fn ready(&mut self) {
-        self.until("ready", |line| line["state"] == "ready");
-    }
-
-    fn guest(&self) -> GuestView {
-        let folder = std::fs::read_dir(self.dir.path()).unwrap().next().unwrap();
-        let client = Client::at(&folder.unwrap().path());
-        client.guests().unwrap().pop().expect("one guest")
-    }
-
-    fn restart(&self, guest: &GuestView) {
-        let control = guest.control.as_deref().unwrap();
-        let mut control = Control::connect(Path::new(control), Duration::from_secs(60)).unwrap();
-        control.ask(&Request::Restart).unwrap();
-    }
-}
-
-impl Drop for Launch {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        let _ = self.child.wait();
-    }
-}
+use levy_tests::{Lab, Launch};
 
 #[test]
 fn a_guest_that_restarts_is_another_process_under_the_same_name() {
@@ -110,5 +45,5 @@ fn a_restart_can_be_an_end() {
     launch.restart(&guest);
     let summary = launch.until("the summary", |line| line["event"] == "summary");
     assert_eq!(summary["guests"][0]["outcome"], "rebooted", "{summary}");
-    assert_eq!(launch.child.wait().unwrap().code(), Some(3));
+    assert_eq!(launch.wait(), Some(3));
 }

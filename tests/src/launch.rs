@@ -1,0 +1,98 @@
+//! `levy run` as people type it: a launcher with a manager of its own, read through its JSON lines and its API.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use levy::api::client::Client;
+use levy::api::types::GuestView;
+use levy::control::{Client as Control, Request};
+use serde_json::Value;
+
+use crate::Lab;
+
+/// `levy run` with its own manager. Interrupted and waited for when dropped.
+#[derive(Debug)]
+pub struct Launch {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+    dir: tempfile::TempDir,
+}
+
+impl Launch {
+    /// `levy run` of one guest of 256 MiB, and `args`.
+    #[must_use]
+    pub fn start(lab: &Lab, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(lab.levy())
+            .args(["run", "--json", "--manager", "own", "--memory", "size=256M"])
+            .args(args)
+            .env("XDG_RUNTIME_DIR", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines, dir }
+    }
+
+    /// The launcher's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads until a line is as `wanted`.
+    ///
+    /// # Panics
+    /// When the launcher ends before.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        for line in self.lines.by_ref().map_while(Result::ok) {
+            let value: Value = serde_json::from_str(&line).unwrap_or_default();
+            if wanted(&value) {
+                return value;
+            }
+        }
+        panic!("the launch ended before {what}");
+    }
+
+    /// Waits until the guest is ready.
+    pub fn ready(&mut self) {
+        self.until("ready", |line| line["state"] == "ready");
+    }
+
+    /// What the manager says of the guest.
+    #[must_use]
+    pub fn guest(&self) -> GuestView {
+        let folder = std::fs::read_dir(self.dir.path()).unwrap().next().unwrap();
+        let client = Client::at(&folder.unwrap().path());
+        client.guests().unwrap().pop().expect("one guest")
+    }
+
+    /// Has `guest` restart.
+    pub fn restart(&self, guest: &GuestView) {
+        let control = guest.control.as_deref().unwrap();
+        let mut control = Control::connect(Path::new(control), Duration::from_secs(60)).unwrap();
+        control.ask(&Request::Restart).unwrap();
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    }
+
+    /// Waits for its end: the exit status.
+    #[must_use]
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        self.interrupt();
+        let _ = self.child.wait();
+    }
+}
