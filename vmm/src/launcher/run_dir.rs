@@ -1,44 +1,31 @@
 //! The folder in which one launch keeps its guests' sockets and console logs.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use crate::process::HeldDir;
 
 const PREFIX: &str = "levy-run-";
 
-/// Names that are tried.
-const ATTEMPTS: u32 = 100;
-
 /// A private folder that is removed with everything in it when this is dropped.
 #[derive(Debug)]
-pub struct RunDir {
-    path: PathBuf,
-}
+pub struct RunDir(HeldDir);
 
 impl RunDir {
     /// Makes a folder in `$XDG_RUNTIME_DIR`, or else where temporary files go. Folders of launchers that were killed
-    /// are removed on the way.
+    /// are removed on the way; those of living ones, in whatever container, are not.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn new() -> io::Result<Self> {
-        let base = base();
-        sweep(&base);
-        let pid = std::process::id();
-        let mut taken = None;
-        // One may be there already: of a killed launcher that had our number, or of another set of process numbers.
-        for attempt in 0..ATTEMPTS {
-            let path = base.join(match attempt {
-                0 => format!("{PREFIX}{pid}"),
-                _ => format!("{PREFIX}{pid}.{attempt}"),
-            });
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self { path }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
-                Err(error) => return Err(error),
-            }
+        Self::below(&base())
+    }
+
+    fn below(base: &Path) -> io::Result<Self> {
+        for left in HeldDir::abandoned(base, PREFIX) {
+            drop(Self(left));
         }
-        Err(taken.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()))
+        HeldDir::create(base, PREFIX, 0o700).map(Self)
     }
 
     /// The folders of all launchers, sorted by name.
@@ -54,34 +41,18 @@ impl RunDir {
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = std::fs::remove_dir_all(self.path());
     }
 }
 
 fn base() -> PathBuf {
     std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
-}
-
-/// Removes folders whose launcher no longer runs. Those of other users stay: removing them fails.
-fn sweep(base: &Path) {
-    let Ok(entries) = std::fs::read_dir(base) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('.').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -93,9 +64,24 @@ mod tests {
         let (one, other) = (RunDir::new().unwrap(), RunDir::new().unwrap());
         assert_ne!(one.path(), other.path());
         assert!(one.path().is_dir() && other.path().is_dir());
-        assert!(RunDir::all().contains(&other.path));
+        assert!(RunDir::all().contains(&other.path().to_owned()));
         let path = one.path().to_owned();
         drop(one);
         assert!(!path.exists() && other.path().exists());
+    }
+
+    #[test]
+    fn what_a_dead_launcher_left_goes_and_what_a_living_one_has_stays() {
+        let base = tempfile::tempdir().unwrap();
+        // Number 1 runs, and has nothing to do with it; the other number is none.
+        let left = ["levy-run-1", "levy-run-4194305.2"].map(|name| base.path().join(name));
+        for path in &left {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("guest.log"), "").unwrap();
+        }
+        let one = RunDir::below(base.path()).unwrap();
+        let other = RunDir::below(base.path()).unwrap();
+        assert!(left.iter().all(|path| !path.exists()));
+        assert!(one.path().is_dir() && other.path().is_dir());
     }
 }

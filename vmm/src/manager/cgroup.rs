@@ -14,7 +14,10 @@ use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-/// Begins the names of all groups made here; the manager's process number follows.
+use crate::process::HeldDir;
+
+/// Begins the names of all groups made here; the manager's process number follows. The manager holds its group: the
+/// number alone would not say whether a manager in another container still runs.
 const PREFIX: &str = "levy-";
 
 /// `--cgroup auto|off|PATH`
@@ -71,7 +74,7 @@ pub struct CgroupError {
 #[derive(Debug)]
 pub struct Brake {
     parent: PathBuf,
-    group: PathBuf,
+    group: HeldDir,
     /// What `memory.high` says.
     high: Mutex<u64>,
 }
@@ -128,20 +131,16 @@ impl Brake {
                 .map_err(failed("passing the memory controller on"))?;
         }
         clear_away_the_dead(parent);
-        let group = parent.join(format!("{PREFIX}{}", std::process::id()));
-        match fs::create_dir(&group) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("a new group")(error)),
-            _ => Ok(Self {
-                parent: parent.to_owned(),
-                group,
-                high: Mutex::new(u64::MAX),
-            }),
-        }
+        Ok(Self {
+            parent: parent.to_owned(),
+            group: HeldDir::create(parent, PREFIX, 0o755).map_err(failed("a new group"))?,
+            high: Mutex::new(u64::MAX),
+        })
     }
 
     /// Where the group is.
     pub fn group(&self) -> &Path {
-        &self.group
+        self.group.path()
     }
 
     /// Takes in process `pid`: what it allocates from now on counts.
@@ -149,7 +148,7 @@ impl Brake {
     /// # Errors
     /// What the kernel says.
     pub fn take_in(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.group.join("cgroup.procs"), pid.to_string())
+        fs::write(self.group().join("cgroup.procs"), pid.to_string())
     }
 
     /// Brakes above `bytes` from now on.
@@ -159,7 +158,7 @@ impl Brake {
     pub fn follow(&self, bytes: u64) -> io::Result<()> {
         let mut high = self.high.lock().unwrap_or_else(PoisonError::into_inner);
         if *high != bytes {
-            fs::write(self.group.join("memory.high"), bytes.to_string())?;
+            fs::write(self.group().join("memory.high"), bytes.to_string())?;
             *high = bytes;
         }
         Ok(())
@@ -168,7 +167,7 @@ impl Brake {
 
 impl Drop for Brake {
     fn drop(&mut self) {
-        remove(&self.parent, &self.group);
+        remove(&self.parent, self.group());
     }
 }
 
@@ -190,14 +189,8 @@ fn remove(parent: &Path, group: &Path) {
 
 /// Removes groups whose manager was killed.
 fn clear_away_the_dead(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            remove(parent, &entry.path());
-        }
+    for left in HeldDir::abandoned(parent, PREFIX) {
+        remove(parent, left.path());
     }
 }
 
@@ -255,17 +248,19 @@ mod tests {
     #[test]
     fn groups_of_managers_that_are_gone_are_removed_and_others_are_not() {
         let dir = parent("memory");
-        // Above the highest process number there can be.
-        let (dead, alive, other) = ("levy-4194305", format!("{PREFIX}{}", 1), "levy-x");
-        for name in [dead, &alive, other] {
+        // Above the highest process number there can be, as that of a manager in another container may seem.
+        let (dead, other) = ("levy-4194305", "levy-x");
+        for name in [dead, other] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
+        let alive = Brake::below(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(dead).join("memory.high")).unwrap();
         clear_away_the_dead(dir.path());
         // Here the directory has a file by now; the kernel's has none that counts.
         assert!(
             fs::read_to_string(dir.path().join(dead).join("memory.high")).is_ok_and(|high| high == "max")
         );
-        assert!(!dir.path().join(&alive).join("memory.high").exists());
+        assert!(!alive.group().join("memory.high").exists());
         assert!(!dir.path().join(other).join("memory.high").exists());
     }
 

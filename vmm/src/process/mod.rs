@@ -1,5 +1,6 @@
 //! What belongs to a process rather than to a guest: signals, its parent, socket files, what it says.
 
+mod held_dir;
 mod keyboard;
 mod log;
 mod parent;
@@ -7,6 +8,7 @@ mod report;
 mod signals;
 mod socket;
 
+pub use held_dir::HeldDir;
 pub use keyboard::forward_stdin;
 pub use log::log_to_stderr;
 pub use parent::die_with;
