@@ -7,7 +7,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use guest_images::agent_protocol::{Action, Command, Event, Report, Workload};
+use guest_images::agent_protocol::{Action, Command, Event, Report};
 use levy::control::{Client, Request};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -45,19 +45,6 @@ pub struct Ended {
     pub message: String,
     /// What the guest said on its console.
     pub console: String,
-}
-
-/// What a workload found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// Everything it checked was as it had to be.
-    pub ok: bool,
-    /// Operations done.
-    pub ops: u64,
-    /// Operations per second.
-    pub rate: f64,
-    /// What was wrong, or further results.
-    pub detail: String,
 }
 
 impl Guest {
@@ -125,6 +112,15 @@ impl Guest {
         }
     }
 
+    /// Kills the VMM with SIGKILL, as if it had never known, and waits for its end.
+    ///
+    /// # Panics
+    /// When the process cannot be waited for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("the vmm is our child");
+    }
+
     /// Asks the VMM, not the guest.
     ///
     /// # Panics
@@ -166,56 +162,6 @@ impl Guest {
         self.directory.path().join(name)
     }
 
-    /// Starts a workload, written as in `churn mib=32 seconds=5`, and returns its number.
-    ///
-    /// # Panics
-    /// When there is no such workload.
-    pub fn run(&mut self, words: &str) -> u64 {
-        let mut parts = words.split_whitespace();
-        let workload = Workload::from_words(parts.next().unwrap_or_default(), parts)
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        self.command(Action::Run(workload))
-    }
-
-    /// Waits for the verdict of run number `id`.
-    ///
-    /// # Panics
-    /// As all waits, and when the run could not be started.
-    pub fn verdict(&mut self, id: u64) -> Verdict {
-        let verdict = self.until("a verdict", |event| {
-            if event.id != Some(id) {
-                return None;
-            }
-            match &event.report {
-                Report::Verdict {
-                    ok,
-                    ops,
-                    rate,
-                    detail,
-                    ..
-                } => Some(Ok(Verdict {
-                    ok: *ok,
-                    ops: *ops,
-                    rate: *rate,
-                    detail: detail.clone(),
-                })),
-                Report::Error { message } => Some(Err(message.clone())),
-                _ => None,
-            }
-        });
-        verdict.unwrap_or_else(|message| self.fail(&format!("run {id} failed: {message}")))
-    }
-
-    /// Waits until run number `id` has begun.
-    ///
-    /// # Panics
-    /// As all waits.
-    pub fn started(&mut self, id: u64) {
-        self.until("the start of a run", |event| {
-            (event.id == Some(id) && matches!(event.report, Report::Started { .. })).then_some(())
-        });
-    }
-
     /// Sends a command and returns its number.
     ///
     /// # Panics
@@ -254,8 +200,7 @@ impl Guest {
     /// # Panics
     /// As all waits, and when the program fails.
     pub fn exec(&mut self, words: &[&str]) -> String {
-        let argv = words.iter().map(ToString::to_string).collect();
-        let values = self.ask(Action::Exec { argv, seconds: 60 });
+        let values = self.try_exec(words);
         if values.get("status").and_then(Value::as_i64) != Some(0) {
             self.fail(&format!("{words:?} failed: {values:?}"));
         }
@@ -264,6 +209,15 @@ impl Guest {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned()
+    }
+
+    /// Runs a program in the guest that may fail: `status`, `stdout` and `stderr`.
+    ///
+    /// # Panics
+    /// As all waits.
+    pub fn try_exec(&mut self, words: &[&str]) -> Map<String, Value> {
+        let argv = words.iter().map(ToString::to_string).collect();
+        self.ask(Action::Exec { argv, seconds: 60 })
     }
 
     /// Switches it off from inside and waits for the VMM's end.
@@ -309,6 +263,12 @@ impl Guest {
         self.file("console")
     }
 
+    /// What the VMM said on standard error so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.file("vmm")
+    }
+
     /// A figure of the VMM's `smaps_rollup` in KiB, as in `Private_Dirty`.
     ///
     /// # Panics
@@ -333,9 +293,17 @@ impl Guest {
     /// # Panics
     /// When it hangs or the VMM ends first.
     pub fn until<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
-        if let Some(found) = self.events.iter().find_map(&wanted) {
-            return found;
+        match self.events.iter().find_map(&wanted) {
+            Some(found) => found,
+            None => self.until_next(what, wanted),
         }
+    }
+
+    /// As [`Guest::until`], of events that are still to come.
+    ///
+    /// # Panics
+    /// When it hangs or the VMM ends first.
+    pub fn until_next<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
         loop {
             if self.channel.connect() {
@@ -363,8 +331,15 @@ impl Guest {
         }
     }
 
+    /// Takes in what it has said by now.
+    pub(crate) fn read_all(&mut self) {
+        while let Ok(event) = self.channel.events.try_recv() {
+            self.events.push(event);
+        }
+    }
+
     /// Fails the test with everything known of this guest.
-    fn fail(&self, what: &str) -> ! {
+    pub(crate) fn fail(&self, what: &str) -> ! {
         let events: Vec<_> = self
             .events
             .iter()

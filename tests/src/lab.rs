@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use guest_images::{Boot, Cache, Flavour};
 use levy::doctor::Machine;
+use simulated::Manager;
 
 use crate::Plan;
 
@@ -86,6 +87,12 @@ impl Lab {
     #[must_use]
     pub fn guest(&self, name: &str) -> Plan {
         Plan::new(self.clone(), name)
+    }
+
+    /// A `levy host` with so much memory, which plans every second.
+    #[must_use]
+    pub fn manager(&self, budget_mib: u64) -> Manager {
+        Manager::start_with(&self.levy, budget_mib, &["--rebalance", "1s"])
     }
 
     /// The program under test.

@@ -21,7 +21,10 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `levy run` of one guest of 256 MiB, and `args`.
+    /// `levy run` of one guest of 256 MiB, and `args`. Whatever it writes it writes to [`Launch::dir`].
+    ///
+    /// # Panics
+    /// When it does not start.
     #[must_use]
     pub fn start(lab: &Lab, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -29,6 +32,7 @@ impl Launch {
             .args(["run", "--json", "--manager", "own", "--memory", "size=256M"])
             .args(args)
             .env("XDG_RUNTIME_DIR", dir.path())
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -62,12 +66,29 @@ impl Launch {
         self.until("ready", |line| line["state"] == "ready");
     }
 
-    /// What the manager says of the guest.
+    /// Where it keeps its own folder, and everything temporary.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the manager says of its guests.
+    ///
+    /// # Panics
+    /// When the manager does not answer.
+    #[must_use]
+    pub fn guests(&self) -> Vec<GuestView> {
+        let folder = std::fs::read_dir(self.dir()).unwrap().next().unwrap();
+        Client::at(&folder.unwrap().path()).guests().unwrap()
+    }
+
+    /// What the manager says of its only guest.
+    ///
+    /// # Panics
+    /// When it has none.
     #[must_use]
     pub fn guest(&self) -> GuestView {
-        let folder = std::fs::read_dir(self.dir.path()).unwrap().next().unwrap();
-        let client = Client::at(&folder.unwrap().path());
-        client.guests().unwrap().pop().expect("one guest")
+        self.guests().pop().expect("one guest")
     }
 
     /// Has `guest` restart.

@@ -4,7 +4,8 @@
 //!   is none.
 //! - [`Guest`] is a running `levy vmm`. Every wait is for a state that the agent or the process reports, with a deadline
 //!   that only a hang reaches; nothing here sleeps for a time and hopes.
-//! - [`Launch`] is a `levy run` of one guest, manager and all.
+//! - [`Manager`] is a `levy host` for guests to be started under ([`Lab::manager`], [`Plan::managed_by`]).
+//! - [`Launch`] is a `levy run`, manager and all.
 //! - [`Ended`] is how a guest went, [`Verdict`] what a workload inside it found.
 //!
 //! A test is five lines:
@@ -35,9 +36,16 @@ mod console;
 mod guest;
 mod lab;
 mod launch;
+mod left;
+mod runs;
 mod spawn;
+mod turn;
 
-pub use guest::{Ended, Guest, Verdict};
+pub use guest::{Ended, Guest};
 pub use lab::Lab;
 pub use launch::Launch;
+pub use left::{NOTHING, files_in};
+pub use runs::Verdict;
+pub use simulated::{Footprint, Manager, SmallDisk, until};
 pub use spawn::Plan;
+pub use turn::{Turn, turn};

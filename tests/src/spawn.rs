@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use simulated::Manager;
 
 use crate::channel::Channel;
 use crate::console::Trouble;
@@ -21,6 +24,7 @@ pub struct Plan {
     lab: Lab,
     name: String,
     memory_mib: u64,
+    min_mib: Option<u64>,
     cpus: u32,
     deadline_seconds: u64,
     trouble: Trouble,
@@ -35,6 +39,7 @@ impl Plan {
             lab,
             name: name.to_owned(),
             memory_mib: 256,
+            min_mib: None,
             cpus: 1,
             deadline_seconds: DEADLINE_SECONDS,
             trouble: Trouble::Fails,
@@ -49,6 +54,33 @@ impl Plan {
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_mib = mib;
         self
+    }
+
+    /// What it is guaranteed under a manager; a quarter of its memory unless said.
+    #[must_use]
+    pub fn min_mib(mut self, mib: u64) -> Self {
+        self.min_mib = Some(mib);
+        self
+    }
+
+    /// Under `manager`. It shares pages with all other guests of the test.
+    #[must_use]
+    pub fn managed_by(self, manager: &Manager) -> Self {
+        self.args(["--manager".as_ref(), manager.dir().as_os_str()])
+    }
+
+    /// Its swap file grows in the folder `swap`.
+    #[must_use]
+    pub fn swapping_to(self, swap: &Path) -> Self {
+        self.args(["--swap".as_ref(), swap.as_os_str()])
+    }
+
+    /// A private layer over the disk image `image`, in the folder `layers`.
+    #[must_use]
+    pub fn over_image(self, image: &Path, layers: &Path) -> Self {
+        let folder = format!("TMPDIR={}", layers.display());
+        let disk = format!("path={},overlay=on", image.display());
+        self.under(&["env", &folder]).args(["--disk", &disk])
     }
 
     /// Its vCPUs; one unless said.
@@ -112,13 +144,15 @@ impl Plan {
             }
             None => Command::new(self.lab.levy()),
         };
+        let min = self.min_mib.map(|mib| format!(",min={mib}M"));
+        let memory = format!("size={}M{}", self.memory_mib, min.unwrap_or_default());
         command
             .args(["vmm", "--name", &self.name])
             .arg("--kernel")
             .arg(boot.kernel())
             .arg("--initrd")
             .arg(boot.initramfs())
-            .args(["--memory", &format!("size={}M", self.memory_mib)])
+            .args(["--memory", &memory])
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--deadline", &format!("{}s", self.deadline_seconds)])
             .args(["--cmdline", &self.kernel_words.join(" ")])

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use levy_tests::Lab;
+use levy_tests::{Lab, NOTHING, files_in};
 
 /// Runs `levy vmm` with `args` in an empty directory; it must refuse, and the directory must still be empty.
 fn refused(lab: &Lab, prefix: &[&str], args: &[&str]) -> String {
@@ -31,11 +31,7 @@ fn refused(lab: &Lab, prefix: &[&str], args: &[&str]) -> String {
         message.lines().count() <= 8,
         "{args:?}: more than one message: {message}"
     );
-    let left: Vec<_> = fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert!(left.is_empty(), "{args:?}: left {left:?}");
+    assert_eq!(files_in(directory.path()), NOTHING, "{args:?}");
     message
 }
 

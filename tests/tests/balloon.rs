@@ -1,24 +1,13 @@
 //! The balloon of real guests: it moves, stops where a guest gives no more, survives its driver, and never costs a
 //! byte of what a guest has in use.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_images::Flavour;
 use guest_images::agent_protocol::{Action, ModuleChange, Report};
 use levy::control::Request;
-use levy_tests::{Guest, Lab};
+use levy_tests::{Guest, Lab, turn};
 use serde_json::Value;
-
-/// The tests take turns: emulated hosts have one CPU, on which guests that boot together only starve each other.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    // A test that failed in its turn says so itself.
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// MiB of the file that comes and goes.
 const FILE_MIB: u64 = 150;
@@ -249,43 +238,6 @@ fn a_balloon_that_may_not_deflate_ends_in_a_panic_that_is_told() {
     );
 }
 
-/// A running `levy host`, ended when dropped.
-struct Manager {
-    child: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Manager {
-    fn start(levy: &Path) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let child = Command::new(levy)
-            .args(["host", "--budget", "4G", "--rebalance", "1s", "--run-dir"])
-            .arg(directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let manager = Self { child, directory };
-        let until = Instant::now() + Duration::from_secs(60);
-        while std::fs::read_dir(manager.path()).unwrap().next().is_none() {
-            assert!(Instant::now() < until, "the manager does not come up");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        manager
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Kernel option of the managed guests: such a kernel takes it for granted that pages which it reported come back as
 /// zeros and does not clear them again, so that programs see what the host returned.
 const TRUSTING: &str = "init_on_free=1";
@@ -294,11 +246,10 @@ const TRUSTING: &str = "init_on_free=1";
 fn merged_pages_that_go_into_the_balloon_come_back_as_zeros() {
     let Some(lab) = Lab::or_skip() else { return };
     let _turn = turn();
-    let manager = Manager::start(lab.levy());
+    let manager = lab.manager(4096);
     let start = |name: &str| {
         let plan = lab.guest(name).kernel_words(TRUSTING);
-        let plan = plan.args(["--sharing", "mode=on,domain=balloon", "--manager"]);
-        let mut guest = plan.args([manager.path()]).start();
+        let mut guest = plan.managed_by(&manager).start();
         guest.ready();
         guest
     };

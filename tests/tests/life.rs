@@ -1,12 +1,9 @@
 //! The ends of a guest: off, restart, panic, hang, Ctrl-C. Each has its own exit status and leaves nothing behind.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use guest_images::agent_protocol::Action;
-use levy_tests::Lab;
+use levy_tests::{Lab, Launch, NOTHING, files_in, until};
 
 #[test]
 fn a_guest_boots_to_ready_and_switches_itself_off() {
@@ -88,58 +85,33 @@ fn ctrl_c_during_boot_ends_a_guest_too() {
 }
 
 #[test]
-fn ctrl_c_on_a_launch_ends_every_guest_and_leaves_nothing() {
+fn a_launch_outlives_a_killed_guest_and_ctrl_c_leaves_nothing_of_either() {
     let Some(lab) = Lab::or_skip() else { return };
-    let directory = tempfile::tempdir().unwrap();
-    let mut launch = Command::new(lab.levy())
-        .args([
-            "run",
-            "--count",
-            "2",
-            "--no-disk",
-            "--json",
-            "--memory",
-            "size=256M",
-        ])
-        .env("XDG_RUNTIME_DIR", directory.path())
-        .env("TMPDIR", directory.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(launch.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
-    let ready = |line: &String| line.contains(r#""state":"ready""#);
-    assert_eq!(
-        lines.by_ref().filter(ready).take(2).count(),
-        2,
-        "both guests become ready"
-    );
-    let guests = children_of(launch.id());
-    assert!(guests.len() >= 2, "{guests:?}");
-    let pid = rustix::process::Pid::from_child(&launch);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let summary = lines.last().unwrap();
-    assert!(summary.contains("summary"), "{summary}");
-    assert_eq!(launch.wait().unwrap().code(), Some(130));
-    let alive: Vec<_> = guests
+    let mut launch = Launch::start(&lab, &["--count", "2", "--no-disk"]);
+    launch.ready();
+    launch.ready();
+    let guests = launch.guests();
+    let pids: Vec<_> = guests.iter().map(|guest| guest.pid).collect();
+    assert_eq!(pids.len(), 2, "{guests:?}");
+    let control = guests[0].control.clone().unwrap();
+    assert!(Path::new(&control).exists());
+    let pid = rustix::process::Pid::from_raw(pids[0].cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    until("the end of the dead guest's sockets", || {
+        !Path::new(&control).exists() && launch.guests().len() == 1
+    });
+    let left = launch.guest();
+    assert_eq!((left.pid, left.connected), (pids[1], true));
+    launch.interrupt();
+    let summary = launch.until("the summary", |line| line["event"] == "summary");
+    let message = summary["guests"][0]["message"].as_str().unwrap();
+    assert!(message.contains("SIGKILL"), "{summary}");
+    assert_eq!(summary["guests"][1]["status"], 0, "{summary}");
+    assert_eq!(launch.wait(), Some(130));
+    let alive: Vec<_> = pids
         .iter()
         .filter(|pid| Path::new(&format!("/proc/{pid}")).exists())
         .collect();
     assert!(alive.is_empty(), "processes left: {alive:?}");
-    let left: Vec<_> = fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert!(left.is_empty(), "files left: {left:?}");
-}
-
-/// The processes whose parent is `parent`.
-fn children_of(parent: u32) -> Vec<u32> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let listed = fs::read_to_string(path).unwrap_or_default();
-    listed
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
+    assert_eq!(files_in(launch.dir()), NOTHING);
 }

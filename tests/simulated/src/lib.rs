@@ -5,6 +5,7 @@
 //! work on the memory, and know at any time what each page must hold.
 //!
 //! - [`Guest`] and [`Manager`] are such a guest and a `levy host`, as processes seen by a test.
+//! - [`SmallDisk`] is a place that is soon full.
 //! - [`Command`] is what these processes run: a program that calls [`Command::run`] can be both.
 //!
 //! ```no_run
@@ -28,11 +29,13 @@ mod manager;
 mod memory;
 mod options;
 mod process;
+mod small_disk;
 mod writers;
 
 pub use guest::{Checked, Guest, Status};
 pub use manager::{Footprint, Manager};
 pub use options::{Command, GuestOptions};
+pub use small_disk::SmallDisk;
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ use crate::until;
 #[derive(Debug)]
 pub struct Manager {
     program: PathBuf,
-    budget_mib: u64,
+    args: Vec<String>,
     child: Child,
     dir: TempDir,
 }
@@ -38,14 +38,27 @@ impl Manager {
     /// # Panics
     /// When it does not.
     pub fn start(program: &Path, budget_mib: u64) -> Self {
+        Self::start_with(program, budget_mib, &[])
+    }
+
+    /// As [`Manager::start`], with further arguments of `levy host`.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_with(program: &Path, budget_mib: u64, args: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("levy-simulated-")
             .tempdir()
             .expect("a temporary directory");
+        let budget = format!("{budget_mib}M");
+        let args = ["--budget", budget.as_str()]
+            .into_iter()
+            .chain(args.iter().copied());
+        let args: Vec<_> = args.map(str::to_owned).collect();
         let manager = Self {
             program: program.to_owned(),
-            budget_mib,
-            child: spawn(program, dir.path(), budget_mib),
+            child: spawn(program, dir.path(), &args),
+            args,
             dir,
         };
         manager.answers();
@@ -98,7 +111,7 @@ impl Manager {
     /// When that does not answer.
     pub fn start_again(&mut self) {
         self.kill();
-        self.child = spawn(&self.program, self.dir.path(), self.budget_mib);
+        self.child = spawn(&self.program, self.dir.path(), &self.args);
         self.answers();
     }
 
@@ -134,9 +147,10 @@ impl Drop for Manager {
     }
 }
 
-fn spawn(program: &Path, dir: &Path, budget_mib: u64) -> Child {
+fn spawn(program: &Path, dir: &Path, args: &[String]) -> Child {
     Command::new(program)
-        .args(["host", "--budget", &format!("{budget_mib}M")])
+        .arg("host")
+        .args(args)
         .arg("--run-dir")
         .arg(dir)
         .stdin(Stdio::null())

@@ -227,9 +227,11 @@ fn forged_references_and_pages_that_are_not_what_they_are_called_are_cut_off() {
     until("the cut", || !manager.client().guest("forger").unwrap().connected);
     assert!(matches!(port.release(generation, &slots), Err(PortError::Gone)));
     assert!(domain().invalid_calls >= 1);
+    // There may be more by now: the others merge on.
+    let now = domain().references;
     assert!(
-        domain().references.abs_diff(references) < references / 2,
-        "others' references stay"
+        now > references / 2,
+        "others' references stay: {now} of {references}"
     );
     drop((vandal, port));
 

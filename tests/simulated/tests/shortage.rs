@@ -1,7 +1,6 @@
 //! Too little memory, too little disk: said clearly, and no page is lost.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,36 +10,12 @@ use levy::engine::Engine;
 use levy::memory::GuestRam;
 use levy::virtio::blk::{Disk, OverlayDisk};
 use page_share::{Gfn, PageRun};
-use simulated::{Guest, GuestOptions, Manager, until};
+use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
 use vm_memory::{Bytes, GuestAddress};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_simulated");
 
 const MIB: u64 = 1 << 20;
-
-/// A file system of a few MiB, gone when this is dropped; nothing, said aloud, where it cannot be mounted.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn or_skip(mib: u64) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
-            .arg(dir.path())
-            .output();
-        if !mounted.is_ok_and(|output| output.status.success()) {
-            println!("skipped: this test needs to mount a small tmpfs, which takes root");
-            return None;
-        }
-        Some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
 
 fn budget(mib: u64) -> HostChange {
     HostChange {
@@ -118,7 +93,7 @@ fn a_full_swap_file_leaves_pages_in_memory() {
         let bytes = content(page).repeat(512);
         ram.view().write_slice(&bytes, GuestAddress(page * 4096)).unwrap();
     }
-    let engine = Engine::start(&ram, Some(disk.0.path().to_owned())).unwrap();
+    let engine = Engine::start(&ram, Some(disk.path().to_owned())).unwrap();
     let region = engine.region();
     region.split_blocks(u32::MAX);
     let all = PageRun {
@@ -144,9 +119,9 @@ fn a_full_swap_file_leaves_pages_in_memory() {
 #[test]
 fn a_full_disk_under_an_overlay_is_an_error_and_what_was_written_stays() {
     let Some(disk) = SmallDisk::or_skip(2) else { return };
-    let base = disk.0.path().join("base.img");
+    let base = disk.path().join("base.img");
     std::fs::File::create(&base).unwrap().set_len(16 * MIB).unwrap();
-    let mut overlay = OverlayDisk::open(&base, disk.0.path()).unwrap();
+    let mut overlay = OverlayDisk::open(&base, disk.path()).unwrap();
     let block = |number: u64| vec![number as u8 + 1; 64 << 10];
     let written = (0..256).take_while(|&number| overlay.write(&block(number), number << 16).is_ok());
     let written = written.count() as u64;
