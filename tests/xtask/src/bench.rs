@@ -34,6 +34,7 @@ const BENCHES: &[(&str, &str, Place)] = &[
     ("boot", "boot", Place::Guests),
     ("engine", "engine", Place::Native),
     ("hash", "hash", Place::Native),
+    ("hints", "hints", Place::Levy),
     ("manager", "manager", Place::Native),
     ("overcommit", "overcommit", Place::Levy),
     ("overhead", "overhead", Place::Levy),

@@ -3,11 +3,13 @@
 //! `levy bench NAME`, one file for each bench. All of them work on a [`Stage`]: a manager of their own with settings of
 //! their choice, guests that come, work, rest and go, and a [`Sample`] of everybody once a second. A bench measures its
 //! rival in the same run, never asserts a time, and leaves behind a [`Report`] for programs, a table for people, and a
-//! [`Figure`] where somebody wants one.
+//! [`Figure`] where somebody wants one. A bench that cannot go on leaves its [`Draft`].
 #![forbid(unsafe_code)]
 
 mod actor;
+mod draft;
 mod figure;
+mod hints;
 mod interrupt;
 mod ksm;
 mod oracle;
@@ -24,7 +26,9 @@ mod tax;
 mod versus_ksm;
 
 pub use actor::{Run, Tick, Verdict};
+pub use draft::Draft;
 pub use figure::{Figure, FigureError, Line, Panel, Stroke};
+pub use hints::HintedReads;
 pub use interrupt::Interrupt;
 pub use oracle::Findings;
 pub use overhead::overhead;

@@ -91,6 +91,32 @@ impl Sample {
     }
 }
 
+/// For people, on one line.
+impl std::fmt::Display for Sample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mib = |bytes: u64| bytes >> 20;
+        let sum = |of: fn(&GuestSample) -> u64| mib(self.guests.iter().map(of).sum());
+        let mut text = format!(
+            "{:.0} s: {} guests, {} of {} MiB used ({}), shared {} zero {} ballooned {} compressed {} swapped {} MiB",
+            self.seconds,
+            self.guests.len(),
+            mib(self.used_bytes),
+            mib(self.budget_bytes),
+            self.state.as_deref().unwrap_or("-"),
+            sum(|guest| guest.shared_bytes),
+            sum(|guest| guest.zero_bytes),
+            sum(|guest| guest.ballooned_bytes),
+            sum(|guest| guest.compressed_bytes),
+            sum(|guest| guest.swapped_bytes),
+        );
+        let rate: f64 = self.guests.iter().map(|guest| guest.rate).sum();
+        if rate > 0.0 {
+            text += &format!(", {rate:.0} operations/s");
+        }
+        f.write_str(&text)
+    }
+}
+
 impl GuestSample {
     fn of(view: &GuestView) -> Self {
         let memory = view.memory;

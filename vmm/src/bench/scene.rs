@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allocator::Pages;
 
-use super::{Figure, Interrupt, Report};
+use super::{Draft, Figure, Interrupt, Report};
 use crate::cli::GuestArgs;
 use crate::manager::policy::Settings;
 
@@ -21,6 +21,9 @@ pub struct Scene {
     pub deadline: Duration,
     /// Whether the user has had enough.
     pub interrupt: Interrupt,
+    /// What is left behind if the bench cannot go on: a bench puts in what it has as soon as it has it. A [`Stage`](super::Stage)
+    /// puts its `samples` in when it ends.
+    pub draft: Draft,
 }
 
 impl Scene {

@@ -88,6 +88,7 @@ impl Sharing {
             let row = self.measure(&mut stage, &guests)?;
             stage.say(&row.to_string());
             rows.push(row);
+            scene.draft.set("by_guests", &rows);
         }
         // Their data was shared, and nobody has looked at it since.
         stage.finish(&beside)?;

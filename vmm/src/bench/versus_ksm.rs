@@ -69,6 +69,7 @@ impl VersusKsm {
     pub fn run(&self, scene: &Scene) -> Result<Outcome, StageError> {
         let ksm = Ksm::borrow().map_err(StageError::Impossible)?;
         let kernel = self.kernel(scene, &ksm)?;
+        scene.draft.set("ksm", &kernel);
         // No page of the other arm may look like one of the kernel's.
         drop(ksm);
         let levy = self.levy(scene)?;

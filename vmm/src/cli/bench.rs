@@ -5,13 +5,12 @@ mod sharing;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::sharing::{SharingArgs, VersusKsmArgs};
+use self::sharing::{HintsArgs, SharingArgs, VersusKsmArgs};
 use super::run;
+use super::setup::{self, SetupError};
 use super::vmm::GuestArgs;
-use crate::bench::{self, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
-use crate::config::DiskMode;
-use crate::manager::place;
-use crate::{config, doctor, process};
+use crate::bench::{self, Draft, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
+use crate::{config, process};
 
 const ABOUT: &str = "\
 Every bench brings a manager of its own and takes its guests down at the end, however it ends. Guests are made as
@@ -36,6 +35,9 @@ enum Bench {
     /// How long does a guest that was squeezed to its minimum take to be itself again?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
     Wake(SceneArgs),
+    /// Does a guest's word on what it reads from a common disk have equal pages merged sooner?
+    #[command(mut_arg("memory", |arg| arg.default_value("size=384M")))]
+    Hints(HintsArgs),
     /// How much do 1 to 10 equal guests share, and how much of what an oracle finds?
     #[command(mut_arg("memory", |arg| arg.default_value("size=192M")))]
     Sharing(SharingArgs),
@@ -90,24 +92,12 @@ struct SceneArgs {
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
-    #[error("{0}")]
-    NoKernelsHere(doctor::Machine),
     #[error("there is no folder for {path}", path = .0.display())]
     NoFolder(PathBuf),
-    #[error("cannot build the guest image; give your own with --kernel and --initrd")]
-    Images(#[source] guest_images::Error),
-    #[error("--net {0} cannot serve several guests; benches need no network")]
-    Tap(String),
-    #[error("--disk path={path} cannot be written by several guests; add overlay=on or readonly=on", path = .0.display())]
-    WrittenDisk(PathBuf),
-    #[error("the host cannot start this process properly")]
-    Process(#[source] std::io::Error),
-    #[error("cannot use {dir} for swap; give another --swap", dir = dir.display())]
-    Swap {
-        dir: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("cannot start the watch over Ctrl-C")]
+    Watch(#[source] std::io::Error),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     #[error(transparent)]
     Stage(#[from] StageError),
     #[error(transparent)]
@@ -131,61 +121,127 @@ impl BenchArgs {
 
     fn measure(self) -> Result<(), BenchError> {
         match self.bench {
-            Bench::Overcommit(args) => args.play(bench::overcommit::overcommit),
-            Bench::Wake(args) => args.play(bench::overcommit::wake),
+            Bench::Overcommit(args) => args.play("overcommit", bench::overcommit::overcommit),
+            Bench::Wake(args) => args.play("wake", bench::overcommit::wake),
+            Bench::Hints(args) => args.measure(),
             Bench::Sharing(args) => args.measure(),
             Bench::SharingVsKsm(args) => args.measure(),
-            Bench::Overhead(args) => args.play(bench::overhead),
+            Bench::Overhead(args) => args.play("overhead", bench::overhead),
             Bench::Tax(args) => {
                 let work = args.workload;
-                args.scene.play(|scene| bench::tax(scene, work.as_deref()))
+                args.scene.play("tax", |scene| bench::tax(scene, work.as_deref()))
             }
         }
     }
 }
 
 impl SceneArgs {
-    /// Sets the scene, runs `bench` on it, and leaves behind what it found.
-    fn play(self, bench: impl FnOnce(&Scene) -> Result<Outcome, StageError>) -> Result<(), BenchError> {
-        let (json, plot) = (self.json.clone(), self.plot.clone());
-        // An hour's work is not to be lost to a typing error.
-        for file in [&json, &plot].into_iter().flatten() {
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if folder.is_some_and(|folder| !folder.is_dir()) {
-                return Err(BenchError::NoFolder(file.clone()));
-            }
-        }
-        let outcome = bench(&self.scene()?)?;
-        print!("{}", outcome.table);
-        outcome.report.write(json.as_deref())?;
-        if let Some(file) = plot {
-            outcome.figure.write(&file)?;
-        }
-        Ok(())
+    /// Sets the scene, runs the bench called `name` on it, and leaves behind what it found.
+    fn play(
+        self,
+        name: &str,
+        bench: impl FnOnce(&Scene) -> Result<Outcome, StageError>,
+    ) -> Result<(), BenchError> {
+        let files = Files {
+            json: self.json.clone(),
+            plot: self.plot.clone(),
+        };
+        files.check()?;
+        let scene = self.scene(name)?;
+        files.leave(bench(&scene), &scene.draft)
     }
 
-    fn scene(mut self) -> Result<Scene, BenchError> {
-        if let Some(net) = self.guest.net.first() {
-            return Err(BenchError::Tap(net.to_string()));
-        }
-        if let Some(disk) = self.guest.disk.iter().find(|disk| disk.mode == DiskMode::Write) {
-            return Err(BenchError::WrittenDisk(disk.path.clone()));
-        }
-        let signals = process::block_end_signals().map_err(BenchError::Process)?;
-        match doctor::Machine::probe() {
-            found if found.runs_kernels() => {}
-            found => return Err(BenchError::NoKernelsHere(found)),
-        }
-        let interrupt = Interrupt::watch(signals).map_err(BenchError::Process)?;
-        let dir = self.guest.swap.clone();
-        let backing = place::backing(&dir).map_err(|source| BenchError::Swap { dir, source })?;
-        run::default_images(&mut self.guest, self.no_disk).map_err(BenchError::Images)?;
+    fn scene(mut self, name: &str) -> Result<Scene, BenchError> {
+        setup::several(&self.guest)?;
+        let signals = setup::signals()?;
+        setup::machine()?;
+        let interrupt = Interrupt::watch(signals).map_err(BenchError::Watch)?;
+        let backing = setup::backing(&self.guest.swap)?;
+        setup::default_images(&mut self.guest, self.no_disk)?;
         Ok(Scene {
             guest: self.guest,
             quick: self.quick,
             backing,
             deadline: self.deadline,
             interrupt,
+            draft: Draft::new(name),
         })
+    }
+}
+
+/// What the user wants to have besides the table.
+#[derive(Clone, Debug)]
+struct Files {
+    json: Option<PathBuf>,
+    plot: Option<PathBuf>,
+}
+
+impl Files {
+    /// An hour's work is not to be lost to a typing error.
+    fn check(&self) -> Result<(), BenchError> {
+        for file in [&self.json, &self.plot].into_iter().flatten() {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) {
+                return Err(BenchError::NoFolder(file.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves behind what was found; of a bench that failed, what it had found till then.
+    fn leave(&self, found: Result<Outcome, StageError>, draft: &Draft) -> Result<(), BenchError> {
+        let outcome = match found {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let report = draft.failed(&process::chain(&error));
+                if let Err(unwritten) = report.write(self.json.as_deref()) {
+                    eprintln!("levy: {}", process::chain(&unwritten));
+                }
+                return Err(error.into());
+            }
+        };
+        print!("{}", outcome.table);
+        outcome.report.write(self.json.as_deref())?;
+        if let Some(file) = &self.plot {
+            outcome.figure.write(file)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bench_that_fails_midway_leaves_what_it_had_and_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files {
+            json: Some(dir.path().join("tax.json")),
+            plot: Some(dir.path().join("tax.svg")),
+        };
+        files.check().unwrap();
+        let draft = Draft::new("tax");
+        draft.set("arms", [1, 2]);
+        let ended = StageError::Ended {
+            name: "busy".into(),
+            how: "its kernel panicked".into(),
+            console: String::new(),
+        };
+        assert!(files.leave(Err(ended), &draft).is_err());
+        let text = std::fs::read_to_string(files.json.unwrap()).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["results"]["arms"], serde_json::json!([1, 2]));
+        let reason = report["results"]["failed"].as_str().unwrap();
+        assert!(
+            reason.contains("guest busy ended: its kernel panicked"),
+            "{reason}"
+        );
+        assert!(!files.plot.unwrap().exists());
+        let lost = Files {
+            json: Some(dir.path().join("no/such/folder.json")),
+            plot: None,
+        };
+        assert!(lost.check().is_err());
     }
 }

@@ -7,6 +7,7 @@ mod host;
 mod ls;
 mod run;
 mod set;
+mod setup;
 mod stop;
 mod table;
 mod up;

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
 use levy_agent::Workload;
 
 use super::fleet_file::FleetFileError;
 use super::host::PolicyArgs;
+use super::setup::{self, SetupError};
 use super::vmm::GuestArgs;
-use crate::config::{self, DiskConfig, DiskMode};
-use crate::doctor;
+use crate::config;
 use crate::launcher::{
     Fleet, FleetError, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
 };
@@ -89,24 +88,10 @@ pub(super) fn workload(text: &str) -> Result<Workload, String> {
 /// What went wrong before guests ran.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
-    #[error("{0}")]
-    NoKernelsHere(doctor::Machine),
-    #[error("cannot build the guest image; give your own with --kernel and --initrd")]
-    Images(#[source] guest_images::Error),
-    #[error("--net tap={tap} cannot serve {count} guests; start them one by one, each with its own tap")]
-    OneTap { tap: String, count: u16 },
-    #[error("--disk path={path} cannot be written by {count} guests; add overlay=on or readonly=on", path = path.display())]
-    OneDisk { path: PathBuf, count: u16 },
-    #[error("the host cannot start this process properly")]
-    Process(#[source] std::io::Error),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     #[error("the machine does not say how much memory it has; give --budget")]
     Budget(#[source] std::io::Error),
-    #[error("cannot use {dir} for swap; give another --swap", dir = dir.display())]
-    Swap {
-        dir: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error(transparent)]
     Layer(#[from] DiskError),
     #[error(transparent)]
@@ -128,12 +113,11 @@ impl RunArgs {
     }
 
     fn launch(self) -> Result<u8, RunError> {
-        let signals = process::block_end_signals().map_err(RunError::Process)?;
-        self.check_sharing()?;
-        match doctor::Machine::probe() {
-            found if found.runs_kernels() => {}
-            found => return Err(RunError::NoKernelsHere(found)),
+        let signals = setup::signals()?;
+        if self.count > 1 {
+            setup::several(&self.guest)?;
         }
+        setup::machine()?;
         let style = if self.json {
             ScreenStyle::Json
         } else {
@@ -144,29 +128,9 @@ impl RunArgs {
         Ok(Fleet::launch(plan, screen, signals)?.run().status)
     }
 
-    /// What several guests cannot share.
-    fn check_sharing(&self) -> Result<(), RunError> {
-        let count = self.count;
-        if count == 1 {
-            return Ok(());
-        }
-        if let Some(net) = self.guest.net.first() {
-            let tap = net.tap.clone();
-            return Err(RunError::OneTap { tap, count });
-        }
-        let written = self.guest.disk.iter().find(|d| d.mode == DiskMode::Write);
-        match written {
-            Some(disk) => Err(RunError::OneDisk {
-                path: disk.path.clone(),
-                count,
-            }),
-            None => Ok(()),
-        }
-    }
-
     fn plan(mut self) -> Result<Plan, RunError> {
         let manager = manager(self.manager.as_deref(), &self.policy, &self.guest.swap)?;
-        default_images(&mut self.guest, self.no_disk).map_err(RunError::Images)?;
+        setup::default_images(&mut self.guest, self.no_disk)?;
         let name = |n: u16| match self.count {
             1 => self.name.clone(),
             _ => format!("{}-{n}", self.name),
@@ -211,10 +175,7 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
         }
     }
     let (settings, _) = policy.settings().map_err(RunError::Budget)?;
-    let backing = place::backing(swap).map_err(|source| RunError::Swap {
-        dir: swap.to_owned(),
-        source,
-    })?;
+    let backing = setup::backing(swap)?;
     Ok(Manager::Own(Box::new(settings), backing, policy.cgroup.clone()))
 }
 
@@ -226,37 +187,5 @@ pub(super) fn kept_layers(guest: &mut GuestArgs, on_reboot: OnReboot) -> Result<
             let layers = keep_layers(&mut guest.disk)?;
             Ok(layers.into_iter().map(Arc::new).collect())
         }
-    }
-}
-
-/// For a guest without a kernel: kernel, initramfs and, unless it has disks or wants none, the Debian disk, from the
-/// cache, or built with progress on standard error.
-pub(super) fn default_images(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
-    if guest.kernel.is_some() {
-        return Ok(());
-    }
-    let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
-    let boot = if no_disk || !guest.disk.is_empty() {
-        default_boot(&cache)?
-    } else {
-        let images = Images::ready(&cache, Flavour::default())?;
-        guest.disk.push(DiskConfig {
-            path: images.disk.image(),
-            mode: DiskMode::Overlay,
-            layer: None,
-            latency: Duration::ZERO,
-        });
-        guest.cmdline = format!("root=/dev/vda {}", guest.cmdline).trim_end().to_owned();
-        images.boot
-    };
-    guest.kernel = Some(boot.kernel());
-    guest.initrd.get_or_insert_with(|| boot.initramfs());
-    Ok(())
-}
-
-fn default_boot(cache: &Cache) -> guest_images::Result<Boot> {
-    match Boot::latest(cache, Flavour::default()) {
-        Some(boot) => Ok(boot),
-        None => Boot::build(&Archive::open(cache)?, Flavour::default()),
     }
 }

@@ -8,10 +8,10 @@ use serde_json::json;
 use super::asking::{AskError, Asking, status};
 use super::fleet_file::{FleetFile, FleetGuest};
 use super::run::{self, RunError};
+use super::setup;
 use super::stop;
 use crate::api::client::{Client, ClientError};
 use crate::config;
-use crate::doctor;
 use crate::launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
 use crate::process;
 
@@ -82,12 +82,9 @@ impl UpArgs {
     }
 
     fn launch(self) -> Result<u8, RunError> {
-        let signals = process::block_end_signals().map_err(RunError::Process)?;
+        let signals = setup::signals()?;
         let fleet = FleetFile::read(&self.fleet)?;
-        match doctor::Machine::probe() {
-            found if found.runs_kernels() => {}
-            found => return Err(RunError::NoKernelsHere(found)),
-        }
+        setup::machine()?;
         let style = match self.json {
             true => ScreenStyle::Json,
             false => ScreenStyle::Text,
@@ -96,7 +93,7 @@ impl UpArgs {
         let manager = run::manager(self.manager.as_deref(), &fleet.policy, swap)?;
         let (deadline, patience, keep) = (fleet.deadline, fleet.patience, fleet.keep);
         let planned = |mut guest: FleetGuest| {
-            run::default_images(&mut guest.args, guest.no_disk).map_err(RunError::Images)?;
+            setup::default_images(&mut guest.args, guest.no_disk)?;
             let layers = run::kept_layers(&mut guest.args, guest.on_reboot)?;
             Ok(PlannedGuest {
                 on_reboot: guest.on_reboot,

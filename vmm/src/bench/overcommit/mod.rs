@@ -142,6 +142,7 @@ pub fn overcommit(scene: &Scene) -> Result<Outcome, StageError> {
     let mut fates = Vec::new();
     for player in &players {
         fates.push(fate(&mut stage, player)?);
+        scene.draft.set("fates", &fates);
     }
     Ok(outcome(&stage, &guest, fates, &silent))
 }

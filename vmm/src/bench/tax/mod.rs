@@ -69,11 +69,12 @@ impl Schedule {
 pub fn tax(scene: &Scene, work: Option<&str>) -> Result<Outcome, StageError> {
     let schedule = Schedule::of(scene);
     let mut pair = Pair::start(scene, schedule, work)?;
-    let arms: Result<Vec<Arm>, StageError> = schedule
-        .taxes()
-        .map(|(repeat, percent)| pair.play(repeat, percent))
-        .collect();
-    let arms = arms?;
+    scene.draft.set("setting", &pair.setting);
+    let mut arms: Vec<Arm> = Vec::new();
+    for (repeat, percent) in schedule.taxes() {
+        arms.push(pair.play(repeat, percent)?);
+        scene.draft.set("arms", &arms);
+    }
     pair.end()?;
     Ok(telling::outcome(&pair, &arms))
 }

@@ -206,23 +206,10 @@ impl Pair {
         })
     }
 
-    /// Sets the budget at which the plan hands out the setting's memory: what the processes and the reserves need
-    /// beside it changes a little all the time.
+    /// The plan hands out the setting's memory.
     fn fit(&self) -> Result<(), StageError> {
-        let wanted = Pages::new((self.setting.memory_mib * 256.0) as u64);
-        let (given, budget) = {
-            let roster = self.stage.host().roster();
-            let fleet = roster
-                .fleet()
-                .map_err(|e| StageError::Impossible(e.to_string()))?;
-            (fleet.supply().memory, roster.policy().settings().budget)
-        };
-        // Within one in a hundred it is not worth a new plan.
-        if given.get().abs_diff(wanted.get()) <= wanted.get() / 100 {
-            return Ok(());
-        }
-        let budget = Pages::new((budget + wanted).get().saturating_sub(given.get()));
-        self.stage.set(|settings| settings.budget = budget)
+        self.stage
+            .hand_out(Pages::new((self.setting.memory_mib * 256.0) as u64))
     }
 
     /// Lets time pass and reads the counters meanwhile.

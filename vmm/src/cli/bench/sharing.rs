@@ -1,9 +1,9 @@
-//! `levy bench sharing` and `levy bench sharing-vs-ksm`.
+//! `levy bench sharing`, `levy bench sharing-vs-ksm` and `levy bench hints`.
 
 use std::time::Duration;
 
 use super::{BenchError, SceneArgs};
-use crate::bench::{Sharing, VersusKsm};
+use crate::bench::{HintedReads, Sharing, VersusKsm};
 use crate::config;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub(super) struct VersusKsmArgs {
 impl VersusKsmArgs {
     pub(super) fn measure(self) -> Result<(), BenchError> {
         let bench = self.bench();
-        self.scene.play(|scene| bench.run(scene))
+        self.scene.play("sharing-vs-ksm", |scene| bench.run(scene))
     }
 
     fn bench(&self) -> VersusKsm {
@@ -68,6 +68,32 @@ pub(super) struct SharingArgs {
     scene: SceneArgs,
 }
 
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct HintsArgs {
+    /// Turns of each pair of guests [default: 3; 1 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8))]
+    repeats: Option<u32>,
+    /// CPUs that scanning may use, all guests together: an emulated host needs many times what a real one does
+    #[arg(long, value_name = "CPUS", default_value = "0.2", value_parser = cpus)]
+    scan_cpu: f64,
+    /// How long a pair is watched after its second guest has read
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = config::duration)]
+    watch: Duration,
+    #[command(flatten)]
+    scene: SceneArgs,
+}
+
+impl HintsArgs {
+    pub(super) fn measure(self) -> Result<(), BenchError> {
+        let bench = HintedReads {
+            repeats: self.repeats.unwrap_or(if self.scene.quick { 1 } else { 3 }),
+            scan_cpu: self.scan_cpu,
+            watch: self.watch,
+        };
+        self.scene.play("hints", |scene| bench.run(scene))
+    }
+}
+
 /// A positive number of CPUs.
 fn cpus(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -79,7 +105,7 @@ fn cpus(text: &str) -> Result<f64, String> {
 impl SharingArgs {
     pub(super) fn measure(self) -> Result<(), BenchError> {
         let bench = self.bench();
-        self.scene.play(|scene| bench.run(scene))
+        self.scene.play("sharing", |scene| bench.run(scene))
     }
 
     fn bench(&self) -> Sharing {

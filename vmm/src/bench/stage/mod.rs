@@ -17,25 +17,26 @@
 //! # Ok(()) }
 //! ```
 
-use std::io;
+mod changes;
+mod error;
+
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use allocator::{GuestId, Shares};
 use levy_agent::{Action, Workload};
 use serde_json::{Map, Value};
 
+pub use self::error::StageError;
 use super::actor::{Actor, Run, Verdict};
 use super::progress::Progress;
 use super::sample::Sample;
-use super::{Interrupt, Scene};
+use super::{Draft, Interrupt, Scene};
 use crate::api::{self, view};
 use crate::cli::GuestArgs;
-use crate::control::{ClientError, Request};
+use crate::control::Request;
 use crate::launcher::{self, Agent, FleetError, Note, RunDir, VmmProcess};
 use crate::manager::host::Host;
 use crate::manager::policy::Settings;
-use crate::manager::roster::ChangeError;
 
 /// Time between two samples.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -64,89 +65,6 @@ pub struct RunId {
     id: u64,
 }
 
-/// Why a bench cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// The manager does not start.
-    #[error(transparent)]
-    Manager(#[from] FleetError),
-    /// A process cannot be started.
-    #[error("cannot start a process for guest {name}")]
-    Start {
-        /// The guest.
-        name: String,
-        /// The host's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// A guest ended although nobody asked it to.
-    #[error("guest {name} ended: {how}\n{console}")]
-    Ended {
-        /// The guest.
-        name: String,
-        /// In a sentence.
-        how: String,
-        /// The last lines of its console.
-        console: String,
-    },
-    /// Something did not happen in time.
-    #[error("{what}: not within {} seconds", after.as_secs())]
-    Late {
-        /// What was waited for.
-        what: String,
-        /// How long.
-        after: Duration,
-    },
-    /// The agent cannot be reached.
-    #[error("the agent of guest {name} cannot be told anything")]
-    Agent {
-        /// The guest.
-        name: String,
-        /// The host's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The agent did not do what it was asked.
-    #[error("guest {name}: {message}")]
-    Refused {
-        /// The guest.
-        name: String,
-        /// Its words.
-        message: String,
-    },
-    /// A workload's verdict is bad: data was wrong, or it did not run.
-    #[error("{run} in guest {name} failed: {detail}")]
-    Failed {
-        /// The guest.
-        name: String,
-        /// The workload.
-        run: String,
-        /// Its words.
-        detail: String,
-    },
-    /// What was written is no workload.
-    #[error("{0}")]
-    Workload(String),
-    /// The VMM does not do what it was asked.
-    #[error("guest {name}")]
-    Control {
-        /// The guest.
-        name: String,
-        /// Why not.
-        #[source]
-        source: ClientError,
-    },
-    /// The manager refuses a change.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-    /// The bench itself cannot go on.
-    #[error("{0}")]
-    Impossible(String),
-    /// Ctrl-C.
-    #[error("interrupted")]
-    Interrupted,
-}
-
 /// A manager and its guests. Dropping it takes all guests down and removes what was made for them.
 ///
 /// There is one stage in a process at a time. Everything that waits ([`Stage::pass`], [`Stage::until`] and what is built
@@ -164,6 +82,7 @@ pub struct Stage {
     began: Instant,
     samples: Vec<Sample>,
     sample_due: Instant,
+    draft: Draft,
     // Last: removed when no process uses it any more.
     dir: RunDir,
 }
@@ -190,6 +109,7 @@ impl Stage {
             began: Instant::now(),
             samples: Vec::new(),
             sample_due: Instant::now() + SAMPLE,
+            draft: scene.draft.clone(),
             dir,
         })
     }
@@ -398,38 +318,6 @@ impl Stage {
         actor.vmm.kill();
     }
 
-    /// Changes the manager's settings.
-    ///
-    /// # Errors
-    /// When the guests' minimums do not fit them.
-    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), StageError> {
-        let mut roster = self.host.roster();
-        let mut settings = *roster.policy().settings();
-        change(&mut settings);
-        Ok(roster.set(settings)?)
-    }
-
-    /// Changes a guest's minimum, in bytes, and shares.
-    ///
-    /// # Errors
-    /// When it is not admitted yet, or its limits do not fit.
-    pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), StageError> {
-        let name = self.name(guest);
-        let mut roster = self.host.roster();
-        let known: Option<(GuestId, _)> = roster
-            .guests()
-            .find(|(_, seat)| seat.name == name)
-            .map(|(member, _)| (member.id, member.limits));
-        let Some((id, mut limits)) = known else {
-            return Err(StageError::Impossible(format!(
-                "guest {name} is not admitted yet"
-            )));
-        };
-        limits.min = allocator::Pages::new(min_bytes / 4096);
-        limits.shares = Shares::new(shares);
-        Ok(roster.set_limits(id, limits)?)
-    }
-
     /// The manager, for what is not asked here.
     pub fn host(&self) -> &Host {
         &self.host
@@ -597,40 +485,18 @@ impl Stage {
                 (guest.ops, guest.rate) = (tick.ops, tick.rate);
             }
         }
-        self.progress.state(&line(&sample));
+        self.progress.state(&sample.to_string());
         self.samples.push(sample);
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // Whatever becomes of the bench, this was measured.
+        self.draft.set("samples", &self.samples);
         self.host.close();
         for actor in &mut self.actors {
             actor.vmm.kill();
         }
     }
-}
-
-/// A sample for people, on one line.
-fn line(sample: &Sample) -> String {
-    let mib = |bytes: u64| bytes >> 20;
-    let sum = |of: fn(&super::GuestSample) -> u64| mib(sample.guests.iter().map(of).sum());
-    let mut text = format!(
-        "{:.0} s: {} guests, {} of {} MiB used ({}), shared {} zero {} ballooned {} compressed {} swapped {} MiB",
-        sample.seconds,
-        sample.guests.len(),
-        mib(sample.used_bytes),
-        mib(sample.budget_bytes),
-        sample.state.as_deref().unwrap_or("-"),
-        sum(|guest| guest.shared_bytes),
-        sum(|guest| guest.zero_bytes),
-        sum(|guest| guest.ballooned_bytes),
-        sum(|guest| guest.compressed_bytes),
-        sum(|guest| guest.swapped_bytes),
-    );
-    let rate: f64 = sample.guests.iter().map(|guest| guest.rate).sum();
-    if rate > 0.0 {
-        text += &format!(", {rate:.0} operations/s");
-    }
-    text
 }
