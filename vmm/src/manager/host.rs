@@ -12,9 +12,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages};
@@ -23,19 +22,20 @@ use rustix::net::SendFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, Welcome};
+use crate::manager::bell::Bell;
 use crate::manager::cgroup::Brake;
+use crate::manager::doors::listen;
+pub use crate::manager::doors::{Doors, HostError};
 use crate::manager::incidents::{Allowance, Crowd, Doings, Handling, HandlingTimes};
 use crate::manager::policy::Settings;
 use crate::manager::roster::{AdmitError, Process, Roster, Seat};
+use crate::manager::told::Told;
 
 /// Shortest time between two rounds.
 const QUICK_ROUND: Duration = Duration::from_millis(20);
 
 /// Rounds take no more than this part of the time, as a divisor, however often somebody asks for one.
 const ROUND_PART: u32 = 20;
-
-/// A guest hears of its orders at least so often.
-const REPEAT: Duration = Duration::from_millis(950);
 
 /// How long a guest's process may take to say who it is, or to read what it is told.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,62 +62,6 @@ struct Shared {
     bell: Bell,
 }
 
-/// Ends the wait for the next round early.
-#[derive(Debug, Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    heard: Condvar,
-}
-
-impl Bell {
-    fn ring(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.heard.notify_all();
-    }
-
-    /// Waits until `latest`, or from `soonest` on until it is rung.
-    fn wait(&self, soonest: Instant, latest: Instant) {
-        std::thread::sleep(soonest.saturating_duration_since(Instant::now()));
-        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = latest.saturating_duration_since(Instant::now());
-        let waited = self.heard.wait_timeout_while(rung, left, |rung| !*rung);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
-    }
-}
-
-/// What each guest was told last, and when.
-#[derive(Debug, Default)]
-struct Told(BTreeMap<GuestId, (Instant, Orders)>);
-
-impl Told {
-    /// Whether `orders` say something that `id` should hear now rather than within a second.
-    fn is_news(&self, id: GuestId, orders: &Orders) -> bool {
-        let Some((when, before)) = self.0.get(&id) else {
-            return true;
-        };
-        let limit = |orders: &Orders| orders.limit_bytes.unwrap_or(u64::MAX);
-        let moved = limit(before).abs_diff(limit(orders));
-        when.elapsed() >= REPEAT
-            || orders.compress_pages > 0
-            || orders.swap_pages > 0
-            || orders.split_blocks > 0
-            || orders.balloon_pages != before.balloon_pages
-            || moved > limit(before) / 128
-    }
-
-    fn tell(&mut self, id: GuestId, orders: Orders) {
-        self.0.insert(id, (Instant::now(), orders));
-    }
-
-    fn forget(&mut self, id: GuestId) {
-        self.0.remove(&id);
-    }
-
-    fn keep(&mut self, lives: impl Fn(GuestId) -> bool) {
-        self.0.retain(|&id, _| lives(id));
-    }
-}
-
 /// The connections of admitted guests.
 #[derive(Debug, Default)]
 struct Links {
@@ -140,42 +84,6 @@ enum End {
     Left(String),
     /// The process at the other end broke the rules.
     Offence(String),
-}
-
-/// Where guests' processes find their manager: two sockets in its run directory.
-#[derive(Debug, Clone)]
-pub struct Doors {
-    /// For reports and orders.
-    pub guests: PathBuf,
-    /// For the pages that are shared.
-    pub pages: PathBuf,
-}
-
-impl Doors {
-    /// The sockets of the manager whose run directory is `dir`.
-    pub fn in_dir(dir: &Path) -> Self {
-        Self {
-            guests: dir.join("guests.sock"),
-            pages: dir.join("pages.sock"),
-        }
-    }
-}
-
-/// Why the manager could not open its door.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// Another manager answers there.
-    #[error("another manager is running at {0}; use it, stop it, or choose another --run-dir")]
-    Running(PathBuf),
-    /// The socket cannot be made.
-    #[error("cannot listen at {path}")]
-    Listen {
-        /// Where.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
 }
 
 impl Host {
@@ -518,22 +426,6 @@ fn push(stream: &UnixStream, message: &FromManager) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::ErrorKind::WouldBlock.into()),
     }
-}
-
-/// Listens at `path`; a socket that nobody answers at is left over and replaced.
-fn listen(path: &Path) -> Result<UnixListener, HostError> {
-    let failed = |source| HostError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    if UnixStream::connect(path).is_ok() {
-        return Err(HostError::Running(path.to_owned()));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    UnixListener::bind(path).map_err(failed)
 }
 
 fn introduction(stream: &UnixStream, lines: &mut Lines) -> Result<Hello, String> {

@@ -1,8 +1,10 @@
 //! The manager: many guests, one memory.
 
+mod bell;
 pub mod budget;
 pub mod census;
 pub mod cgroup;
+mod doors;
 pub mod groups;
 pub mod host;
 pub mod incidents;
@@ -10,4 +12,7 @@ pub mod limiter;
 pub mod member;
 pub mod place;
 pub mod policy;
+mod refusal;
 pub mod roster;
+mod seat;
+mod told;

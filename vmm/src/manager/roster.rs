@@ -1,7 +1,6 @@
 //! Who is here: every admitted guest, its process and its place in the policy.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use allocator::{
@@ -13,10 +12,13 @@ use page_share::LocalManager;
 use crate::api::types::Phase;
 use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing, VERSION};
 use crate::manager::census::Held;
-use crate::manager::groups::{GroupError, Groups, whole_pages};
+use crate::manager::groups::{Groups, whole_pages};
 use crate::manager::incidents::Conduct;
 use crate::manager::member::{Limits, Member};
 use crate::manager::policy::{Policy, Round, Settings, Spent};
+pub(crate) use crate::manager::refusal::is_name;
+pub use crate::manager::refusal::{AdmitError, ChangeError};
+pub use crate::manager::seat::{Place, Process, Seat};
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
 const OVERHEAD: u64 = 5 << 20;
@@ -24,104 +26,8 @@ const OVERHEAD: u64 = 5 << 20;
 /// Memory that it needs per guest memory for page tables and page states, in thousandths.
 const OVERHEAD_PER_MILLE: u64 = 6;
 
-/// Longest guest name, bytes.
-const NAME_LIMIT: usize = 64;
-
 /// Pages that one domain's pool may hold; a pool never outgrows the budget, this only bounds its tables.
 const POOL_LIMIT: u32 = 1 << 24;
-
-/// A guest's process and how it came here.
-#[derive(Debug)]
-pub struct Seat {
-    /// The name given by whoever started it.
-    pub name: String,
-    /// Its process.
-    pub pid: u32,
-    /// Readable once the process is dead; only then its references go.
-    pub process: OwnedFd,
-    /// Its place in a sharing domain.
-    pub sharing: Option<Place>,
-    /// When it was admitted.
-    pub since: Instant,
-    /// Whether its connection stands.
-    pub connected: bool,
-    /// What it was last told.
-    pub orders: Orders,
-    /// Its control socket, for people.
-    pub control: Option<String>,
-    /// The fleet file that it was started from.
-    pub fleet: Option<String>,
-    /// What its virtual CPUs do: what they were last told from here, or what its process says.
-    pub phase: Phase,
-    /// What became of its connections.
-    pub conduct: Conduct,
-}
-
-/// A place in a sharing domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The domain's name.
-    pub domain: String,
-    /// The guest's number there, once it has connected to the page socket.
-    pub guest: Option<page_share::GuestId>,
-}
-
-/// Why a guest is not taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum AdmitError {
-    /// It speaks another version of the protocol.
-    #[error(
-        "the guest's process speaks version {theirs} of the protocol, the manager version {VERSION}; restart the older one"
-    )]
-    Version {
-        /// Its version.
-        theirs: u32,
-    },
-    /// A name that nobody can type or show.
-    #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
-    Name(String),
-    /// The name is in use.
-    #[error("a guest called {0:?} is running already; choose another name or stop that one")]
-    Taken(String),
-    /// Shares of zero.
-    #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
-    Shares,
-    /// It broke the rules lately.
-    #[error("the guest's process was cut off for breaking the protocol; it may come back in {seconds} s")]
-    Barred {
-        /// Seconds left.
-        seconds: u64,
-    },
-    /// Its group cannot be, or cannot take it in.
-    #[error(transparent)]
-    Group(#[from] GroupError),
-    /// It does not fit, or its limits contradict each other.
-    #[error(transparent)]
-    Admission(#[from] AdmissionError),
-    /// Its sharing domain could not be set up.
-    #[error("the sharing domain {domain:?} cannot take one more guest")]
-    Domain {
-        /// The domain.
-        domain: String,
-        /// The reason.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Why settings or limits stay as they are.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// What was promised to the guests would not hold any more.
-    #[error("that would break a promise: {0}")]
-    Promise(AdmissionError),
-    /// A group's limits contradict themselves or its members'.
-    #[error(transparent)]
-    Group(#[from] GroupError),
-    /// No plan can be made.
-    #[error(transparent)]
-    Fleet(#[from] FleetError),
-}
 
 /// All guests, their domains and the policy over them.
 #[derive(Debug)]
@@ -136,15 +42,6 @@ pub struct Roster {
     backing: Pages,
     next: u64,
     round: Option<Round>,
-}
-
-/// Who a new guest is, as far as the kernel vouches for it.
-#[derive(Debug)]
-pub struct Process {
-    /// Process number of the peer.
-    pub pid: u32,
-    /// Its pidfd.
-    pub handle: OwnedFd,
 }
 
 impl Roster {
@@ -569,12 +466,4 @@ fn is_possible(pages: &PageCounts, size: Pages) -> bool {
         .iter()
         .try_fold(private, |sum, &count| sum.checked_add(count))
         .is_some_and(|sum| sum <= size.get())
-}
-
-/// Whether guests and domains may be called so.
-pub(crate) fn is_name(name: &str) -> bool {
-    (1..=NAME_LIMIT).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }

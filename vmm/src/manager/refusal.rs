@@ -1,0 +1,74 @@
+//! What a manager refuses, and why.
+
+use allocator::{AdmissionError, FleetError};
+
+use crate::link::VERSION;
+use crate::manager::groups::GroupError;
+
+/// Longest guest name, bytes.
+const NAME_LIMIT: usize = 64;
+
+/// Why a guest is not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// It speaks another version of the protocol.
+    #[error(
+        "the guest's process speaks version {theirs} of the protocol, the manager version {VERSION}; restart the older one"
+    )]
+    Version {
+        /// Its version.
+        theirs: u32,
+    },
+    /// A name that nobody can type or show.
+    #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
+    Name(String),
+    /// The name is in use.
+    #[error("a guest called {0:?} is running already; choose another name or stop that one")]
+    Taken(String),
+    /// Shares of zero.
+    #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
+    Shares,
+    /// It broke the rules lately.
+    #[error("the guest's process was cut off for breaking the protocol; it may come back in {seconds} s")]
+    Barred {
+        /// Seconds left.
+        seconds: u64,
+    },
+    /// Its group cannot be, or cannot take it in.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// It does not fit, or its limits contradict each other.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Its sharing domain could not be set up.
+    #[error("the sharing domain {domain:?} cannot take one more guest")]
+    Domain {
+        /// The domain.
+        domain: String,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why settings or limits stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// What was promised to the guests would not hold any more.
+    #[error("that would break a promise: {0}")]
+    Promise(AdmissionError),
+    /// A group's limits contradict themselves or its members'.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// No plan can be made.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}
+
+/// Whether guests and domains may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=NAME_LIMIT).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
