@@ -89,13 +89,17 @@ impl Engine {
 /// Whether the page was still taken.
 fn give_back_sampled(guest: &Guest, page: u32, place: u32) -> bool {
     loop {
-        if guest.table.state(page) == State::InTransit {
-            // The handler has it, for a moment.
-            std::thread::yield_now();
-            continue;
+        match guest.table.state(page) {
+            // The handler has it, for a moment, and may have to leave it as it was.
+            State::InTransit => {
+                std::thread::yield_now();
+                continue;
+            }
+            State::Taken => {}
+            _ => return false,
         }
         let Some(claim) = guest.table.claim(page, State::Taken) else {
-            return false;
+            continue;
         };
         if guest.table.detail(page) != place {
             // Touched, and taken once more to another place.

@@ -1,7 +1,10 @@
 //! The manager's socket: whatever decodes has exactly one encoding, and decoding needs no more memory than the bytes.
 
-use page_share::wire::{Direction, HEADER, Header, Hello, Reply, Request, WireError};
-use page_share::{Gfn, PAGE_SIZE, Sketch, Slot};
+use std::borrow::Cow;
+
+use page_share::port::{Answer, Invalid, Offer, Publication, Reconnected, Refusal, Report};
+use page_share::wire::{Direction, HEADER, Header, Hello, Reply, Request, Welcome, WireError};
+use page_share::{DomainKey, Gfn, GuestId, PAGE_SIZE, Page, PoolGeneration, Sketch, Slot};
 
 use crate::{Signature, Target};
 
@@ -13,26 +16,49 @@ pub(crate) const TARGET: Target = Target {
     worker: || Box::new(run),
 };
 
-/// The first byte chooses the direction; the rest is a stream of messages.
+/// What became of the messages of an input.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    /// Refused: version, header, length, value; cut short.
+    refused: [u64; 5],
+    /// Understood, by kind.
+    requests: [u64; KINDS],
+    replies: [u64; KINDS],
+}
+
+/// Kinds in each direction.
+const KINDS: usize = 8;
+
+/// The kind of the first reply; that of the first request is 1.
+const FIRST_REPLY: u8 = 129;
+
 fn run(input: &[u8]) -> Signature {
+    let seen = observe(input);
+    let once = |count: u64| u64::from(count > 0);
+    let understood: u64 = seen.requests.iter().chain(&seen.replies).sum();
+    let kinds = seen.requests.into_iter().chain(seen.replies).map(once);
+    Signature::of(seen.refused.into_iter().chain([understood]).chain(kinds))
+}
+
+/// The first byte chooses the direction; the rest is a stream of messages.
+fn observe(input: &[u8]) -> Seen {
     let (&choice, mut stream) = input.split_first().unwrap_or((&0, &[]));
     let direction = if choice & 1 == 0 {
         Direction::Request
     } else {
         Direction::Reply
     };
-    let mut counts = [0u64; 6];
-    let mut shape = 0;
+    let mut seen = Seen::default();
     while let Some((head, rest)) = stream.split_first_chunk::<HEADER>() {
         let header = match Header::parse(*head, direction) {
             Ok(header) => header,
             Err(error) => {
-                counts[reason(error)] += 1;
+                seen.refused[reason(error)] += 1;
                 break;
             }
         };
         let Some((payload, after)) = rest.split_at_checked(header.length()) else {
-            counts[4] += 1;
+            seen.refused[4] += 1;
             break;
         };
         let mut again = Vec::new();
@@ -47,14 +73,16 @@ fn run(input: &[u8]) -> Signature {
                     stream[..HEADER + payload.len()],
                     "one encoding for each message"
                 );
-                counts[5] += 1;
-                shape |= 1 << (head[5] % 64);
+                match direction {
+                    Direction::Request => seen.requests[usize::from(head[5] - 1)] += 1,
+                    Direction::Reply => seen.replies[usize::from(head[5] - FIRST_REPLY)] += 1,
+                }
             }
-            Err(error) => counts[reason(error)] += 1,
+            Err(error) => seen.refused[reason(error)] += 1,
         }
         stream = after;
     }
-    Signature::of(counts.into_iter().chain((0..64).map(|bit| shape >> bit & 1)))
+    seen
 }
 
 fn reason(error: WireError) -> usize {
@@ -66,48 +94,109 @@ fn reason(error: WireError) -> usize {
     }
 }
 
+/// One of each message, and each once more with other contents where it has variants.
 fn seeds() -> Vec<Vec<u8>> {
-    let report = page_share::port::Report {
+    let report = Report {
         gfn: Gfn::new(1),
         sketch: Sketch::new(2),
     };
-    let page = [7; PAGE_SIZE];
-    let slots = [Slot::new(1), Slot::new(2)];
-    let requests = [
+    let page: Page = [7; PAGE_SIZE];
+    let (generation, slots) = (PoolGeneration::new(5), [Slot::new(1), Slot::new(2)]);
+    let hello = |before| {
         Request::Hello(Hello {
             pages: 9,
-            before: None,
+            before,
             held: 2,
-        }),
+        })
+    };
+    let requests = [
+        hello(None),
+        hello(Some((GuestId::new(3), generation))),
         Request::Held(slots[..].into()),
-        Request::Report([report; 3][..].into()),
+        Request::Report(vec![report; 3].into()),
         Request::Offers,
-        Request::Withdraw([Gfn::new(3)][..].into()),
-        Request::Release(page_share::PoolGeneration::new(5), slots[..].into()),
-        Request::Publish([report][..].into(), std::slice::from_ref(&page)),
-    ]
-    .map(|request| {
+        Request::Withdraw(vec![Gfn::new(3)].into()),
+        Request::Release(generation, slots[..].into()),
+        Request::Claim(generation, slots[..].into()),
+        Request::Publish(vec![report].into(), std::slice::from_ref(&page)),
+    ];
+    let requests = requests.iter().map(|request| {
         let mut bytes = Vec::from([0]);
         request.encode(&mut bytes);
         bytes
     });
-    use page_share::port::{Answer, Invalid, Offer, Publication, Refusal};
-    let offer = Offer {
-        gfn: Gfn::new(1),
-        slot: Slot::new(2),
-    };
-    let replies = [
-        Reply::Answers([Answer::Noted, Answer::Publish, Answer::Shared(Slot::new(1))][..].into()),
-        Reply::Publications([Publication::Refused(Refusal::Collision)][..].into()),
-        Reply::Offers([offer][..].into()),
-        Reply::Done,
-        Reply::Invalid(Invalid::NotHeld(Slot::new(1))),
-        Reply::Failed(12),
-    ]
-    .map(|reply| {
+    let replies = replies();
+    let replies = replies.iter().map(|reply| {
         let mut bytes = Vec::from([1]);
         reply.encode(&mut bytes);
         bytes
     });
-    requests.into_iter().chain(replies).collect()
+    requests.chain(replies).collect()
+}
+
+fn replies() -> Vec<Reply<'static>> {
+    let slot = Slot::new(1);
+    let (gfn, offered) = (Gfn::new(1), Slot::new(2));
+    let welcome = |reconnected| {
+        Reply::Welcome(Welcome {
+            guest: GuestId::new(3),
+            generation: PoolGeneration::new(5),
+            key: DomainKey::from_bytes([9; 32]),
+            slot_limit: 1 << 14,
+            reconnected,
+        })
+    };
+    let refusals = [Refusal::PoolFull, Refusal::SketchMismatch, Refusal::Collision];
+    let mut results = vec![Publication::Noted, Publication::Granted(slot)];
+    results.extend(refusals.map(Publication::Refused));
+    vec![
+        welcome(Reconnected::FreshPool),
+        welcome(Reconnected::SamePool),
+        Reply::Answers(Cow::Owned(vec![
+            Answer::Noted,
+            Answer::Publish,
+            Answer::Shared(slot),
+        ])),
+        Reply::Publications(Cow::Owned(results)),
+        Reply::Offers(Cow::Owned(vec![Offer { gfn, slot: offered }])),
+        Reply::Done,
+        Reply::Stale(PoolGeneration::new(5), PoolGeneration::new(6)),
+        Reply::Invalid(Invalid::Batch { count: 5, limit: 4 }),
+        Reply::Invalid(Invalid::Gfn { gfn, pages: 1 }),
+        Reply::Invalid(Invalid::NotHeld(slot)),
+        Reply::Invalid(Invalid::NotAttached(GuestId::new(3))),
+        Reply::Failed(12),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dice;
+
+    #[test]
+    fn every_message_and_every_refusal_comes_up() {
+        let (seeds, mut dice) = (seeds(), Dice::new(1));
+        let mut total = Seen::default();
+        for run in 0..20_000 {
+            let input = match seeds.get(run) {
+                Some(seed) => seed.clone(),
+                None => {
+                    let [from, other] = [0; 2].map(|_| dice.below(seeds.len()));
+                    dice.mutate(&seeds[from], &seeds[other], TARGET.longest)
+                }
+            };
+            let seen = observe(&input);
+            let sums = total
+                .refused
+                .iter_mut()
+                .chain(&mut total.requests)
+                .chain(&mut total.replies);
+            let counts = seen.refused.iter().chain(&seen.requests).chain(&seen.replies);
+            sums.zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        println!("{total:?}");
+        let counts = total.refused.iter().chain(&total.requests).chain(&total.replies);
+        assert!(counts.into_iter().all(|&count| count > 0), "{total:?}");
+    }
 }
