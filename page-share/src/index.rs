@@ -61,6 +61,17 @@ impl Trace {
     }
 }
 
+/// All that the index keeps of a sketch: contents that agree in it look alike here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Likeness(Trace, u32);
+
+impl Likeness {
+    /// What is kept of `sketch`.
+    pub(crate) fn of(sketch: Sketch) -> Self {
+        Self(Trace::of(sketch), sketch.get() as u32 & EXTRA)
+    }
+}
+
 /// One entry: the trace (zero where empty), then 14 more sketch bits, the kind and the guest, then gfn or slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry([u32; 3]);
@@ -75,12 +86,12 @@ impl Entry {
     const EMPTY: Self = Self([0; 3]);
 
     fn new(sketch: Sketch, holder: Holder) -> Self {
-        let extra = sketch.get() as u32 & EXTRA;
+        let Likeness(trace, extra) = Likeness::of(sketch);
         let (kind, place) = match holder {
             Holder::Hint(guest, gfn) => (HINT | u32::from(guest.get()), gfn.get()),
             Holder::Shared(slot) => (0, slot.get()),
         };
-        Self([Trace::of(sketch).bits(), extra | kind, place])
+        Self([trace.bits(), extra | kind, place])
     }
 
     fn trace(self) -> Option<Trace> {
@@ -97,7 +108,8 @@ impl Entry {
     }
 
     fn names(self, sketch: Sketch) -> bool {
-        self.0[0] == Trace::of(sketch).bits() && (self.0[1] ^ sketch.get() as u32) & EXTRA == 0
+        let Likeness(trace, extra) = Likeness::of(sketch);
+        self.0[0] == trace.bits() && self.0[1] & EXTRA == extra
     }
 }
 
