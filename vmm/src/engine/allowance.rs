@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use page_share::{PageRun, Region};
+use page_share::Region;
 
+use super::swapper::Swapper;
 use crate::confine::{self, Role};
 use crate::link::{FromVmm, Lines, Standing};
 use crate::manager::census::{Held, OwnHeld};
@@ -73,11 +74,12 @@ struct Shared {
 }
 
 impl Allowance {
-    /// Starts the keeper of `region`'s growth. Without a limit until one is set.
+    /// Starts the keeper of the growth of `swapper`'s region. Without a limit until one is set.
     ///
     /// # Errors
     /// When the process cannot be measured, or the system refuses a thread.
-    pub(super) fn start(region: &Arc<Region>) -> io::Result<Self> {
+    pub(super) fn start(swapper: &Arc<Swapper>) -> io::Result<Self> {
+        let region = swapper.region();
         let allowance = Self(Arc::new(Shared {
             region: Arc::clone(region),
             limit: AtomicU64::new(NONE),
@@ -87,7 +89,7 @@ impl Allowance {
             voice: Mutex::new(None),
             keeper: OnceLock::new(),
         }));
-        let mut keeper = Keeper::new(allowance.clone())?;
+        let mut keeper = Keeper::new(allowance.clone(), Arc::clone(swapper))?;
         let thread = thread::Builder::new()
             .name("allowance".into())
             .stack_size(256 << 10)
@@ -141,6 +143,7 @@ impl Allowance {
 struct Keeper {
     allowance: Allowance,
     region: Arc<Region>,
+    swapper: Arc<Swapper>,
     held: OwnHeld,
     /// Bytes a second that a guest could take here.
     speed: u64,
@@ -159,8 +162,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(allowance: Allowance) -> io::Result<Self> {
+    fn new(allowance: Allowance, swapper: Arc<Swapper>) -> io::Result<Self> {
         Ok(Self {
+            swapper,
             region: Arc::clone(&allowance.0.region),
             allowance,
             held: OwnHeld::open()?,
@@ -290,17 +294,10 @@ impl Keeper {
             let compressed = self.region.compress(run).min(run.count);
             freed += compressed;
             if compressed < run.count {
-                freed += self.swap(run);
+                freed += self.swapper.swap_out(run).unwrap_or(0);
             }
         }
         freed
-    }
-
-    fn swap(&self, run: PageRun) -> u32 {
-        self.region.swap_out(run).unwrap_or_else(|error| {
-            log::warn!("pages stay in memory: {error}");
-            0
-        })
     }
 
     fn close(&mut self) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use page_share::{Pace, SocketPort};
 use super::Engine;
 use super::allowance::Allowance;
 use super::sampler::Sampler;
+use super::swapper::Swapper;
 use crate::confine::{self, Role};
 use crate::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
@@ -113,8 +115,10 @@ impl Attendant {
             let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))?;
             region.connect(Box::new(port))?;
         }
+        let swapper = Arc::new(Swapper::new(Arc::clone(region)));
         let mut shift = Shift {
-            allowance: Allowance::start(region)?,
+            allowance: Allowance::start(&swapper)?,
+            swapper,
             engine,
             duties,
             orders: Orders::default(),
@@ -157,6 +161,7 @@ struct Shift {
     orders: Orders,
     sampler: Sampler,
     allowance: Allowance,
+    swapper: Arc<Swapper>,
     report_due: Instant,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),
@@ -263,8 +268,7 @@ impl Shift {
         // The memory is wanted either way: what does not compress goes to the file.
         let wanted = pages(swap).saturating_add(incompressible);
         for run in self.engine.region().cold_pages(wanted) {
-            if let Err(error) = self.engine.region().swap_out(run) {
-                log::warn!("pages stay in memory: {error}");
+            if self.swapper.swap_out(run).is_none() {
                 return;
             }
         }

@@ -11,6 +11,7 @@ mod expected;
 mod figures;
 mod inventory;
 mod sampler;
+mod swapper;
 
 use std::io;
 use std::path::PathBuf;

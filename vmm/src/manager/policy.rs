@@ -258,7 +258,8 @@ impl Policy {
         self.settings.budget.get() as i64 - used.get() as i64
     }
 
-    fn reserve(&self, members: &[Member]) -> Pages {
+    /// What is set aside for sharing to come apart.
+    pub(super) fn reserve(&self, members: &[Member]) -> Pages {
         let guests: Vec<_> = members
             .iter()
             .map(|member| (member.breaks(), member.shared()))

@@ -389,7 +389,8 @@ impl Roster {
         Admission {
             memory: settings.budget.less(goal + self.spent().manager),
             backing: self.backing,
-            break_reserve: self.round.as_ref().map_or(Pages::ZERO, |round| round.reserve),
+            // Of the budget that is asked about: the last round's is of the one before.
+            break_reserve: self.policy.reserve(&self.members),
         }
     }
 
