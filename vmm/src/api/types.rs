@@ -219,7 +219,8 @@ pub struct MemoryView {
     pub private_bytes: u64,
     /// Backed by a common copy.
     pub shared_bytes: u64,
-    /// The kernel's zero page.
+    /// The kernel's zero page. None while the guest's growth is gated: pages of zeros are given up then, and counted as
+    /// empty.
     pub zero_bytes: u64,
     /// Compressed, counted as before compression.
     pub compressed_bytes: u64,
@@ -229,7 +230,7 @@ pub struct MemoryView {
     pub swapped_bytes: u64,
     /// In the balloon.
     pub ballooned_bytes: u64,
-    /// Never touched, or given up.
+    /// Never touched, or given up: by the guest, or, while its growth is gated, because there were only zeros in them.
     pub empty_bytes: u64,
 }
 

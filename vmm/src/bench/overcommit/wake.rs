@@ -20,6 +20,8 @@ const AWAKE: f64 = 0.95;
 const SLEEPER: &str = "sleeper";
 /// How often it is looked whether the guest is awake.
 const LOOK: Duration = Duration::from_millis(100);
+/// What a budget needs at most beside a guest's minimum and process for the promise of that minimum to hold.
+const MOST_BESIDE_MIB: u64 = 32;
 /// A guest that may be slow takes so much longer than its schedule.
 const PATIENCE: f64 = 300.0;
 
@@ -41,17 +43,15 @@ const FULL: Schedule = Schedule {
     min_mib: 64,
     budget_mib: 416,
     working_set_mib: 128,
-    wakes: 4,
-    undisturbed: 40,
-    asleep: 90,
+    wakes: 3,
+    undisturbed: 75,
+    asleep: 60,
     awake: 45,
 };
 
 const QUICK: Schedule = Schedule {
     wakes: 1,
-    undisturbed: 15,
-    asleep: 75,
-    awake: 40,
+    undisturbed: 45,
     ..FULL
 };
 
@@ -144,16 +144,26 @@ fn phase(stage: &mut Stage, run: RunId, number: usize) -> Result<(), StageError>
 /// Leaves the guest its minimum until phase `number` begins, and then all there was.
 fn squeeze(stage: &mut Stage, plan: Schedule, run: RunId, number: usize) -> Result<(), StageError> {
     let until = stage.seconds() + plan.asleep as f64 + PATIENCE;
-    // A little beside it: at the minimum itself no guest could be admitted any more, and no plan made.
-    let wanted = Pages::new((plan.min_mib + 2) << 8);
     while phases(stage, run).len() <= number {
         if stage.seconds() > until {
             return phase(stage, run, number);
         }
-        stage.hand_out(wanted)?;
+        leave_minimum(stage, plan.min_mib)?;
         stage.pass(LOOK)?;
     }
     stage.set(|settings| settings.budget = Pages::new(plan.budget_mib << 8))
+}
+
+/// The smallest budget that keeps what was promised: it has to hold a little more than the minimum.
+fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
+    let mut result = Ok(());
+    for more in (0..MOST_BESIDE_MIB).step_by(2) {
+        result = stage.hand_out(Pages::new((min_mib + more) << 8));
+        if !matches!(result, Err(StageError::Change(_))) {
+            break;
+        }
+    }
+    result
 }
 
 impl Wake {
@@ -206,9 +216,9 @@ impl Wake {
     }
 }
 
-/// The mean rate between two moments, but for the first third, which is for first touches.
+/// The mean rate in the last third between two moments: before, pages are touched for the first time.
 fn undisturbed(ticks: &[Tick], (began, slept): (f64, f64)) -> f64 {
-    let settled = began + (slept - began) / 3.0;
+    let settled = slept - (slept - began) / 3.0;
     let before: Vec<f64> = ticks
         .iter()
         .filter(|tick| (settled..slept).contains(&tick.seconds))
@@ -318,6 +328,6 @@ mod tests {
     #[test]
     fn the_words_have_a_phase_for_each_sleep_and_each_wake() {
         let words = Schedule { wakes: 2, ..QUICK }.words();
-        assert_eq!(words, "toucher phases=128@15+1@75+128@40+1@75+128@40");
+        assert_eq!(words, "toucher phases=128@45+1@60+128@45+1@60+128@45");
     }
 }
