@@ -20,8 +20,8 @@ const AWAKE: f64 = 0.95;
 const SLEEPER: &str = "sleeper";
 /// How often it is looked whether the guest is awake.
 const LOOK: Duration = Duration::from_millis(100);
-/// What a budget needs at most beside a guest's minimum and process for the promise of that minimum to hold.
-const MOST_BESIDE_MIB: u64 = 32;
+/// What a budget hands out beyond a guest's minimum, MiB: the first of these that is accepted.
+const BESIDE_MIB: [u64; 5] = [6, 9, 12, 18, 24];
 /// A guest that may be slow takes so much longer than its schedule.
 const PATIENCE: f64 = 300.0;
 
@@ -154,13 +154,17 @@ fn squeeze(stage: &mut Stage, plan: Schedule, run: RunId, number: usize) -> Resu
     stage.set(|settings| settings.budget = Pages::new(plan.budget_mib << 8))
 }
 
-/// The smallest budget that keeps what was promised: it has to hold a little more than the minimum.
+/// A budget that leaves the guest little more than its minimum: less would break a promise sooner or later, as what its
+/// process and this one need beside it grows.
 fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
     let mut result = Ok(());
-    for more in (0..MOST_BESIDE_MIB).step_by(2) {
-        result = stage.hand_out(Pages::new((min_mib + more) << 8));
-        if !matches!(result, Err(StageError::Change(_))) {
-            break;
+    for beside in BESIDE_MIB {
+        result = stage.hand_out(Pages::new((min_mib + beside) << 8));
+        match &result {
+            Err(StageError::Change(_)) => {}
+            // No plan at all: what is needed beside the guest has grown beyond the budget.
+            Err(StageError::Impossible(_)) => stage.set(|settings| settings.budget += Pages::new(4 << 8))?,
+            _ => break,
         }
     }
     result
