@@ -52,6 +52,7 @@ impl Domain {
             placed: Vec::with_capacity(pages.len()),
             likenesses: HashSet::with_capacity(pages.len()),
         };
+        self.index.warm(pages.iter().map(|page| page.sketch));
         for (item, page) in pages.iter().enumerate() {
             let likeness = Likeness::of(page.sketch);
             if batch.likenesses.contains(&likeness) {

@@ -163,7 +163,8 @@ impl Engine {
         self.give_back(batch.first, rest);
     }
 
-    /// Replaces what of `run` is all zeros by the kernel's zero page. Costs no mapping.
+    /// Replaces what of `run` is all zeros by the kernel's zero page. Costs no mapping. [`Engine::clear_staging`]
+    /// afterwards, once for many runs: what was replaced waits there.
     pub(crate) fn merge_zeros(&mut self, run: PageRun) {
         for batch in run.pieces(BATCH) {
             let taken = self.take(batch);
@@ -187,7 +188,6 @@ impl Engine {
                 drop(left);
             }
         }
-        self.clear_staging();
     }
 
     /// Drops what of `run` is the kernel's zero page, whatever it was last seen as; it reads zero all the same. What was
@@ -207,6 +207,7 @@ impl Engine {
             let count = ((zeros.end - zeros.start) / PAGE_SIZE) as u32;
             self.merge_zeros(PageRun::new(Gfn::new(first), count));
         }
+        self.clear_staging();
         Ok(())
     }
 

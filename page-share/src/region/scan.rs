@@ -149,20 +149,21 @@ impl Engine {
             sketches.extend(memory::sketches(*group, *next, hasher));
         }
         sketches.extend(rest.iter().map(|&span| sketch(span, hasher)));
+        let zeros = out.zeros.len();
         for (&page, &sketch) in quiet.iter().zip(&sketches) {
             self.note_quiet(page, sketch, hasher, out);
         }
+        let hashed = quiet.len() - (out.zeros.len() - zeros);
+        self.guest.counters.pages_hashed.add(hashed as u64);
     }
 
     /// What is to be done with a page that has been quiet.
     fn note_quiet(&self, page: u32, sketch: Sketch, hasher: &PageHasher, out: &mut Scanned) {
-        let guest = &self.guest;
         if sketch == hasher.of_zeros() {
             out.zeros.push(page);
             return;
         }
-        guest.counters.pages_hashed.add(1);
-        if !guest.table.is_marked(page, mark::UNSHARABLE) {
+        if !self.guest.table.is_marked(page, mark::UNSHARABLE) {
             out.reports.push(Report {
                 gfn: Gfn::new(page),
                 sketch,

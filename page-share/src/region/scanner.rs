@@ -20,6 +20,11 @@ use crate::region::scan::{CHUNK, Scanned};
 use crate::region::state::{State, mark};
 use crate::region::stretch::Stretch;
 
+/// Pages published in one call. Fewer than the port allows: the copies stay in a core's nearest caches while they are
+/// hashed and written.
+const PORTION: usize = 32;
+const _: () = assert!(PORTION <= PUBLISH_BATCH);
+
 /// Pages of earlier pools brought home for each chunk scanned.
 const MIGRATE: usize = 128;
 
@@ -237,6 +242,7 @@ impl Scanner {
             for run in runs_of(scanned.zeros.drain(..)) {
                 engine.merge_zeros(run);
             }
+            engine.clear_staging();
             let mut home = runs_of(scanned.homecomers.drain(..));
             home.sort_by_key(|run| std::cmp::Reverse(run.count));
             for run in home {
@@ -313,7 +319,7 @@ impl Scanner {
         let mut wanted = std::mem::take(&mut self.wanted);
         // In page order, so that neighbours come to lie side by side in the pool.
         wanted.sort_unstable_by_key(|report| report.gfn);
-        for batch in wanted.chunks(PUBLISH_BATCH) {
+        for batch in wanted.chunks(PORTION) {
             self.publish(engine, batch);
         }
         wanted.clear();

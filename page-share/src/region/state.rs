@@ -273,9 +273,10 @@ impl PageTable {
             (from, to),
             (State::Private, State::Zero) | (State::Zero, State::Private) | (State::Shared, State::Broken)
         ));
-        self.states[page as usize]
-            .compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::Acquire)
-            .is_ok()
+        self.state(page) == from
+            && self.states[page as usize]
+                .compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::Acquire)
+                .is_ok()
     }
 
     /// Makes holes into pages in transit: the first step of adopting memory.
@@ -332,6 +333,10 @@ impl PageTable {
 
     /// Marks a page as written since it was last hashed, or not.
     pub(crate) fn set_pending(&self, page: u32, pending: bool) {
+        // Most pages are what they are to be, and a plain load is much cheaper than an exchange.
+        if self.is_pending(page) == pending {
+            return;
+        }
         let bit = 1 << (page % 64);
         let word = &self.pending[page as usize / 64];
         match pending {
