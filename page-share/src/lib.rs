@@ -87,4 +87,4 @@ pub use region::{
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
 pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
-pub use swap::{Located, LocatedRun, READ_LIMIT, Swap, SwapError, SwapSlot};
+pub use swap::{Hole, Located, LocatedRun, READ_LIMIT, Swap, SwapError, SwapSlot};

@@ -120,7 +120,7 @@ impl Region {
             self.hints.take().into_iter().for_each(|run| scanner.hint(run));
             scanner.step(&self.engine, pages)
         };
-        self.guest.trim_store();
+        self.guest.trim_kept();
         self.guest
             .counters
             .scan_cpu_ns
@@ -165,7 +165,7 @@ impl Region {
             .map(|part| lock(&self.engine).release(part, why))
             .sum();
         self.return_references();
-        self.guest.trim_store();
+        self.guest.trim_kept();
         count
     }
 
@@ -180,7 +180,7 @@ impl Region {
     /// counted. Ends a sample that is still running. Returns the number of pages taken.
     pub fn start_sample(&self, n: u32) -> u32 {
         // Whoever samples comes by now and then, also where nothing is scanned.
-        self.guest.trim_store();
+        self.guest.trim_kept();
         let mut scanner = self.scanner();
         lock(&self.engine).start_sample(n, &mut || scanner.random())
     }
@@ -212,7 +212,7 @@ impl Region {
     pub fn bring_back(&self, run: PageRun) -> u32 {
         let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
         let count = pieces.map(|piece| lock(&self.engine).bring_back(piece)).sum();
-        self.guest.trim_store();
+        self.guest.trim_kept();
         count
     }
 

@@ -105,14 +105,32 @@ impl Guest {
         self.settle(claim, State::Private);
     }
 
-    /// Gives the memory of the store back once much of it is empty, a little at a time: the handler wants its lock. Not
-    /// for the handler.
-    pub(crate) fn trim_store(&self) {
+    /// Gives back what stored pages no longer need: memory of the store and disk space of the swap file. Not for the
+    /// handler.
+    pub(crate) fn trim_kept(&self) {
+        self.trim_store();
+        self.shrink_swap();
+    }
+
+    /// Gives the memory of the store back once much of it is empty, a little at a time: the handler wants its lock.
+    fn trim_store(&self) {
         loop {
             let mut store = self.keeping.store();
             let kept = (store.reserved_bytes() / 8).max(EMPTY_KEPT);
             if store.empty_bytes() <= kept || store.trim(TRIMMED_AT_ONCE) == 0 {
                 return;
+            }
+        }
+    }
+
+    /// Gives disk space and page cache of the swap file back, without its lock: whoever touches a page wants that.
+    fn shrink_swap(&self) {
+        // Whoever holds the lock may be waiting for the disk: another time.
+        let hole = || self.keeping.swap.as_ref()?.try_lock().ok()?.shrink();
+        while let Some(hole) = hole() {
+            let punched = hole.punch();
+            if let Some(mut swap) = self.keeping.swap() {
+                swap.shrunk(hole, punched);
             }
         }
     }
