@@ -1,5 +1,8 @@
 //! The device: what a transport plugs in and what a host steers.
 
+mod error;
+mod options;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +12,7 @@ use vm_memory::GuestAddressSpace;
 
 use crate::config::{Config, HINT_DONE, config_len, next_hint_command};
 use crate::counters::Counters;
-use crate::features::{
-    self, DEFLATE_ON_OOM, EVENT_IDX, FREE_PAGE_HINT, INDIRECT_DESC, PAGE_POISON, QueueKind, REPORTING,
-    STATISTICS, VERSION_1,
-};
+use crate::features::{self, EVENT_IDX, FREE_PAGE_HINT, PAGE_POISON, QueueKind, VERSION_1};
 use crate::frame::Run;
 use crate::frame_set::FrameSet;
 use crate::interrupt::Interrupt;
@@ -23,99 +23,11 @@ use crate::state::{BalloonState, BrokenState};
 use crate::statistics::Statistics;
 use crate::store::Store;
 
+pub use error::{ActivateError, DeviceError};
+pub use options::{Offer, Options};
+
 /// Entries of each queue. Linux needs 32 for reporting and sends one buffer at a time on the others.
 pub const QUEUE_SIZE: u16 = 128;
-
-/// Whether the device offers a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Offer {
-    /// It does.
-    On,
-    /// It does not.
-    Off,
-}
-
-/// What the device offers its driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// The guest may take pages back before it kills a process. Without it an over-inflated guest panics.
-    pub deflate_on_oom: Offer,
-    /// The guest sends memory statistics.
-    pub statistics: Offer,
-    /// The guest reports free pages without being asked.
-    pub free_page_reporting: Offer,
-    /// The guest lists free pages on request, for migration.
-    pub free_page_hinting: Offer,
-    /// The guest says what it fills free pages with. A guest that poisons its pages needs this to report them.
-    pub page_poison: Offer,
-}
-
-impl Default for Options {
-    /// Everything but hinting, which only a migration needs.
-    fn default() -> Self {
-        Self {
-            deflate_on_oom: Offer::On,
-            statistics: Offer::On,
-            free_page_reporting: Offer::On,
-            free_page_hinting: Offer::Off,
-            page_poison: Offer::On,
-        }
-    }
-}
-
-impl Options {
-    /// The feature bits that these options offer, transport bits included.
-    pub fn features(&self) -> u64 {
-        let offered = [
-            (self.statistics, STATISTICS),
-            (self.deflate_on_oom, DEFLATE_ON_OOM),
-            (self.free_page_hinting, FREE_PAGE_HINT),
-            (self.page_poison, PAGE_POISON),
-            (self.free_page_reporting, REPORTING),
-        ];
-        offered
-            .into_iter()
-            .filter(|(offer, _)| *offer == Offer::On)
-            .fold(VERSION_1 | EVENT_IDX | INDIRECT_DESC, |features, (_, bit)| {
-                features | bit
-            })
-    }
-}
-
-/// Why the device stopped or could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// The guest broke a ring. The transport sets `DEVICE_NEEDS_RESET`; until the reset the device does nothing.
-    #[error("queue {queue} of the balloon is unusable until the guest resets the device")]
-    Ring {
-        /// The queue's number.
-        queue: u16,
-        /// What is wrong with it.
-        #[source]
-        source: RingError,
-    },
-    /// The host could not raise an interrupt. The buffers were returned all the same.
-    #[error("cannot interrupt the guest of the balloon")]
-    Interrupt(#[source] io::Error),
-}
-
-/// Why the device could not be activated.
-#[derive(Debug, thiserror::Error)]
-pub enum ActivateError {
-    /// The driver took features that were not offered, or not `VIRTIO_F_VERSION_1`.
-    #[error(
-        "the driver accepted features {accepted:#x} of the offered {offered:#x}; it must take bit 32 and only offered ones"
-    )]
-    Features {
-        /// What it took.
-        accepted: u64,
-        /// What was offered.
-        offered: u64,
-    },
-    /// A queue the driver needs is missing, or lies outside of memory.
-    #[error("queue {0} of the balloon is not ready or its rings lie outside of guest memory")]
-    Queue(u16),
-}
 
 /// Whether an event left work behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,98 +8,25 @@
 //! if it has the checksum of the page that went in. It is the sketch under a fixed key: nobody but this process can
 //! write here, so it need not keep anybody from forging.
 
-use std::fmt;
+mod block;
+mod compressor;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use lz4_flex::block::decompress_into;
 
-use crate::hash::{DomainKey, PageHasher};
 use crate::page::{PAGE_SIZE, Page};
 use crate::slab::Slab;
+use block::{BLOCK, Block, NONE, STEP};
+use compressor::{HEADER, LARGEST, SUMS, header};
 
-/// Bytes by which size classes differ.
-const STEP: usize = 64;
-
-/// Bytes before each compressed page: its length, 16 bits, and its checksum, 48 bits.
-const HEADER: usize = 8;
-
-/// Largest place for a compressed page: three quarters of a page. What does not fit belongs into a file.
-const LARGEST: usize = PAGE_SIZE * 3 / 4;
-
-/// Most bytes a page may compress to and be taken.
-pub const COMPRESSED_LIMIT: usize = LARGEST - HEADER;
-
-/// Bytes in a block; all places of a block are of one class.
-const BLOCK: usize = 64 << 10;
+pub use compressor::{COMPRESSED_LIMIT, Compressed, Compressor};
 
 const CLASSES: usize = LARGEST / STEP;
-
-/// Words of 64 bits that say which places of a block are in use.
-const WORDS: usize = BLOCK / STEP / 64;
-
-/// No block.
-const NONE: u32 = u32::MAX;
-
-static SUMS: LazyLock<PageHasher> = LazyLock::new(|| PageHasher::new(&DomainKey::from_bytes([0; 32])));
-
-/// Length and checksum of a page as they are kept before it.
-fn header(length: usize, page: &Page) -> [u8; HEADER] {
-    (length as u64 | SUMS.sketch(page).get() << 16).to_le_bytes()
-}
-
-/// Turns pages into compressed ones. Holds 12 KiB of working memory.
-pub struct Compressor {
-    table: CompressTable,
-    output: Vec<u8>,
-}
-
-impl Compressor {
-    /// A compressor.
-    pub fn new() -> Self {
-        LazyLock::force(&SUMS);
-        Self {
-            table: CompressTable::small(),
-            output: vec![0; get_maximum_output_size(PAGE_SIZE)],
-        }
-    }
-
-    /// The compressed form of `page`, or `None` when it needs more than [`COMPRESSED_LIMIT`] bytes.
-    pub fn compress(&mut self, page: &Page) -> Option<Compressed<'_>> {
-        let length = compress_into_with_table(page, &mut self.output, &mut self.table).ok()?;
-        (length <= COMPRESSED_LIMIT).then(|| Compressed {
-            bytes: &self.output[..length],
-            header: header(length, page),
-        })
-    }
-}
-
-impl Default for Compressor {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Debug for Compressor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compressor").finish_non_exhaustive()
-    }
-}
-
-/// A page as [`Compressor`] made it.
-#[derive(Debug, Clone, Copy)]
-pub struct Compressed<'a> {
-    bytes: &'a [u8],
-    header: [u8; HEADER],
-}
-
-impl Compressed<'_> {
-    /// Bytes it takes, never zero.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-}
 
 /// Where a store keeps a page. Fits the state of a page: 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -166,55 +93,6 @@ pub struct Store {
     limit: usize,
     pages: usize,
     stored: usize,
-}
-
-/// Places of one size.
-#[derive(Debug, Clone)]
-struct Block {
-    class: u8,
-    live: u16,
-    /// Neighbours in the list of blocks of its class that have free places.
-    links: [u32; 2],
-    used: [u64; WORDS],
-}
-
-impl Block {
-    fn new(class: usize) -> Self {
-        Self {
-            class: class as u8,
-            live: 0,
-            links: [NONE; 2],
-            used: [0; WORDS],
-        }
-    }
-
-    /// Bytes in each place.
-    fn size(&self) -> usize {
-        (usize::from(self.class) + 1) * STEP
-    }
-
-    fn places(&self) -> usize {
-        BLOCK / self.size()
-    }
-
-    fn is_full(&self) -> bool {
-        usize::from(self.live) == self.places()
-    }
-
-    fn has(&self, place: usize) -> bool {
-        self.used[place / 64] & 1 << (place % 64) != 0
-    }
-
-    fn flip(&mut self, place: usize) {
-        self.used[place / 64] ^= 1 << (place % 64);
-    }
-
-    /// The lowest free place.
-    fn free_place(&self) -> Option<usize> {
-        let free = |(at, word): (usize, &u64)| at * 64 + word.trailing_ones() as usize;
-        let word = self.used.iter().enumerate().find(|(_, word)| **word != u64::MAX);
-        word.map(free).filter(|&place| place < self.places())
-    }
 }
 
 impl Store {
@@ -433,183 +311,4 @@ impl Store {
 /// The length that a place says its page has.
 fn length_of(place: &[u8]) -> usize {
     usize::from(u16::from_le_bytes([place[0], place[1]]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hash::fill_random;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    /// A page of which `random` bytes do not compress and the rest does.
-    fn page(seed: u8, random: usize) -> Page {
-        let mut page = [seed; PAGE_SIZE];
-        fill_random(&mut page[..random]).unwrap();
-        page
-    }
-
-    #[test]
-    fn a_page_that_does_not_shrink_enough_is_refused() {
-        let mut compressor = Compressor::new();
-        assert!(compressor.compress(&page(0, PAGE_SIZE)).is_none());
-        assert!(compressor.compress(&page(0, LARGEST)).is_none());
-        let fits = compressor.compress(&page(0, LARGEST - 64)).unwrap();
-        assert!(fits.bytes() <= COMPRESSED_LIMIT);
-        assert!(compressor.compress(&page(7, 0)).unwrap().bytes() < 64);
-    }
-
-    #[test]
-    fn a_handle_that_means_nothing_is_an_error() {
-        let (mut store, mut compressor) = (Store::new(1 << 20).unwrap(), Compressor::new());
-        let handle = store.insert(compressor.compress(&page(1, 0)).unwrap()).unwrap();
-        let mut out = [0; PAGE_SIZE];
-        for bits in [
-            0,
-            1,
-            handle.bits() ^ 1,
-            handle.bits() ^ 1 << 10,
-            handle.bits() ^ 1 << 26,
-            handle.bits() | 0x3ff,
-            u32::MAX,
-        ] {
-            let wrong = StoreHandle::from_bits(bits);
-            if wrong != handle {
-                assert_eq!(store.load(wrong, &mut out), Err(StoreError::Unknown(wrong)));
-                assert_eq!(store.remove(wrong), Err(StoreError::Unknown(wrong)));
-            }
-        }
-        store.remove(handle).unwrap();
-        assert_eq!(store.remove(handle), Err(StoreError::Unknown(handle)));
-    }
-
-    #[test]
-    fn no_damaged_bit_of_a_stored_page_makes_wrong_bytes() {
-        let (mut store, mut compressor) = (Store::new(1 << 20).unwrap(), Compressor::new());
-        let content = page(1, 500);
-        let compressed = compressor.compress(&content).unwrap();
-        let bytes = HEADER + compressed.bytes();
-        let handle = store.insert(compressed).unwrap();
-        let mut out = [0; PAGE_SIZE];
-        let mut noticed = 0;
-        for (byte, bit) in (0..bytes).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
-            let flip = |store: &mut Store| {
-                let range = store.range(handle);
-                store.slab.get_mut(range).unwrap()[byte] ^= 1 << bit;
-            };
-            flip(&mut store);
-            match store.load(handle, &mut out) {
-                // Several streams can mean the same page: one that repeats itself from further back, for instance.
-                Ok(()) => assert!(out == content, "bit {bit} of byte {byte}"),
-                Err(error) => noticed += usize::from(error == StoreError::Damaged(handle)),
-            }
-            flip(&mut store);
-        }
-        assert!(noticed > bytes * 8 - 100, "{noticed} of {bytes} bytes");
-        store.load(handle, &mut out).unwrap();
-        assert_eq!(out, content);
-        // A damaged page can be forgotten like any other.
-        store.damage(handle, 1);
-        store.remove(handle).unwrap();
-        assert_eq!((store.pages(), store.stored_bytes()), (0, 0));
-    }
-
-    #[test]
-    fn another_page_in_its_place_is_noticed() {
-        let (mut store, mut compressor) = (Store::new(1 << 20).unwrap(), Compressor::new());
-        let one = store.insert(compressor.compress(&page(1, 0)).unwrap()).unwrap();
-        let two = store.insert(compressor.compress(&page(2, 0)).unwrap()).unwrap();
-        let other = store.place(two).unwrap()[HEADER..].to_vec();
-        let range = store.range(one);
-        store.slab.get_mut(range).unwrap()[HEADER..].copy_from_slice(&other);
-        let mut out = [0; PAGE_SIZE];
-        assert_eq!(store.load(one, &mut out), Err(StoreError::Damaged(one)));
-    }
-
-    /// Resident bytes of the store's memory, as the kernel counts.
-    fn resident(store: &Store) -> usize {
-        let start = store.slab.get(0..1).unwrap().as_ptr() as usize;
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let line = maps
-            .lines()
-            .skip_while(|line| !line.starts_with(&format!("{start:x}-")));
-        let rss = line.skip(1).find(|line| line.starts_with("Rss:")).unwrap();
-        rss.split_ascii_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<usize>()
-            .unwrap()
-            * 1024
-    }
-
-    #[test]
-    fn trimming_gives_the_memory_of_empty_blocks_back_and_it_can_be_used_again() {
-        let (mut store, mut compressor) = (Store::new(64 << 20).unwrap(), Compressor::new());
-        let mut fill = |store: &mut Store| -> Vec<StoreHandle> {
-            let compressed = (0..10_000).map(|seed| {
-                let content = page(seed as u8, 1000);
-                store.insert(compressor.compress(&content).unwrap()).unwrap()
-            });
-            compressed.collect()
-        };
-        let handles = fill(&mut store);
-        let full = resident(&store);
-        assert!(full >= 10_000_000 && full <= store.reserved_bytes(), "{full}");
-        handles[1..]
-            .iter()
-            .for_each(|handle| store.remove(*handle).unwrap());
-        assert_eq!(resident(&store), full, "nothing goes back by itself");
-        assert_eq!(store.trim(16), 16 * BLOCK, "no more than was asked for");
-        while store.trim(16) > 0 {}
-        assert!(resident(&store) <= BLOCK, "{} left of {full}", resident(&store));
-        assert_eq!(store.empty_bytes(), 0);
-        let mut out = [0; PAGE_SIZE];
-        store.load(handles[0], &mut out).unwrap();
-        let again = fill(&mut store);
-        again
-            .iter()
-            .for_each(|handle| store.load(*handle, &mut out).unwrap());
-        assert!(resident(&store) <= full + BLOCK);
-    }
-
-    proptest! {
-        #[test]
-        fn behaves_like_a_map_within_its_limit(
-            steps in prop::collection::vec((0usize..40, 0usize..PAGE_SIZE, any::<u8>()), 1..300),
-        ) {
-            const LIMIT: usize = 2 << 20;
-            let (mut store, mut compressor) = (Store::new(LIMIT).unwrap(), Compressor::new());
-            let mut map: HashMap<usize, (StoreHandle, Page)> = HashMap::new();
-            for (name, random, seed) in steps {
-                if let Some((handle, expected)) = map.remove(&name) {
-                    let mut out = [0; PAGE_SIZE];
-                    store.load(handle, &mut out).unwrap();
-                    prop_assert_eq!(out, expected);
-                    store.remove(handle).unwrap();
-                } else {
-                    let content = page(seed, random);
-                    if let Some(compressed) = compressor.compress(&content) {
-                        match store.insert(compressed) {
-                            Ok(handle) => { map.insert(name, (handle, content)); }
-                            Err(error) => {
-                                let full = matches!(error, StoreError::Full { .. });
-                                prop_assert!(full);
-                            }
-                        }
-                    }
-                }
-                if seed < 8 {
-                    store.trim(usize::from(seed));
-                }
-                prop_assert_eq!(store.pages(), map.len());
-                prop_assert!(store.reserved_bytes() <= LIMIT);
-            }
-            for (handle, _) in map.into_values() {
-                store.remove(handle).unwrap();
-            }
-            prop_assert_eq!(store.stored_bytes(), 0);
-            store.trim(LIMIT / BLOCK);
-            prop_assert!(store.reserved_bytes() < BLOCK);
-        }
-    }
 }
