@@ -1,21 +1,16 @@
 //! The manager's side as a region meets it: through a port, with pages that are only bytes.
 
+mod contents;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+use contents::page;
 use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Refusal, Report};
 use page_share::{
     Domain, DomainKey, Gfn, LocalManager, LocalPort, PAGE_SIZE, Page, PageHasher, PoolGeneration, Sketch,
     Slot,
 };
-
-fn page(content: u32) -> Page {
-    let mut page = [0; PAGE_SIZE];
-    for (place, word) in page.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *word = (content.wrapping_mul(0x9e37_79b9) ^ place as u32).to_le_bytes();
-    }
-    page
-}
 
 /// A guest whose pages are named by the number that makes their content.
 struct Guest {
@@ -33,7 +28,7 @@ impl Guest {
     fn named(&self, pages: &[(u32, u32)]) -> Vec<Report> {
         let named = |&(gfn, content): &(u32, u32)| Report {
             gfn: Gfn::new(gfn),
-            sketch: self.hasher.sketch(&page(content)),
+            sketch: self.hasher.sketch(&page(content.into())),
         };
         pages.iter().map(named).collect()
     }
@@ -48,7 +43,7 @@ impl Guest {
     fn publish(&mut self, pages: &[(u32, u32)]) -> Vec<Publication> {
         let mut all = Vec::new();
         for pages in pages.chunks(page_share::port::PUBLISH_BATCH) {
-            let bytes: Vec<Page> = pages.iter().map(|&(_, content)| page(content)).collect();
+            let bytes: Vec<Page> = pages.iter().map(|&(_, content)| page(content.into())).collect();
             let mut results = Vec::new();
             let named = self.named(pages);
             self.port.publish(&named, &bytes, &mut results).unwrap();
@@ -106,7 +101,7 @@ fn the_second_report_publishes_the_hint_is_offered_and_the_third_shares_at_once(
     for (place, result) in granted.iter().enumerate() {
         let slot = Slot::new(place as u32);
         assert_eq!(*result, Publication::Granted(slot), "runs stay runs");
-        assert_eq!(b.pool_page(slot), page(run[place].1));
+        assert_eq!(b.pool_page(slot), page(run[place].1.into()));
     }
     assert!(polls_readable(a.port.offers_ready()));
     let offers = a.offers();

@@ -1,11 +1,12 @@
 //! A guest whose growth is gated grows by its credit and not by a page more, whatever its threads touch.
 
+mod contents;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use page_share::{
-    AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, Swap,
-};
+use contents::page;
+use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
 
 const PAGES: u32 = 4096;
 
@@ -18,17 +19,6 @@ const CLASSES: [(&str, std::ops::Range<u32>); 6] = [
     ("swapped", 3072..3584),
     ("private", 3584..4096),
 ];
-
-fn page(content: u32) -> Page {
-    let mut page = [0; PAGE_SIZE];
-    for (index, word) in page.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *word = (content + 1)
-            .wrapping_mul(0x9E37_79B9)
-            .wrapping_mul(1 + index as u32 / 32)
-            .to_le_bytes();
-    }
-    page
-}
 
 /// Pages of `memory` that are memory of its own.
 fn anonymous(memory: &AnonymousMemory) -> u64 {
@@ -48,11 +38,11 @@ fn anonymous(memory: &AnonymousMemory) -> u64 {
 /// A guest with pages of every class.
 fn guest(manager: &LocalManager) -> (AnonymousMemory, Region) {
     let memory = AnonymousMemory::new(PAGES).unwrap();
-    (0..1024).for_each(|at| memory.write_page(at, &page(at / 2)));
+    (0..1024).for_each(|at| memory.write_page(at, &page(u64::from(at / 2))));
     // Some were only ever read: the kernel's zero page, too, but nobody has seen that it is.
     (1024..1536).for_each(|at| assert_eq!(memory.load(at as usize * PAGE_SIZE), 0));
     (1536..2048).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
-    (2560..4096).for_each(|at| memory.write_page(at, &page(at)));
+    (2560..4096).for_each(|at| memory.write_page(at, &page(u64::from(at))));
     let options = Options {
         store_bytes: 8 << 20,
         swap: Some(Swap::create(&std::env::temp_dir(), PAGES).unwrap()),

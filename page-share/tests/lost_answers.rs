@@ -1,14 +1,17 @@
 //! A manager whose answers get lost, again and again, while guests write, growth is gated and pages are given up: no
 //! pool page may go while it is mapped, and no reference may stay when it is not.
 
+mod contents;
+
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use contents::page;
 use page_share::port::{Answer, Offer, Port, PortError, Publication, Reconnected, Report, Session};
 use page_share::{
-    AnonymousMemory, Domain, Gfn, LocalManager, LocalPort, Options, PAGE_SIZE, Page, PageRun, PoolGeneration,
-    Region, Release, Slot,
+    AnonymousMemory, Domain, Gfn, LocalManager, LocalPort, Options, Page, PageRun, PoolGeneration, Region,
+    Release, Slot,
 };
 
 const PAGES: u32 = 512;
@@ -103,16 +106,6 @@ impl Port for Lossy {
         self.lost = false;
         Ok(reconnected)
     }
-}
-
-fn page(content: u64) -> Page {
-    let mut page = [0; PAGE_SIZE];
-    for (index, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        *word = (content << 10 | index as u64)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .to_le_bytes();
-    }
-    page
 }
 
 /// Checks and rewrites the pages of one writer until told to stop; returns the number of writes.

@@ -1,8 +1,11 @@
 //! Reading every page where it is, and nothing changes by it.
 
+mod contents;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use contents::page;
 use page_share::{
     AnonymousMemory, Blocks, Domain, DomainKey, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageHasher,
     PageRun, Region, Release, State, Stats, Swap,
@@ -10,17 +13,6 @@ use page_share::{
 
 /// Three blocks of 2 MiB.
 const PAGES: u32 = 1536;
-
-fn page(content: u32) -> Page {
-    let mut page = [0; PAGE_SIZE];
-    for (index, word) in page.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *word = (content + 1)
-            .wrapping_mul(0x9E37_79B9)
-            .wrapping_mul(1 + index as u32 / 32)
-            .to_le_bytes();
-    }
-    page
-}
 
 fn run(first: u32, count: u32) -> PageRun {
     PageRun::new(Gfn::new(first), count)
@@ -35,10 +27,10 @@ fn guest(swap: Swap) -> (LocalManager, AnonymousMemory, Region, Vec<Page>) {
         expected[at as usize] = bytes;
     };
     // 0..512 stays a huge block with some holes in it; of 512..1024 every two pages are alike.
-    (0..400).for_each(|at| write(at, page(at)));
-    (512..1024).for_each(|at| write(at, page(at / 2)));
+    (0..400).for_each(|at| write(at, page(at.into())));
+    (512..1024).for_each(|at| write(at, page(u64::from(at / 2))));
     (1024..1040).for_each(|at| write(at, [0; PAGE_SIZE]));
-    (1040..1400).for_each(|at| write(at, page(at)));
+    (1040..1400).for_each(|at| write(at, page(at.into())));
     let options = Options {
         blocks: Blocks::Huge,
         store_bytes: 8 << 20,
@@ -52,8 +44,8 @@ fn guest(swap: Swap) -> (LocalManager, AnonymousMemory, Region, Vec<Page>) {
     (0..4).for_each(|_| region.scan_pass());
     assert_eq!(region.stats().shared, 512, "{:#?}", region.stats());
     for at in [600, 700, 701] {
-        memory.write_page(at, &page(9999 - at));
-        expected[at as usize] = page(9999 - at);
+        memory.write_page(at, &page(u64::from(9999 - at)));
+        expected[at as usize] = page(u64::from(9999 - at));
     }
     region.scan_pass();
     assert_eq!(region.compress(run(1040, 32)), 32);
@@ -169,7 +161,7 @@ fn looking_while_the_guest_runs_shows_a_page_of_one_time_or_the_other() {
         let mut wrong = Vec::new();
         for _ in 0..200 {
             region.peek(run(1040, 128), |gfn, state, bytes| {
-                if bytes != Some(&page(gfn.get())) {
+                if bytes != Some(&page(gfn.get().into())) {
                     wrong.push((gfn, state));
                 }
             });
