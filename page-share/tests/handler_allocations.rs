@@ -4,6 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use page_share::{AnonymousMemory, Gfn, Options, PAGE_SIZE, PageRun, Region, Swap};
 
@@ -39,15 +40,20 @@ unsafe impl GlobalAlloc for Watching {
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
-/// The thread of this process with the name `name`.
+/// The thread of this process with the name `name`, which it gives itself when it first runs.
 fn thread(name: &str) -> i32 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let mut ids = tasks.map(|task| task.unwrap().path());
     let named = |path: &std::path::PathBuf| {
         std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
     };
-    let path = ids.find(named).expect("the handler runs");
-    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        if let Some(path) = tasks.map(|task| task.unwrap().path()).find(named) {
+            return path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        }
+        assert!(Instant::now() < until, "{name} does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
