@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use page_share::{Pace, SocketPort};
+use page_share::{Gfn, Pace, PageRun, SocketPort};
 
 use super::Engine;
 use super::allowance::Allowance;
@@ -29,6 +29,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long the manager may take to admit a guest, or to take a report.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long pages are compressed, and then swapped, on one order.
+const SQUEEZE: Duration = Duration::from_millis(500);
+
+/// Pages squeezed between two looks at the clock.
+const PART: u32 = 64;
 
 /// Time between two attempts to find a manager that went away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -258,17 +264,22 @@ impl Shift {
         self.orders = orders;
     }
 
-    /// Compresses, then swaps, pages on which sharing found nothing.
+    /// Compresses, then swaps, pages on which sharing found nothing, for as long as a report can wait. What is left to
+    /// do then is the next order's: a manager that hears nothing plans with old figures, and in the end hangs up.
     fn squeeze(&mut self, compress: u64, swap: u64) {
         let pages = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let (region, until) = (self.engine.region(), Instant::now() + SQUEEZE);
         let mut incompressible = 0;
-        for run in self.engine.region().cold_pages(pages(compress)) {
-            incompressible += run.count - self.engine.region().compress(run).min(run.count);
+        for part in parts(region.cold_pages(pages(compress))) {
+            incompressible += part.count - region.compress(part).min(part.count);
+            if Instant::now() >= until {
+                break;
+            }
         }
         // The memory is wanted either way: what does not compress goes to the file.
-        let wanted = pages(swap).saturating_add(incompressible);
-        for run in self.engine.region().cold_pages(wanted) {
-            if self.swapper.swap_out(run).is_none() {
+        let until = Instant::now() + SQUEEZE;
+        for part in parts(region.cold_pages(pages(swap).saturating_add(incompressible))) {
+            if self.swapper.swap_out(part).is_none() || Instant::now() >= until {
                 return;
             }
         }
@@ -313,6 +324,16 @@ impl Shift {
         };
         pools.into_iter().map(described).collect()
     }
+}
+
+/// Runs in parts after each of which there is time for a look at the clock.
+fn parts(runs: Vec<PageRun>) -> impl Iterator<Item = PageRun> {
+    runs.into_iter().flat_map(|run| {
+        (0..run.count).step_by(PART as usize).map(move |at| PageRun {
+            first: Gfn::new(run.first.get() + at),
+            count: PART.min(run.count - at),
+        })
+    })
 }
 
 fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {

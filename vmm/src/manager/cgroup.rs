@@ -20,6 +20,9 @@ use crate::process::HeldDir;
 /// number alone would not say whether a manager in another container still runs.
 const PREFIX: &str = "levy-";
 
+/// Bytes by which the brake is eased above the budget: setting it makes the kernel reclaim.
+const STEP: u64 = 1 << 20;
+
 /// `--cgroup auto|off|PATH`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
@@ -151,11 +154,15 @@ impl Brake {
         fs::write(self.group().join("cgroup.procs"), pid.to_string())
     }
 
-    /// Brakes above `bytes` from now on.
+    /// Brakes above `budget` from now on, or above what the kernel cannot reclaim from the guests' processes, if that is
+    /// more. Only the processes themselves can give that up, by compressing and swapping, for which they allocate: braked
+    /// they would never get there.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn follow(&self, bytes: u64) -> io::Result<()> {
+    pub fn follow(&self, budget: u64) -> io::Result<()> {
+        let stat = fs::read_to_string(self.group().join("memory.stat")).unwrap_or_default();
+        let bytes = budget.max(unreclaimable(&stat).next_multiple_of(STEP));
         let mut high = self.high.lock().unwrap_or_else(PoisonError::into_inner);
         if *high != bytes {
             fs::write(self.group().join("memory.high"), bytes.to_string())?;
@@ -163,6 +170,15 @@ impl Brake {
         }
         Ok(())
     }
+}
+
+/// Bytes in a group's `memory.stat` that the kernel cannot reclaim, taken that there is no swap of its own.
+fn unreclaimable(stat: &str) -> u64 {
+    let figures = stat.lines().filter_map(|line| line.split_once(' '));
+    let stays = figures.filter(|(name, _)| ["anon", "shmem", "kernel"].contains(name));
+    stays
+        .map(|(_, bytes)| bytes.trim().parse::<u64>().unwrap_or(0))
+        .sum()
 }
 
 impl Drop for Brake {
@@ -234,6 +250,16 @@ mod tests {
         assert_eq!(read("memory.high"), "1073741824");
         brake.follow(1 << 29).unwrap();
         assert_eq!(read("memory.high"), "536870912");
+        // What guests have to give up themselves does not brake them while they do.
+        let stat = "anon 600000000\nfile 500000000\nkernel 1000\nshmem 300000000\nanon_thp 600000000\n";
+        fs::write(brake.group().join("memory.stat"), stat).unwrap();
+        brake.follow(1 << 29).unwrap();
+        assert_eq!(
+            read("memory.high"),
+            900_001_000_u64.next_multiple_of(STEP).to_string()
+        );
+        brake.follow(1 << 30).unwrap();
+        assert_eq!(read("memory.high"), "1073741824");
         brake.take_in(77).unwrap();
         assert_eq!(
             (read("cgroup.procs"), read("memory.max")),
