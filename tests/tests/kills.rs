@@ -3,7 +3,7 @@
 
 use levy::api::types::DomainView;
 use levy::control::Request;
-use levy_tests::{Guest, Lab, Manager, SmallDisk, files_in, turn, until};
+use levy_tests::{Guest, Lab, Manager, Plan, SmallDisk, files_in, turn, until};
 
 /// MiB of the pages that all guests of a test have in common, and how many pages that is.
 const EQUAL_MIB: u64 = 16;
@@ -21,9 +21,8 @@ struct Busy {
 }
 
 impl Busy {
-    /// `guest` at work, once it is ready.
+    /// `guest` at work, which is ready.
     fn begin(mut guest: Guest) -> Self {
-        guest.ready();
         let fill = guest.run(&format!("fill mib={EQUAL_MIB} seconds=3600"));
         let churn = guest.run("churn mib=8 rate=1000 seconds=3600");
         Self { guest, fill, churn }
@@ -52,14 +51,18 @@ impl Busy {
     }
 }
 
-fn start(lab: &Lab, manager: &Manager, name: &str) -> Guest {
-    lab.guest(name).memory_mib(128).managed_by(manager).start()
+fn plan(lab: &Lab, manager: &Manager, name: &str) -> Plan {
+    lab.guest(name)
+        .memory_mib(128)
+        .deadline_seconds(240)
+        .managed_by(manager)
 }
 
+/// Two guests at work. Nobody works while others boot, or booting takes long.
 fn pair(lab: &Lab, manager: &Manager) -> [Busy; 2] {
-    ["one", "other"]
-        .map(|name| start(lab, manager, name))
-        .map(Busy::begin)
+    let mut guests = ["one", "other"].map(|name| plan(lab, manager, name).start());
+    guests.iter_mut().for_each(Guest::ready);
+    guests.map(Busy::begin)
 }
 
 /// What the manager says of the only domain.
@@ -114,8 +117,7 @@ fn a_guest_that_is_killed_while_it_merges_takes_its_references_and_nothing_else(
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(8 << 20).unwrap();
     let manager = lab.manager(1024);
-    let plan = lab.guest("victim").memory_mib(128).managed_by(&manager);
-    let mut victim = plan
+    let mut victim = plan(&lab, &manager, "victim")
         .swapping_to(disk.path())
         .over_image(image.path(), disk.path())
         .start();

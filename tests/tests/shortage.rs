@@ -27,6 +27,7 @@ fn plan(lab: &Lab, manager: &Manager, name: &str) -> Plan {
     lab.guest(name)
         .memory_mib(192)
         .min_mib(MIN_MIB)
+        .deadline_seconds(240)
         .managed_by(manager)
 }
 
