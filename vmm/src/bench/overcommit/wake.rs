@@ -21,7 +21,7 @@ const SLEEPER: &str = "sleeper";
 /// How often it is looked whether the guest is awake.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a budget hands out beyond a guest's minimum, MiB: the first of these that is accepted.
-const BESIDE_MIB: [u64; 5] = [6, 9, 12, 18, 24];
+const BESIDE_MIB: [u64; 6] = [6, 9, 12, 18, 24, 64];
 /// A guest that may be slow takes so much longer than its schedule.
 const PATIENCE: f64 = 300.0;
 
@@ -44,9 +44,9 @@ const FULL: Schedule = Schedule {
     budget_mib: 416,
     working_set_mib: 128,
     wakes: 3,
-    undisturbed: 75,
-    asleep: 60,
-    awake: 45,
+    undisturbed: 60,
+    asleep: 30,
+    awake: 90,
 };
 
 const QUICK: Schedule = Schedule {
@@ -160,11 +160,12 @@ fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
     let mut result = Ok(());
     for beside in BESIDE_MIB {
         result = stage.hand_out(Pages::new((min_mib + beside) << 8));
-        match &result {
-            Err(StageError::Change(_)) => {}
-            // No plan at all: what is needed beside the guest has grown beyond the budget.
-            Err(StageError::Impossible(_)) => stage.set(|settings| settings.budget += Pages::new(4 << 8))?,
-            _ => break,
+        // No plan at all: what is needed beside the guest has grown beyond the budget.
+        if let Err(StageError::Impossible(_)) = &result {
+            result = stage.set(|settings| settings.budget += Pages::new(beside << 8));
+        }
+        if !matches!(result, Err(StageError::Change(_))) {
+            break;
         }
     }
     result
@@ -332,6 +333,6 @@ mod tests {
     #[test]
     fn the_words_have_a_phase_for_each_sleep_and_each_wake() {
         let words = Schedule { wakes: 2, ..QUICK }.words();
-        assert_eq!(words, "toucher phases=128@45+1@60+128@45+1@60+128@45");
+        assert_eq!(words, "toucher phases=128@45+1@30+128@90+1@30+128@90");
     }
 }
