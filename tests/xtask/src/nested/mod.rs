@@ -6,6 +6,7 @@
 
 mod host;
 pub(crate) mod inside;
+mod mend;
 mod qemu;
 mod system;
 mod wire;

@@ -9,6 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use guest_images::debian::{Archive, Depth, Prefer, Request};
 
+use super::mend::mended;
+
 /// First major version that is sound.
 const OLDEST: u32 = 10;
 
@@ -75,7 +77,7 @@ impl Qemu {
             libraries.push(":");
         }
         let mut first: Vec<OsString> = vec!["--library-path".into(), libraries];
-        first.push(tree.join("usr/bin/qemu-system-x86_64").into());
+        first.push(mended(&tree.join("usr/bin/qemu-system-x86_64"))?.into());
         for part in ["usr/share/seabios", "usr/share/qemu", "usr/lib/ipxe/qemu"] {
             first.push("-L".into());
             first.push(tree.join(part).into());
