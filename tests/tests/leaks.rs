@@ -71,7 +71,7 @@ fn round(lab: &Lab, manager: &Manager, disk: &SmallDisk, number: usize) {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(4 << 20).unwrap();
     let start = |name: &str| {
-        let plan = lab.guest(name).memory_mib(96).managed_by(manager);
+        let plan = lab.guest(name).memory_mib(128).managed_by(manager);
         plan.swapping_to(disk.path())
             .over_image(image.path(), disk.path())
             .start()
