@@ -2,8 +2,7 @@
 //!
 //! An entry is a *hint* (one guest's page had this content when it was reported) or *shared* (the pool has it). The
 //! table is 1024 open-addressing segments, each growing by a quarter when 70 % full: between 17 and 22 bytes per
-//! entry, and growing one segment moves a thousandth of the entries, so no call is ever slow. Segments of fewer than 64
-//! places double instead: up to 46,000 entries the index may take 34 bytes for each, 1.5 MiB in all.
+//! entry at all times, and growing one segment moves a thousandth of the entries, so no call is ever slow.
 //!
 //! An entry keeps 46 of the sketch's 64 bits. Two contents that agree in those look alike to the index: with 2^28
 //! entries that happens to one lookup in 2^18, and costs a comparison that fails. Nothing is believed because the
@@ -21,9 +20,6 @@ const PLACE_BITS: u32 = 32 - SEGMENT_BITS;
 
 /// Fewest places in a segment that has entries.
 const SMALLEST: usize = 8;
-
-/// Below so many places a segment grows to twice its size.
-const SMALL: usize = 64;
 
 /// Places from one cache line to the next: searches often go on there.
 const NEXT_LINE: usize = 64 / size_of::<Entry>();
@@ -234,13 +230,7 @@ impl Segment {
 
     fn insert(&mut self, entry: Entry) {
         if (self.entries + 1) * 10 > self.places.len() * 7 {
-            let places = self.places.len();
-            let more = if places < SMALL {
-                places
-            } else {
-                places.div_ceil(4)
-            };
-            self.resize((places + more).max(SMALLEST));
+            self.resize((self.places.len() * 5).div_ceil(4).max(SMALLEST));
         }
         self.put(entry);
         self.entries += 1;
