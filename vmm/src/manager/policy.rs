@@ -173,32 +173,54 @@ impl Policy {
         self.planned = None;
     }
 
-    /// The fleet as the allocator sees it.
+    /// The fleet as the allocator sees it: whether the budget keeps what was promised.
     ///
     /// # Errors
-    /// When the minimums do not fit the budget any more.
+    /// When the minimums do not fit the budget, or the limits contradict each other.
     pub fn fleet(&self, spent: Spent, groups: &[Group], members: &[Member]) -> Result<Fleet, FleetError> {
+        let (wished, most) = self.to_hand_out(spent, members);
         let claims: Vec<_> = members.iter().map(Member::claim).collect();
+        // Promised minimums hold at the cost of the free memory aimed for, not beyond the budget.
+        let memory = wished.max(promised(groups, &claims).min(most));
+        self.supplied(memory, groups, &claims)
+    }
+
+    /// The fleet to plan for. Where what is beside the guests has grown until not even the minimums fit, these are what
+    /// everybody gets, and the limits do the rest: without a plan the last one's larger targets would stay.
+    ///
+    /// # Errors
+    /// When the limits contradict each other.
+    fn fleet_as_it_is(
+        &self,
+        spent: Spent,
+        groups: &[Group],
+        members: &[Member],
+    ) -> Result<Fleet, FleetError> {
+        let (wished, _) = self.to_hand_out(spent, members);
+        let claims: Vec<_> = members.iter().map(Member::claim).collect();
+        self.supplied(wished.max(promised(groups, &claims)), groups, &claims)
+    }
+
+    /// Memory for guests: with what is to stay free set aside, and without.
+    fn to_hand_out(&self, spent: Spent, members: &[Member]) -> (Pages, Pages) {
         let overhead = members.iter().map(Member::overhead).sum::<Pages>() + spent.pools + spent.manager;
         let most = self.settings.budget.less(overhead);
-        let wished = most.less(self.reserve(members) + self.machine.thresholds().goal());
-        // Promised minimums hold at the cost of the free memory aimed for, not beyond the budget.
-        let promised = promised(groups, &claims);
-        let memory = wished.max(promised.min(most));
-        Fleet::new(
-            Supply {
-                memory,
-                tax: self.settings.tax,
-            },
-            groups,
-            &claims,
-        )
+        let aside = self.reserve(members) + self.machine.thresholds().goal();
+        (most.less(aside), most)
+    }
+
+    fn supplied(&self, memory: Pages, groups: &[Group], claims: &[Claim]) -> Result<Fleet, FleetError> {
+        let supply = Supply {
+            memory,
+            tax: self.settings.tax,
+        };
+        Fleet::new(supply, groups, claims)
     }
 
     /// One round, `elapsed` after the last.
     ///
     /// # Errors
-    /// When the limits contradict each other or the budget.
+    /// When the limits contradict each other.
     pub fn round(
         &mut self,
         elapsed: Duration,
@@ -212,7 +234,7 @@ impl Policy {
         let free = self.free(spent, members);
         let coming: Pages = members.iter().map(Member::inflating).sum();
         let state = self.machine.observe(Pages::new(free.max(0) as u64));
-        let fleet = self.fleet(spent, groups, members)?;
+        let fleet = self.fleet_as_it_is(spent, groups, members)?;
         if self.due(elapsed, members.len(), state) {
             self.planner.plan(&fleet, &mut self.plan);
         }

@@ -201,7 +201,7 @@ impl Roster {
     /// One round over everybody: counts memory, plans, and remembers the orders.
     ///
     /// # Errors
-    /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
+    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
     pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
         for (member, seat) in self.members.iter_mut().zip(&self.seats) {
             // A process that has just died keeps its last count until it is buried.

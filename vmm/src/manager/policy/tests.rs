@@ -216,7 +216,7 @@ fn plenty_asks_nothing_of_anybody() {
 }
 
 #[test]
-fn a_budget_below_the_minimums_is_an_error_that_names_them() {
+fn a_budget_below_the_minimums_is_refused_and_where_it_comes_to_that_everybody_has_its_minimum() {
     let guest = || Guest {
         active: Pages::ZERO,
         dead_balloon: false,
@@ -224,9 +224,18 @@ fn a_budget_below_the_minimums_is_an_error_that_names_them() {
     let mut host = Host::new(Pages::from_mib(100), vec![guest(), guest()]);
     let error = host
         .policy
-        .round(SECOND, Spent::default(), &[], &mut host.members)
+        .fleet(Spent::default(), &[], &host.members)
         .unwrap_err();
     assert!(error.to_string().contains("min"), "{error}");
+    let round = host.run(120);
+    assert_eq!(round.state, State::Low);
+    let minimum = host.members[0].limits.min;
+    for index in 0..2 {
+        assert_eq!(host.policy.plan.targets()[index].pages, minimum);
+        // What is compressed takes memory too, and it is the guest's.
+        let held = host.members[index].held.mib();
+        assert!((64.0..68.0).contains(&held), "{held} MiB");
+    }
 }
 
 /// Two guests in 300 MiB: one holds most of it, the other asks for memory that it is entitled to.
