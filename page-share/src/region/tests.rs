@@ -5,10 +5,12 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::region::state::State as S;
 
-use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region, State};
+use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, State};
 
 fn page(content: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
@@ -110,6 +112,62 @@ fn a_page_that_the_fault_handler_has_in_hand_keeps_its_reference_when_the_manage
         region.guest.settle(claim, State::Shared);
         assert_eq!(naming.join().unwrap(), all);
     });
+}
+
+#[test]
+fn whoever_writes_to_a_page_that_is_being_merged_behind_a_closed_gate_goes_on() {
+    const PAGES: u32 = 64;
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests = merged(&manager, PAGES);
+    let (memory, region) = &guests[0];
+    region.close_gate();
+    region.add_credit(1 << 30);
+    let all = PageRun::new(Gfn::new(0), PAGES);
+    let table = &region.guest.table;
+    let places: Vec<u32> = all.numbers().map(|page| table.detail(page)).collect();
+    let (stop, writes) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 3]);
+    let write = |own: &AtomicU64| {
+        for at in (0..PAGES as usize).cycle() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            // The same as before: the page can be merged all the same.
+            memory.store(at * PAGE_SIZE, memory.load(at * PAGE_SIZE));
+            own.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        writes.iter().for_each(|own| drop(scope.spawn(|| write(own))));
+        for round in 0..1000 {
+            {
+                let mut engine = super::lock(&region.engine);
+                engine.rehome(all);
+                engine.merge(all, &places);
+                engine.clear_staging();
+                // What was re-homed is merged again, and what could not be merged is at the next round.
+                engine.returns.clear();
+            }
+            let before = writes.each_ref().map(|own| own.load(Ordering::Relaxed));
+            let start = Instant::now();
+            let goes_on = |(own, before): (&AtomicU64, &u64)| own.load(Ordering::Relaxed) > *before;
+            while !writes.iter().zip(&before).all(goes_on) {
+                let waited = start.elapsed() > Duration::from_secs(10);
+                if waited {
+                    stop.store(true, Ordering::Relaxed);
+                    region.open_gate();
+                }
+                assert!(
+                    !waited,
+                    "round {round}: somebody still waits, {:?}",
+                    region.growth()
+                );
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(region.stats().pages_merged > u64::from(PAGES) * 2);
+    (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
 }
 
 #[test]
