@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod sample;
 mod samples;
+mod saving;
 mod scene;
 mod sharing;
 mod stage;

@@ -31,7 +31,7 @@ pub struct BenchArgs {
 enum Bench {
     /// Do a budget and its guests hold when guests want far more memory than there is?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
-    Overcommit(SceneArgs),
+    Overcommit(OvercommitArgs),
     /// How long does a guest that was squeezed to its minimum take to be itself again?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
     Wake(SceneArgs),
@@ -50,6 +50,17 @@ enum Bench {
     /// What does a busy guest gain when an idle one pays a tax on its memory?
     #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
     Tax(TaxArgs),
+}
+
+/// What the overcommit bench takes.
+#[derive(Clone, Debug, clap::Args)]
+struct OvercommitArgs {
+    /// CPUs that scanning may use, all guests together, while everybody is quiet before the savings are counted: an
+    /// emulated host needs many times what a real one does
+    #[arg(long, value_name = "CPUS", default_value = "0.2", value_parser = sharing::cpus)]
+    quiet_scan_cpu: f64,
+    #[command(flatten)]
+    scene: SceneArgs,
 }
 
 /// What the tax bench takes.
@@ -121,7 +132,11 @@ impl BenchArgs {
 
     fn measure(self) -> Result<(), BenchError> {
         match self.bench {
-            Bench::Overcommit(args) => args.play("overcommit", bench::overcommit::overcommit),
+            Bench::Overcommit(args) => {
+                let cpus = args.quiet_scan_cpu;
+                args.scene
+                    .play("overcommit", |scene| bench::overcommit::overcommit(scene, cpus))
+            }
             Bench::Wake(args) => args.play("wake", bench::overcommit::wake),
             Bench::Hints(args) => args.measure(),
             Bench::Sharing(args) => args.measure(),

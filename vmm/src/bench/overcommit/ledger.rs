@@ -7,6 +7,11 @@ use crate::bench::{Figure, GuestSample, Line, Panel, Sample};
 /// What is not counted as a breach: the manager samples too, and guests move between its sample and ours.
 const TOLERANCE: f64 = 0.02;
 
+/// When a sample counts a guest as below its minimum. One that has not touched so much yet, or gave it back itself, has
+/// been refused nothing; one from which something was taken counts, booting or not.
+const SHORT: &str = "private, shared and zero pages and the bytes of the compressed store fall short of the minimum by more than 2 % \
+                     of it, and so much was taken by balloon, compression or swap";
+
 /// Verdicts over a stage's samples.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ledger {
@@ -16,8 +21,10 @@ pub struct Ledger {
     pub budget_exceeded_samples: usize,
     /// Most memory in use, as a part of the budget.
     pub most_of_budget: f64,
-    /// Samples of single guests in which one had less than its minimum while some of its memory was taken from it.
+    /// Samples of single guests in which one lacked something that was promised to it, see [`SHORT`].
     pub below_minimum_samples: usize,
+    /// What that means, for whoever reads the numbers.
+    pub below_minimum_means: &'static str,
     /// Samples by the host's state: high, soft, hard, low.
     pub states: [usize; 4],
 }
@@ -38,6 +45,7 @@ impl Ledger {
             budget_exceeded_samples: samples.iter().filter(|s| part(s) > 1.0 + TOLERANCE).count(),
             most_of_budget: samples.iter().map(part).fold(0.0, f64::max),
             below_minimum_samples: guests.filter(|guest| is_short(guest, min_bytes)).count(),
+            below_minimum_means: SHORT,
             states: ["high", "soft", "hard", "low"].map(in_state),
         }
     }
@@ -144,14 +152,17 @@ mod tests {
             sample(102, guest(10, 0)),
             sample(103, guest(64, 64)),
             sample(50, guest(40, 64)),
+            // One that boots: what was taken of it counts, from 2 % of its minimum on.
+            sample(50, guest(40, 2)),
+            sample(50, guest(40, 1)),
         ];
         let ledger = Ledger::of(&samples, 64 * MIB);
         assert_eq!(
             (ledger.budget_exceeded_samples, ledger.below_minimum_samples),
-            (1, 1)
+            (1, 2)
         );
-        assert_eq!(ledger.states, [0, 0, 0, 3]);
+        assert_eq!(ledger.states, [0, 0, 0, 5]);
         assert!((ledger.most_of_budget - 1.03).abs() < 1e-9);
-        assert_eq!(figure("", &samples).panels[1].lines[0].points.len(), 3);
+        assert_eq!(figure("", &samples).panels[1].lines[0].points.len(), 5);
     }
 }

@@ -3,6 +3,10 @@
 //! Half of the guests run services under load and rewrite and check pages beside; the other half have filled their
 //! memory with a pattern and rest, and find it as they left it at the end. One of those loses its balloon driver, so
 //! that only compression and swap are left for it.
+//!
+//! When the busy ones are done everybody is quiet, and what sharing saves is held against what an
+//! [oracle](crate::bench::Findings) finds. The idle guests' data is checked after that: by then it was shared, compressed,
+//! swapped, and read by the oracle.
 
 mod ledger;
 mod wake;
@@ -14,6 +18,7 @@ use levy_agent::{Action, ModuleChange};
 use serde::Serialize;
 use serde_json::Map;
 
+use super::saving::Saving;
 use super::{Guest, Outcome, Report, RunId, Scene, Stage, StageError};
 use crate::cli::GuestArgs;
 
@@ -26,8 +31,12 @@ const ENDLESS: u32 = 100_000;
 /// How long everybody goes on after the services are done, so that idle guests are seen under pressure.
 const AFTER: Duration = Duration::from_secs(10);
 
-/// How long a verdict may take: setting a service up on an emulated host that does the same for others takes minutes.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a verdict may take: setting a service up on an emulated host that does the same for others takes minutes, of
+/// which the agent allows ten for the server alone.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
+/// How long everybody is quiet before the savings are counted.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Who takes part.
 struct Cast {
@@ -90,11 +99,11 @@ struct Player {
     checks: Vec<RunId>,
 }
 
-/// Runs the bench.
+/// Runs the bench. While guests work, scanning may use what it usually may; while they are quiet, `quiet_scan_cpu` CPUs.
 ///
 /// # Errors
 /// When guests cannot be started or end unasked. Wrong data is no error: it is what the report is about.
-pub fn overcommit(scene: &Scene) -> Result<Outcome, StageError> {
+pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageError> {
     let cast = if scene.quick { QUICK } else { FULL };
     let mut stage = Stage::open(scene, scene.settings(cast.budget))?;
     let guest = GuestArgs {
@@ -139,11 +148,36 @@ pub fn overcommit(scene: &Scene) -> Result<Outcome, StageError> {
     }
     stage.pass(AFTER)?;
     let mut fates = Vec::new();
-    for player in &players {
+    for player in &players[first..] {
         fates.push(fate(&mut stage, player)?);
         scene.draft.set("fates", &fates);
     }
-    Ok(outcome(&stage, &guest, fates, &silent))
+    let guests: Vec<Guest> = players.iter().map(|player| player.guest).collect();
+    let saving = quiet(&mut stage, &guests, quiet_scan_cpu)?;
+    scene.draft.set("saving", &saving);
+    for (place, player) in players[..first].iter().enumerate() {
+        fates.insert(place, fate(&mut stage, player)?);
+        scene.draft.set("fates", &fates);
+    }
+    let ledger = Ledger::of(stage.samples(), guest.memory.min);
+    let mut outcome = outcome(&stage, ledger, fates, &silent);
+    let _ = writeln!(outcome.table, "after {} s of quiet, {saving}", QUIET.as_secs());
+    outcome.report.set("quiet_seconds", QUIET.as_secs());
+    outcome.report.set("quiet_scan_cpu", quiet_scan_cpu);
+    outcome.report.set("reclaimed_of_oracle", saving.of_oracle);
+    outcome.report.set("saving", saving);
+    Ok(outcome)
+}
+
+/// What is saved once nobody has worked for a while.
+fn quiet(stage: &mut Stage, guests: &[Guest], scan_cpu: f64) -> Result<Saving, StageError> {
+    stage.say(&format!("quiet for {} s", QUIET.as_secs()));
+    stage.set(|settings| settings.scan.cpu = scan_cpu)?;
+    stage.pass(QUIET)?;
+    stage.say("everybody stands still, and an oracle reads all pages");
+    let saving = Saving::measure(stage, guests)?;
+    stage.say(&saving.to_string());
+    Ok(saving)
 }
 
 fn enter(stage: &mut Stage, args: &GuestArgs, name: &str) -> Result<Player, StageError> {
@@ -227,9 +261,8 @@ fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
     })
 }
 
-fn outcome(stage: &Stage, guest: &GuestArgs, fates: Vec<Fate>, silent: &str) -> Outcome {
+fn outcome(stage: &Stage, ledger: Ledger, fates: Vec<Fate>, silent: &str) -> Outcome {
     let samples = stage.samples();
-    let ledger = Ledger::of(samples, guest.memory.min);
     let most = |of: fn(&super::GuestSample) -> u64| {
         let all = samples.iter().filter_map(|sample| sample.guest(silent)).map(of);
         all.max().unwrap_or(0) >> 20

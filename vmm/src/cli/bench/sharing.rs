@@ -95,7 +95,7 @@ impl HintsArgs {
 }
 
 /// A positive number of CPUs.
-fn cpus(text: &str) -> Result<f64, String> {
+pub(super) fn cpus(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(cpus) if cpus > 0.0 && cpus <= 1024.0 => Ok(cpus),
         _ => Err("write a number of CPUs above 0, such as 0.2".to_owned()),
