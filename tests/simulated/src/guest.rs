@@ -37,6 +37,8 @@ pub struct Status {
     pub merged: u64,
     /// Pages in the compressed store.
     pub compressed: u64,
+    /// Bytes that those occupy.
+    pub store_bytes: u64,
     /// Pages in the swap file.
     pub swapped: u64,
     /// Pages that could not be brought back.

@@ -92,6 +92,12 @@ impl GuestOptions {
         Self { mib, ..self }
     }
 
+    /// Its guaranteed memory, MiB.
+    #[must_use]
+    pub fn min_mib(self, min_mib: u64) -> Self {
+        Self { min_mib, ..self }
+    }
+
     /// Which pages it has: guests with the same seed have the same.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {

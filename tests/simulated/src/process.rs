@@ -123,11 +123,12 @@ fn status(work: &Work, region: &Region) -> Status {
     Status {
         writes: work.writes.load(Ordering::Relaxed),
         wrong: work.wrong.load(Ordering::SeqCst),
-        private: stats.private + stats.broken + stats.huge,
+        private: stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit,
         shared: stats.shared,
         zero: stats.zero,
         merged: stats.pages_merged,
         compressed: stats.compressed,
+        store_bytes: stats.store_bytes,
         swapped: stats.swapped,
         lost: stats.pages_lost,
         old_pools: region.old_pools().len() as u64,

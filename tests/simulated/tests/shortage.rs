@@ -63,6 +63,76 @@ fn a_budget_that_is_halved_is_held_again_soon_and_every_page_is_right() {
     guests.iter_mut().for_each(Guest::assert_right);
 }
 
+/// Waits until the manager has had memory left for three seconds on end.
+fn held_for_three_seconds(manager: &Manager) {
+    let mut held_since = None;
+    until("the budget is held for three seconds", || {
+        let held = manager.view().free_bytes.is_some_and(|free| free >= 0);
+        held_since = held.then(|| held_since.unwrap_or_else(Instant::now));
+        held_since.is_some_and(|since: Instant| since.elapsed() > Duration::from_secs(3))
+    });
+}
+
+#[test]
+fn what_a_guest_with_a_full_swap_disk_cannot_give_up_its_neighbour_gives() {
+    // No swap file fits.
+    let Some(disk) = SmallDisk::or_skip(4) else { return };
+    // One plan: later ones, which know that both rest, would ask the neighbour for more.
+    let manager = Manager::start_with(Path::new(PROGRAM), 1024, &["--rebalance", "1h"]);
+    let guest = |name: &str, seed| GuestOptions::new(name).seed(seed).all_different().rate(0);
+    let stuck = guest("stuck", 1).mib(128).swap(disk.path());
+    let stuck = Guest::start(Path::new(PROGRAM), manager.dir(), stuck);
+    let able = Guest::start(Path::new(PROGRAM), manager.dir(), guest("able", 2).mib(64));
+    let mut guests = [stuck, able];
+    until("all memory in use", || {
+        manager.view().spent.guests_bytes > 185 * MIB
+    });
+    // Half of the stuck one's pages do not compress: that alone is more than its half of this budget, and what it has
+    // too much is more than what is to stay free.
+    manager.client().change_host(&budget(104)).unwrap();
+    guests[0].until("its pages are compressed", |status| status.compressed > 12 << 10);
+    held_for_three_seconds(&manager);
+    let statuses = guests.each_ref().map(Guest::status);
+    assert_eq!(statuses[0].swapped, 0, "{statuses:?}");
+    manager.client().change_host(&budget(1024)).unwrap();
+    guests.iter_mut().for_each(Guest::assert_right);
+}
+
+#[test]
+fn nothing_is_taken_of_what_was_promised() {
+    const MIN: u64 = 24;
+    let manager = Manager::start(Path::new(PROGRAM), 1024);
+    let guest = |number: u64| {
+        let options = GuestOptions::new(&format!("g{number}")).seed(number).mib(48);
+        let options = options.min_mib(MIN).all_different().rate(300);
+        Guest::start(Path::new(PROGRAM), manager.dir(), options)
+    };
+    let has_minimum = |guest: &Guest| {
+        let status = guest.status();
+        let has = (status.private + status.shared + status.zero) * 4096 + status.store_bytes;
+        // Pages are on their way in and out while they are counted.
+        assert!(has >= (MIN - 1) * MIB, "{}: {status:?}", guest.name());
+        status
+    };
+    let mut guests = vec![guest(1), guest(2)];
+    until("all memory in use", || {
+        manager.view().spent.guests_bytes > 90 * MIB
+    });
+    // Room for three minimums and little more; the third guest comes when there is nothing left.
+    manager.client().change_host(&budget(132)).unwrap();
+    guests.push(guest(3));
+    let mut seen = 0;
+    until("all have been squeezed, and seen a hundred times", || {
+        let squeezed = |status: &simulated::Status| status.compressed + status.swapped > 0;
+        let all = guests.iter().map(has_minimum).filter(squeezed).count() == guests.len();
+        seen += u32::from(all);
+        seen >= 100
+    });
+    held_for_three_seconds(&manager);
+    manager.client().change_host(&budget(1024)).unwrap();
+    guests.iter_mut().for_each(Guest::assert_right);
+}
+
 #[test]
 fn a_budget_below_the_minimums_is_refused_with_a_message() {
     let manager = Manager::start(Path::new(PROGRAM), 512);

@@ -5,6 +5,9 @@
 //! is free. Then the gate closes: from now on every page that grows is counted, and the limit holds exactly, however
 //! fast the guest is. Where accesses wait at the gate the manager hears at once; when it has no more to give, the guest
 //! makes room for itself, by compressing and swapping pages of its own.
+//!
+//! A guest that has less than its minimum makes room for nobody, itself included: it waits for what was promised, which
+//! others have to give up first. What has not come after [`OVERDUE`] it takes.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use page_share::Region;
 
+use super::promised::Promised;
 use super::swapper::Swapper;
 use crate::confine::{self, Role};
 use crate::link::{FromVmm, Lines, Standing};
@@ -30,8 +34,13 @@ const QUICK: Duration = Duration::from_millis(5);
 const LOOK_PART: u32 = 50;
 /// The gate opens again when there was room for so many bursts for [`CALM`].
 const PLENTY: u64 = 6;
-/// See [`PLENTY`].
+/// See [`PLENTY`]; so long after it opened last the gate opens at once when there is [`AMPLE`] room.
 const CALM: Duration = Duration::from_secs(10);
+/// Bursts that there is room for when a limit was raised far above what the guest has: its next accesses bring many pages
+/// back, each of which would wait at the gate.
+const AMPLE: u64 = 2 * PLENTY;
+/// How long accesses wait for memory that was promised to the guest, until it is taken without the manager's leave.
+const OVERDUE: Duration = Duration::from_secs(10);
 /// The smallest burst that is reckoned with, bytes.
 const LEAST_BURST: u64 = 1 << 20;
 /// How long waiting accesses leave it to the manager to find memory elsewhere, where it means to.
@@ -66,6 +75,10 @@ struct Shared {
     /// Bytes beyond the limit that the manager means to give as soon as it has them.
     owed: AtomicU64,
     gated: AtomicBool,
+    /// What was promised to the guest, bytes; common copies and the zero page are part of it.
+    minimum: AtomicU64,
+    /// Bytes that the process held when the keeper looked last; 0 before that.
+    held: AtomicU64,
     /// How often the manager has set the limit.
     answers: AtomicU64,
     /// Where the manager listens.
@@ -74,17 +87,20 @@ struct Shared {
 }
 
 impl Allowance {
-    /// Starts the keeper of the growth of `swapper`'s region. Without a limit until one is set.
+    /// Starts the keeper of the growth of `swapper`'s region, of a guest that was promised `minimum` bytes. Without a
+    /// limit until one is set.
     ///
     /// # Errors
     /// When the process cannot be measured, or the system refuses a thread.
-    pub(super) fn start(swapper: &Arc<Swapper>) -> io::Result<Self> {
+    pub(super) fn start(swapper: &Arc<Swapper>, minimum: u64) -> io::Result<Self> {
         let region = swapper.region();
         let allowance = Self(Arc::new(Shared {
             region: Arc::clone(region),
             limit: AtomicU64::new(NONE),
             owed: AtomicU64::new(0),
             gated: AtomicBool::new(false),
+            minimum: AtomicU64::new(minimum),
+            held: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             voice: Mutex::new(None),
             keeper: OnceLock::new(),
@@ -112,6 +128,21 @@ impl Allowance {
         {
             keeper.unpark();
         }
+    }
+
+    /// Changes what was promised to the guest, bytes.
+    pub(super) fn promise(&self, minimum: u64) {
+        self.0.minimum.store(minimum, Ordering::SeqCst);
+    }
+
+    /// Pages that may be compressed or swapped: what the guest has above its minimum.
+    pub(super) fn spare(&self) -> u64 {
+        self.promised().spare() / PAGE
+    }
+
+    fn promised(&self) -> Promised {
+        let held = self.0.held.load(Ordering::SeqCst);
+        Promised::of(&self.0.region, held, self.0.minimum.load(Ordering::SeqCst))
     }
 
     /// Where the manager listens from now on, if anywhere.
@@ -151,6 +182,10 @@ struct Keeper {
     look: Duration,
     /// Since when there is plenty of room behind a closed gate.
     calm_since: Option<Instant>,
+    /// When the gate was opened last.
+    opened: Option<Instant>,
+    /// Memory that was promised to the guest has not come in time: it is taken.
+    overdue: bool,
     /// Since when accesses wait for credit, and how often the manager had set the limit by then.
     waiting_since: Option<(Instant, u64)>,
     /// When it last had nothing to give.
@@ -171,6 +206,8 @@ impl Keeper {
             speed: touching_speed(),
             look: Duration::ZERO,
             calm_since: None,
+            opened: None,
+            overdue: false,
             waiting_since: None,
             barren: None,
             said: (Standing::default(), Instant::now()),
@@ -224,6 +261,8 @@ impl Keeper {
         let growth = self.region.growth();
         // A process that cannot be measured may not grow.
         let held = self.held.read().map_or(limit, Held::total);
+        self.allowance.0.held.store(held, Ordering::SeqCst);
+        let limit = self.with_overdue(limit, held);
         let room = limit.saturating_sub(held);
         if !self.is_gated() {
             if room > self.burst() || room > self.growable() {
@@ -247,7 +286,8 @@ impl Keeper {
         self.waiting_since = None;
         if room > PLENTY * self.burst() || room > 2 * self.growable() + LEAST_BURST {
             let since = *self.calm_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > CALM {
+            let rested = self.opened.is_none_or(|when| when.elapsed() > CALM);
+            if since.elapsed() > CALM || (rested && room > AMPLE * self.burst()) {
                 self.open();
             }
             return LAZY;
@@ -274,7 +314,20 @@ impl Keeper {
         } else if owed > 0 || !self.is_barren() {
             return QUICK;
         }
-        self.after(self.make_room(HANDFUL))
+        let freed = self.make_room(HANDFUL);
+        let short = self.allowance.promised().short() > 0;
+        self.overdue |= freed == 0 && short && since.elapsed() >= OVERDUE;
+        self.after(freed)
+    }
+
+    /// `limit`, or what the guest was promised where it has waited for that long enough.
+    fn with_overdue(&mut self, limit: u64, held: u64) -> u64 {
+        if !self.overdue {
+            return limit;
+        }
+        let short = self.allowance.promised().short();
+        self.overdue = short > 0;
+        limit.max(held + short)
     }
 
     /// Whether the manager has nothing to give, as far as is known.
@@ -288,8 +341,13 @@ impl Keeper {
     }
 
     /// Compresses pages of the guest, and swaps those out that do not compress or for which the store has no room.
+    /// What was promised to it stays.
     fn make_room(&self, pages: u32) -> u32 {
         let mut freed = 0;
+        let pages = pages.min(u32::try_from(self.allowance.spare()).unwrap_or(u32::MAX));
+        if pages == 0 {
+            return 0;
+        }
         for run in self.region.victims(pages) {
             let compressed = self.region.compress(run).min(run.count);
             freed += compressed;
@@ -311,6 +369,7 @@ impl Keeper {
         if self.allowance.0.gated.swap(false, Ordering::SeqCst) {
             log::debug!("growth is free");
             self.region.open_gate();
+            self.opened = Some(Instant::now());
             self.waiting_since = None;
         }
     }
@@ -355,3 +414,6 @@ fn bytes_in(speed: u64, time: Duration) -> u64 {
 fn time_for(speed: u64, bytes: u64) -> Duration {
     Duration::from_secs_f64(bytes as f64 / speed.max(1) as f64)
 }
+
+#[cfg(test)]
+mod tests;

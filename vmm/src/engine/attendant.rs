@@ -123,7 +123,7 @@ impl Attendant {
         }
         let swapper = Arc::new(Swapper::new(Arc::clone(region)));
         let mut shift = Shift {
-            allowance: Allowance::start(&swapper)?,
+            allowance: Allowance::start(&swapper, hello.min)?,
             swapper,
             engine,
             duties,
@@ -239,6 +239,7 @@ impl Shift {
     /// What was changed here must hold with the next manager too.
     fn adopt(&mut self, limits: &Limits) {
         self.hello.min = limits.min;
+        self.allowance.promise(limits.min);
         self.hello.shares = limits.shares;
         self.hello.group.clone_from(&limits.group);
     }
@@ -265,9 +266,13 @@ impl Shift {
     }
 
     /// Compresses, then swaps, pages on which sharing found nothing, for as long as a report can wait. What is left to
-    /// do then is the next order's: a manager that hears nothing plans with old figures, and in the end hangs up.
+    /// do then is the next order's: a manager that hears nothing plans with old figures, and in the end hangs up. A guest's
+    /// minimum stays: what was ordered a moment ago may be gone by other ways.
     fn squeeze(&mut self, compress: u64, swap: u64) {
-        let pages = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        if compress == 0 && swap == 0 {
+            return;
+        }
+        let pages = |count: u64| u32::try_from(count.min(self.allowance.spare())).unwrap_or(u32::MAX);
         let (region, until) = (self.engine.region(), Instant::now() + SQUEEZE);
         let mut incompressible = 0;
         for part in parts(region.cold_pages(pages(compress))) {

@@ -10,6 +10,7 @@ mod attendant;
 mod expected;
 mod figures;
 mod inventory;
+mod promised;
 mod sampler;
 mod swapper;
 

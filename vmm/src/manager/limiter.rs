@@ -51,6 +51,8 @@ struct Place {
     /// What it was promised and lacks: handed out first.
     short: u64,
     weight: u64,
+    /// It gives up no more, whatever its limit.
+    stuck: bool,
 }
 
 impl Limiter<'_> {
@@ -59,21 +61,21 @@ impl Limiter<'_> {
         let places: Vec<Place> = members.iter().map(|member| self.place(member)).collect();
         let wished = self.wished(&places, members.iter().any(|member| member.standing.waiting > 0));
         let in_force: Vec<u64> = members.iter().map(|member| member.in_force().get()).collect();
-        let raises = || {
-            wished
-                .iter()
-                .zip(&in_force)
-                .map(|(wish, now)| wish.saturating_sub(*now))
-        };
-        let (raised, taken): (u64, u64) = (raises().sum(), in_force.iter().sum());
-        // Whatever is said, others may grow by what they were promised before.
-        let left = self.memory.less(self.margin).get().saturating_sub(taken);
+        let rises: Vec<Rise> = places
+            .iter()
+            .zip(wished.iter().zip(&in_force))
+            .map(|(place, (wish, now))| Rise::new(*now, *wish, place.promised))
+            .collect();
+        let raised: u64 = rises.iter().map(|rise| rise.promised + rise.beyond).sum();
+        // Whatever is said, others may grow by what they were granted before.
+        let left = self
+            .memory
+            .less(self.margin)
+            .get()
+            .saturating_sub(in_force.iter().sum());
+        let granted = grants(&rises, left);
         for (index, (member, order)) in members.iter_mut().zip(orders).enumerate() {
-            let raise = wished[index].saturating_sub(in_force[index]);
-            let limit = match raise {
-                0 => wished[index],
-                raise => in_force[index] + part(raise, left.min(raised), raised),
-            };
+            let limit = wished[index].min(in_force[index] + granted[index]);
             member.limit(Pages::new(limit));
             order.limit_bytes = Some(limit.saturating_mul(4096));
             order.owed_bytes = places[index].entitled.saturating_sub(limit).saturating_mul(4096);
@@ -99,6 +101,7 @@ impl Limiter<'_> {
             promised: (promised + overhead).get(),
             most: member.most().get(),
             short: member.short_of_minimum().get(),
+            stuck: member.is_stuck(),
             weight: match (blocked, waits) {
                 (true, _) => 0,
                 (false, true) if held < entitled => ENTITLED,
@@ -152,28 +155,69 @@ fn shares(places: &[Place], free: u64) -> Vec<u64> {
     limits
 }
 
-/// Takes `excess` from those that hold more than they are entitled to, by how much; from the others, down to what was
-/// promised to them, only what is missing then.
+/// By how much a limit shall rise: up to what was promised, and beyond that.
+#[derive(Debug, Clone, Copy)]
+struct Rise {
+    promised: u64,
+    beyond: u64,
+}
+
+impl Rise {
+    fn new(now: u64, wish: u64, promised: u64) -> Self {
+        let all = wish.saturating_sub(now);
+        let promised = promised.saturating_sub(now).min(all);
+        Self {
+            promised,
+            beyond: all - promised,
+        }
+    }
+}
+
+/// What of each rise `left` suffices for: promises come first, whoever waits.
+fn grants(rises: &[Rise], left: u64) -> Vec<u64> {
+    let promised: u64 = rises.iter().map(|rise| rise.promised).sum();
+    let beyond: u64 = rises.iter().map(|rise| rise.beyond).sum();
+    let first = left.min(promised);
+    let then = (left - first).min(beyond);
+    rises
+        .iter()
+        .map(|rise| part(rise.promised, first, promised) + part(rise.beyond, then, beyond))
+        .collect()
+}
+
+/// Takes `excess` from everybody as far as that is possible; what those owe who give up no more, the others give too.
 fn cuts(places: &[Place], excess: u64) -> Vec<u64> {
     let mut limits: Vec<u64> = places.iter().map(|place| place.held + place.short).collect();
+    let all: Vec<usize> = (0..places.len()).collect();
+    cut(places, &all, &mut limits, excess);
+    let (stuck, able): (Vec<usize>, Vec<usize>) = all.iter().partition(|&&index| places[index].stuck);
+    let owed = stuck
+        .iter()
+        .map(|&index| places[index].held.saturating_sub(limits[index]));
+    let owed = owed.sum();
+    cut(places, &able, &mut limits, owed);
+    limits
+}
+
+/// Takes `excess` from those of `whom` that hold more than they are entitled to, by how much; from the others, down to
+/// what was promised to them, only what is missing then.
+fn cut(places: &[Place], whom: &[usize], limits: &mut [u64], excess: u64) {
     let mut left = excess;
     for floor in [
         |place: &Place| place.entitled.max(place.promised),
         |place: &Place| place.promised,
     ] {
-        let above: Vec<u64> = places
+        let above: Vec<u64> = whom
             .iter()
-            .zip(&limits)
-            .map(|(place, limit)| limit.saturating_sub(floor(place)))
+            .map(|&index| limits[index].saturating_sub(floor(&places[index])))
             .collect();
         let all: u64 = above.iter().sum();
         let taken = left.min(all);
-        for (limit, above) in limits.iter_mut().zip(&above) {
-            *limit -= part(*above, taken, all).min(*limit);
+        for (&index, above) in whom.iter().zip(&above) {
+            limits[index] -= part(*above, taken, all).min(limits[index]);
         }
         left -= taken;
     }
-    limits
 }
 
 /// `of` times `numerator` / `denominator`, rounded down.
@@ -193,6 +237,7 @@ mod tests {
             most: 1000,
             short: 0,
             weight,
+            stuck: false,
         }
     }
 
@@ -220,5 +265,31 @@ mod tests {
         assert_eq!(limits.iter().sum::<u64>(), 110);
         assert!(limits.iter().all(|&limit| limit >= 10), "{limits:?}");
         assert_eq!(cuts(&[place(300, 100, 1)], 10_000), [10]);
+    }
+
+    #[test]
+    fn what_one_cannot_give_up_is_asked_of_its_neighbour_above_its_promise() {
+        let stuck = Place {
+            stuck: true,
+            ..place(300, 100, 1)
+        };
+        // The stuck one is still asked, and the other one for the same beside.
+        assert_eq!(cuts(&[stuck, place(100, 100, 1)], 50), [250, 50]);
+        assert_eq!(cuts(&[stuck, place(300, 100, 1)], 100), [250, 200]);
+        // Never for what was promised.
+        assert_eq!(cuts(&[stuck, place(30, 20, 1)], 200), [110, 10]);
+        assert_eq!(cuts(&[stuck], 50), [250]);
+    }
+
+    #[test]
+    fn limits_rise_to_what_was_promised_before_any_other_rises() {
+        let booting = Rise::new(20, 164, 64);
+        let waiting = Rise::new(100, 400, 64);
+        assert_eq!(grants(&[booting, waiting], 30), [30, 0]);
+        assert_eq!(grants(&[booting, waiting], 44), [44, 0]);
+        // 100 and 300 beyond.
+        assert_eq!(grants(&[booting, waiting], 84), [54, 30]);
+        assert_eq!(grants(&[booting, waiting], 10_000), [144, 300]);
+        assert_eq!(grants(&[Rise::new(100, 50, 64), waiting], 10), [0, 10]);
     }
 }

@@ -15,6 +15,12 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(10);
 /// Time over which breaks and returning pages are counted.
 const WINDOW: Duration = Duration::from_millis(950);
 
+/// A process above its limit that gets no closer to it for so long can give up no more.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// Beyond its limit by so much a process makes room, and so much less than before is closer to it.
+const NEARER: Pages = Pages::new(256);
+
 /// Most that a guest's process needs beside the guest's pages, whatever was counted: a fixed part, MiB.
 const OVERHEAD_MIB: u64 = 16;
 
@@ -70,6 +76,8 @@ pub struct Member {
     pub standing: Standing,
     /// The limit it was sent last.
     limit: Option<Pages>,
+    /// The least that it held since it was above its limit, and for how long it has held no less.
+    above_limit: Option<(Pages, Duration)>,
     /// It was told to compress or swap, and has not reported since.
     pub squeezing: bool,
 }
@@ -98,6 +106,7 @@ impl Member {
             returned: Pages::ZERO,
             standing: Standing::default(),
             limit: None,
+            above_limit: None,
             squeezing: false,
         }
     }
@@ -120,6 +129,15 @@ impl Member {
     pub fn pass(&mut self, elapsed: Duration) {
         self.age = self.age.saturating_add(elapsed);
         self.window = self.window.saturating_add(elapsed);
+        self.above_limit =
+            self.limit
+                .filter(|limit| self.held > *limit + NEARER)
+                .map(|_| match self.above_limit {
+                    Some((least, since)) if self.held + NEARER > least => {
+                        (least, since.saturating_add(elapsed))
+                    }
+                    _ => (self.held, Duration::ZERO),
+                });
         if self.window >= WINDOW {
             self.window = Duration::ZERO;
             self.breaks.observe(std::mem::take(&mut self.broken));
@@ -203,6 +221,12 @@ impl Member {
     /// Sends it a limit.
     pub fn limit(&mut self, limit: Pages) {
         self.limit = Some(limit);
+    }
+
+    /// Whether it is above its limit and gives up no more, because it has nowhere to put its pages, or will not: what
+    /// it should give others have to.
+    pub fn is_stuck(&self) -> bool {
+        self.above_limit.is_some_and(|(_, since)| since >= STUCK)
     }
 
     /// Pages that its balloon was asked for and is about to deliver.

@@ -1,0 +1,92 @@
+//! A keeper over memory of this process.
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::engine::Engine;
+use crate::memory::GuestRam;
+
+const MIB: u64 = 1 << 20;
+
+/// Memory with a keeper; the first goes last.
+struct Kept {
+    allowance: Allowance,
+    _engine: Engine,
+    _ram: Arc<GuestRam>,
+    _dir: tempfile::TempDir,
+}
+
+/// `mib` MiB in which no page is like another one, of a guest that was promised `minimum` of them.
+fn kept(mib: u64, minimum: u64) -> Kept {
+    let ram = Arc::new(GuestRam::new(mib * MIB).unwrap());
+    for page in 1..=mib * MIB / PAGE {
+        let words = (0..512_u64).flat_map(|word| {
+            (page << 20 | word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .to_le_bytes()
+        });
+        let bytes: Vec<u8> = words.collect();
+        ram.view()
+            .write_slice(&bytes, GuestAddress((page - 1) * PAGE))
+            .unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::start(&ram, Some(dir.path().to_owned())).unwrap();
+    engine.region().split_blocks(u32::MAX);
+    let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));
+    Kept {
+        allowance: Allowance::start(&swapper, minimum * MIB).unwrap(),
+        _engine: engine,
+        _ram: ram,
+        _dir: dir,
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what} did not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_was_promised_stays_whatever_the_limit() {
+    let kept = kept(16, 8);
+    let away = || {
+        let stats = kept.allowance.0.region.stats();
+        (stats.compressed + stats.swapped) * PAGE
+    };
+    // This process holds far more.
+    kept.allowance.set(Some(MIB), 0);
+    until("squeezed to its minimum", || {
+        away() > 0 && kept.allowance.spare() == 0
+    });
+    // Longer than many looks.
+    thread::sleep(Duration::from_millis(300));
+    assert!(away() <= 8 * MIB + 8 * MIB / 64, "{} bytes away", away());
+    // A lower promise is all there is now.
+    kept.allowance.promise(4 * MIB);
+    until("squeezed to its new minimum", || {
+        away() > 11 * MIB && kept.allowance.spare() == 0
+    });
+    assert!(away() <= 12 * MIB + 4 * MIB / 64, "{} bytes away", away());
+}
+
+#[test]
+fn a_limit_far_above_what_is_held_opens_the_gate_before_it_was_calm_for_long() {
+    let kept = kept(4, 4);
+    let is_gated = || kept.allowance.0.gated.load(Ordering::SeqCst);
+    kept.allowance.set(Some(MIB), 0);
+    until("gated", is_gated);
+    let raised = Instant::now();
+    kept.allowance.set(Some(1 << 40), 0);
+    until("free", || !is_gated());
+    assert!(raised.elapsed() < CALM, "{:?}", raised.elapsed());
+    // Shut again soon after, it has to be calm first.
+    kept.allowance.set(Some(MIB), 0);
+    until("gated", is_gated);
+    kept.allowance.set(Some(1 << 40), 0);
+    thread::sleep(3 * LAZY);
+    assert!(is_gated() || raised.elapsed() > CALM);
+}
