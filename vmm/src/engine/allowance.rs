@@ -32,7 +32,8 @@ const LAZY: Duration = Duration::from_millis(200);
 const QUICK: Duration = Duration::from_millis(5);
 /// A look may take this part of the time until the next one.
 const LOOK_PART: u32 = 50;
-/// The gate opens again when there was room for so many bursts for [`CALM`].
+/// The gate opens again when there was room for so many bursts for [`CALM`]; at once when there is room for all that the
+/// guest could ever take.
 const PLENTY: u64 = 6;
 /// See [`PLENTY`]; so long after it opened last the gate opens at once when there is [`AMPLE`] room.
 const CALM: Duration = Duration::from_secs(10);
@@ -284,10 +285,14 @@ impl Keeper {
             return self.feed();
         }
         self.waiting_since = None;
-        if room > PLENTY * self.burst() || room > 2 * self.growable() + LEAST_BURST {
-            let since = *self.calm_since.get_or_insert_with(Instant::now);
-            let rested = self.opened.is_none_or(|when| when.elapsed() > CALM);
-            if since.elapsed() > CALM || (rested && room > AMPLE * self.burst()) {
+        if room > self.growable() + LEAST_BURST {
+            self.open();
+            return LAZY;
+        }
+        let bursts = room / self.burst();
+        if bursts >= PLENTY {
+            let calm = self.calm_since.get_or_insert_with(Instant::now).elapsed();
+            if is_safe(bursts, calm, self.opened.map(|when| when.elapsed())) {
                 self.open();
             }
             return LAZY;
@@ -392,6 +397,13 @@ impl Keeper {
             let _ = self.allowance.say(&FromVmm::Standing(standing));
         }
     }
+}
+
+/// Whether a gate can open behind which there is room for so many bursts, for `calm` by now, and which was opened last
+/// such a time ago.
+fn is_safe(bursts: u64, calm: Duration, opened: Option<Duration>) -> bool {
+    let rested = opened.is_none_or(|ago| ago > CALM);
+    bursts >= PLENTY && (calm > CALM || (rested && bursts >= AMPLE))
 }
 
 /// Bytes a second that a thread can touch for the first time. A guest's first touches cost more than ours, a guest with

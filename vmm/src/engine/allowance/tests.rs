@@ -74,19 +74,27 @@ fn what_was_promised_stays_whatever_the_limit() {
 }
 
 #[test]
-fn a_limit_far_above_what_is_held_opens_the_gate_before_it_was_calm_for_long() {
+fn a_gate_that_holds_nothing_back_opens_at_once_every_time() {
     let kept = kept(4, 4);
     let is_gated = || kept.allowance.0.gated.load(Ordering::SeqCst);
-    kept.allowance.set(Some(MIB), 0);
-    until("gated", is_gated);
-    let raised = Instant::now();
-    kept.allowance.set(Some(1 << 40), 0);
-    until("free", || !is_gated());
-    assert!(raised.elapsed() < CALM, "{:?}", raised.elapsed());
-    // Shut again soon after, it has to be calm first.
-    kept.allowance.set(Some(MIB), 0);
-    until("gated", is_gated);
-    kept.allowance.set(Some(1 << 40), 0);
-    thread::sleep(3 * LAZY);
-    assert!(is_gated() || raised.elapsed() > CALM);
+    let started = Instant::now();
+    for _ in 0..3 {
+        kept.allowance.set(Some(MIB), 0);
+        until("gated", is_gated);
+        kept.allowance.set(Some(1 << 40), 0);
+        until("free", || !is_gated());
+    }
+    assert!(started.elapsed() < CALM, "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_gate_opens_early_for_ample_room_but_not_twice_in_a_row() {
+    let second = Duration::from_secs(1);
+    let long_ago = CALM + second;
+    assert!(is_safe(AMPLE, Duration::ZERO, None));
+    assert!(is_safe(AMPLE, Duration::ZERO, Some(long_ago)));
+    assert!(!is_safe(AMPLE, second, Some(second)));
+    assert!(!is_safe(PLENTY, second, None));
+    assert!(is_safe(PLENTY, long_ago, Some(second)));
+    assert!(!is_safe(PLENTY - 1, long_ago, None));
 }
