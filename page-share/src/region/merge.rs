@@ -125,9 +125,8 @@ impl Engine {
             guest.counters.mapping_failures.add(1);
             log::warn!("{run:?} is merged, but cannot be watched or flagged: {error}");
         }
-        if guest.gate.is_closed()
-            && let Err(error) = guest.pool_watch.protect(span)
-        {
+        let gated = guest.gate.is_closed();
+        if gated && let Err(error) = guest.pool_watch.protect(span) {
             log_gate_failure(run, error);
         }
         for (page, &place) in run.numbers().zip(places) {
@@ -137,6 +136,10 @@ impl Engine {
         }
         guest.counters.pages_merged.add(u64::from(run.count));
         guest.settle(claim, State::Shared);
+        if gated {
+            // A writer found the protection while the page was in transit: the handler left it to us.
+            guest.pool_watch.wake(span);
+        }
         guest.add_mappings(self.edges(run, Backing::Pool) - self.edges(run, Backing::Own));
     }
 

@@ -5,10 +5,12 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::region::state::State as S;
 
-use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region, State};
+use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, State};
 
 fn page(content: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
@@ -106,10 +108,66 @@ fn a_page_that_the_fault_handler_has_in_hand_keeps_its_reference_when_the_manage
     let claim = region.guest.table.claim(50, State::Shared).unwrap();
     std::thread::scope(|scope| {
         let naming = scope.spawn(|| super::scanner::held_slots(&super::lock(&region.engine)));
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         region.guest.settle(claim, State::Shared);
         assert_eq!(naming.join().unwrap(), all);
     });
+}
+
+#[test]
+fn whoever_writes_to_a_page_that_is_being_merged_behind_a_closed_gate_goes_on() {
+    const PAGES: u32 = 64;
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests = merged(&manager, PAGES);
+    let (memory, region) = &guests[0];
+    region.close_gate();
+    region.add_credit(1 << 30);
+    let all = PageRun::new(Gfn::new(0), PAGES);
+    let table = &region.guest.table;
+    let places: Vec<u32> = all.numbers().map(|page| table.detail(page)).collect();
+    let (stop, writes) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 3]);
+    let write = |own: &AtomicU64| {
+        for at in (0..PAGES as usize).cycle() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            // The same as before: the page can be merged all the same.
+            memory.store(at * PAGE_SIZE, memory.load(at * PAGE_SIZE));
+            own.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        writes.iter().for_each(|own| drop(scope.spawn(|| write(own))));
+        for round in 0..1000 {
+            {
+                let mut engine = super::lock(&region.engine);
+                engine.rehome(all);
+                engine.merge(all, &places);
+                engine.clear_staging();
+                // What was re-homed is merged again, and what could not be merged is at the next round.
+                engine.returns.clear();
+            }
+            let before = writes.each_ref().map(|own| own.load(Ordering::Relaxed));
+            let start = Instant::now();
+            let goes_on = |(own, before): (&AtomicU64, &u64)| own.load(Ordering::Relaxed) > *before;
+            while !writes.iter().zip(&before).all(goes_on) {
+                let waited = start.elapsed() > Duration::from_secs(10);
+                if waited {
+                    stop.store(true, Ordering::Relaxed);
+                    region.open_gate();
+                }
+                assert!(
+                    !waited,
+                    "round {round}: somebody still waits, {:?}",
+                    region.growth()
+                );
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(region.stats().pages_merged > u64::from(PAGES) * 2);
+    (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
 }
 
 #[test]
@@ -190,7 +248,7 @@ fn a_handler_that_dies_takes_the_process_with_it() {
             store_bytes: 1 << 20,
             ..Options::default()
         });
-        assert!(region.compress(crate::PageRun::new(Gfn::new(0), 10)) > 0);
+        assert!(region.compress(PageRun::new(Gfn::new(0), 10)) > 0);
         // Held open, or the kernel itself would show zeros.
         let _watch = region.guest.watch.as_fd().try_clone_to_owned().unwrap();
         let nothing = std::fs::File::open("/dev/null").unwrap();
@@ -214,11 +272,11 @@ fn a_page_that_is_there_already_is_never_overwritten() {
             store_bytes: 1 << 20,
             ..Options::default()
         });
-        let run = crate::PageRun::new(Gfn::new(0), 1);
+        let run = PageRun::new(Gfn::new(0), 1);
         assert_eq!(region.compress(run), 1);
         assert_eq!(region.bring_back(run), 1);
         // The table lies: the page is present, but said to be in the store.
-        assert_eq!(region.compress(crate::PageRun::new(Gfn::new(1), 1)), 1);
+        assert_eq!(region.compress(PageRun::new(Gfn::new(1), 1)), 1);
         region.guest.table.set_detail(0, region.guest.table.detail(1));
         let claim = region.guest.table.claim(0, S::Private).unwrap();
         region.guest.table.settle(claim, S::Compressed);
@@ -242,7 +300,7 @@ fn a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong
         // A seventh of a page is content, so that it compresses.
         let content = |at: u64| std::array::from_fn(|byte| if byte < 600 { page(at)[byte] } else { 0 });
         (0..64).for_each(|at| memory.write_page(at, &content(u64::from(at))));
-        assert_eq!(region.compress(crate::PageRun::new(Gfn::new(0), 64)), 64);
+        assert_eq!(region.compress(PageRun::new(Gfn::new(0), 64)), 64);
         for at in [5, 20, 40] {
             let handle = crate::StoreHandle::from_bits(region.guest.table.detail(at));
             region.guest.keeping.store().damage(handle, 300);
@@ -254,13 +312,13 @@ fn a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong
             State::Compressed,
             "nobody asked for it"
         );
-        assert_eq!(region.bring_back(crate::PageRun::new(Gfn::new(16), 16)), 15);
+        assert_eq!(region.bring_back(PageRun::new(Gfn::new(16), 16)), 15);
         assert!((16..32).all(|at| at == 20 || memory.read_page(at) == content(u64::from(at))));
         assert_eq!((region.stats().lost, region.stats().pages_lost), (1, 1));
         // A guest that gives a damaged page up gets a good one.
-        region.release(crate::PageRun::new(Gfn::new(20), 1), crate::Release::Report);
+        region.release(PageRun::new(Gfn::new(20), 1), crate::Release::Report);
         assert!(memory.read_page(20) == [0; PAGE_SIZE]);
-        region.release(crate::PageRun::new(Gfn::new(5), 1), crate::Release::Report);
+        region.release(PageRun::new(Gfn::new(5), 1), crate::Release::Report);
         assert!(memory.read_page(5) == [0; PAGE_SIZE]);
         println!("now the fault");
         memory.read_page(40);
@@ -284,12 +342,12 @@ fn huge_blocks_are_left_alone_until_they_are_split_and_can_be_rebuilt() {
     };
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     assert_eq!(region.stats().huge, 1536);
-    assert_eq!(region.compress(crate::PageRun::new(Gfn::new(0), 1536)), 0);
-    assert_eq!(region.split_run(crate::PageRun::new(Gfn::new(600), 1)), 1);
+    assert_eq!(region.compress(PageRun::new(Gfn::new(0), 1536)), 0);
+    assert_eq!(region.split_run(PageRun::new(Gfn::new(600), 1)), 1);
     assert_eq!((region.stats().huge, region.stats().private), (1024, 512));
-    assert!(region.compress(crate::PageRun::new(Gfn::new(512), 16)) > 0);
+    assert!(region.compress(PageRun::new(Gfn::new(512), 16)) > 0);
     assert!(!region.rebuild_block(Gfn::new(512)), "pages are missing");
-    region.bring_back(crate::PageRun::new(Gfn::new(512), 512));
+    region.bring_back(PageRun::new(Gfn::new(512), 512));
     if region.rebuild_block(Gfn::new(512)) {
         assert_eq!((region.stats().huge, region.stats().blocks_rebuilt), (1536, 1));
     }
@@ -338,7 +396,7 @@ fn a_page_that_two_guests_were_told_of_is_shared_before_either_pass_ends() {
     for (guest, first) in [(0, 100), (1, 3000)] {
         let (memory, region) = &guests[guest];
         (0..10).for_each(|block| memory.write_page(first + block, &page(1 << 40 | u64::from(block))));
-        region.hint(crate::PageRun::new(Gfn::new(first), 10));
+        region.hint(PageRun::new(Gfn::new(first), 10));
         for _ in 0..4 {
             region.scan_step(1);
         }
