@@ -70,7 +70,13 @@ impl Engine {
             let start = (run.first.get() - batch.first.get()) as usize;
             let places = &places[start..start + run.count as usize];
             let staged = self.staged(batch.first, run);
-            let equal = |at: usize| staged.page_equals(at, self.pools.view(places[at]), 0);
+            let equal = |at: usize| {
+                if let Some(&next) = places.get(at + 1) {
+                    self.pools.view(next).prefetch(0);
+                    staged.prefetch(at + 1);
+                }
+                staged.page_equals(at, self.pools.view(places[at]), 0)
+            };
             let same = equal(0);
             let length = 1 + (1..places.len()).take_while(|&at| equal(at) == same).count();
             let (piece, rest) = left.split(length as u32);
@@ -78,15 +84,26 @@ impl Engine {
             if same && !result.out_of_mappings {
                 self.map_pool(batch, piece, &places[..length], result);
             } else {
-                self.guest.counters.pages_differed.add(length as u64);
-                for page in piece.run().numbers() {
-                    self.guest.table.add_marks(page, mark::DIFFERED);
+                if !same {
+                    self.note_difference(piece.run());
                 }
                 self.returns.extend_from_slice(&places[..length]);
                 self.give_back(batch.first, piece);
             }
         }
         drop(left);
+    }
+
+    /// The first time it may have been a guess that was wrong, or a write in between; the second time it was a name.
+    fn note_difference(&self, run: PageRun) {
+        let guest = &self.guest;
+        guest.counters.pages_differed.add(u64::from(run.count));
+        for page in run.numbers() {
+            if guest.table.is_marked(page, mark::DIFFERED) {
+                guest.table.add_marks(page, mark::AMBIGUOUS);
+            }
+            guest.table.add_marks(page, mark::DIFFERED);
+        }
     }
 
     /// Maps pool pages over one taken stretch. What the kernel refuses gets anonymous memory and its bytes back: a failed
@@ -131,7 +148,9 @@ impl Engine {
         }
         for (page, &place) in run.numbers().zip(places) {
             guest.table.set_detail(page, place);
-            guest.table.clear_marks(page, mark::REPORTED | mark::DIFFERED);
+            guest
+                .table
+                .clear_marks(page, mark::REPORTED | mark::DIFFERED | mark::AMBIGUOUS);
             guest.table.set_pending(page, false);
         }
         guest.counters.pages_merged.add(u64::from(run.count));

@@ -134,7 +134,7 @@ impl Scanner {
         self.hasher = PageHasher::new(&port.session().key);
         let table = &engine.guest.table;
         for page in 0..table.pages() {
-            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE);
+            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE | mark::AMBIGUOUS);
             if table.state(page) == State::Private {
                 table.set_pending(page, true);
             }
@@ -356,11 +356,17 @@ impl Scanner {
             let engine = lock(engine);
             let table = &engine.guest.table;
             engine.guest.counters.pages_published.add(pages.len() as u64);
-            for (report, result) in pages.iter().zip(&results) {
+            for ((report, result), bytes) in pages.iter().zip(&results).zip(&bytes) {
                 let page = report.gfn.get();
                 match *result {
                     Publication::Granted(slot) => self.accept(&engine, report.gfn, slot),
                     Publication::Noted => table.add_marks(page, mark::REPORTED),
+                    Publication::Refused(Refusal::Collision)
+                        if self.hasher.is_glance(bytes, report.sketch) =>
+                    {
+                        table.add_marks(page, mark::AMBIGUOUS);
+                        table.set_pending(page, true);
+                    }
                     Publication::Refused(Refusal::Collision) => table.add_marks(page, mark::UNSHARABLE),
                     Publication::Refused(Refusal::SketchMismatch) => table.set_pending(page, true),
                     Publication::Refused(Refusal::PoolFull) => {}
@@ -461,6 +467,9 @@ impl Scanner {
             };
             done += stretch.count();
             let mut locked = lock(engine);
+            if let Some(next) = self.pass.stretches.last() {
+                next.prefetch(&locked);
+            }
             let cost = stretch.cost(&locked);
             // The last few are for runs that are worth it.
             let mappings = Mappings::of_process();
