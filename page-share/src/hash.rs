@@ -25,13 +25,16 @@ const WORDS: usize = PAGE_SIZE / 8;
 /// Cache lines in a page.
 const LINES: usize = PAGE_SIZE / 64;
 
-/// Lines that a glance reads: two neighbours, which memory delivers together, of each eighth of the page.
-const GLANCED: usize = 16;
+/// Lines in an eighth of a page. Neighbours: as many lines all over the page take twice as long to read.
+const EIGHTH: usize = LINES / 8;
+
+/// Lines that a glance reads.
+const GLANCED: usize = 2 * EIGHTH;
 
 /// How much of a page a sketch is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The beginning, and lines elsewhere that the key chooses: a quarter.
+    /// The first eighth and another one that the key chooses.
     Glance,
     /// All of it.
     Whole,
@@ -156,12 +159,12 @@ impl PageHasher {
             stream.fill(&mut bytes);
             u128::from_le_bytes(bytes)
         });
-        let mut choice = [0; GLANCED / 2];
+        let mut choice = [0];
         stream.fill(&mut choice);
         let mut hasher = Self {
             nh,
             fold,
-            glanced: glanced(choice),
+            glanced: glanced(choice[0]),
             lanes: Lanes::new(blake3),
             zeros: [Sketch(0); 2],
         };
@@ -261,15 +264,13 @@ impl PageHasher {
     }
 }
 
-/// The lines that a glance reads, in order: of each eighth of a page one of its four pairs, as `choice` says, and the
-/// beginning, which tells most about a page.
-fn glanced(choice: [u8; GLANCED / 2]) -> [u8; GLANCED] {
-    std::array::from_fn(|at| {
-        let pair = match at / 2 {
-            0 => 0,
-            eighth => choice[eighth] % 4,
-        };
-        (at / 2 * 8) as u8 + pair * 2 + (at % 2) as u8
+/// The lines that a glance reads, in order: the first eighth of the page, which tells most about it, and another one as
+/// `choice` says.
+fn glanced(choice: u8) -> [u8; GLANCED] {
+    let other = 1 + choice % 7;
+    std::array::from_fn(|at| match at {
+        0..EIGHTH => at as u8,
+        _ => other * EIGHTH as u8 + (at - EIGHTH) as u8,
     })
 }
 
@@ -350,24 +351,25 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_sees_the_beginning_and_a_pair_of_lines_in_each_eighth() {
-        let hasher = hasher(4);
+    fn a_glance_sees_the_first_eighth_and_another_that_the_key_chooses() {
         let blank = [0; PAGE_SIZE];
-        let glance = hasher.sketch_of(Extent::Glance, &blank);
-        let seen: Vec<usize> = (0..LINES)
-            .filter(|line| {
-                let mut page = blank;
-                page[line * 64 + 63] = 1;
-                hasher.sketch_of(Extent::Glance, &page) != glance
-            })
-            .collect();
-        assert_eq!(seen, hasher.glanced.map(usize::from));
-        assert_eq!(seen[..2], [0, 1]);
-        for (eighth, pair) in seen.chunks(2).enumerate() {
-            assert!(pair[0] % 2 == 0 && pair[1] == pair[0] + 1, "{seen:?}");
-            assert_eq!(pair[0] / 8, eighth, "{seen:?}");
+        let mut chosen = std::collections::BTreeSet::new();
+        for key in 0..64 {
+            let hasher = hasher(key);
+            let glance = hasher.sketch_of(Extent::Glance, &blank);
+            let seen: Vec<usize> = (0..LINES)
+                .filter(|line| {
+                    let mut page = blank;
+                    page[line * 64 + 63] = 1;
+                    hasher.sketch_of(Extent::Glance, &page) != glance
+                })
+                .collect();
+            let other = seen[EIGHTH] / EIGHTH;
+            let expected: Vec<usize> = (0..EIGHTH).chain(other * EIGHTH..(other + 1) * EIGHTH).collect();
+            assert_eq!(seen, expected);
+            chosen.insert(other);
         }
-        assert_ne!(hasher.glanced, self::hasher(5).glanced, "the key chooses");
+        assert!(chosen.iter().copied().eq(1..8), "{chosen:?}");
     }
 
     #[test]
