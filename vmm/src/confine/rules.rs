@@ -134,6 +134,8 @@ const WAITING: &[Rule] = &[
 ];
 
 const USERFAULTFD_IOCTLS: &[When] = &[When::Bits(1, 0xFF00, 0xAA00)];
+/// `UFFDIO_WAKE`
+const USERFAULTFD_WAKE: &[When] = &[When::Is(1, 0x8010_AA02)];
 /// `_IOWR('f', 16, struct pm_scan_arg)`
 const PAGEMAP_SCAN: &[When] = &[When::Is(1, 0xC060_6610)];
 
@@ -295,6 +297,11 @@ const MAIN: &[Rule] = &[
     may(sys::SYS_lseek, "/proc/self/smaps, for statistics"),
     may(sys::SYS_statx, "/proc/self/smaps, for statistics"),
     may(sys::SYS_writev, "reports on standard output"),
+    only(
+        sys::SYS_ioctl,
+        USERFAULTFD_WAKE,
+        "an inventory lets go of a compressed or swapped page, for which somebody may wait by then",
+    ),
 ];
 
 /// Of a VMM that was started by hand.

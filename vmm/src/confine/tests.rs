@@ -13,13 +13,18 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use page_share::port::Port;
-use page_share::{Domain, LocalManager};
+use page_share::{Domain, Gfn, LocalManager, PageRun};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::rules::{self, When};
 use super::*;
+use crate::engine::{Engine, Inventory, Key};
+use crate::memory::GuestRam;
 
 /// Tells a child of the test process what to do: `MODE ROLE DEED`.
 const ORDER: &str = "LEVY_CONFINE_TEST";
+/// What the main thread does when it is asked what is in a guest's pages.
+const INVENTORY: &str = "take an inventory";
 /// How a child ends whose deed came back, allowed or refused.
 const SURVIVED: &str = "came back with ";
 
@@ -126,6 +131,8 @@ fn in_a_child() {
     let (mode, rest) = order.split_once(' ').unwrap();
     let (role, deed) = rest.split_once(' ').unwrap();
     let role = Role::ALL.into_iter().find(|r| r.name() == role).unwrap();
+    // An engine's threads confine themselves; these are not to.
+    let kept = (deed == INVENTORY).then(Kept::new);
     begin(mode.parse().unwrap(), Sockets::Theirs).unwrap();
     let manager = LocalManager::new(Domain::new(64).unwrap());
     let pool = Arc::clone(&manager.attach(64).unwrap().session().pool);
@@ -135,7 +142,10 @@ fn in_a_child() {
     let deed = deed.to_owned();
     let body = move || {
         enter(role);
-        let result = do_deed(&deed, &pool, &smaps, &near);
+        let result = match &kept {
+            Some(kept) => kept.inventory(),
+            None => do_deed(&deed, &pool, &smaps, &near),
+        };
         println!("{SURVIVED}{result}");
     };
     std::thread::spawn(body).join().unwrap();
@@ -179,6 +189,46 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
         }),
         "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
         other => panic!("no such deed: {other}"),
+    }
+}
+
+/// Guest memory of which some is compressed and some is swapped.
+struct Kept {
+    engine: Engine,
+    _ram: Arc<GuestRam>,
+    _dir: tempfile::TempDir,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let ram = Arc::new(GuestRam::new(2 << 20).unwrap());
+        ram.view()
+            .write_slice(&vec![7; 64 * 4096], GuestAddress(0))
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::start(&ram, Some(dir.path().to_owned())).unwrap();
+        engine.region().split_blocks(u32::MAX);
+        let run = |first| PageRun {
+            first: Gfn::new(first),
+            count: 32,
+        };
+        assert_eq!(engine.region().compress(run(0)), 32);
+        assert_eq!(engine.region().swap_out(run(32)).unwrap(), 32);
+        Self {
+            engine,
+            _ram: ram,
+            _dir: dir,
+        }
+    }
+
+    /// 0 when it has what is compressed and what is swapped.
+    fn inventory(&self) -> i64 {
+        let key = Key::parse(&"0123456789abcdef".repeat(4)).unwrap();
+        let inventory = Inventory::take(self.engine.region(), &key, 0, 64);
+        match inventory.kinds == "C".repeat(32) + &"W".repeat(32) {
+            true => 0,
+            false => -1,
+        }
     }
 }
 
@@ -263,6 +313,7 @@ fn every_role_can_live() {
     }
     for (role, deed, result) in [
         (Role::Main, "read smaps", 0),
+        (Role::Main, INVENTORY, 0),
         (Role::Control, "start a thread", 0),
         (Role::Attendant, "call a manager", -1),
         (Role::Scanner, "call a manager", -1),
