@@ -1,17 +1,15 @@
 //! A page's name inside its sharing domain: a cheap 64-bit [`Sketch`] and a BLAKE3 [`PageHash`], both keyed.
 //!
 //! A scanner sketches every quiet page and only the sketch travels; the manager alone hashes, once for each page
-//! that enters the pool and over its own copy. At first it sketches a quarter of a page only: at a [`Extent::Glance`] most
-//! pages can be told apart, and reading memory is what sketching costs. Where that misled, the whole page is named. Contents seen once therefore never pay for BLAKE3, and no hash that
+//! that enters the pool and over its own copy. Contents seen once therefore never pay for BLAKE3, and no hash that
 //! a guest's process computed is ever believed. Both keys come from the domain's, so equal pages of two domains
 //! have unrelated names.
 //!
 //! The sketch is NH over 64-bit words (Black et al., UMAC, CRYPTO '99; the 64-bit form is VMAC's) followed by a
 //! strongly universal multiply-shift (Dietzfelbinger; Thorup's survey). Two pages that were chosen without knowing
-//! the key have one sketch of the whole with a probability of at most 2^-63, whatever the pages are: a guest cannot craft
-//! twins. A guest's *process* knows the key and can; the pool then keeps whichever came first and refuses the other, and
-//! the victims' comparisons fail. All that is lost is sharing, inside that domain. Pages that are twins at a glance are
-//! easily made, without the key too; they cost their victims two comparisons each before the whole page is named.
+//! the key collide with a probability of at most 2^-63, whatever the pages are: a guest cannot craft twins. A guest's
+//! *process* knows the key and can; the pool then keeps whichever came first and refuses the other, and the victims'
+//! comparisons fail. All that is lost is sharing, inside that domain.
 
 use std::fmt;
 use std::io;
@@ -21,24 +19,6 @@ use crate::page::{PAGE_SIZE, Page};
 
 /// Words of 64 bits in a page.
 const WORDS: usize = PAGE_SIZE / 8;
-
-/// Cache lines in a page.
-const LINES: usize = PAGE_SIZE / 64;
-
-/// Lines in an eighth of a page. Neighbours: as many lines all over the page take twice as long to read.
-const EIGHTH: usize = LINES / 8;
-
-/// Lines that a glance reads.
-const GLANCED: usize = 2 * EIGHTH;
-
-/// How much of a page a sketch is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// The first eighth and another one that the key chooses.
-    Glance,
-    /// All of it.
-    Whole,
-}
 
 /// The secret that makes a sharing domain: whoever has it can name the domain's pages.
 ///
@@ -136,9 +116,8 @@ impl fmt::Debug for PageHash {
 pub struct PageHasher {
     nh: Box<[u64; WORDS]>,
     fold: [u128; 3],
-    glanced: [u8; GLANCED],
     lanes: Lanes,
-    zeros: [Sketch; 2],
+    zeros: Sketch,
 }
 
 impl PageHasher {
@@ -159,81 +138,46 @@ impl PageHasher {
             stream.fill(&mut bytes);
             u128::from_le_bytes(bytes)
         });
-        let mut choice = [0];
-        stream.fill(&mut choice);
+        let zeros = Sketch(0);
         let mut hasher = Self {
             nh,
             fold,
-            glanced: glanced(choice[0]),
             lanes: Lanes::new(blake3),
-            zeros: [Sketch(0); 2],
+            zeros,
         };
-        hasher.zeros =
-            [Extent::Glance, Extent::Whole].map(|extent| hasher.sketch_of(extent, &[0; PAGE_SIZE]));
+        hasher.zeros = hasher.sketch(&[0; PAGE_SIZE]);
         hasher
     }
 
-    /// The sketch of a page of zeros, or of one that looks like that at a glance.
-    pub(crate) fn of_zeros(&self, extent: Extent) -> Sketch {
-        self.zeros[extent as usize]
+    /// The sketch of a page of zeros.
+    pub(crate) fn of_zeros(&self) -> Sketch {
+        self.zeros
     }
 
-    /// The sketch of all of `page`.
+    /// The sketch of `page`.
     pub fn sketch(&self, page: &Page) -> Sketch {
-        self.sketch_of(Extent::Whole, page)
-    }
-
-    /// Whether `sketch` is one that `page` may be called by.
-    pub(crate) fn is_named(&self, page: &Page, sketch: Sketch) -> bool {
-        self.is_glance(page, sketch) || self.sketch(page) == sketch
-    }
-
-    /// Whether `sketch` is what a glance at `page` gives.
-    pub(crate) fn is_glance(&self, page: &Page, sketch: Sketch) -> bool {
-        self.sketch_of(Extent::Glance, page) == sketch
-    }
-
-    pub(crate) fn sketch_of(&self, extent: Extent, page: &Page) -> Sketch {
         let (words, _) = page.as_chunks::<8>();
         // Four sums side by side: one alone would wait for its own carry at every step.
-        let [sums] = self.sums_of::<1, 4>(extent, |_, word| u64::from_le_bytes(words[word]));
+        let [sums] = self.sums::<1, 4>(|_, word| u64::from_le_bytes(words[word]));
         self.fold(sums)
     }
 
     /// The sketches of `N` pages side by side, whose words, little-endian, `load` gives by page and word: more memory is
     /// on its way at a time than for one page.
     #[inline]
-    pub(crate) fn sketches<const N: usize>(
-        &self,
-        extent: Extent,
-        load: impl Fn(usize, usize) -> u64,
-    ) -> [Sketch; N] {
-        self.sums_of::<N, 1>(extent, load).map(|sums| self.fold(sums))
+    pub(crate) fn sketches<const N: usize>(&self, load: impl Fn(usize, usize) -> u64) -> [Sketch; N] {
+        self.sums::<N, 1>(load).map(|sums| self.fold(sums))
     }
 
-    /// NH of that much of `N` pages, each in `SUMS` parts.
-    #[inline]
-    fn sums_of<const N: usize, const SUMS: usize>(
-        &self,
-        extent: Extent,
-        load: impl Fn(usize, usize) -> u64,
-    ) -> [[u128; SUMS]; N] {
-        match extent {
-            Extent::Glance => self.sums(self.glanced.iter().map(|&line| usize::from(line)), load),
-            Extent::Whole => self.sums(0..LINES, load),
-        }
-    }
-
+    /// NH of `N` pages, each in `SUMS` parts.
     #[inline]
     fn sums<const N: usize, const SUMS: usize>(
         &self,
-        lines: impl Iterator<Item = usize>,
         load: impl Fn(usize, usize) -> u64,
     ) -> [[u128; SUMS]; N] {
         let mut sums = [[0u128; SUMS]; N];
         let (keys, _) = self.nh.as_chunks::<8>();
-        for line in lines {
-            let keys = &keys[line];
+        for (line, keys) in keys.iter().enumerate() {
             for (page, sums) in sums.iter_mut().enumerate() {
                 for pair in 0..4 {
                     let low = load(page, line * 8 + pair * 2).wrapping_add(keys[pair * 2]);
@@ -264,32 +208,10 @@ impl PageHasher {
     }
 }
 
-/// The lines that a glance reads, in order: the first eighth of the page, which tells most about it, and another one as
-/// `choice` says.
-fn glanced(choice: u8) -> [u8; GLANCED] {
-    let other = 1 + choice % 7;
-    std::array::from_fn(|at| match at {
-        0..EIGHTH => at as u8,
-        _ => other * EIGHTH as u8 + (at - EIGHTH) as u8,
-    })
-}
-
 impl fmt::Debug for PageHasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PageHasher(secret)")
     }
-}
-
-/// Different pages that look the same at a glance, as many as numbers are given; not for whoever has no key.
-#[cfg(test)]
-pub(crate) fn twins_at_a_glance<const N: usize>(hasher: &PageHasher, numbers: [u8; N]) -> [Page; N] {
-    let unseen = (0..LINES).find(|&line| !hasher.glanced.contains(&(line as u8)));
-    let at = unseen.expect("three quarters are not glanced at") * 64;
-    numbers.map(|number| {
-        let mut page = [0x5a; PAGE_SIZE];
-        page[at] = number;
-        page
-    })
 }
 
 /// Two different pages with one sketch, as somebody who knows the key can make them.
@@ -341,45 +263,11 @@ mod tests {
         let hasher = hasher(3);
         let pages: [Page; 4] =
             std::array::from_fn(|page| std::array::from_fn(|i| (i * (31 + page) + i / 256) as u8));
-        for extent in [Extent::Glance, Extent::Whole] {
-            let sketches = hasher.sketches::<4>(extent, |page, word| {
-                let (words, _) = pages[page].as_chunks::<8>();
-                u64::from_le_bytes(words[word])
-            });
-            assert_eq!(sketches, pages.map(|page| hasher.sketch_of(extent, &page)));
-        }
-    }
-
-    #[test]
-    fn a_glance_sees_the_first_eighth_and_another_that_the_key_chooses() {
-        let blank = [0; PAGE_SIZE];
-        let mut chosen = std::collections::BTreeSet::new();
-        for key in 0..64 {
-            let hasher = hasher(key);
-            let glance = hasher.sketch_of(Extent::Glance, &blank);
-            let seen: Vec<usize> = (0..LINES)
-                .filter(|line| {
-                    let mut page = blank;
-                    page[line * 64 + 63] = 1;
-                    hasher.sketch_of(Extent::Glance, &page) != glance
-                })
-                .collect();
-            let other = seen[EIGHTH] / EIGHTH;
-            let expected: Vec<usize> = (0..EIGHTH).chain(other * EIGHTH..(other + 1) * EIGHTH).collect();
-            assert_eq!(seen, expected);
-            chosen.insert(other);
-        }
-        assert!(chosen.iter().copied().eq(1..8), "{chosen:?}");
-    }
-
-    #[test]
-    fn a_page_is_called_by_its_glance_or_by_all_of_it() {
-        let hasher = hasher(1);
-        let [one, other] = twins_at_a_glance(&hasher, [1, 2]);
-        let glance = hasher.sketch_of(Extent::Glance, &one);
-        assert!(hasher.is_named(&one, glance) && hasher.is_named(&other, glance));
-        assert!(hasher.is_named(&one, hasher.sketch(&one)));
-        assert!(!hasher.is_named(&other, hasher.sketch(&one)));
+        let sketches = hasher.sketches::<4>(|page, word| {
+            let (words, _) = pages[page].as_chunks::<8>();
+            u64::from_le_bytes(words[word])
+        });
+        assert_eq!(sketches, pages.map(|page| hasher.sketch(&page)));
     }
 
     #[test]

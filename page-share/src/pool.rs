@@ -39,7 +39,7 @@ impl Content {
 
     /// Whether `page` is this content.
     pub(crate) fn matches(self, hasher: &PageHasher, page: &Page) -> bool {
-        self == Self::new(self.sketch, hasher.hash(page)) && hasher.is_named(page, self.sketch)
+        self == Self::new(hasher.sketch(page), hasher.hash(page))
     }
 
     const NONE: Self = Self {

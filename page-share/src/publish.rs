@@ -76,7 +76,7 @@ impl Domain {
     /// Decides about one page and reserves a slot if it needs one.
     fn step(&mut self, batch: &Batch<'_>, item: usize) -> Step {
         let Report { gfn, sketch } = batch.pages[item];
-        if !self.hasher.is_named(&batch.bytes[item], sketch) {
+        if self.hasher.sketch(&batch.bytes[item]) != sketch {
             self.counters.refused_mismatch += 1;
             return Step::Done(Publication::Refused(Refusal::SketchMismatch));
         }

@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 use crate::hash::{DomainKey, PageHasher};
 use crate::page::{PAGE_SHIFT, PAGE_SIZE, Page};
@@ -206,16 +206,6 @@ impl Swap {
     pub fn free(&mut self, slot: SwapSlot) -> Result<(), SwapError> {
         let known = self.slots.empty(slot);
         known.then_some(()).ok_or(SwapError::Unknown(slot))
-    }
-
-    /// Sends what was written to the disk and out of the page cache: only then has swapping freed memory. Slow.
-    ///
-    /// # Errors
-    /// [`SwapError::Io`]; pages that did not arrive will be found corrupt when they are read.
-    pub fn flush(&self) -> Result<(), SwapError> {
-        self.shared.file.sync_data().map_err(SwapError::Io)?;
-        let dropped = rustix::fs::fadvise(&self.shared.file, 0, None, Advice::DontNeed);
-        dropped.map_err(|error| SwapError::Io(error.into()))
     }
 
     /// Names an extent of 16 MiB without a page, whose disk space and page cache can go back: [`Hole::punch`] it without

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::hash::{Extent, PageHasher, Sketch};
+use crate::hash::{PageHasher, Sketch};
 #[cfg(feature = "vm-memory")]
 use crate::page::PAGE_SHIFT;
 use crate::page::{Gfn, PAGE_SIZE, Page};
@@ -161,14 +161,13 @@ impl std::fmt::Debug for Span {
 pub(crate) fn sketches<const N: usize>(
     pages: [Span; N],
     next: [Span; N],
-    extent: Extent,
     hasher: &PageHasher,
 ) -> [Sketch; N] {
     let (from, ahead) = (
         pages.map(|page| page.sub(0, 1).start),
         next.map(|page| page.sub(0, 1).start),
     );
-    hasher.sketches(extent, |page, word| {
+    hasher.sketches(|page, word| {
         if word.is_multiple_of(8) {
             prefetch(ahead[page] + word * 8);
         }

@@ -94,14 +94,10 @@ impl Engine {
         drop(left);
     }
 
-    /// The first time it may have been a guess that was wrong, or a write in between; the second time it was a name.
     fn note_difference(&self, run: PageRun) {
         let guest = &self.guest;
         guest.counters.pages_differed.add(u64::from(run.count));
         for page in run.numbers() {
-            if guest.table.is_marked(page, mark::DIFFERED) {
-                guest.table.add_marks(page, mark::AMBIGUOUS);
-            }
             guest.table.add_marks(page, mark::DIFFERED);
         }
     }
@@ -148,9 +144,7 @@ impl Engine {
         }
         for (page, &place) in run.numbers().zip(places) {
             guest.table.set_detail(page, place);
-            guest
-                .table
-                .clear_marks(page, mark::REPORTED | mark::DIFFERED | mark::AMBIGUOUS);
+            guest.table.clear_marks(page, mark::REPORTED | mark::DIFFERED);
             guest.table.set_pending(page, false);
         }
         guest.counters.pages_merged.add(u64::from(run.count));
@@ -191,23 +185,13 @@ impl Engine {
         for batch in run.pieces(BATCH) {
             let taken = self.take(batch);
             let staged = self.staged(batch.first, batch);
-            for claim in taken {
-                let mut left = claim;
-                while left.run().count > 0 {
-                    let zero = |page: u32| staged.page_is_zero((page - batch.first.get()) as usize);
-                    let run = left.run();
-                    let is_zero = zero(run.first.get());
-                    let alike = run.numbers().skip(1).take_while(|&page| zero(page) == is_zero);
-                    let length = 1 + alike.count() as u32;
-                    let (piece, rest) = left.split(length);
-                    left = rest;
-                    if is_zero {
-                        self.settle_zero(piece);
-                    } else {
-                        self.give_back(batch.first, piece);
-                    }
+            let is_zero = |page: u32| staged.page_is_zero((page - batch.first.get()) as usize);
+            for (piece, zero) in taken.into_iter().flat_map(|claim| claim.split_by(is_zero)) {
+                if zero {
+                    self.settle_zero(piece);
+                } else {
+                    self.give_back(batch.first, piece);
                 }
-                drop(left);
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 
-use crate::hash::{Extent, PageHasher, Sketch};
+use crate::hash::{PageHasher, Sketch};
 use crate::page::{Gfn, PAGE_SIZE};
 use crate::port::Report;
 use crate::region::engine::{Engine, Quiet};
@@ -127,56 +127,39 @@ impl Engine {
         }
     }
 
-    /// Sketches those of the quiet pages that are still private: at a glance where that tells something.
+    /// Sketches those of the quiet pages that are still private.
     pub(crate) fn sketch(&self, quiet: &[u32], hasher: &PageHasher, out: &mut Scanned) {
         let table = &self.guest.table;
-        let private = quiet
+        let quiet: Vec<u32> = quiet
             .iter()
             .copied()
-            .filter(|&page| table.state(page) == State::Private);
-        let (mut whole, glanced): (Vec<u32>, Vec<u32>) = private
-            .inspect(|&page| table.set_pending(page, false))
-            .partition(|&page| table.clear_marks(page, mark::AMBIGUOUS));
-        let mut named = self.names(&glanced, Extent::Glance, hasher);
-        named.retain(|&(page, sketch)| {
-            // Zeros, or nearly.
-            let tells_nothing = sketch == hasher.of_zeros(Extent::Glance);
-            if tells_nothing {
-                whole.push(page);
-            }
-            !tells_nothing
-        });
-        if !whole.is_empty() {
-            named.extend(self.names(&whole, Extent::Whole, hasher));
-            named.sort_unstable();
-        }
-        let zeros = out.zeros.len();
-        for &(page, sketch) in &named {
-            self.note_quiet(page, sketch, hasher, out);
-        }
-        let hashed = named.len() - (out.zeros.len() - zeros);
-        self.guest.counters.pages_hashed.add(hashed as u64);
-    }
-
-    /// Each page and its sketch.
-    fn names(&self, pages: &[u32], extent: Extent, hasher: &PageHasher) -> Vec<(u32, Sketch)> {
-        let spans: Vec<Span> = pages
+            .filter(|&page| table.state(page) == State::Private)
+            .collect();
+        let spans: Vec<Span> = quiet
             .iter()
             .map(|&page| self.guest.span(PageRun::of(page..page + 1)))
             .collect();
+        for &page in &quiet {
+            self.guest.table.set_pending(page, false);
+        }
         let (groups, rest) = spans.as_chunks::<ABREAST>();
         let mut sketches = Vec::with_capacity(spans.len());
         for (at, group) in groups.iter().enumerate() {
             let next = groups.get(at + 1).unwrap_or(group);
-            sketches.extend(memory::sketches(*group, *next, extent, hasher));
+            sketches.extend(memory::sketches(*group, *next, hasher));
         }
-        sketches.extend(rest.iter().map(|&span| sketch(span, extent, hasher)));
-        pages.iter().copied().zip(sketches).collect()
+        sketches.extend(rest.iter().map(|&span| sketch(span, hasher)));
+        let zeros = out.zeros.len();
+        for (&page, &sketch) in quiet.iter().zip(&sketches) {
+            self.note_quiet(page, sketch, hasher, out);
+        }
+        let hashed = quiet.len() - (out.zeros.len() - zeros);
+        self.guest.counters.pages_hashed.add(hashed as u64);
     }
 
     /// What is to be done with a page that has been quiet.
     fn note_quiet(&self, page: u32, sketch: Sketch, hasher: &PageHasher, out: &mut Scanned) {
-        if sketch == hasher.of_zeros(Extent::Whole) {
+        if sketch == hasher.of_zeros() {
             out.zeros.push(page);
             return;
         }
@@ -276,8 +259,7 @@ impl Engine {
         if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::NEVER) {
             return false;
         }
-        let span = guest.span(PageRun::of(page..page + 1));
-        let sketch = sketch(span, Extent::Whole, hasher);
+        let sketch = sketch(guest.span(PageRun::of(page..page + 1)), hasher);
         let quiet = self.broken.entry(page).or_insert(Quiet { sketch, passes: 0 });
         if quiet.sketch == sketch {
             quiet.passes = quiet.passes.saturating_add(1);
@@ -289,8 +271,8 @@ impl Engine {
 }
 
 /// The sketch of a single page as it is just now.
-fn sketch(page: Span, extent: Extent, hasher: &PageHasher) -> Sketch {
-    let [sketch] = memory::sketches([page], [page], extent, hasher);
+fn sketch(page: Span, hasher: &PageHasher) -> Sketch {
+    let [sketch] = memory::sketches([page], [page], hasher);
     sketch
 }
 

@@ -134,7 +134,7 @@ impl Scanner {
         self.hasher = PageHasher::new(&port.session().key);
         let table = &engine.guest.table;
         for page in 0..table.pages() {
-            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE | mark::AMBIGUOUS);
+            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE);
             if table.state(page) == State::Private {
                 table.set_pending(page, true);
             }
@@ -356,17 +356,11 @@ impl Scanner {
             let engine = lock(engine);
             let table = &engine.guest.table;
             engine.guest.counters.pages_published.add(pages.len() as u64);
-            for ((report, result), bytes) in pages.iter().zip(&results).zip(&bytes) {
+            for (report, result) in pages.iter().zip(&results) {
                 let page = report.gfn.get();
                 match *result {
                     Publication::Granted(slot) => self.accept(&engine, report.gfn, slot),
                     Publication::Noted => table.add_marks(page, mark::REPORTED),
-                    Publication::Refused(Refusal::Collision)
-                        if self.hasher.is_glance(bytes, report.sketch) =>
-                    {
-                        table.add_marks(page, mark::AMBIGUOUS);
-                        table.set_pending(page, true);
-                    }
                     Publication::Refused(Refusal::Collision) => table.add_marks(page, mark::UNSHARABLE),
                     Publication::Refused(Refusal::SketchMismatch) => table.set_pending(page, true),
                     Publication::Refused(Refusal::PoolFull) => {}

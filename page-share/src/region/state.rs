@@ -169,8 +169,6 @@ pub(crate) mod mark {
     pub(crate) const LEFT_OUT: u8 = 16;
     /// It differed from the pool page that it was thought to equal: no guesses about it before it has been merged.
     pub(crate) const DIFFERED: u8 = 32;
-    /// A glance at it misleads: all of it is named the next time, once.
-    pub(crate) const AMBIGUOUS: u8 = 64;
 }
 
 /// State, detail, marks and pins of every page, indexed by [`Gfn`]. 7.1 bytes a page, all touched when it is made.
