@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Signal, set_parent_process_death_signal};
+
 use crate::process;
 
 /// What a process is.
@@ -19,7 +21,11 @@ impl Command {
     /// Runs to the end.
     pub fn run(self) -> ExitCode {
         match self {
-            Self::Host(args) => ExitCode::from(args.run()),
+            Self::Host(args) => {
+                // Guests end with their input; a manager reads none.
+                let _ = set_parent_process_death_signal(Some(Signal::KILL));
+                ExitCode::from(args.run())
+            }
             Self::Guest(options) => process::run(&options),
         }
     }
