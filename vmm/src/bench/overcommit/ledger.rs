@@ -21,9 +21,9 @@ pub struct Ledger {
     pub budget_exceeded_samples: usize,
     /// Most memory in use, as a part of the budget.
     pub most_of_budget: f64,
-    /// Samples of single guests in which one lacked something that was promised to it, see [`SHORT`].
+    /// Samples of single guests in which one lacked something that was promised to it.
     pub below_minimum_samples: usize,
-    /// What that means, for whoever reads the numbers.
+    /// When a sample counts, for whoever reads the numbers.
     pub below_minimum_means: &'static str,
     /// Samples by the host's state: high, soft, hard, low.
     pub states: [usize; 4],
