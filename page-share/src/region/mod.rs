@@ -20,6 +20,7 @@ mod pin;
 mod pools;
 mod rehome;
 mod release;
+mod rest;
 mod run;
 mod sample;
 mod scan;
@@ -45,7 +46,7 @@ use guest::Guest;
 use handler::Handler;
 use hints::Hints;
 use mappings::Mappings;
-use scanner::{Scanner, lock};
+use scanner::{Chunks, Scanner, lock};
 use swapper::Swapper;
 
 pub use error::AdoptError;
@@ -108,17 +109,24 @@ impl Region {
     /// One whole pass, however long it takes: every page is looked at once, and what can be merged is. A page is
     /// hashed at the first pass that finds it unwritten since the pass before.
     pub fn scan_pass(&self) {
-        while !self.scan_step(u32::MAX).pass_finished {}
+        while !self.scan(u32::MAX, Chunks::All).pass_finished {}
     }
 
     /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 2 MiB, so a step may do
     /// up to 511 pages more.
+    ///
+    /// Chunks that are written all the time, and where looking brought nothing, rest for up to 8 Mi pages of such
+    /// steps, 84 s at the default [`Pace`]: steps go past them. Hints and [`Region::scan_pass`] look all the same.
     pub fn scan_step(&self, pages: u32) -> Step {
+        self.scan(pages, Chunks::Due)
+    }
+
+    fn scan(&self, pages: u32, chunks: Chunks) -> Step {
         let before = memory::thread_cpu();
         let step = {
             let mut scanner = self.scanner();
             self.hints.take().into_iter().for_each(|run| scanner.hint(run));
-            scanner.step(&self.engine, pages)
+            scanner.step(&self.engine, pages, chunks)
         };
         self.guest.trim_kept();
         self.guest

@@ -10,6 +10,7 @@ use crate::page::{Gfn, PAGE_SIZE};
 use crate::port::Report;
 use crate::region::engine::{Engine, Quiet};
 use crate::region::memory::{self, Span};
+use crate::region::rest::Looked;
 use crate::region::run::{PageRun, runs_of};
 use crate::region::state::{State, mark};
 use crate::region::userfault::{Found, Look};
@@ -27,12 +28,17 @@ const ABREAST: usize = 4;
 /// Passes without a look for broken pages where the last one found none.
 const CALM_PASSES: u8 = 3;
 
+/// Clean pages between two written ones that are armed together.
+const BRIDGED: usize = 4;
+
 /// Passes after which pages that the kernel would not move are tried again.
 const STUCK_PASSES: u64 = 16;
 
 /// What one look at a run brought.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
+    /// How much of it had been written.
+    pub(crate) looked: Looked,
     /// Quiet pages, in page order, not sketched yet.
     pub(crate) quiet: Vec<u32>,
     /// Quiet pages to report, in page order.
@@ -52,10 +58,22 @@ impl Engine {
             .map(|word| self.guest.table.pending_word(word))
             .collect();
         self.find_written(span)?;
+        out.looked = self.looked(run);
         out.quiet = self.quiet(run, &before);
         self.find_broken_unless_calm(run, hasher, out)?;
         self.guest.counters.pages_scanned.add(u64::from(run.count));
         Ok(())
+    }
+
+    /// What the look at `run` has just found.
+    fn looked(&self, run: PageRun) -> Looked {
+        let table = &self.guest.table;
+        let own = |&page: &u32| table.state(page) == State::Private;
+        let written: usize = self.found.iter().map(|found| found.end - found.start).sum();
+        Looked {
+            own: run.numbers().filter(own).count() as u32,
+            written: (written / PAGE_SIZE) as u32,
+        }
     }
 
     /// Both steps: finds and arms what was written; it is pending afterwards and was not quiet.
@@ -72,10 +90,11 @@ impl Engine {
         let mut armed = Vec::with_capacity(written.len());
         let mut at = 0;
         while at < written.len() {
-            // The answers are split where zero pages begin; the call need not be.
+            // The answers are split where zero pages begin; the call need not be. Nor where little lies between: one
+            // more call makes every CPU flush its TLB, and costs more than KVM's faults on those few pages.
             let start = written[at].start;
             let mut end = written[at].end;
-            while at + 1 < written.len() && written[at + 1].start == end {
+            while at + 1 < written.len() && written[at + 1].start - end <= BRIDGED * PAGE_SIZE {
                 at += 1;
                 end = written[at].end;
             }

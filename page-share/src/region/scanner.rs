@@ -15,6 +15,7 @@ use crate::port::{
 };
 use crate::region::engine::Engine;
 use crate::region::mappings::Mappings;
+use crate::region::rest::Rests;
 use crate::region::run::{PageRun, runs_of};
 use crate::region::scan::{CHUNK, Scanned};
 use crate::region::state::{State, mark};
@@ -35,6 +36,15 @@ pub struct Step {
     pub pages: u32,
     /// The step finished a pass: everything was looked at and merged as far as the mappings allow.
     pub pass_finished: bool,
+}
+
+/// Which chunks a step looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chunks {
+    /// All of them.
+    All,
+    /// Those that do not rest.
+    Due,
 }
 
 /// A page and the pool place that it probably equals; holds one reference.
@@ -65,6 +75,7 @@ pub(crate) struct Scanner {
     gone: bool,
     pub(super) hasher: PageHasher,
     pass: Pass,
+    rests: Rests,
     scanned: Scanned,
     pub(super) candidates: Vec<Candidate>,
     /// Pages whose bytes the manager has asked for.
@@ -94,6 +105,7 @@ impl Scanner {
             gone: false,
             hasher: PageHasher::new(&DomainKey::random()?),
             pass: Pass::default(),
+            rests: Rests::default(),
             scanned: Scanned::default(),
             candidates: Vec::new(),
             wanted: Vec::new(),
@@ -132,6 +144,7 @@ impl Scanner {
         engine.broken.clear();
         engine.withdrawals.clear();
         self.hasher = PageHasher::new(&port.session().key);
+        self.rests.end();
         let table = &engine.guest.table;
         for page in 0..table.pages() {
             table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE);
@@ -164,7 +177,7 @@ impl Scanner {
     }
 
     /// Does up to `pages` pages' worth of work.
-    pub(crate) fn step(&mut self, engine: &Mutex<Engine>, pages: u32) -> Step {
+    pub(crate) fn step(&mut self, engine: &Mutex<Engine>, pages: u32, chunks: Chunks) -> Step {
         let mut step = Step::default();
         self.reconnect_if_gone(engine);
         step.pages += self.look_at_hints(engine, pages);
@@ -174,7 +187,7 @@ impl Scanner {
             } else if !self.pass.begun {
                 self.begin_pass(engine);
             } else if let Some(chunk) = self.pass.chunks.pop() {
-                step.pages += self.scan_next(engine, chunk);
+                step.pages += self.scan_next(engine, chunk, chunks);
             } else {
                 step.pass_finished = true;
             }
@@ -199,6 +212,7 @@ impl Scanner {
         self.pass.plenty = private / 2 * mappings.regions() < mappings.room();
         if self.some_left_out && mappings.room() > mappings.limit() / 8 {
             self.some_left_out = false;
+            self.rests.end();
             let table = &engine.guest.table;
             for page in 0..table.pages() {
                 if table.clear_marks(page, mark::LEFT_OUT) && table.state(page) == State::Private {
@@ -208,11 +222,26 @@ impl Scanner {
         }
     }
 
-    fn scan_next(&mut self, engine: &Mutex<Engine>, chunk: PageRun) -> u32 {
-        self.look_at(engine, chunk);
+    fn scan_next(&mut self, engine: &Mutex<Engine>, chunk: PageRun, chunks: Chunks) -> u32 {
+        let look = match chunks {
+            Chunks::All => Some(chunk),
+            Chunks::Due => {
+                let engine = lock(engine);
+                let table = &engine.guest.table;
+                self.rests.due(chunk, |page| table.state(page) == State::Private)
+            }
+        };
+        if let Some(run) = look {
+            self.look_at(engine, run);
+        }
         let last = self.pass.chunks.is_empty();
         if last || self.pass.plenty {
             self.flush(engine);
+        }
+        self.rests.go_past(chunk.count);
+        if let Some(run) = look {
+            let random = self.random();
+            self.rests.looked(run.first.get(), self.scanned.looked, random);
         }
         if last {
             self.fetch_offers(engine);
@@ -240,6 +269,7 @@ impl Scanner {
             let quiet = std::mem::take(&mut scanned.quiet);
             engine.sketch(&quiet, &self.hasher, &mut scanned);
             for run in runs_of(scanned.zeros.drain(..)) {
+                run.numbers().for_each(|page| self.rests.gain(page));
                 engine.merge_zeros(run);
             }
             engine.clear_staging();
@@ -398,6 +428,7 @@ impl Scanner {
     pub(super) fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
         match engine.pools.place(slot) {
             Some(place) if gfn.get() < engine.guest.table.pages() && engine.pools.has(slot) => {
+                self.rests.gain(gfn.get());
                 self.candidates.push(Candidate {
                     page: gfn.get(),
                     place,

@@ -34,7 +34,7 @@ impl Scale {
             pairs: 41,
             half: Duration::from_millis(400),
         },
-        settle: Duration::from_secs(8),
+        settle: Duration::from_secs(60),
         repeats: 4096,
         ripen: true,
     };
