@@ -223,14 +223,7 @@ impl Scanner {
     }
 
     fn scan_next(&mut self, engine: &Mutex<Engine>, chunk: PageRun, chunks: Chunks) -> u32 {
-        let look = match chunks {
-            Chunks::All => Some(chunk),
-            Chunks::Due => {
-                let engine = lock(engine);
-                let table = &engine.guest.table;
-                self.rests.due(chunk, |page| table.state(page) == State::Private)
-            }
-        };
+        let look = self.part_to_look_at(engine, chunk, chunks);
         if let Some(run) = look {
             self.look_at(engine, run);
         }
@@ -250,6 +243,17 @@ impl Scanner {
             self.pass.stretches = self.plan_merges(engine);
         }
         chunk.count
+    }
+
+    /// What of `chunk` is to be looked at now.
+    fn part_to_look_at(&self, engine: &Mutex<Engine>, chunk: PageRun, chunks: Chunks) -> Option<PageRun> {
+        let engine = lock(engine);
+        // Pages of earlier pools come home by being looked at.
+        if chunks == Chunks::All || engine.pools.has_old() {
+            return Some(chunk);
+        }
+        let table = &engine.guest.table;
+        self.rests.due(chunk, |page| table.state(page) == State::Private)
     }
 
     /// Scans one chunk; merges its zeros and brings its long-quiet broken pages home.
