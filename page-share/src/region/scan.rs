@@ -1,7 +1,7 @@
 //! The scan: which pages were written, which have gone quiet, which pool pages broke.
 //!
 //! In two steps, because arming drops KVM's mappings of everything it walks over: a plain look finds the written
-//! runs, and only those are armed; what the arming call returns is what counts. Clean memory is never touched.
+//! runs, and only those are armed, or what lies closely between two of them; what the arming call returns is what counts.
 
 use rustix::io::Errno;
 
@@ -67,9 +67,12 @@ impl Engine {
 
     /// What the look at `run` has just found.
     fn looked(&self, run: PageRun) -> Looked {
+        let written: usize = self.found.iter().map(|found| found.end - found.start).sum();
+        if written == 0 {
+            return Looked::default();
+        }
         let table = &self.guest.table;
         let own = |&page: &u32| table.state(page) == State::Private;
-        let written: usize = self.found.iter().map(|found| found.end - found.start).sum();
         Looked {
             own: run.numbers().filter(own).count() as u32,
             written: (written / PAGE_SIZE) as u32,
