@@ -115,8 +115,8 @@ impl Region {
     /// The next piece of the pass under way: about `pages` pages scanned or merged. Chunks are 2 MiB, so a step may do
     /// up to 511 pages more.
     ///
-    /// Chunks that are written all the time, and where looking brought nothing, rest for up to 8 Mi pages of such
-    /// steps, 84 s at the default [`Pace`]: steps go past them. Hints and [`Region::scan_pass`] look all the same.
+    /// Chunks that are written all the time, and where looking brought nothing, rest for up to 40 s: steps go past them.
+    /// Between two steps at most 100 ms count. Hints and [`Region::scan_pass`] look all the same.
     pub fn scan_step(&self, pages: u32) -> Step {
         self.scan(pages, Chunks::Due)
     }

@@ -4,18 +4,22 @@
 //! CPUs flush their TLBs, and faults at its next write. Where that brings nothing to merge, again and again, a chunk
 //! is looked at less and less often.
 
+use std::time::Duration;
+
 use crate::region::run::PageRun;
 use crate::region::scan::CHUNK;
 
 /// Looks in vain before a chunk rests.
 const SURE: u8 = 2;
 
-/// The first rest, in pages that the scan goes past meanwhile: 10 s at the default pace. Each following one is twice as
-/// long.
-const FIRST: u64 = 1 << 20;
+/// The first rest, in us. Each following one is twice as long.
+const FIRST: u64 = 10_000_000;
 
-/// How often rests double: the longest are 84 s at the default pace.
-const DOUBLINGS: u8 = 3;
+/// How often rests double: the longest are 40 s.
+const DOUBLINGS: u8 = 2;
+
+/// Between two steps of the scan no more than this counts, in us: a scan that was stopped has no rests to make up for.
+const STEP: u64 = 100_000;
 
 /// A look was worth it if one of so many armed pages could be merged.
 const WORTH: u32 = 8;
@@ -35,7 +39,7 @@ pub(crate) struct Looked {
 /// What scanning one chunk has brought lately.
 #[derive(Debug, Clone, Copy, Default)]
 struct Chunk {
-    /// Where the clock must be before the next look.
+    /// Where the clock must be before the next look, in us.
     due: u64,
     /// Looks in vain, one after the other.
     vain: u8,
@@ -51,7 +55,7 @@ struct Chunk {
 #[derive(Debug, Default)]
 pub(crate) struct Rests {
     chunks: Vec<Chunk>,
-    /// Pages that background scanning has gone past.
+    /// For how long there has been scanning, in us.
     clock: u64,
 }
 
@@ -79,9 +83,9 @@ impl Rests {
         groups.into_iter().max_by_key(own)
     }
 
-    /// The scan went past `pages` pages, looked at or not.
-    pub(crate) fn go_past(&mut self, pages: u32) {
-        self.clock += u64::from(pages);
+    /// A step of the scan begins, so long after the one before.
+    pub(crate) fn step(&mut self, after: Duration) {
+        self.clock += u64::try_from(after.as_micros()).map_or(STEP, |us| us.min(STEP));
     }
 
     /// `page` can be merged.
@@ -138,21 +142,20 @@ mod tests {
         written: CHUNK,
     };
 
-    /// Scans a region of one chunk in `passes` passes. `written` says what is written of a run when it is looked at for
-    /// the nth time, and `gained` how many pages were merged after that. Returns the looks: pass and pages.
-    fn looks(passes: u64, written: impl Fn(usize, u32) -> u32, gained: u32) -> Vec<(u64, u32)> {
+    /// Scans a region of one chunk once a second. `written` says what is written of a run when it is looked at for
+    /// the nth time, and `gained` how many pages were merged after that. Returns the looks: second and pages.
+    fn looks(seconds: u64, written: impl Fn(usize, u32) -> u32, gained: u32) -> Vec<(u64, u32)> {
         let mut rests = Rests::default();
         let mut looks = Vec::new();
-        // A pass is a second at the default pace.
-        for pass in 0..passes {
+        for second in 0..seconds {
             if let Some(run) = rests.due(WHOLE, |_| true) {
                 (0..gained).for_each(|_| rests.gain(0));
                 let written = written(looks.len(), run.count);
                 let own = run.count;
                 rests.looked(run.first.get(), Looked { own, written }, 0);
-                looks.push((pass, run.count));
+                looks.push((second, run.count));
             }
-            rests.go_past(100_000);
+            (0..20).for_each(|_| rests.step(Duration::from_millis(50)));
         }
         looks
     }
@@ -162,27 +165,27 @@ mod tests {
         let probes = |start| [(start, PROBE), (start + 1, PROBE)];
         let want: Vec<_> = [(0, CHUNK), (1, CHUNK)]
             .into_iter()
-            .chain([12, 34, 77, 162, 247].into_iter().flat_map(probes))
+            .chain([11, 32, 73, 114, 155].into_iter().flat_map(probes))
             .collect();
-        assert_eq!(looks(250, |_, pages| pages * 2 / 3, 0), want);
+        assert_eq!(looks(157, |_, pages| pages * 2 / 3, 0), want);
     }
 
     #[test]
     fn a_hot_chunk_that_has_cooled_down_is_looked_at_as_a_whole() {
-        let (hot, probe) = ([(0, CHUNK), (1, CHUNK)], (12, PROBE));
+        let (hot, probe) = ([(0, CHUNK), (1, CHUNK)], (11, PROBE));
         // Written all over while it rested, and quiet since.
         let quiet_since = |look, pages| if look < 3 { pages } else { 0 };
-        let all = looks(15, quiet_since, 0);
-        assert_eq!(all, [hot[0], hot[1], probe, (13, PROBE), (14, CHUNK)]);
+        let all = looks(14, quiet_since, 0);
+        assert_eq!(all, [hot[0], hot[1], probe, (12, PROBE), (13, CHUNK)]);
         // Quiet already when it was armed for the last time.
         let quiet_before = |look, pages| if look < 2 { pages } else { 0 };
-        assert_eq!(looks(14, quiet_before, 0), [hot[0], hot[1], probe, (13, CHUNK)]);
+        assert_eq!(looks(13, quiet_before, 0), [hot[0], hot[1], probe, (12, CHUNK)]);
     }
 
     #[test]
     fn a_chunk_whose_new_pages_equal_no_others_rests() {
-        let starts: Vec<u64> = looks(60, |_, _| 9, 0).iter().map(|look| look.0).collect();
-        assert_eq!(starts, [0, 1, 2, 13, 14, 35, 36]);
+        let starts: Vec<u64> = looks(50, |_, _| 9, 0).iter().map(|look| look.0).collect();
+        assert_eq!(starts, [0, 1, 2, 12, 13, 33, 34]);
     }
 
     #[test]
@@ -214,7 +217,10 @@ mod tests {
         let mut rests = Rests::default();
         let shared_mostly = Looked { own: 40, written: 30 };
         (0..2).for_each(|_| rests.looked(0, shared_mostly, 7));
-        rests.go_past(u32::try_from(FIRST).unwrap());
+        // Nobody scanned for a minute.
+        rests.step(Duration::from_secs(60));
+        assert_eq!(rests.due(WHOLE, |_| true), None);
+        (0..FIRST / STEP).for_each(|_| rests.step(Duration::from_micros(STEP)));
         let of_its_own = 200..240;
         let probe = rests.due(WHOLE, |page| of_its_own.contains(&page)).unwrap();
         assert_eq!(

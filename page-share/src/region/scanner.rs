@@ -6,6 +6,7 @@ mod exchange;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::hash::{DomainKey, PageHasher};
 use crate::page::{Page, PoolGeneration};
@@ -71,6 +72,8 @@ pub(crate) struct Scanner {
     pub(super) hasher: PageHasher,
     pass: Pass,
     rests: Rests,
+    /// When the last step began.
+    stepped: Instant,
     scanned: Scanned,
     pub(super) candidates: Vec<Candidate>,
     /// Pages whose bytes the manager has asked for.
@@ -101,6 +104,7 @@ impl Scanner {
             hasher: PageHasher::new(&DomainKey::random()?),
             pass: Pass::default(),
             rests: Rests::default(),
+            stepped: Instant::now(),
             scanned: Scanned::default(),
             candidates: Vec::new(),
             wanted: Vec::new(),
@@ -148,6 +152,8 @@ impl Scanner {
     /// Does up to `pages` pages' worth of work.
     pub(crate) fn step(&mut self, engine: &Mutex<Engine>, pages: u32, chunks: Chunks) -> Step {
         let mut step = Step::default();
+        self.rests.step(self.stepped.elapsed());
+        self.stepped = Instant::now();
         self.reconnect_if_gone(engine);
         step.pages += self.look_at_hints(engine, pages);
         while step.pages < pages && !step.pass_finished {
@@ -200,7 +206,6 @@ impl Scanner {
         if last || self.pass.plenty {
             self.flush(engine);
         }
-        self.rests.go_past(chunk.count);
         if let Some(run) = look {
             let random = self.random();
             self.rests.looked(run.first.get(), self.scanned.looked, random);
