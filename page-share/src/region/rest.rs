@@ -97,7 +97,7 @@ impl Rests {
         }
     }
 
-    /// A look at `run` is over, and armed the `written` pages of `own` that can be armed. `random` keeps chunks that began to rest together
+    /// A look at the chunk with `page`, or at a part of it, is over. `random` keeps chunks that began to rest together
     /// from being due together.
     pub(crate) fn looked(&mut self, page: u32, look: Looked, random: u64) {
         let clock = self.clock;
