@@ -41,7 +41,8 @@ pub const KERNEL: u64 = 0x10_0000;
 pub const VIRTIO_MMIO: u64 = 0xD000_0000;
 /// Distance between the registers of two virtio-mmio devices, and their size.
 pub const VIRTIO_MMIO_STEP: u64 = 0x1000;
-/// The interrupt lines that virtio devices get, in order. All are pins of the one IOAPIC; 4 is the serial port's, 13 the power button's.
+/// The interrupt lines that virtio devices get, in order. All are pins of the one IOAPIC; 4 is the serial port's, 13 the
+/// power button's.
 pub const VIRTIO_GSIS: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
 /// Registers of the IOAPIC inside KVM.
