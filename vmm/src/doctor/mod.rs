@@ -16,8 +16,13 @@ use serde::Serialize;
 pub use finding::{Finding, State};
 pub use probe::{Machine, NoKvm};
 
+/// What the exit status says, for `--help`.
+const STATUS: &str = "\
+Exit status: 0 guests run here; 1 they do, but something else is wrong; 2 they only run in the nested host.";
+
 /// `levy doctor`'s options. Its exit status is that of [`Report::status`].
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(after_help = STATUS)]
 pub struct Args {
     /// Print the report as JSON
     #[arg(long)]
