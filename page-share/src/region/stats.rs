@@ -70,9 +70,9 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Full passes over the memory.
+    /// Passes over the memory; those of [`Region::scan_step`](crate::Region::scan_step) go past chunks that rest.
     passes,
-    /// Pages looked at by scans.
+    /// Pages looked at by scans, without those that passes went past.
     pages_scanned,
     /// Pages that scans found written and armed again.
     pages_written,
