@@ -56,10 +56,13 @@ fn bench(parameters: &Dbench, load: &str, dir: &Path, run: &mut Run) -> Outcome 
 }
 
 /// `   2     12345   123.45 MB/sec  execute   1 sec  latency 3.2 ms`
+///
+/// The first fifth of the time dbench calls warm-up; it counts on, and is as much work as the rest.
 fn operations(line: &str) -> Option<u64> {
     let mut words = line.split_whitespace().skip(1);
     let operations = words.next()?.parse().ok()?;
-    (words.nth(1) == Some("MB/sec") && line.contains("execute")).then_some(operations)
+    let of_work = line.contains("execute") || line.contains("warmup");
+    (words.nth(1) == Some("MB/sec") && of_work).then_some(operations)
 }
 
 #[cfg(test)]
@@ -74,6 +77,10 @@ mod tests {
         );
         assert_eq!(
             operations("   2     12345   123.45 MB/sec  warmup   1 sec  latency 3.2 ms"),
+            Some(12345)
+        );
+        assert_eq!(
+            operations("   2     12345   123.45 MB/sec  cleanup   1 sec  latency 3.2 ms"),
             None
         );
         assert_eq!(operations(" NTCreateX      1   0.1"), None);
