@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use levy_agent::Dbench;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::run::{Outcome, Run};
 
@@ -41,7 +43,12 @@ fn bench(parameters: &Dbench, load: &str, dir: &Path, run: &mut Run) -> Outcome 
             result = Some(line.clone());
         }
         if going.stopped() {
+            // Its clients would go on without it, and hold its output open.
+            for client in clients(child.id()) {
+                let _ = kill(client, Signal::SIGKILL);
+            }
             let _ = child.kill();
+            break;
         }
         last = line;
     }
@@ -53,6 +60,17 @@ fn bench(parameters: &Dbench, load: &str, dir: &Path, run: &mut Run) -> Outcome 
         _ => return Err(format!("dbench failed: {status}: {last}")),
     }
     Ok(done)
+}
+
+/// The processes that `parent` has started.
+fn clients(parent: u32) -> impl Iterator<Item = Pid> {
+    let children = format!("/proc/{parent}/task/{parent}/children");
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    let pids: Vec<i32> = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    pids.into_iter().map(Pid::from_raw)
 }
 
 /// `   2     12345   123.45 MB/sec  execute   1 sec  latency 3.2 ms`
@@ -68,6 +86,24 @@ fn operations(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clients_of_a_process_are_found() {
+        let mut parent = Command::new("sh")
+            .args(["-c", "sleep 600 & wait"])
+            .spawn()
+            .unwrap();
+        let client = loop {
+            if let Some(client) = clients(parent.id()).next() {
+                break client;
+            }
+            std::thread::yield_now();
+        };
+        kill(client, Signal::SIGKILL).unwrap();
+        // It waited for nothing else.
+        assert!(parent.wait().unwrap().success());
+        assert_eq!(clients(parent.id()).count(), 0);
+    }
 
     #[test]
     fn what_dbench_says_is_understood() {
