@@ -2,25 +2,67 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use serde_json::Value;
 
 fn simulate(args: &[&str]) -> Output {
-    Command::new(env!("CARGO"))
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "allocator",
-            "--example",
-            "simulate",
-            "--",
-        ])
+    Command::new(simulator())
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("RUST_BACKTRACE", "0")
         .output()
-        .expect("cargo starts")
+        .expect("the simulator starts")
+}
+
+/// The example's program. Cargo builds it together with this test, unless it was asked for this test alone: then it is
+/// built here.
+fn simulator() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().expect("this test has a path");
+        let profile = test.ancestors().nth(2).expect("cargo's folder for a profile");
+        let program = profile.join("examples/simulate");
+        if modified(&program).is_none_or(|built| built < last_change()) {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args([
+                "build",
+                "--quiet",
+                "--package",
+                "allocator",
+                "--example",
+                "simulate",
+            ]);
+            if !cfg!(debug_assertions) {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().expect("cargo starts").success());
+        }
+        program
+    })
+}
+
+/// When a file of the library or of the example was changed last.
+fn last_change() -> SystemTime {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![package.join("src"), package.join("examples/simulate")];
+    let mut latest = SystemTime::UNIX_EPOCH;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                latest = latest.max(modified(&path).expect("a file's time"));
+            }
+        }
+    }
+    latest
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 /// A file of this test's own, removed at the end.

@@ -345,7 +345,7 @@ fn a_huge_page_goes_when_the_last_of_its_frames_is_in_the_balloon() {
     let (file, memory) = match hugetlb() {
         Ok(found) => found,
         Err(reason) => {
-            eprintln!("SKIP a_huge_page_goes_when_the_last_of_its_frames_is_in_the_balloon: {reason}");
+            eprintln!("skipped: {reason}");
             return;
         }
     };

@@ -383,7 +383,7 @@ mod tests {
             });
             let region = match region {
                 Ok(region) => region,
-                Err(error) => return eprintln!("SKIP: {error}"),
+                Err(error) => return eprintln!("skipped: {error}"),
             };
             while ram.released_pages() == 0 {
                 std::thread::yield_now();

@@ -56,14 +56,18 @@ fn refused(dir: &Path, args: &[&str], status: i32, words: &[&str]) {
 }
 
 fn has_kvm() -> bool {
-    // What needs KVM is skipped aloud where there is none; the messages about that are tested either way.
-    let has = std::fs::File::options()
+    std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm")
-        .is_ok();
+        .is_ok()
+}
+
+/// Whether there is a KVM; says that the test is skipped where there is none.
+fn kvm_or_skip() -> bool {
+    let has = has_kvm();
     if !has {
-        eprintln!("skipped in part: no usable /dev/kvm on this machine");
+        eprintln!("skipped: no usable /dev/kvm on this machine");
     }
     has
 }
@@ -110,6 +114,7 @@ fn what_the_host_cannot_give_is_refused_with_status_1() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("needs standard output for itself"));
     if !has_kvm() {
+        eprintln!("skipped in part: no usable /dev/kvm on this machine");
         return;
     }
     refused(
@@ -149,7 +154,7 @@ fn what_the_host_cannot_give_is_refused_with_status_1() {
 
 #[test]
 fn a_disk_in_use_is_refused() {
-    if !has_kvm() {
+    if !kvm_or_skip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -169,7 +174,7 @@ fn a_disk_in_use_is_refused() {
 
 #[test]
 fn bad_kernels_are_refused() {
-    if !has_kvm() {
+    if !kvm_or_skip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -189,8 +194,11 @@ fn bad_kernels_are_refused() {
 /// On a KVM that emulates in software a kernel must not be tried: it would die in the middle of its boot.
 #[test]
 fn a_kvm_that_cannot_run_kernels_is_named_with_the_cure() {
-    if !has_kvm() || levy::doctor::Machine::probe().runs_kernels() {
-        eprintln!("skipped: this KVM runs kernels, or there is none");
+    if !kvm_or_skip() {
+        return;
+    }
+    if levy::doctor::Machine::probe().runs_kernels() {
+        eprintln!("skipped: impossible where KVM runs kernels, as it does here");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -217,7 +225,7 @@ fn a_kvm_that_cannot_run_kernels_is_named_with_the_cure() {
 /// A guest that never becomes ready, with a kernel of one instruction: it ends by its deadline, and says where it was.
 #[test]
 fn a_guest_that_hangs_is_told_apart_and_cleaned_up() {
-    if !has_kvm() {
+    if !kvm_or_skip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -255,7 +263,7 @@ fn a_guest_that_hangs_is_told_apart_and_cleaned_up() {
 /// Kernels of a few instructions that end in every way a guest can end.
 #[test]
 fn every_end_has_its_own_status() {
-    if !has_kvm() {
+    if !kvm_or_skip() {
         return;
     }
     // mov al, VALUE; mov dx, PORT; out dx, al; hlt

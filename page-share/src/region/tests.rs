@@ -229,9 +229,19 @@ fn in_child(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
         body();
         return None;
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("region::tests::{name}"), "--nocapture"]);
-    Some(command.env("PAGE_SHARE_CHILD", name).status().unwrap())
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("region::tests::{name}"), "--nocapture"])
+        .env("PAGE_SHARE_CHILD", name)
+        .output()
+        .unwrap();
+    for line in [output.stdout, output.stderr]
+        .concat()
+        .split(|byte| *byte == b'\n')
+    {
+        // Indented, so that the words of its test harness are not taken for those of this process's.
+        println!("  {}", String::from_utf8_lossy(line));
+    }
+    Some(output.status)
 }
 
 fn small_region(options: Options) -> (AnonymousMemory, Region) {

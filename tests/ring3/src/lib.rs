@@ -65,7 +65,7 @@ pub use program::{Program, Work};
 /// Bytes in a page, of the guest and of the host.
 pub const PAGE: usize = 4096;
 
-/// Reports on stderr that `test` did not run, and why; a line that starts with `SKIP` is what CI looks for.
+/// Reports on stderr that `test` did not run, and why; a line that starts with `skipped: ` is what CI looks for.
 pub fn skip(test: &str, reason: &Unavailable) {
-    eprintln!("SKIP {test}: {reason}");
+    eprintln!("skipped: {reason} ({test})");
 }

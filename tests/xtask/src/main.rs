@@ -9,6 +9,7 @@ mod interrupt;
 mod nested;
 mod place;
 mod test;
+mod watched;
 
 use std::process::ExitCode;
 

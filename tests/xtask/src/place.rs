@@ -1,19 +1,14 @@
 //! Where programs that start real guests run: on this machine, or in a nested host that is booted once.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use levy::doctor::Machine;
 
-use crate::interrupt;
 use crate::nested::{self, Host, Outcome, Shape, Stream};
-
-/// How often a wait looks for Ctrl-C.
-const TICK: Duration = Duration::from_millis(100);
+use crate::watched::{self, Limit};
 
 /// A place for real guests.
 pub(crate) enum Place {
@@ -113,16 +108,6 @@ fn nested_run(
     })
 }
 
-/// Ends the child when dropped.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn native(
     argv: &[String],
     environment: &[(String, String)],
@@ -133,36 +118,17 @@ fn native(
         bail!("no program to run")
     };
     let mut command = Command::new(program);
-    command
-        .args(rest)
-        .envs(environment.iter().cloned())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut child = Ending(
-        command
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?,
-    );
-    let stdout = child.0.stdout.take().context("no standard output")?;
-    let (tell, told) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if tell.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    let until = Instant::now() + deadline;
-    loop {
-        interrupt::check()?;
-        match told.recv_timeout(TICK) {
-            Ok(text) => line(&text),
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if Instant::now() > until => return Ok(None),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
-    Ok(Some(child.0.wait()?.code().unwrap_or(1)))
+    command.args(rest).envs(environment.iter().cloned());
+    let mut both = |stream, text: &str| match stream {
+        Stream::Out => line(text),
+        Stream::Err => eprintln!("{text}"),
+    };
+    Ok(
+        match watched::run(&mut command, Limit::Total(deadline), &mut both)? {
+            watched::Outcome::Ended(status) => Some(status.code().unwrap_or(1)),
+            watched::Outcome::Killed => None,
+        },
+    )
 }
 
 /// Puts lines together from pieces.

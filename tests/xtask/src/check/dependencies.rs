@@ -13,7 +13,6 @@ const ONCE: &[&str] = &[
     "acpi_tables",
     "kvm-bindings",
     "kvm-ioctls",
-    "linux-loader",
     "virtio-bindings",
     "virtio-queue",
     "vm-memory",
@@ -33,7 +32,6 @@ const UNWANTED: &[(&str, &str)] = &[
 /// Versions withdrawn by their authors.
 const WITHDRAWN: &[(&str, &[&str])] = &[
     ("crossbeam-channel", &["0.5.12", "0.5.13", "0.5.14"]),
-    ("linux-loader", &["0.2.0", "0.4.0", "0.5.0"]),
     ("virtio-queue", &["0.9.1"]),
     ("vmm-sys-util", &["0.1.0", "0.12.0"]),
 ];

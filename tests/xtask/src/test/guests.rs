@@ -1,47 +1,36 @@
 //! Tests with real guests: built here, run here if this machine's KVM runs stock kernels, else in one nested host.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use guest_images::Flavour;
-use serde::Deserialize;
 
+use super::programs::Program;
+use super::progress::{Progress, arguments};
 use super::tally::{Reader, Show, Tally};
 use super::{Args, Extent};
 use crate::guest_system::GuestSystem;
 use crate::interrupt;
 use crate::place::Place;
 
-/// A test program that takes longer hangs.
-const DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// A test program that takes longer hangs; on an idle machine each takes a few minutes.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
 const LONG_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Memory of the nested host: eight guests of 256 MiB and what they run on.
 const NESTED_MEMORY_MIB: u64 = 5120;
 
-/// How cargo names the package of the tests with real guests.
-const PACKAGE: &str = "levy-tests";
-
-/// A line of `cargo --message-format=json`, the part that is looked at.
-#[derive(Deserialize)]
-struct Message {
-    package_id: String,
-    executable: PathBuf,
-    target: Target,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
+/// The folder of the package with real guests.
+const PACKAGE: &str = "tests";
 
 /// Builds everything that is needed, then runs the test programs one after the other.
 pub(super) fn run(args: &Args) -> Result<Tally> {
-    let programs = programs()?;
+    // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
+    let mut programs = Program::build(&["--workspace"])?;
+    programs.retain(|program| program.is_of(Path::new(PACKAGE)) && program.is_integration());
+    // A nested host takes time to boot; it is not asked for nothing.
+    programs.retain(|program| Progress::of(&program.executable, args.filter.as_deref()).is_some());
     if programs.is_empty() {
         return Ok(Tally::default());
     }
@@ -51,10 +40,11 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
     }
     let mut place = Place::choose(args.nested.into(), NESTED_MEMORY_MIB, None)?;
     let mut all = Tally::default();
-    for (name, program) in programs {
+    for program in programs {
+        let name = &program.name;
         interrupt::check()?;
         eprintln!("test: real guests: {name} ({place})");
-        match one(args, &system, &mut place, &program.display().to_string()) {
+        match one(args, &system, &mut place, &program) {
             Ok(tally) => all.add(&tally),
             Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
             Err(error) => {
@@ -68,52 +58,27 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
     Ok(all)
 }
 
-/// Name and path of each program with real guests.
-fn programs() -> Result<BTreeMap<String, PathBuf>> {
-    let output = Command::new(env!("CARGO"))
-        // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
-        .args(["test", "--locked", "--no-run", "--workspace"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("the tests with real guests do not build");
-    }
-    let mut programs = BTreeMap::new();
-    for line in output.stdout.split(|byte| *byte == b'\n') {
-        let Ok(message) = serde_json::from_slice::<Message>(line) else {
-            continue;
-        };
-        let is_test = message.target.kind.iter().any(|kind| kind == "test");
-        if is_test && message.package_id.contains(PACKAGE) {
-            programs.insert(message.target.name, message.executable);
-        }
-    }
-    Ok(programs)
-}
-
-fn one(args: &Args, system: &GuestSystem, place: &mut Place, program: &str) -> Result<Tally> {
-    let mut argv = vec![program.to_owned(), "--show-output".into()];
+fn one(args: &Args, system: &GuestSystem, place: &mut Place, program: &Program) -> Result<Tally> {
+    let mut argv = vec![program.executable.display().to_string()];
+    argv.extend(arguments(args.extent()));
     argv.extend(["--test-threads".into(), threads().to_string()]);
-    let mut deadline = DEADLINE;
-    if args.extent() == Extent::Long {
-        argv.push("--include-ignored".into());
-        deadline = LONG_DEADLINE;
-    }
     argv.extend(args.filter.iter().cloned());
-    let mut reader = Reader::default();
+    let deadline = match args.extent() {
+        Extent::Usual => DEADLINE,
+        Extent::Long => LONG_DEADLINE,
+    };
+    let mut progress = Progress::of(&program.executable, args.filter.as_deref()).unwrap_or_default();
+    let mut reader = Reader::of(&program.to_string());
     let mut line = |line: &str| {
+        progress.line(line);
         if reader.line(line) == Show::Line {
             println!("{line}");
         }
     };
-    let status = place.run(argv, &system.environment(), deadline, &mut line)?;
-    if status != 0 && reader.tally().failed == 0 {
-        eprintln!("test: {program} ended with status {status}");
-        reader.broken();
-    }
-    Ok(reader.tally().clone())
+    let status = place
+        .run(argv, &system.environment(), deadline, &mut line)
+        .with_context(|| progress.hanging())?;
+    Ok(reader.end(status == 0))
 }
 
 /// Guests that are up at a time, roughly: each keeps a CPU busy while it boots.

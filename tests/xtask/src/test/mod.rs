@@ -4,6 +4,8 @@ mod fuzz;
 mod guests;
 mod huge_pages;
 mod native;
+mod programs;
+mod progress;
 mod tally;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ pub(crate) struct Args {
 enum Part {
     /// Tests that run on this machine as it is
     Native,
+    /// Those of them that guard guest memory, in release builds
+    Release,
     /// Fuzzing
     Fuzz,
     /// Tests with real guests
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "native tests",
             native::run as fn(&Args) -> Result<Tally>,
         ),
+        (Part::Release, "native tests in release", native::run_optimised),
         (Part::Fuzz, "fuzzing", fuzz::run),
         (Part::Guests, "real guests", guests::run),
     ] {
@@ -74,11 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
         all.add(&tally);
     }
-    Ok(conclude(&all))
+    Ok(conclude(&all, args.filter.as_deref()))
 }
 
-/// Tells the skips and the sum; fails for failures, and in CI for tests that should have run.
-fn conclude(all: &Tally) -> ExitCode {
+/// Tells the skips and the sum; fails for failures, where nothing ran, and in CI for tests that should have run.
+fn conclude(all: &Tally, filter: Option<&str>) -> ExitCode {
     for skip in &all.skipped {
         println!("skipped {}: {}", skip.test, skip.reason);
     }
@@ -89,8 +94,16 @@ fn conclude(all: &Tally) -> ExitCode {
             println!("must not be skipped in CI: {}: {}", skip.test, skip.reason);
         }
     }
+    if all.is_empty() {
+        match filter {
+            Some(filter) => println!(
+                "no test that may run here has {filter:?} in its name: give a part of a name, without file or package"
+            ),
+            None => println!("nothing was tested: --without left out every part"),
+        }
+    }
     println!("{all}");
-    if all.failed > 0 || (in_ci && missing > 0) {
+    if all.failed > 0 || all.is_empty() || (in_ci && missing > 0) {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
