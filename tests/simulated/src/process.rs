@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, Sharing, VERSION};
+use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
 use levy::memory::GuestRam;
 use page_share::Region;
 
@@ -74,6 +74,7 @@ pub(crate) fn run(options: &GuestOptions) -> ExitCode {
 fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std::error::Error>> {
     let hello = Hello {
         version: VERSION,
+        oldest: Some(OLDEST),
         name: options.name.clone(),
         size: options.mib << 20,
         min: options.min_mib << 20,

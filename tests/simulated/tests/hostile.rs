@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use levy::link::{FromManager, FromVmm, Hello, Line, Lines, Report, Sharing, VERSION};
+use levy::link::{FromManager, FromVmm, Hello, Line, Lines, OLDEST, Report, Sharing, VERSION};
 use levy::manager::host::Doors;
 use page_share::port::{Port, PortError, Report as PageReport};
 use page_share::{Gfn, PageHasher, Slot, SocketPort};
@@ -76,6 +76,7 @@ impl Vandal {
 fn hello(name: &str) -> Hello {
     Hello {
         version: VERSION,
+        oldest: Some(OLDEST),
         name: name.into(),
         size: u64::from(PAGES) * 4096,
         min: 4096,

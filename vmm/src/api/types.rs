@@ -143,6 +143,9 @@ pub struct GuestView {
     pub pid: u32,
     /// What the manager last had it do.
     pub phase: Phase,
+    /// The version of the protocol that it speaks with the manager.
+    #[serde(default)]
+    pub protocol: u32,
     /// Whether its connection stands. A guest that is cut off runs on, and comes back by itself.
     pub connected: bool,
     /// Seconds since it was admitted.

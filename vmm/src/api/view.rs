@@ -139,6 +139,7 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
         name: seat.name.clone(),
         pid: seat.pid,
         phase: seat.phase,
+        protocol: seat.protocol,
         connected: seat.connected,
         age_seconds: seat.since.elapsed().as_secs_f64(),
         report_age_seconds: member.age.as_secs_f64(),

@@ -185,8 +185,9 @@ fn one(guest: &GuestView) -> String {
     );
     let _ = writeln!(
         text,
-        "process {}, group {}, sharing domain {}, last report {:.0} s ago",
+        "process {}, protocol version {}, group {}, sharing domain {}, last report {:.0} s ago",
         guest.pid,
+        guest.protocol,
         guest.group.as_deref().unwrap_or("none"),
         guest.domain.as_deref().unwrap_or("none"),
         guest.report_age_seconds

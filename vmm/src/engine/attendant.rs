@@ -186,7 +186,7 @@ impl Shift {
         loop {
             match link.lines.next::<FromManager>(&mut &link.stream) {
                 Ok(Line::Message(message)) => self.obey(&message),
-                Ok(Line::Later) => {}
+                Ok(Line::Later | Line::Unknown) => {}
                 Ok(Line::End) => return "it closed the connection".to_owned(),
                 Err(error) => return error.to_string(),
             }
@@ -360,8 +360,8 @@ fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
             Line::Message(FromManager::Welcome(_)) => return Ok(link),
             Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
             Line::End => return Err(AttendError::Silent),
-            Line::Message(_) | Line::Later if Instant::now() < until => {}
-            Line::Message(_) | Line::Later => return Err(AttendError::Silent),
+            Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
+            Line::Message(_) | Line::Unknown | Line::Later => return Err(AttendError::Silent),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+
+use super::reading::{self, Message, ReadError};
+use super::version::{Reading, VersionError};
 
 /// Longest line, newline included, bytes.
 const LINE_LIMIT: usize = 64 << 10;
@@ -12,8 +14,11 @@ const LINE_LIMIT: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     /// A line that is no message of this protocol.
-    #[error("the peer sent what is no message: {0}")]
+    #[error("malformed message from the peer: {0}")]
     Message(String),
+    /// A peer of a version that is not spoken here.
+    #[error(transparent)]
+    Version(VersionError),
     /// A line without end.
     #[error("the peer sent a line of more than {LINE_LIMIT} bytes")]
     TooLong,
@@ -27,6 +32,8 @@ pub enum LineError {
 pub enum Line<T> {
     /// A message.
     Message(T),
+    /// A message that only a newer version knows; the peer may send such if it is of one.
+    Unknown,
     /// Nothing complete yet: the stream would block or timed out.
     Later,
     /// The peer closed the connection.
@@ -40,6 +47,8 @@ pub struct Lines {
     pending: Vec<u8>,
     /// Of those, bytes known to hold no newline.
     searched: usize,
+    /// How unknown words are read: as the introduction says.
+    reading: Reading,
 }
 
 impl Lines {
@@ -47,9 +56,9 @@ impl Lines {
     ///
     /// # Errors
     /// See [`LineError`]; the connection is of no more use then.
-    pub fn next<T: DeserializeOwned>(&mut self, stream: &mut impl Read) -> Result<Line<T>, LineError> {
+    pub fn next<T: Message>(&mut self, stream: &mut impl Read) -> Result<Line<T>, LineError> {
         if let Some(line) = self.take_line() {
-            return parse(&line);
+            return self.parse(&line);
         }
         let mut bytes = [0; 8192];
         match stream.read(&mut bytes) {
@@ -57,7 +66,7 @@ impl Lines {
             Ok(count) => {
                 self.pending.extend_from_slice(&bytes[..count]);
                 match self.take_line() {
-                    Some(line) => parse(&line),
+                    Some(line) => self.parse(&line),
                     None if self.pending.len() >= LINE_LIMIT => Err(LineError::TooLong),
                     None => Ok(Line::Later),
                 }
@@ -100,15 +109,18 @@ impl Lines {
         self.searched = 0;
         Some(std::mem::replace(&mut self.pending, rest))
     }
-}
 
-fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<Line<T>, LineError> {
-    if line.len() > LINE_LIMIT {
-        return Err(LineError::TooLong);
+    fn parse<T: Message>(&mut self, line: &[u8]) -> Result<Line<T>, LineError> {
+        if line.len() > LINE_LIMIT {
+            return Err(LineError::TooLong);
+        }
+        let (message, next) = reading::read(line, self.reading).map_err(|error| match error {
+            ReadError::Version(error) => LineError::Version(error),
+            other => LineError::Message(other.to_string()),
+        })?;
+        self.reading = next;
+        Ok(message.map_or(Line::Unknown, Line::Message))
     }
-    serde_json::from_slice(line)
-        .map(Line::Message)
-        .map_err(|e| LineError::Message(e.to_string()))
 }
 
 #[cfg(test)]
@@ -116,7 +128,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::link::{FromManager, FromVmm, Hello, Orders, Sharing, VERSION};
+    use crate::link::{FromManager, FromVmm, Hello, OLDEST, Orders, Sharing, VERSION};
 
     /// A stream that hands out its pieces one `read` at a time, then would block.
     struct Pieces(VecDeque<Vec<u8>>);
@@ -132,6 +144,7 @@ mod tests {
     fn hello() -> FromVmm {
         FromVmm::Hello(Hello {
             version: VERSION,
+            oldest: Some(OLDEST),
             name: "web-1".into(),
             size: 512 << 20,
             min: 128 << 20,

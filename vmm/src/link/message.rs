@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of these messages. Peers of different versions part at the introduction, saying so.
-pub const VERSION: u32 = 3;
+use super::reading::{Fields, Message};
+use super::version::{FIRST_NEGOTIATED, Range, Reading, VersionError};
 
 /// What a VMM says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromVmm {
     /// First line of a connection.
     Hello(Hello),
@@ -20,8 +20,8 @@ pub enum FromVmm {
 }
 
 /// What the manager says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromManager {
     /// The guest is admitted.
     Welcome(Welcome),
@@ -42,12 +42,84 @@ pub enum FromManager {
     Resume,
 }
 
+impl Message for FromVmm {
+    fn read(kind: &str, fields: &mut Fields<'_>) -> Option<Result<Self, serde_json::Error>> {
+        Some(match kind {
+            "hello" => fields.read().map(Self::Hello),
+            "report" => fields.read().map(Self::Report),
+            "standing" => fields.read().map(Self::Standing),
+            _ => return None,
+        })
+    }
+
+    fn versions(kind: &str, fields: &Fields<'_>) -> Result<Reading, VersionError> {
+        match kind {
+            "hello" => fields.peek::<Range>().map_or(Ok(Reading::Strict), Range::reading),
+            _ => Ok(fields.reading),
+        }
+    }
+}
+
+impl Message for FromManager {
+    fn read(kind: &str, fields: &mut Fields<'_>) -> Option<Result<Self, serde_json::Error>> {
+        Some(match kind {
+            "welcome" => fields.read().map(Self::Welcome),
+            "limits" => fields.read().map(Self::Limits),
+            "refused" => fields.read().map(|Refused { reason }| Self::Refused { reason }),
+            "orders" => fields.read().map(Self::Orders),
+            "stop" => fields.read().map(|Nothing {}| Self::Stop),
+            "pause" => fields.read().map(|Nothing {}| Self::Pause),
+            "resume" => fields.read().map(|Nothing {}| Self::Resume),
+            _ => return None,
+        })
+    }
+
+    fn versions(kind: &str, fields: &Fields<'_>) -> Result<Reading, VersionError> {
+        match kind {
+            "welcome" => Ok(fields
+                .peek()
+                .map_or(Reading::Strict, |Newest { newest }| Reading::of(newest))),
+            // Whoever refuses may be of any version.
+            "refused" => Ok(Reading::Forgiving),
+            _ => Ok(fields.reading),
+        }
+    }
+}
+
+/// The fields of a message that has none.
+#[derive(Deserialize)]
+struct Nothing {}
+
+/// The fields of [`FromManager::Refused`].
+#[derive(Deserialize)]
+struct Refused {
+    reason: String,
+}
+
+/// What a welcome says of its sender.
+#[derive(Deserialize)]
+struct Newest {
+    #[serde(default = "without_negotiation")]
+    newest: u32,
+}
+
+fn without_negotiation() -> u32 {
+    FIRST_NEGOTIATED - 1
+}
+
+fn is_without_negotiation(version: &u32) -> bool {
+    *version < FIRST_NEGOTIATED
+}
+
 /// Who is asking to be managed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hello {
-    /// [`VERSION`] of the sender.
+    /// The newest version that the sender speaks: [`VERSION`](super::VERSION).
     pub version: u32,
+    /// The oldest version that it speaks; without it, it speaks no other. A manager of version 3 does not know this
+    /// field and takes no hello that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<u32>,
     /// The guest's name, unique on the host.
     pub name: String,
     /// Configured size ("max"), bytes.
@@ -69,10 +141,29 @@ pub struct Hello {
     pub control: Option<String>,
 }
 
+impl Hello {
+    /// The versions that the sender speaks.
+    pub fn range(&self) -> Range {
+        Range {
+            version: self.version,
+            oldest: self.oldest,
+        }
+    }
+
+    /// The same hello for a manager that speaks no other version than `version`.
+    #[must_use]
+    pub fn in_version(&self, version: u32) -> Self {
+        Self {
+            version,
+            oldest: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// A group of guests that claims memory as one guest does. The first guest that names it brings it about; whoever comes
 /// later joins what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct GroupLimits {
     /// Its name, unique on the host.
     pub name: String,
@@ -88,7 +179,6 @@ pub struct GroupLimits {
 
 /// Limits that were changed while the guest ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Guaranteed memory, bytes.
     pub min: u64,
@@ -110,15 +200,25 @@ pub enum Sharing {
 
 /// The manager's answer to a guest that it admits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Welcome {
+    /// The version that both sides speak from now on.
+    #[serde(
+        default = "without_negotiation",
+        skip_serializing_if = "is_without_negotiation"
+    )]
+    pub version: u32,
+    /// The newest version that the manager speaks.
+    #[serde(
+        default = "without_negotiation",
+        skip_serializing_if = "is_without_negotiation"
+    )]
+    pub newest: u32,
     /// Seconds between two plans; for people.
     pub rebalance_seconds: u32,
 }
 
 /// What a guest's process shall do until told otherwise. Pages are 4 KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Orders {
     /// Size that the balloon shall have.
     pub balloon_pages: u64,
@@ -146,7 +246,6 @@ pub struct Orders {
 
 /// Where a guest stands with its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Standing {
     /// The limit that holds by now.
     pub limit_bytes: Option<u64>,
@@ -158,7 +257,6 @@ pub struct Standing {
 
 /// What a guest's process holds and has seen.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Report {
     /// Pages by state.
     pub pages: PageCounts,
@@ -189,7 +287,6 @@ pub struct Report {
 
 /// A pool that nobody adds to any more. Its memory stays until the last guest has let go of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OldPool {
     /// The number of its file, the same in all processes.
     pub id: u64,
@@ -199,7 +296,6 @@ pub struct OldPool {
 
 /// Pages of 4 KiB by state; together the guest's size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PageCounts {
     /// Memory of the guest's own, broken and huge pages included.
     pub private: u64,
@@ -219,7 +315,6 @@ pub struct PageCounts {
 
 /// Outcome of sampling: of `drawn` pages, `touched` were used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Activity {
     /// Full periods so far.
     pub periods: u64,
@@ -231,7 +326,6 @@ pub struct Activity {
 
 /// The balloon device's side of things.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BalloonReport {
     /// Pages the guest was asked to give.
     pub target_pages: u64,

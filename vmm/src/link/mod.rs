@@ -1,7 +1,8 @@
 //! What a guest's VMM process and the manager say to each other.
 //!
 //! The VMM connects to the manager's unix socket and introduces itself ([`Hello`]); the manager admits it
-//! ([`Welcome`]) or refuses with a reason. From then on it is one JSON object a line, once a second a [`Report`] up and
+//! ([`Welcome`]) or refuses with a reason. The hello names the versions of the protocol that the VMM speaks, the welcome
+//! the one that both speak from then on. From then on it is one JSON object a line, once a second a [`Report`] up and
 //! [`Orders`] down. A guest that shares pages opens a second connection, to the manager's page socket, for the binary
 //! batches of `page_share::SocketPort`; the manager knows by the process at its other end which guest it is.
 //!
@@ -14,9 +15,15 @@
 
 mod line;
 mod message;
+mod reading;
+#[cfg(test)]
+mod transcripts;
+mod version;
 
 pub use line::{Line, LineError, Lines};
 pub use message::{
     Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, Limits, OldPool, Orders, PageCounts,
-    Report, Sharing, Standing, VERSION, Welcome,
+    Report, Sharing, Standing, Welcome,
 };
+pub use reading::Message;
+pub use version::{OLDEST, Range, VERSION, VersionError};

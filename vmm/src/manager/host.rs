@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SendFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, Welcome};
+use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, VERSION, Welcome};
 use crate::manager::bell::Bell;
 use crate::manager::cgroup::Brake;
 use crate::manager::doors::listen;
@@ -346,6 +346,8 @@ impl Host {
             let id = roster.admit(hello, process)?;
             Ok((id, roster.policy().settings().rebalance))
         };
+        // A guest without a version in common was not admitted.
+        let version = hello.range().common().map_err(|e| e.to_string())?;
         let (id, rebalance) = admit(&mut self.roster()).map_err(|e| with_sources(&e))?;
         if let Some(brake) = &*self.brake()
             && let Err(error) = brake.take_in(pid)
@@ -353,6 +355,8 @@ impl Host {
             log::debug!("{id} is not in {}: {error}", brake.group().display());
         }
         let welcome = FromManager::Welcome(Welcome {
+            version,
+            newest: VERSION.min(hello.version),
             rebalance_seconds: rebalance.as_secs() as u32,
         });
         match Lines::send(&mut &*stream, &welcome).and_then(|()| stream.try_clone()) {
@@ -374,7 +378,7 @@ impl Host {
         let (mut heard, mut allowance) = (Instant::now(), Allowance::of_messages());
         loop {
             match lines.next::<FromVmm>(&mut &*stream) {
-                Ok(Line::Message(_)) if !allowance.take() => {
+                Ok(Line::Message(_) | Line::Unknown) if !allowance.take() => {
                     return End::Offence("it sends more than a guest has to say".to_owned());
                 }
                 Ok(Line::Message(FromVmm::Report(report))) => {
@@ -394,6 +398,8 @@ impl Host {
                 Ok(Line::Message(FromVmm::Hello(_))) => {
                     return End::Offence("it introduced itself twice".to_owned());
                 }
+                // What a newer version says, but it is there.
+                Ok(Line::Unknown) => heard = Instant::now(),
                 Ok(Line::End) => return End::Left("it closed the connection".to_owned()),
                 Ok(Line::Later) if heard.elapsed() > SILENCE => {
                     return End::Left(format!("it said nothing for {} seconds", SILENCE.as_secs()));
@@ -436,7 +442,7 @@ fn introduction(stream: &UnixStream, lines: &mut Lines) -> Result<Hello, String>
     loop {
         match lines.next::<FromVmm>(&mut &*stream) {
             Ok(Line::Message(FromVmm::Hello(hello))) => return Ok(hello),
-            Ok(Line::Message(_)) => return Err("a connection begins with hello".to_owned()),
+            Ok(Line::Message(_) | Line::Unknown) => return Err("a connection begins with hello".to_owned()),
             Ok(Line::Later) if Instant::now() < until => {}
             Ok(Line::Later) => return Err(format!("no hello within {} seconds", PATIENCE.as_secs())),
             Ok(Line::End) => return Err("the connection was closed before hello".to_owned()),

@@ -2,7 +2,7 @@
 
 use allocator::{AdmissionError, FleetError};
 
-use crate::link::VERSION;
+use crate::link::VersionError;
 use crate::manager::groups::GroupError;
 
 /// Longest guest name, bytes.
@@ -11,14 +11,9 @@ const NAME_LIMIT: usize = 64;
 /// Why a guest is not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// It speaks another version of the protocol.
-    #[error(
-        "the guest's process speaks version {theirs} of the protocol, the manager version {VERSION}; restart the older one"
-    )]
-    Version {
-        /// Its version.
-        theirs: u32,
-    },
+    /// It speaks no version of the protocol that the manager speaks.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// A name that nobody can type or show.
     #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
     Name(String),

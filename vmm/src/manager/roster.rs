@@ -10,7 +10,7 @@ use allocator::{
 use page_share::LocalManager;
 
 use crate::api::types::Phase;
-use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing, VERSION};
+use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing};
 use crate::manager::census::Held;
 use crate::manager::groups::{Groups, whole_pages};
 use crate::manager::incidents::Conduct;
@@ -64,11 +64,7 @@ impl Roster {
     /// # Errors
     /// See [`AdmitError`]; nothing has changed then.
     pub fn admit(&mut self, hello: &Hello, process: Process) -> Result<GuestId, AdmitError> {
-        if hello.version != VERSION {
-            return Err(AdmitError::Version {
-                theirs: hello.version,
-            });
-        }
+        let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name.clone()));
         }
@@ -83,6 +79,7 @@ impl Roster {
             }
             // The same process, after its connection broke: it never ceased to be here.
             seat.connected = true;
+            seat.protocol = protocol;
             return Ok(self.members[index].id);
         }
         if hello.shares == 0 {
@@ -98,6 +95,7 @@ impl Roster {
         self.members.push(Member::new(id, limits));
         self.seats.push(Seat {
             name: hello.name.clone(),
+            protocol,
             pid: process.pid,
             process: process.handle,
             sharing,

@@ -12,6 +12,8 @@ use crate::manager::incidents::Conduct;
 pub struct Seat {
     /// The name given by whoever started it.
     pub name: String,
+    /// The version of the protocol that it speaks with this manager.
+    pub protocol: u32,
     /// Its process.
     pub pid: u32,
     /// Readable once the process is dead; only then its references go.

@@ -16,7 +16,7 @@ use super::footprint::Smaps;
 use crate::boot::{self, BootError, Platform};
 use crate::config::{GuestConfig, Hints, ManagedConfig, SerialConfig, SharingConfig};
 use crate::engine::{AttendError, Attendant, Engine, EngineError, Introduction};
-use crate::link::{Hello, Sharing, VERSION};
+use crate::link::{Hello, OLDEST, Sharing, VERSION};
 use crate::machine::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
 use crate::memory::{GuestRam, RamError};
 use crate::process::{SocketError, SocketFile};
@@ -169,6 +169,7 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
     };
     let hello = Hello {
         version: VERSION,
+        oldest: Some(OLDEST),
         name: config.name.clone(),
         size: config.memory.bytes,
         min: config.memory.min,

@@ -13,7 +13,7 @@ use allocator::Pages;
 use levy::api::client::Client;
 use levy::api::{self, Server};
 use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, Sharing, VERSION};
+use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
 use levy::manager::host::{Doors, Host};
 use levy::manager::policy::Settings;
 use levy::memory::GuestRam;
@@ -215,6 +215,7 @@ fn content(page: u64) -> u64 {
 pub(crate) fn hello(name: &str, mib: u64) -> Hello {
     Hello {
         version: VERSION,
+        oldest: Some(OLDEST),
         name: name.into(),
         size: mib * MIB,
         min: mib * MIB / 4,

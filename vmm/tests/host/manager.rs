@@ -140,6 +140,7 @@ fn refusals_name_what_is_wrong() {
     assert!(
         refusal(Hello {
             version: VERSION + 1,
+            oldest: None,
             ..hello("new", 16)
         })
         .contains("version")

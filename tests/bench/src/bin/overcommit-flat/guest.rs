@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, Sharing, VERSION};
+use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
 use levy::memory::GuestRam;
 use ring3::{Guest, PAGE, Program, Work};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,7 @@ pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
     let ram = Arc::new(GuestRam::new(bytes)?);
     let hello = Hello {
         version: VERSION,
+        oldest: Some(OLDEST),
         name: format!("flat-{}", number + 1),
         size: bytes,
         min: bytes / MIN_PART,

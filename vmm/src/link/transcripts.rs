@@ -1,0 +1,149 @@
+//! Recorded lines of the protocol's versions, read and written by what is here now.
+//!
+//! The files hold what a released program said, version 3 taken down from its sockets. They are kept by hand and never
+//! made from the structs here: that a struct agrees with itself shows nothing.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+
+use serde_json::Value;
+
+use super::{FromManager, FromVmm, Hello, Line, LineError, Lines, Message, OLDEST, VERSION, Welcome};
+
+const GUEST_3: &str = include_str!("transcripts/version-3-guest.jsonl");
+const MANAGER_3: &str = include_str!("transcripts/version-3-manager.jsonl");
+const GUEST_5: &str = include_str!("transcripts/version-5-guest.jsonl");
+
+/// Hands out one line with each read.
+struct Transcript(VecDeque<String>);
+
+impl Read for Transcript {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let line = self.0.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        into[..line.len()].copy_from_slice(line.as_bytes());
+        Ok(line.len())
+    }
+}
+
+/// All of `text` as one connection brings it.
+fn read<T: Message>(text: &str) -> Vec<Result<Line<T>, LineError>> {
+    let mut stream = Transcript(text.lines().map(|line| format!("{line}\n")).collect());
+    let mut lines = Lines::default();
+    text.lines().map(|_| lines.next(&mut stream)).collect()
+}
+
+fn messages<T: Message>(text: &str) -> Vec<T> {
+    let message = |line| match line {
+        Ok(Line::Message(message)) => message,
+        _ => panic!("no message"),
+    };
+    read(text).into_iter().map(message).collect()
+}
+
+/// `message` as it would be sent.
+fn written(message: &impl Message) -> Value {
+    serde_json::from_slice(&Lines::encode(message).unwrap()).unwrap()
+}
+
+#[test]
+fn a_guest_of_version_3_is_understood() {
+    let said = messages::<FromVmm>(GUEST_3);
+    let FromVmm::Hello(hello) = &said[0] else { panic!() };
+    assert_eq!((hello.version, hello.oldest, hello.size), (3, None, 48 << 20));
+    assert_eq!(hello.range().common(), Ok(3));
+    let FromVmm::Hello(hello) = &said[1] else { panic!() };
+    assert_eq!(hello.group.as_ref().and_then(|group| group.max), Some(1 << 30));
+    let FromVmm::Report(report) = &said[3] else {
+        panic!()
+    };
+    assert_eq!((report.old_pools[0].id, report.paused), (77, true));
+    let FromVmm::Standing(standing) = &said[5] else {
+        panic!()
+    };
+    assert_eq!((standing.limit_bytes, standing.waiting), (None, 2));
+}
+
+#[test]
+fn a_guest_of_version_3_hears_what_it_knows_and_nothing_else() {
+    let known: Vec<Value> = MANAGER_3
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let said = messages::<FromManager>(MANAGER_3);
+    let again: Vec<Value> = said.iter().map(written).collect();
+    assert_eq!(
+        again, known,
+        "fields that version 3 has not would end its guests' connections"
+    );
+    let welcome = FromManager::Welcome(Welcome {
+        version: 3,
+        newest: 3,
+        rebalance_seconds: 15,
+    });
+    assert_eq!(written(&welcome), known[0]);
+}
+
+#[test]
+fn a_hello_in_version_3_has_no_field_that_a_manager_of_version_3_refuses() {
+    let known: Value = serde_json::from_str(GUEST_3.lines().nth(1).unwrap()).unwrap();
+    let FromVmm::Hello(hello) = messages::<FromVmm>(GUEST_3).remove(1) else {
+        panic!()
+    };
+    let now = Hello {
+        version: VERSION,
+        oldest: Some(OLDEST),
+        ..hello
+    };
+    assert_ne!(written(&FromVmm::Hello(now.clone())), known);
+    assert_eq!(written(&FromVmm::Hello(now.in_version(3))), known);
+}
+
+#[test]
+fn what_only_a_newer_guest_says_is_skipped() {
+    let said = read::<FromVmm>(GUEST_5);
+    assert!(
+        matches!(&said[0], Ok(Line::Message(FromVmm::Hello(hello))) if hello.range().common() == Ok(VERSION))
+    );
+    assert!(matches!(&said[1], Ok(Line::Message(FromVmm::Report(report))) if report.pages.private == 12288));
+    assert!(matches!(&said[2], Ok(Line::Unknown)), "{:?}", said[2]);
+    assert!(matches!(&said[3], Ok(Line::Message(FromVmm::Standing(_)))));
+}
+
+#[test]
+fn the_same_words_from_a_guest_of_this_version_or_an_older_one_are_errors() {
+    for version in [OLDEST, VERSION] {
+        let hello = format!(
+            "{{\"type\":\"hello\",\"version\":{version},\"name\":\"g\",\"size\":1,\"min\":0,\"shares\":1,\"sharing\":\"off\"}}"
+        );
+        for line in GUEST_5.lines().skip(1) {
+            let said = read::<FromVmm>(&format!("{hello}\n{line}"));
+            assert!(matches!(&said[0], Ok(Line::Message(_))));
+            let Err(LineError::Message(error)) = &said[1] else {
+                panic!("{line}: {:?}", said[1]);
+            };
+            assert!(
+                ["\"pages.huge\"", "\"weather\"", "\"since\""]
+                    .iter()
+                    .any(|word| error.contains(word)),
+                "the error names what is wrong: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_version_that_is_not_spoken_is_named_before_anything_else_is_looked_at() {
+    let said = read::<FromVmm>("{\"type\":\"hello\",\"version\":9,\"oldest\":7,\"nothing\":\"else\"}");
+    assert!(matches!(&said[0], Err(LineError::Version(error)) if error.to_string().contains("7 to 9")));
+}
+
+#[test]
+fn what_only_a_newer_manager_says_is_skipped() {
+    let newer = "{\"type\":\"welcome\",\"version\":4,\"newest\":6,\"rebalance_seconds\":15,\"mood\":1}\n{\"type\":\"sing\"}\n{\"type\":\"stop\",\"softly\":true}";
+    let said = read::<FromManager>(newer);
+    assert!(matches!(&said[0], Ok(Line::Message(FromManager::Welcome(welcome))) if welcome.version == 4));
+    assert!(matches!(&said[1], Ok(Line::Unknown)));
+    assert!(matches!(&said[2], Ok(Line::Message(FromManager::Stop))));
+    let same = newer.replace("\"newest\":6", "\"newest\":4");
+    assert!(read::<FromManager>(&same)[0].is_err());
+}
