@@ -52,7 +52,13 @@ impl Transport {
     /// The driver set DRIVER_OK: its features and queues are final.
     fn driver_ok(&self, features: u64, queues: Vec<Queue>) -> Result<()> {
         let mut device = self.device.lock().expect("no holder panics");
-        Ok(device.activate(features, self.memory.clone(), queues, self.lines.clone())?)
+        let count = queues.len() as u16;
+        let progress = device.activate(features, self.memory.clone(), queues, self.lines.clone())?;
+        drop(device);
+        if progress == Progress::More {
+            (0..count).try_for_each(|queue| self.queue_event(queue))?;
+        }
+        Ok(())
     }
 
     /// The ioeventfd of a queue was written.

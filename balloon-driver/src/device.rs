@@ -1,8 +1,11 @@
 //! The device: what a transport plugs in and what a host steers.
 
 mod error;
+mod hinting;
 mod options;
+mod snapshot;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,16 +13,16 @@ use std::time::Instant;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddressSpace;
 
-use crate::config::{Config, HINT_DONE, config_len, next_hint_command};
+use crate::config::{Config, GuestFields, config_len};
 use crate::counters::Counters;
-use crate::features::{self, EVENT_IDX, FREE_PAGE_HINT, PAGE_POISON, QueueKind, VERSION_1};
+use crate::features::{self, EVENT_IDX, PAGE_POISON, QueueKind, VERSION_1};
 use crate::frame::Run;
 use crate::frame_set::FrameSet;
 use crate::interrupt::Interrupt;
-use crate::queues::{Deflate, FrameList, Hinting, Inflate, Parking, Reporting, Round};
+use crate::queues::{Deflate, FrameList, Hinting, Inflate, Parking, Reporting};
 use crate::release::Release;
 use crate::ring::{Ring, RingError, Served};
-use crate::state::{BalloonState, BrokenState};
+use crate::rounds::Rounds;
 use crate::statistics::Statistics;
 use crate::store::Store;
 
@@ -59,21 +62,23 @@ pub struct Balloon<M, R> {
     pub(crate) store: Store<R>,
     pub(crate) active: Option<Active<M>>,
     pub(crate) statistics: Option<Statistics>,
-    pub(crate) round: Option<Round>,
+    pub(crate) rounds: Rounds,
     /// When the guest last touched the device.
-    heard: Option<Instant>,
-    counters: Counters,
-    list: FrameList,
-    reported: Vec<Run>,
+    pub(crate) heard: Option<Instant>,
+    pub(crate) counters: Counters,
+    /// Room for the work on a batch; empty between two events.
+    pub(crate) list: FrameList,
+    /// The same for reports.
+    pub(crate) reported: Vec<Run>,
 }
 
 /// What exists only between a driver's `DRIVER_OK` and its reset.
 pub(crate) struct Active<M> {
     pub(crate) features: u64,
-    memory: M,
-    interrupt: Arc<dyn Interrupt>,
+    pub(crate) memory: M,
+    pub(crate) interrupt: Arc<dyn Interrupt>,
     pub(crate) rings: Vec<Option<(QueueKind, Ring)>>,
-    broken: bool,
+    pub(crate) broken: bool,
 }
 
 impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
@@ -85,7 +90,7 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
             store: Store::new(port),
             active: None,
             statistics: None,
-            round: None,
+            rounds: Rounds::default(),
             heard: None,
             counters: Counters::default(),
             list: FrameList::default(),
@@ -104,13 +109,28 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         features::queues(self.features()).map(|_| QUEUE_SIZE).collect()
     }
 
-    /// Starts work with a driver that accepted `features` and set up `queues`, in the order of their numbers.
+    /// Starts work with a driver that accepted `features` and set up `queues`, in the order of their numbers, and
+    /// serves what is on the queues already: Linux sends its first statistics before it sets `DRIVER_OK`, when
+    /// [`handle_queue_event`](Self::handle_queue_event) ignores the notification, and sends no second one.
     ///
-    /// After a restore, handle an event of every queue: a notification may have been lost with the old process.
+    /// After [`Progress::More`] handle an event of every queue.
     ///
     /// # Errors
-    /// When the driver accepted what was not offered, or inflate, deflate or a queue it made ready cannot be used.
+    /// When the driver accepted what was not offered, when inflate, deflate or a queue it made ready cannot be used,
+    /// and as [`handle_queue_event`](Self::handle_queue_event).
     pub fn activate(
+        &mut self,
+        features: u64,
+        memory: M,
+        queues: Vec<Queue>,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Result<Progress, ActivateError> {
+        self.set_up(features, memory, queues, interrupt)?;
+        self.serve_waiting()
+    }
+
+    /// Takes over the driver's queues without a look at what is on them.
+    fn set_up(
         &mut self,
         features: u64,
         memory: M,
@@ -154,16 +174,32 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         Ok(())
     }
 
-    /// The driver reset the device, or the guest rebooted: the balloon pops. The target stays.
+    /// One event for every queue that the driver made ready.
+    fn serve_waiting(&mut self) -> Result<Progress, ActivateError> {
+        let ready = self.active.iter().flat_map(|active| (0u16..).zip(&active.rings));
+        let ready: Vec<u16> = ready
+            .filter_map(|(queue, ring)| ring.as_ref().map(|_| queue))
+            .collect();
+        let mut progress = Progress::Done;
+        for queue in ready {
+            if self.handle_queue_event(queue).map_err(ActivateError::Serve)? == Progress::More {
+                progress = Progress::More;
+            }
+        }
+        Ok(progress)
+    }
+
+    /// The driver reset the device, or the guest rebooted: the balloon pops. The target stays, and so does the
+    /// count of rounds of hinting, which gives every round another number.
     pub fn reset(&mut self) {
         self.counters.resets += 1;
         self.counters.popped += self.store.pop();
         self.active = None;
         self.statistics = None;
-        self.round = None;
         self.heard = None;
-        self.config.guest = Default::default();
-        self.config.host.hint_command = 0;
+        self.config.guest = GuestFields::default();
+        self.rounds.reset();
+        self.config.host.hint_command = self.rounds.command();
     }
 
     /// Serves the queue that the driver notified.
@@ -212,7 +248,7 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
             QueueKind::Hinting => ring.serve(
                 memory,
                 &mut Hinting {
-                    round: self.round.as_mut(),
+                    rounds: &mut self.rounds,
                     counters,
                 },
             ),
@@ -322,47 +358,6 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         self.statistics.as_ref()
     }
 
-    /// Asks the guest to list its free pages and forgets what it listed before. Nothing happens without a driver
-    /// that negotiated hinting.
-    ///
-    /// The guest keeps the listed pages unused until [`finish_hinting`](Self::finish_hinting).
-    ///
-    /// # Errors
-    /// When the interrupt cannot be raised.
-    pub fn start_hinting(&mut self) -> Result<(), DeviceError> {
-        if self.negotiated(FREE_PAGE_HINT) {
-            let command = next_hint_command(self.round.as_ref().map_or(HINT_DONE, |round| round.command));
-            let free = FrameSet::new(&self.store.port().backed());
-            self.round = Some(Round {
-                command,
-                guest: None,
-                free,
-                complete: false,
-            });
-            self.config.host.hint_command = command;
-            return self.config_changed();
-        }
-        Ok(())
-    }
-
-    /// The frames that the guest listed in the current round, and whether it is through. A migration may leave them
-    /// out, provided that it tracked writes since before the round started.
-    pub fn hinted(&self) -> Option<(&FrameSet, bool)> {
-        self.round.as_ref().map(|round| (&round.free, round.complete))
-    }
-
-    /// Tells the guest that it may use the listed pages again.
-    ///
-    /// # Errors
-    /// When the interrupt cannot be raised.
-    pub fn finish_hinting(&mut self) -> Result<(), DeviceError> {
-        if self.config.host.hint_command == 0 {
-            return Ok(());
-        }
-        self.config.host.hint_command = HINT_DONE;
-        self.config_changed()
-    }
-
     /// When the guest last gave a sign of life; `None` since the last reset.
     pub fn last_heard(&self) -> Option<Instant> {
         self.heard
@@ -390,55 +385,6 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
     /// Why the last failed release failed, until it is asked for.
     pub fn take_release_error(&mut self) -> Option<io::Error> {
         self.store.error.take()
-    }
-
-    /// Everything a device needs to go on elsewhere. Statistics and a running round of hinting are left out: they
-    /// are asked for again.
-    pub fn save(&self) -> BalloonState {
-        BalloonState::of(self)
-    }
-
-    /// A device that goes on where another one was saved. Its queues start with [`resume`](Self::resume).
-    ///
-    /// # Errors
-    /// When the state contradicts itself or the memory: it may come from anywhere.
-    pub fn restore(options: Options, port: R, state: &BalloonState) -> Result<Self, BrokenState> {
-        let mut balloon = Self::new(options, port);
-        state.restore_into(&mut balloon)?;
-        Ok(balloon)
-    }
-
-    /// Starts the queues of a saved device, where it had a driver.
-    ///
-    /// # Errors
-    /// As [`activate`](Self::activate), and when the queues contradict themselves.
-    pub fn resume(
-        &mut self,
-        state: &BalloonState,
-        memory: M,
-        interrupt: Arc<dyn Interrupt>,
-    ) -> Result<(), BrokenState> {
-        let Some(driver) = &state.driver else {
-            return Ok(());
-        };
-        let queues: Result<Vec<Queue>, _> = driver
-            .queues
-            .iter()
-            .map(|queue| Queue::try_from(*queue))
-            .collect();
-        let queues = queues.map_err(BrokenState::Queue)?;
-        self.activate(driver.features, memory, queues, interrupt)
-            .map_err(BrokenState::Activate)?;
-        for (kind, ring) in self
-            .active
-            .iter_mut()
-            .flat_map(|active| active.rings.iter_mut().flatten())
-        {
-            if *kind == QueueKind::Statistics {
-                ring.park(driver.parked_statistics).map_err(BrokenState::Parked)?;
-            }
-        }
-        Ok(())
     }
 
     fn config_changed(&self) -> Result<(), DeviceError> {
@@ -472,5 +418,23 @@ impl<M> Active<M> {
         } else {
             Progress::Done
         })
+    }
+}
+
+impl<M, R> fmt::Debug for Balloon<M, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = self.active.as_ref();
+        f.debug_struct("Balloon")
+            .field("options", &self.options)
+            .field(
+                "accepted",
+                &driver.map(|active| format!("{:#x}", active.features)),
+            )
+            .field("broken", &driver.is_some_and(|active| active.broken))
+            .field("config", &self.config)
+            .field("ballooned", &self.store.ballooned.len())
+            .field("statistics", &self.statistics)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }

@@ -38,7 +38,11 @@ impl fmt::Debug for Frame {
 }
 
 /// A run of consecutive frames, never empty.
+///
+/// With the feature `serde` it is written as `{"first": …, "count": …}`; an empty one is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "saved::Run", into = "saved::Run"))]
 pub struct Run {
     first: u64,
     end: u64,
@@ -104,6 +108,38 @@ impl Run {
             Frame(self.first.div_ceil(unit).saturating_mul(unit)),
             Frame(self.end / unit * unit),
         )
+    }
+}
+
+#[cfg(feature = "serde")]
+mod saved {
+    //! A run as it is written.
+
+    use super::Frame;
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Run {
+        first: u64,
+        count: u64,
+    }
+
+    impl From<super::Run> for Run {
+        fn from(run: super::Run) -> Self {
+            Self {
+                first: run.first,
+                count: run.count(),
+            }
+        }
+    }
+
+    impl TryFrom<Run> for super::Run {
+        type Error = String;
+
+        fn try_from(run: Run) -> Result<Self, String> {
+            let Run { first, count } = run;
+            Self::new(Frame::new(first), count)
+                .ok_or_else(|| format!("{count} frames from {first:#x} on are not a run of frames"))
+        }
     }
 }
 

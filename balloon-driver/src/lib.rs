@@ -45,7 +45,7 @@
 //! // A guest appears; here it is the driver half, which keeps its rings in the first 4 MiB.
 //! let features = device.features();
 //! let driver = Driver::new(memory.clone(), GuestAddress(0), features)?;
-//! device.activate(features, memory.clone(), driver.queues()?, line.clone())?;
+//! let _ = device.activate(features, memory.clone(), driver.queues()?, line.clone())?;
 //! let mut guest = Guest::new(memory, driver, line, (1024..4096).collect());
 //!
 //! // The host wants 1000 frames; the guest gives them.
@@ -89,6 +89,7 @@ mod interrupt;
 mod queues;
 pub mod release;
 mod ring;
+mod rounds;
 mod state;
 mod statistics;
 mod store;
@@ -105,5 +106,5 @@ pub use frame_set::FrameSet;
 pub use interrupt::Interrupt;
 pub use release::Release;
 pub use ring::RingError;
-pub use state::{BalloonState, BrokenState, DriverState};
+pub use state::{BalloonState, BrokenState, DriverState, HintingPhase, HintingState, RoundState};
 pub use statistics::{STATISTIC_SIZE, Statistics, Values, encode};

@@ -7,7 +7,7 @@ mod reporting;
 mod statistics;
 
 pub(crate) use deflate::Deflate;
-pub(crate) use hinting::{Hinting, Round};
+pub(crate) use hinting::Hinting;
 pub(crate) use inflate::Inflate;
 pub(crate) use reporting::Reporting;
 pub(crate) use statistics::Parking;

@@ -9,7 +9,8 @@ macro_rules! statistics {
     ($($(#[doc = $doc:literal])+ $tag:literal $name:ident),+ $(,)?) => {
         /// The guest's memory statistics, as far as it sent them. All of them are claims of the guest.
         ///
-        /// Counts run since the guest's boot; sizes are in bytes.
+        /// Counts run since the guest's boot. What each number means is said for Linux, whose driver sent the first
+        /// ten up to 6.11 and sends all of them since 6.12, amounts of memory in bytes.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Values {
@@ -40,37 +41,39 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Bytes swapped in.
+    /// Bytes swapped in since boot.
     0 swap_in,
-    /// Bytes swapped out.
+    /// Bytes swapped out since boot.
     1 swap_out,
-    /// Page faults that needed I/O.
+    /// Page faults that needed I/O, since boot.
     2 major_faults,
-    /// Page faults that did not.
+    /// Page faults since boot. The specification means those without I/O; Linux sends all of them, major faults
+    /// included.
     3 minor_faults,
-    /// Unused memory.
+    /// Bytes in no use at all.
     4 free_memory,
-    /// All memory the guest has. With deflate-on-OOM the guest subtracts the balloon: never derive a need from it.
+    /// Bytes that the guest manages. Linux subtracts the balloon unless deflate-on-OOM was negotiated, so that the
+    /// same guest has another total under another option: never derive a need from it.
     5 total_memory,
-    /// Memory that can be had without swapping.
+    /// Bytes that can be had without swapping, by the guest's estimate.
     6 available_memory,
-    /// Page cache that can be dropped.
+    /// Bytes of the page cache. Linux counts tmpfs and shared memory, too, which cannot be dropped.
     7 disk_caches,
-    /// Huge pages allocated.
+    /// Huge pages allocated since boot: a count of pages.
     8 hugetlb_allocations,
-    /// Huge page allocations that failed.
+    /// Huge page allocations that failed, since boot.
     9 hugetlb_failures,
-    /// Processes killed for lack of memory (Linux 6.12).
+    /// Processes killed for lack of memory, since boot.
     10 oom_kills,
-    /// Allocations that had to wait for reclaim (Linux 6.12).
+    /// Allocations that had to reclaim memory themselves, since boot.
     11 allocation_stalls,
-    /// Pages scanned by kswapd (Linux 6.12).
+    /// Bytes that kswapd scanned since boot.
     12 async_scans,
-    /// Pages scanned by allocating processes (Linux 6.12).
+    /// Bytes that allocating processes scanned since boot.
     13 direct_scans,
-    /// Pages reclaimed by kswapd (Linux 6.12).
+    /// Bytes that kswapd reclaimed since boot.
     14 async_reclaims,
-    /// Pages reclaimed by allocating processes (Linux 6.12).
+    /// Bytes that allocating processes reclaimed since boot.
     15 direct_reclaims,
 }
 

@@ -178,7 +178,7 @@ fn broken_rings_stop_the_device_until_its_reset() {
                 balloon_driver::driver::Driver::new(stage.memory.clone(), GuestAddress(0), stage.features);
             let mut driver = fresh.unwrap();
             let queues = driver.queues().unwrap();
-            stage
+            let _ = stage
                 .device
                 .activate(stage.features, stage.memory.clone(), queues, stage.line.clone())
                 .unwrap();
@@ -351,13 +351,20 @@ fn a_saved_state_that_lies_is_refused() {
     let mut foreign = good.clone();
     foreign.ballooned = vec![Run::new(Frame::new(u64::from(FRAMES) - 1), 2).unwrap()];
     assert!(Balloon::<Memory, _>::restore(Options::default(), port(), &foreign).is_err());
+    let mut target = good.clone();
+    target.target = FRAMES + 1;
+    assert!(Balloon::<Memory, _>::restore(Options::default(), port(), &target).is_err());
     let mut parked = good.clone();
     parked.driver.as_mut().unwrap().parked_statistics = Some(4000);
     let mut size = good.clone();
     size.driver.as_mut().unwrap().queues[0].size = 3;
     let mut address = good.clone();
     address.driver.as_mut().unwrap().queues[1].avail_ring = u64::MAX - 1;
-    for bad in [parked, size, address] {
+    let mut heads = good.clone();
+    heads.driver.as_mut().unwrap().queues[0].next_used = 9;
+    let mut unparked = good.clone();
+    unparked.driver.as_mut().unwrap().parked_statistics = None;
+    for bad in [parked, size, address, heads, unparked] {
         let mut device = Balloon::restore(Options::default(), port(), &bad).unwrap();
         assert!(
             device
@@ -365,6 +372,44 @@ fn a_saved_state_that_lies_is_refused() {
                 .is_err()
         );
     }
+}
+
+#[test]
+fn a_saved_round_of_hinting_that_lies_is_refused() {
+    use balloon_driver::release::Anonymous;
+    use balloon_driver::{Balloon, Frame, HintingPhase, RoundState, Run};
+    let mut stage = Stage::new(all_on(), 0);
+    stage.device.start_hinting().unwrap();
+    let good = stage.device.save();
+    let port = || Anonymous::new(stage.memory.clone()).unwrap();
+    let round = |first| RoundState {
+        acknowledged: None,
+        complete: false,
+        free: vec![Run::new(Frame::new(first), 1).unwrap()],
+    };
+    let restores = |phase: HintingPhase, last_command, negotiated: bool| {
+        let mut state = good.clone();
+        state.hinting.phase = phase;
+        state.hinting.last_command = last_command;
+        if !negotiated {
+            state.driver = None;
+        }
+        Balloon::<Memory, _>::restore(all_on(), port(), &state).is_ok()
+    };
+    for on in [
+        HintingPhase::Running as fn(RoundState) -> _,
+        HintingPhase::Stopped,
+    ] {
+        assert!(restores(on(round(3000)), 2, true));
+        assert!(!restores(on(round(u64::from(FRAMES))), 2, true), "not its memory");
+        for reserved in [0, 1] {
+            assert!(!restores(on(round(3000)), reserved, true));
+        }
+        assert!(!restores(on(round(3000)), 2, false), "no driver was asked");
+    }
+    assert!(restores(HintingPhase::Idle, 0, false));
+    assert!(restores(HintingPhase::Idle, 7, false));
+    assert!(!restores(HintingPhase::Done, 1, true));
 }
 
 #[test]
@@ -408,7 +453,7 @@ fn a_guest_that_never_stops_adding_cannot_hold_the_device() {
         next: 1,
     };
     let mut device = balloon_driver::Balloon::new(all_on(), port);
-    device
+    let _ = device
         .activate(features, memory.clone(), driver.queues().unwrap(), line)
         .unwrap();
     driver.send_frames(Inflate, &[2000]).unwrap();

@@ -307,7 +307,7 @@ fn a_merged_page_that_is_ballooned_or_reported_reads_zero_when_it_returns() {
     let mut device = Balloon::new(Options::default(), port);
     let features = device.features();
     let mut driver = Driver::new(rings.clone(), GuestAddress(0), features).unwrap();
-    device
+    let _ = device
         .activate(
             features,
             rings,
@@ -353,7 +353,7 @@ fn a_huge_page_goes_when_the_last_of_its_frames_is_in_the_balloon() {
     let mut device = Balloon::new(Options::default(), Hugetlb::new(memory.clone(), 2 << 20).unwrap());
     let features = device.features();
     let mut driver = Driver::new(rings.clone(), GuestAddress(0), features).unwrap();
-    device
+    let _ = device
         .activate(
             features,
             rings,

@@ -37,4 +37,8 @@ pub enum ActivateError {
     /// A queue the driver needs is missing, or lies outside of memory.
     #[error("queue {0} of the balloon is not ready or its rings lie outside of guest memory")]
     Queue(u16),
+    /// What was on the queues already could not be served. The device has its driver, and stops as it does after
+    /// an event with the same error.
+    #[error("cannot serve what the driver queued before it was ready")]
+    Serve(#[source] DeviceError),
 }

@@ -3,27 +3,13 @@
 use vm_memory::{Address, Bytes, GuestMemory};
 
 use crate::chain::{Chain, Direction, Malformed};
-use crate::config::HINT_STOP;
 use crate::counters::Counters;
 use crate::frame::Run;
-use crate::frame_set::FrameSet;
 use crate::ring::{Verdict, Work};
-
-/// One round of hinting.
-#[derive(Debug, Clone)]
-pub(crate) struct Round {
-    /// Its number in the configuration space.
-    pub(crate) command: u32,
-    /// The number that the guest last sent ahead of its hints.
-    pub(crate) guest: Option<u32>,
-    /// The frames it listed.
-    pub(crate) free: FrameSet,
-    /// Whether it said that there are no more.
-    pub(crate) complete: bool,
-}
+use crate::rounds::Rounds;
 
 pub(crate) struct Hinting<'d> {
-    pub(crate) round: Option<&'d mut Round>,
+    pub(crate) rounds: &'d mut Rounds,
     pub(crate) counters: &'d mut Counters,
 }
 
@@ -49,31 +35,10 @@ impl<M: GuestMemory> Work<M> for Hinting<'_> {
             }
             Ok(())
         });
-        match (outcome, &mut self.round) {
-            (Err(Malformed), _) => self.counters.malformed_chains += 1,
-            (Ok(()), Some(round)) => round.take(command, &free, self.counters),
-            (Ok(()), None) => self.counters.stale_hints += free.iter().map(|run| run.count()).sum::<u64>(),
+        match outcome {
+            Err(Malformed) => self.counters.malformed_chains += 1,
+            Ok(()) => self.rounds.take(command, &free, self.counters),
         }
         Verdict::Return
-    }
-}
-
-impl Round {
-    fn take(&mut self, command: Option<u32>, free: &[Run], counters: &mut Counters) {
-        if let Some(command) = command {
-            self.complete |= command == HINT_STOP && self.guest == Some(self.command);
-            self.guest = Some(command);
-        }
-        for &run in free {
-            if self.guest == Some(self.command) {
-                let before = self.free.count(run);
-                counters.hinted += self.free.insert(run);
-                let known: u64 = self.free.clip(run).map(Run::count).sum();
-                counters.foreign += run.count() - known;
-                counters.repeated += before;
-            } else {
-                counters.stale_hints += run.count();
-            }
-        }
     }
 }

@@ -55,7 +55,7 @@ impl Stage {
         let features = device.features() & !refused;
         let driver = Driver::new(memory.clone(), GuestAddress(0), features).unwrap();
         let line = Arc::new(Line::default());
-        device
+        let _ = device
             .activate(features, memory.clone(), driver.queues().unwrap(), line.clone())
             .unwrap();
         Self {

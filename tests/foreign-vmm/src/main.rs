@@ -70,7 +70,8 @@ impl Tenant {
         let mut balloon = Balloon::new(Options::default(), Port(region.clone()));
         let (features, line) = (balloon.features(), Arc::new(Line::default()));
         let driver = Driver::new(memory.clone(), GuestAddress(0), features)?;
-        balloon.activate(features, memory.clone(), driver.queues()?, line.clone())?;
+        // Nothing is on the queues yet.
+        let _ = balloon.activate(features, memory.clone(), driver.queues()?, line.clone())?;
         let mut driver = BalloonGuest::new(memory.clone(), driver, line, free.clone().collect());
         for _ in 0..number {
             driver.allocate(free.len())?;

@@ -228,3 +228,6 @@ fn page(features: u64, page: u32) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

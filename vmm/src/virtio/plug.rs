@@ -269,6 +269,12 @@ impl Plug {
         self.interrupt.reasons.store(0, Ordering::SeqCst);
     }
 
+    /// Whether a driver has the device.
+    #[cfg(test)]
+    pub(super) fn is_driven(&self) -> bool {
+        self.worker().stop.is_some()
+    }
+
     fn worker(&self) -> MutexGuard<'_, Worker> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -89,9 +89,9 @@ fn act(stage: &mut Stage, tape: &mut Tape<'_>, indices: &mut [u16; QUEUES as usi
         12 => stage.device.finish_hinting().expect("the line never fails"),
         13 => stage.move_elsewhere(),
         14 => {
-            stage.reset(!(u64::from(tape.byte()) << 1));
             *indices = [0; QUEUES as usize];
             write(stage, 0, &[0; (WINDOW * QUEUES as u64) as usize]);
+            stage.reset(!(u64::from(tape.byte()) << 1));
         }
         _ => {
             let mut bytes = [0; 24];

@@ -6,7 +6,7 @@ use balloon_driver::driver::Line;
 use balloon_driver::features::VERSION_1;
 use balloon_driver::release::{Reason, Released};
 use balloon_driver::{
-    Balloon, BalloonState, DeviceError, FRAME_SIZE, Frame, Offer, Options, Progress, Release, RingError, Run,
+    ActivateError, Balloon, BalloonState, BrokenState, DeviceError, FRAME_SIZE, Frame, Offer, Options, Progress, Release, RingError, Run,
 };
 use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -129,9 +129,12 @@ impl Stage {
         let features = (self.device.features() & accepted) | VERSION_1;
         let queues = (0..QUEUES).map(queue).collect();
         self.no_such_head = None;
-        self.device
-            .activate(features, self.memory.clone(), queues, Arc::new(Line::default()))
-            .expect("the rings are in memory");
+        let line = Arc::new(Line::default());
+        match self.device.activate(features, self.memory.clone(), queues, line) {
+            Ok(Progress::Done | Progress::More) => {}
+            Err(ActivateError::Serve(error)) => self.failed(error),
+            Err(error) => panic!("the rings are in memory: {error}"),
+        }
     }
 
     pub(super) fn reset(&mut self, accepted: u64) {
@@ -173,18 +176,22 @@ impl Stage {
     /// The device goes on in another process.
     pub(super) fn move_elsewhere(&mut self) {
         let state = self.device.save();
-        let active = self.device.is_active();
         let port = Port {
             memory: self.memory.clone(),
             unit: self.unit,
         };
         self.device =
             Balloon::restore(self.options, port, &state).expect("a state that was just saved is valid");
-        if active {
-            self.device
-                .resume(&state, self.memory.clone(), Arc::new(Line::default()))
-                .expect("queues that worked go on");
-            assert_eq!(self.device.save(), state);
+        let without_driver = BalloonState {
+            driver: None,
+            ..state.clone()
+        };
+        assert_eq!(self.device.save(), without_driver);
+        let line = Arc::new(Line::default());
+        match self.device.resume(&state, self.memory.clone(), line) {
+            Ok(Progress::Done | Progress::More) => {}
+            Err(BrokenState::Activate(ActivateError::Serve(error))) => self.failed(error),
+            Err(error) => panic!("queues that worked go on: {error}"),
         }
     }
 

@@ -58,7 +58,8 @@ fn of(package: &Package) -> Vec<String> {
         let is_ours = dependency.source.is_none();
         let fine = match layer {
             Layer::Top => true,
-            _ if in_tests => !is_ours || FOR_TESTS.contains(&used),
+            // Itself: that switches its optional features on.
+            _ if in_tests => !is_ours || FOR_TESTS.contains(&used) || used == name,
             Layer::Pure => false,
             Layer::Uses(allowed) => !is_ours || allowed.contains(&used),
         };

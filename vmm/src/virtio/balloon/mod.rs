@@ -278,9 +278,11 @@ impl VirtioDevice for Balloon {
     fn activate(&mut self, features: u64, rings: &mut Rings) -> Result<(), Fault> {
         let memory = Arc::new(rings.ram().view().clone());
         let interrupt: Arc<dyn balloon_driver::Interrupt> = Arc::clone(rings.interrupt()) as _;
-        self.device
+        // This thread looks at every queue once more before it waits, so that more to do is no news.
+        let _ = self
+            .device
             .activate(features, memory, rings.take_queues(), interrupt)
-            .map_err(|e| Fault::Protocol(e.to_string()))?;
+            .map_err(|e| Fault::Protocol(crate::process::chain(&e)))?;
         self.pilot.begin();
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::*;
 use crate::virtio::testing::{BUFFERS, Driver, desc};
 
 const INFLATE: u16 = 0;
+const DEFLATE: u16 = 1;
 
 fn balloon() -> (Driver, Arc<GuestRam>, Arc<Mutex<Balloon>>) {
     let ram = Arc::new(GuestRam::new(crate::virtio::testing::MEMORY).unwrap());
@@ -46,6 +47,25 @@ fn inflated_frames_go_back_to_the_host_through_the_guests_memory() {
     assert_eq!(ram.released_pages(), 3);
     assert_eq!(driver.get(601 * 4096, 1), [0]);
     assert_eq!(balloon.lock().unwrap().figures()["inflated_pages"], 3);
+}
+
+#[test]
+fn whoever_manages_the_memory_hears_of_frames_that_leave_the_balloon() {
+    let (mut driver, ram, _balloon) = balloon();
+    let ranges = page_share::MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+    ram.manage(|| page_share::Region::adopt(ranges, page_share::Options::default()))
+        .unwrap();
+    let ballooned = || ram.region().unwrap().stats().ballooned;
+    driver.put(BUFFERS, &[600u32, 601, 602].map(u32::to_le_bytes).concat());
+    driver.describe(INFLATE, 0, &[desc(BUFFERS, 12, 0, 0)]);
+    driver.complete(INFLATE, 0);
+    assert_eq!(ballooned(), 3);
+    driver.put(BUFFERS, &601u32.to_le_bytes());
+    driver.describe(DEFLATE, 0, &[desc(BUFFERS, 4, 0, 0)]);
+    driver.complete(DEFLATE, 0);
+    assert_eq!(ballooned(), 2);
+    driver.write(0x70, 0);
+    assert_eq!(ballooned(), 0, "a reset pops the balloon");
 }
 
 #[test]

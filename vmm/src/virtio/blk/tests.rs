@@ -215,6 +215,43 @@ fn a_failing_host_is_an_io_error_for_the_guest_and_a_count_for_the_host() {
     assert!(!driver.needs_reset());
 }
 
+/// What `work` returns on a thread whose calls of fsync, fdatasync and sync_file_range fail as on a dying disk.
+fn where_nothing_can_be_synced<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let calls = [
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_sync_file_range,
+        libc::SYS_syncfs,
+    ];
+    let failing = SeccompFilter::new(
+        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EIO as u32),
+        seccompiler::TargetArch::x86_64,
+    );
+    let failing: BpfProgram = failing.unwrap().try_into().unwrap();
+    let thread = std::thread::spawn(move || {
+        seccompiler::apply_filter(&failing).unwrap();
+        work()
+    });
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_flush_of_a_raw_disk_reaches_the_medium_and_its_failure_the_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = RawDisk::open(&image(dir.path()), Access::Exclusive).unwrap();
+    disk.write(&[1; 512], 0).unwrap();
+    disk.flush().unwrap();
+    let (flushed, read) = where_nothing_can_be_synced(move || {
+        disk.write(&[2; 512], 0).unwrap();
+        (disk.flush(), disk.read(&mut [0; 512], 0))
+    });
+    assert_eq!(flushed.unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(read.is_ok(), "nothing else fails there");
+}
+
 #[test]
 fn an_overlay_reads_through_and_keeps_writes_from_the_base() {
     let dir = tempfile::tempdir().unwrap();

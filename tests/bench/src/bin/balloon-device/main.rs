@@ -155,7 +155,8 @@ fn pair(arena: &Arena, port: Anonymous) -> Result<(Balloon<Memory, Anonymous>, D
     let mut device = Balloon::new(Options::default(), port);
     let features = device.features();
     let driver = Driver::new(arena.memory(), GuestAddress(0), features)?;
-    device.activate(
+    // Nothing is on the queues yet.
+    let _ = device.activate(
         features,
         arena.memory(),
         driver.queues()?,
