@@ -55,7 +55,7 @@ fn whoever_manages_the_memory_hears_of_frames_that_leave_the_balloon() {
     let ranges = page_share::MemoryRange::all_of_vm_memory(ram.view()).unwrap();
     ram.manage(|| page_share::Region::adopt(ranges, page_share::Options::default()))
         .unwrap();
-    let ballooned = || ram.region().unwrap().stats().ballooned;
+    let ballooned = || ram.manager().unwrap().stats().ballooned;
     driver.put(BUFFERS, &[600u32, 601, 602].map(u32::to_le_bytes).concat());
     driver.describe(INFLATE, 0, &[desc(BUFFERS, 12, 0, 0)]);
     driver.complete(INFLATE, 0);
