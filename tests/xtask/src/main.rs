@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask check|test|bench|nested|demo`.
+//! The project's own commands: `cargo xtask check|test|bench|mutate|nested|demo`.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod guest_system;
 mod interrupt;
+mod mutate;
 mod nested;
 mod place;
 mod test;
@@ -28,6 +29,8 @@ enum Command {
     Bench(bench::Args),
     /// Formatting, lints, docs, layers, dependencies
     Check,
+    /// Do the tests notice when the program is wrong? Tries small changes of it, one by one
+    Mutate(mutate::Args),
     /// Three Debian guests under load, from a clean clone
     Demo(demo::Args),
     /// Every test of the workspace, real guests included
@@ -60,6 +63,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Command::Mutate(args) => mutate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Images(args) => Ok(guest_images::cli::run(&args).map(|()| ExitCode::SUCCESS)?),

@@ -1,0 +1,192 @@
+//! Building the mutants, and learning from the compiler which of them cannot be built.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::program::{Package, Program};
+use super::scratch::Scratch;
+use crate::interrupt;
+
+/// So many times points may be removed before the rest is expected to compile.
+const ROUNDS: usize = 24;
+
+/// A test program of a package.
+#[derive(Debug, Clone)]
+pub(super) struct TestProgram {
+    pub(super) package: &'static str,
+    pub(super) name: String,
+    pub(super) file: PathBuf,
+    /// Where cargo starts it.
+    pub(super) folder: PathBuf,
+}
+
+/// A line of cargo's JSON output.
+#[derive(Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+enum Line {
+    CompilerMessage {
+        message: Complaint,
+    },
+    CompilerArtifact(Artifact),
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Complaint {
+    level: String,
+    message: String,
+    rendered: Option<String>,
+    spans: Vec<Span>,
+}
+
+#[derive(Deserialize)]
+struct Span {
+    file_name: PathBuf,
+    byte_start: usize,
+    byte_end: usize,
+    is_primary: bool,
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    manifest_path: PathBuf,
+    target: Target,
+    profile: Profile,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// What one call of cargo said.
+#[derive(Default)]
+struct Said {
+    errors: Vec<Complaint>,
+    artifacts: Vec<Artifact>,
+    success: bool,
+}
+
+/// Builds the tests of `packages`; points that do not compile are removed from `program`.
+///
+/// # Errors
+/// What does not compile is not due to a point.
+pub(super) fn build(
+    program: &mut Program,
+    packages: &[Package],
+    scratch: &Scratch,
+) -> Result<Vec<TestProgram>> {
+    for package in packages {
+        eprintln!("mutate: {}: which changes compile?", package.name);
+        settle(program, scratch, &["check", "--lib", "-p", package.name])?;
+    }
+    let mut programs = Vec::new();
+    for package in packages {
+        eprintln!("mutate: {}: building its tests", package.name);
+        let said = settle(program, scratch, &["test", "--no-run", "-p", package.name])?;
+        programs.extend(said.artifacts.into_iter().filter_map(|artifact| {
+            Some(TestProgram {
+                package: package.name,
+                name: artifact.target.name,
+                file: artifact.executable.filter(|_| artifact.profile.test)?,
+                folder: artifact.manifest_path.parent()?.to_owned(),
+            })
+        }));
+    }
+    Ok(programs)
+}
+
+/// Calls cargo until it succeeds, removing the points that are in the way.
+fn settle(program: &mut Program, scratch: &Scratch, args: &[&str]) -> Result<Said> {
+    for _ in 0..ROUNDS {
+        program.write(scratch)?;
+        let said = cargo(scratch, args)?;
+        if said.success {
+            return Ok(said);
+        }
+        let mut guilty = BTreeSet::new();
+        for error in &said.errors {
+            let blamed = blame(program, error);
+            // Summaries have no place: "aborting due to 3 previous errors".
+            if blamed.is_empty() && !error.spans.is_empty() {
+                bail!(
+                    "not due to a change:\n{}",
+                    error.rendered.as_deref().unwrap_or(&error.message)
+                );
+            }
+            guilty.extend(blamed);
+        }
+        if guilty.is_empty() {
+            bail!("cargo {} failed without an error in the sources", args.join(" "));
+        }
+        eprintln!("mutate: {} changes do not compile", guilty.len());
+        program.remove(guilty);
+    }
+    bail!("after {ROUNDS} rounds there are still changes that do not compile");
+}
+
+/// The points in the places that an error names; where it names none with a point, those in its other places.
+fn blame(program: &Program, error: &Complaint) -> Vec<u32> {
+    let of = |primary: bool| -> Vec<u32> {
+        let spans = error.spans.iter().filter(|span| span.is_primary == primary);
+        spans
+            .flat_map(|span| program.blamed(&span.file_name, &(span.byte_start..span.byte_end)))
+            .collect()
+    };
+    let primary = of(true);
+    if primary.is_empty() { of(false) } else { primary }
+}
+
+fn cargo(scratch: &Scratch, args: &[&str]) -> Result<Said> {
+    interrupt::check()?;
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(&scratch.tree)
+        .args(args)
+        .args(["--locked", "--message-format", "json"])
+        .env("CARGO_TARGET_DIR", &scratch.build)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let mut said = Said::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            take(&mut said, &line.context("cannot read cargo's output")?);
+        }
+    }
+    said.success = child.wait()?.success();
+    interrupt::check()?;
+    Ok(said)
+}
+
+fn take(said: &mut Said, line: &str) {
+    match serde_json::from_str(line) {
+        Ok(Line::CompilerMessage { message }) if message.level == "error" => said.errors.push(message),
+        Ok(Line::CompilerArtifact(artifact)) => said.artifacts.push(artifact),
+        _ => {}
+    }
+}
+
+impl TestProgram {
+    /// A name that no other program has.
+    pub(super) fn title(&self) -> String {
+        format!("{}::{}", self.package, self.name)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.file
+    }
+}

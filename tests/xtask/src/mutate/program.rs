@@ -1,0 +1,251 @@
+//! All points of the chosen packages, numbered, and their sources with the points in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::finder;
+use super::point::Point;
+use super::rewrite::{Rewritten, rewrite};
+use super::scratch::Scratch;
+
+/// The functions that the points call.
+const INJECTED: &str = include_str!("injected/levy_mutants.rs");
+
+/// A package whose program is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: &'static str,
+    /// The folder of its crate's root.
+    root: &'static str,
+    /// The parts that are changed.
+    parts: &'static [&'static str],
+}
+
+/// In the order in which they depend on each other. What fails here first is a folder that moved.
+pub(super) const PACKAGES: &[Package] = &[
+    Package {
+        name: "allocator",
+        root: "allocator/src",
+        parts: &["allocator/src"],
+    },
+    Package {
+        name: "balloon-driver",
+        root: "balloon-driver/src",
+        parts: &["balloon-driver/src"],
+    },
+    Package {
+        name: "page-share",
+        root: "page-share/src",
+        parts: &["page-share/src"],
+    },
+    Package {
+        name: "levy",
+        root: "vmm/src",
+        parts: &["vmm/src/manager", "vmm/src/engine"],
+    },
+];
+
+/// A point with its number and where it is.
+#[derive(Debug, Clone)]
+pub(super) struct Mutant {
+    pub(super) number: u32,
+    pub(super) package: &'static str,
+    pub(super) file: PathBuf,
+    pub(super) point: Point,
+}
+
+/// The sources as they are and as they are built.
+pub(super) struct Program {
+    sources: BTreeMap<PathBuf, String>,
+    roots: Vec<&'static str>,
+    mutants: Vec<Mutant>,
+    removed: BTreeSet<u32>,
+    rewritten: BTreeMap<PathBuf, Rewritten>,
+}
+
+impl Program {
+    /// Reads the sources of `packages` in the workspace at `root`.
+    ///
+    /// # Errors
+    /// A folder is not there, or a file is not Rust.
+    pub(super) fn read(root: &Path, packages: &[Package]) -> Result<Self> {
+        let mut program = Self {
+            sources: BTreeMap::new(),
+            roots: packages.iter().map(|package| package.root).collect(),
+            mutants: Vec::new(),
+            removed: BTreeSet::new(),
+            rewritten: BTreeMap::new(),
+        };
+        for package in packages {
+            let mut files = Vec::new();
+            for part in package.parts {
+                collect(root, Path::new(part), &mut files)?;
+            }
+            program.add(package.name, files)?;
+        }
+        Ok(program)
+    }
+
+    fn add(&mut self, package: &'static str, mut files: Vec<(PathBuf, String)>) -> Result<()> {
+        files.sort();
+        let mut left_out = Vec::new();
+        let mut found = Vec::new();
+        for (file, source) in files {
+            let points = finder::find(&source).with_context(|| file.display().to_string())?;
+            left_out.extend(
+                points
+                    .left_out
+                    .iter()
+                    .map(|module| folder_of_modules(&file).join(module)),
+            );
+            found.push((file, source, points.points));
+        }
+        for (file, source, points) in found {
+            if left_out
+                .iter()
+                .any(|module| file.starts_with(module) || file == module.with_extension("rs"))
+            {
+                continue;
+            }
+            for point in points {
+                self.mutants.push(Mutant {
+                    number: self.mutants.len() as u32,
+                    package,
+                    file: file.clone(),
+                    point,
+                });
+            }
+            self.sources.insert(file, source);
+        }
+        Ok(())
+    }
+
+    /// Points that compile, as far as is known.
+    pub(super) fn mutants(&self) -> impl Iterator<Item = &Mutant> {
+        self.mutants
+            .iter()
+            .filter(|mutant| !self.removed.contains(&mutant.number))
+    }
+
+    /// The numbers of the points that do not compile.
+    pub(super) fn removed(&self) -> &BTreeSet<u32> {
+        &self.removed
+    }
+
+    pub(super) fn remove(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        self.removed.extend(numbers);
+    }
+
+    /// The points of `file` that the compiler's complaint about the bytes of `span` is due to.
+    pub(super) fn blamed(&self, file: &Path, span: &Range<usize>) -> Vec<u32> {
+        self.rewritten
+            .get(file)
+            .map_or_else(Vec::new, |file| file.blamed(span))
+    }
+
+    /// What tells these sources and points from others.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        INJECTED.hash(&mut hasher);
+        self.sources.hash(&mut hasher);
+        for mutant in &self.mutants {
+            (mutant.number, &mutant.point.line, &mutant.point.mutated).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// Writes the sources with all points that are not removed.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(super) fn write(&mut self, scratch: &Scratch) -> Result<()> {
+        let mut by_file: BTreeMap<&Path, Vec<(u32, &Point)>> = BTreeMap::new();
+        for mutant in self.mutants() {
+            let points = by_file.entry(&mutant.file).or_default();
+            points.push((mutant.number, &mutant.point));
+        }
+        let mut rewritten = BTreeMap::new();
+        for (file, source) in &self.sources {
+            let points = by_file.get(file.as_path()).map_or(&[][..], Vec::as_slice);
+            rewritten.insert(file.clone(), rewrite(source, points));
+        }
+        let points = format!("{INJECTED}\nconst POINTS: usize = {};\n", self.mutants.len());
+        for root in &self.roots {
+            scratch.write(&Path::new(root).join("levy_mutants.rs"), points.as_bytes())?;
+            let lib = Path::new(root).join("lib.rs");
+            let text = match rewritten.get(&lib) {
+                Some(rewritten) => rewritten.text.clone(),
+                None => fs::read_to_string(scratch.tree.join(&lib)).context("a package has no lib.rs")?,
+            };
+            scratch.write(&lib, with_module(&text).as_bytes())?;
+        }
+        for (file, rewritten) in &rewritten {
+            if !file.ends_with("lib.rs") {
+                scratch.write(file, rewritten.text.as_bytes())?;
+            }
+        }
+        self.rewritten = rewritten;
+        Ok(())
+    }
+}
+
+/// `text` with the injected module, at its end so that no byte before it moves.
+fn with_module(text: &str) -> String {
+    let module = "\nmod levy_mutants;\n";
+    if text.ends_with(module) {
+        text.to_owned()
+    } else {
+        format!("{text}{module}")
+    }
+}
+
+/// Where the modules that `file` declares have their files.
+fn folder_of_modules(file: &Path) -> PathBuf {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    match file.file_stem().and_then(|stem| stem.to_str()) {
+        Some("lib" | "main" | "mod") | None => folder.to_owned(),
+        Some(stem) => folder.join(stem),
+    }
+}
+
+/// The Rust files below `part`.
+fn collect(root: &Path, part: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<()> {
+    let folder = root.join(part);
+    let entries = fs::read_dir(&folder).with_context(|| {
+        format!(
+            "{}: not there; mend PACKAGES in mutate/program.rs",
+            folder.display()
+        )
+    })?;
+    for entry in entries {
+        let name = entry?.file_name();
+        let file = part.join(&name);
+        if root.join(&file).is_dir() {
+            collect(root, &file, files)?;
+        } else if file.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(root.join(&file)).with_context(|| file.display().to_string())?;
+            files.push((file, text));
+        }
+    }
+    Ok(())
+}
+
+/// The packages named in `only`, or all.
+///
+/// # Errors
+/// A name is not one of them.
+pub(super) fn chosen(only: &[String]) -> Result<Vec<Package>> {
+    for name in only {
+        if !PACKAGES.iter().any(|package| package.name == name) {
+            let names: Vec<&str> = PACKAGES.iter().map(|package| package.name).collect();
+            bail!("--only {name}: there are {}", names.join(", "));
+        }
+    }
+    let wanted = |package: &&Package| only.is_empty() || only.iter().any(|name| name == package.name);
+    Ok(PACKAGES.iter().filter(wanted).copied().collect())
+}
