@@ -21,22 +21,24 @@ static CHOSEN: AtomicU32 = AtomicU32::new(UNASKED);
 static REACHED: [AtomicBool; POINTS] = [const { AtomicBool::new(false) }; POINTS];
 static LIST: OnceLock<Option<File>> = OnceLock::new();
 
-/// Whether `point` is the one that is changed.
+/// Whether `point` is the one that is changed. Called everywhere and all the time, so short.
+#[inline(always)]
 pub(crate) fn is(point: u32) -> bool {
-    match CHOSEN.load(Ordering::Relaxed) {
-        UNASKED => {
-            ask();
-            is(point)
-        }
-        RECORDING => {
-            reached(point);
-            false
-        }
-        chosen => chosen == point,
-    }
+    let chosen = CHOSEN.load(Ordering::Relaxed);
+    chosen == point || (chosen > NONE && look_up(point))
 }
 
+/// The first call of all, and every call of a run that records.
 #[cold]
+fn look_up(point: u32) -> bool {
+    if CHOSEN.load(Ordering::Relaxed) == UNASKED {
+        ask();
+        return is(point);
+    }
+    reached(point);
+    false
+}
+
 fn ask() {
     let text = std::env::var(VARIABLE).unwrap_or_default();
     let chosen = match text.strip_prefix("reached:") {
@@ -59,26 +61,32 @@ fn reached(point: u32) {
     }
 }
 
+#[inline]
 pub(crate) fn lt<A: PartialOrd<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a <= b } else { a < b }
 }
 
+#[inline]
 pub(crate) fn le<A: PartialOrd<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a < b } else { a <= b }
 }
 
+#[inline]
 pub(crate) fn gt<A: PartialOrd<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a >= b } else { a > b }
 }
 
+#[inline]
 pub(crate) fn ge<A: PartialOrd<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a > b } else { a >= b }
 }
 
+#[inline]
 pub(crate) fn eq<A: PartialEq<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a != b } else { a == b }
 }
 
+#[inline]
 pub(crate) fn ne<A: PartialEq<B> + ?Sized, B: ?Sized>(point: u32, a: &A, b: &B) -> bool {
     if is(point) { a == b } else { a != b }
 }
@@ -100,10 +108,12 @@ macro_rules! integers {
 
 integers!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
 
+#[inline]
 pub(crate) fn more<T: Integer>(point: u32, value: T) -> T {
     if is(point) { value.more() } else { value }
 }
 
+#[inline]
 pub(crate) fn less<T: Integer>(point: u32, value: T) -> T {
     if is(point) { value.less() } else { value }
 }
