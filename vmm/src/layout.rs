@@ -81,6 +81,30 @@ pub fn ram_ranges(bytes: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
+/// The guest frame numbers that a guest has: those from 0 up to its last page of RAM, the hole for registers among them.
+///
+/// A guest of up to 3 GiB has as many frame numbers as pages of RAM, a larger one has 1 GiB of frame numbers more. Where
+/// page numbers are checked or tables are indexed by them, this is the bound, and never the number of pages of RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSpace(u32);
+
+impl FrameSpace {
+    /// That of a guest with `bytes` of RAM; a part of a page at the end counts as one. `None` where frame numbers of 32
+    /// bits do not suffice, which is at 16 TiB less the hole.
+    pub fn of_ram(bytes: u64) -> Option<Self> {
+        let ends = ram_ranges(bytes)
+            .into_iter()
+            .map(|(start, len)| start.checked_add(len));
+        let end = ends.max().flatten()?;
+        u32::try_from(end.div_ceil(PAGE_SIZE)).ok().map(Self)
+    }
+
+    /// One more than the highest frame number.
+    pub const fn frames(self) -> u32 {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +117,21 @@ mod tests {
             ram_ranges(5 << 30),
             [(0, LOW_RAM_END), (HIGH_RAM_START, (5 << 30) - LOW_RAM_END)]
         );
+    }
+
+    #[test]
+    fn frame_numbers_go_on_above_the_hole() {
+        const GIB: u64 = 1 << 30;
+        let frames = |bytes| FrameSpace::of_ram(bytes).map(FrameSpace::frames);
+        assert_eq!(frames(513 << 20), Some(513 * 256));
+        assert_eq!(frames(3 * GIB), Some(3 << 18));
+        assert_eq!(frames(3 * GIB + (1 << 20)), Some((4 << 18) + 256));
+        assert_eq!(frames(3 * GIB + 1), Some((4 << 18) + 1));
+        assert_eq!(frames(16 * GIB), Some(17 << 18));
+        // The last page that fits, and the first that does not.
+        let most = (u64::from(u32::MAX) * PAGE_SIZE) - GIB;
+        assert_eq!(frames(most), Some(u32::MAX));
+        assert_eq!(frames(most + 1), None);
+        assert_eq!(frames(u64::MAX), None);
     }
 }

@@ -6,16 +6,18 @@
 #![allow(unsafe_code)]
 // UNSAFETY: madvise on the guest's mapping, which the kernel must not be asked for with a wrong range.
 
+mod mapping;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::sys::mman::{MmapAdvise, madvise};
-use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::engine::Expected;
 use crate::layout::{self, PAGE_SIZE};
+use mapping::Mapping;
 
 /// A guest page frame number: a guest-physical address divided by 4096.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +76,8 @@ pub struct GuestRam {
     regions: Vec<RamRegion>,
     released: AtomicU64,
     expected: Expected,
+    /// What `view` looks at, one for each of `regions`. Last: everything above uses it.
+    mappings: Vec<Arc<Mapping>>,
 }
 
 /// Why guest RAM could not be set up or changed.
@@ -117,23 +121,17 @@ impl GuestRam {
         if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) {
             return Err(RamError::Size(bytes));
         }
-        let map_error = |e: &dyn std::fmt::Display| RamError::Map {
-            bytes,
-            source: io::Error::other(e.to_string()),
-        };
-        let mut mapped = Vec::new();
+        let map_error = |source| RamError::Map { bytes, source };
+        let other = |e: &dyn std::fmt::Display| map_error(io::Error::other(e.to_string()));
+        let (mut mappings, mut seen) = (Vec::new(), Vec::new());
         for (start, len) in layout::ram_ranges(bytes) {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            let region = MmapRegionBuilder::new(len as usize)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(flags)
-                .build()
-                .map_err(|e| map_error(&e))?;
-            let region = GuestRegionMmap::new(region, GuestAddress(start))
-                .expect("the layout's ranges end below 2^64");
-            mapped.push(region);
+            let mapping = Mapping::new(len as usize).map_err(map_error)?;
+            let region = mapping.region().map_err(|e| other(&e))?;
+            let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or(RamError::Size(bytes))?;
+            mappings.push(mapping);
+            seen.push(region);
         }
-        let view = GuestMemoryMmap::from_regions(mapped).map_err(|e| map_error(&e))?;
+        let view = GuestMemoryMmap::from_regions(seen).map_err(|e| other(&e))?;
         let regions: Vec<_> = view.iter().map(describe).collect();
         for region in &regions {
             advise(region.host, region.frames.pages, MmapAdvise::MADV_DONTFORK)?;
@@ -146,7 +144,18 @@ impl GuestRam {
             expected: Expected::default(),
             region: OnceLock::new(),
             unmanaged: Mutex::new(()),
+            mappings,
         })
+    }
+
+    /// The memory as an engine takes it over, for [`GuestRam::manage`]. It stays mapped for as long as these ranges, or
+    /// a region that adopted them, are there. `None` where its frame numbers do not fit 32 bits.
+    pub fn ranges(&self) -> Option<Vec<page_share::MemoryRange>> {
+        let ranges = self.view.iter().map(page_share::MemoryRange::from_vm_memory);
+        let kept = ranges
+            .zip(&self.mappings)
+            .map(|(range, mapping)| range.map(|range| range.kept_by(Arc::clone(mapping) as _)));
+        kept.collect()
     }
 
     /// Has the kernel merge equal pages of this memory with those of others (KSM), wherever it is switched on. Not
@@ -367,8 +376,7 @@ mod tests {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.view().write_obj(1u8, GuestAddress(0)).unwrap();
         let adopt = || {
-            let ranges = page_share::MemoryRange::all_of_vm_memory(ram.view()).unwrap();
-            page_share::Region::adopt(ranges, page_share::Options::default())
+            page_share::Region::adopt(ram.ranges().unwrap(), page_share::Options::default())
         };
         let first = GfnRange {
             start: Gfn(0),
@@ -399,6 +407,31 @@ mod tests {
     fn sizes_that_are_not_pages_are_refused() {
         assert!(matches!(GuestRam::new(0), Err(RamError::Size(0))));
         assert!(matches!(GuestRam::new(4097), Err(RamError::Size(4097))));
+    }
+
+    #[test]
+    fn memory_of_every_size_can_have_huge_pages_and_be_managed() {
+        for mib in [1, 3, 63, 65, 301, 513, 3071, 3072, 3073, 3328, 3500, 8192] {
+            let ram = GuestRam::new(mib << 20).unwrap();
+            for region in ram.regions() {
+                let block = (2 << 20) - 1;
+                let (frames, host) = (region.frames.start.address() & block, region.host as u64 & block);
+                assert_eq!(frames, host, "{mib} MiB: {region:?}");
+            }
+            let options = page_share::Options {
+                blocks: page_share::Blocks::Huge,
+                ..page_share::Options::default()
+            };
+            let region = ram.manage(|| page_share::Region::adopt(ram.ranges().unwrap(), options));
+            let region = match region {
+                Ok(region) => region,
+                Err(error) => return eprintln!("SKIP: {error}"),
+            };
+            let space = layout::FrameSpace::of_ram(mib << 20).unwrap();
+            assert_eq!(region.page_limit(), space.frames(), "{mib} MiB");
+            let stats = region.stats();
+            assert_eq!((stats.huge + stats.empty) * PAGE_SIZE, mib << 20, "the hole is no memory");
+        }
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn options_are_refused_with_status_2() {
         ),
         (&["--memory", "size=lots"], &["size=lots", "as in 512M"]),
         (&["--memory", "size=0"], &["positive number of whole MiB"]),
+        (&["--memory", "size=16T"], &["less than 16 TiB"]),
         (&["--cpus", "many"], &["count=many"]),
         (
             &["--disk", "path=a,readonly=perhaps"],
@@ -128,7 +129,7 @@ fn what_the_host_cannot_give_is_refused_with_status_1() {
         ("--cpus", "0", &["cpus=0: a guest on this host has 1 to "]),
         ("--cpus", "300", &["cpus=300: a guest on this host has 1 to "]),
         ("--memory", "4M", &["size=4M is below", "--memory size="]),
-        ("--memory", "32T", &["size=33554432M is above this host's"]),
+        ("--memory", "8T", &["size=8388608M is above this host's"]),
         (
             "--disk",
             "none.img",

@@ -35,6 +35,13 @@ impl MemoryRange {
     pub fn run(&self) -> PageRun {
         PageRun::new(self.first, self.arena.span().pages() as u32)
     }
+
+    /// The same, with `owner` of the mapping kept for as long as this range, or a region that has adopted it, exists.
+    #[must_use]
+    pub fn kept_by(mut self, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        self.keep = Some(Keep(owner));
+        self
+    }
 }
 
 /// All ranges of one guest, in rising page order.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::group::{Group, OptionError};
+use crate::layout::FrameSpace;
 use crate::link::GroupLimits;
 
 /// The part of its size that a guest is promised where nobody says otherwise.
@@ -36,8 +37,8 @@ impl FromStr for MemoryConfig {
             let what = "guest memory is a positive number of whole MiB";
             return Err(Group::wrong("size", bytes, what));
         }
-        if bytes >= 1 << 46 {
-            return Err(Group::wrong("size", bytes, "guests have less than 64 TiB"));
+        if FrameSpace::of_ram(bytes).is_none() {
+            return Err(Group::wrong("size", bytes, "guests have less than 16 TiB"));
         }
         let min = group.bytes("min")?.unwrap_or(bytes / DEFAULT_MIN_PART);
         if min > bytes {

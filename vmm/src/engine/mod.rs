@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use page_share::{AdoptError, Blocks, MemoryRange, Options, Pace, Region, ScanThread};
+use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread};
 
 use crate::memory::GuestRam;
 
@@ -34,7 +34,10 @@ const STORE_PART: u64 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The kernel lacks something, or the memory is of the wrong kind.
-    #[error("this guest's memory cannot be shared, sampled or swapped")]
+    #[error(
+        "this guest's memory cannot be managed, so no budget can hold it; to run the guest all the same, unmanaged and \
+         outside every budget, give `levy run` --manager none, or leave --manager out of `levy vmm`"
+    )]
     Adopt(#[from] AdoptError),
     /// The swap file cannot be made.
     #[error("cannot make a swap file in {dir}; give another --swap", dir = dir.display())]
@@ -70,7 +73,7 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`].
     pub fn start(ram: &Arc<GuestRam>, swap: Option<PathBuf>) -> Result<Self, EngineError> {
-        let ranges = MemoryRange::all_of_vm_memory(ram.view()).ok_or(AdoptError::Ranges)?;
+        let ranges = ram.ranges().ok_or(AdoptError::Ranges)?;
         let swap = swap
             .map(|dir| {
                 page_share::Swap::create(&dir, u32::try_from(ram.bytes() / 4096).unwrap_or(u32::MAX))

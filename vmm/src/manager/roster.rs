@@ -10,6 +10,7 @@ use allocator::{
 use page_share::LocalManager;
 
 use crate::api::types::Phase;
+use crate::layout::{FrameSpace, PAGE_SIZE};
 use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing};
 use crate::manager::census::Held;
 use crate::manager::groups::{Groups, whole_pages};
@@ -160,9 +161,10 @@ impl Roster {
             return None;
         }
         let place = self.seats[index].sharing.as_ref()?;
-        let pages = u32::try_from(self.members[index].limits.max.get()).ok()?;
+        // Its page numbers reach beyond its number of pages: there is a hole in its memory.
+        let space = frame_space(self.members[index].limits.max)?;
         let peer = page_share::Peer {
-            pages,
+            pages: space.frames(),
             guest: place.guest,
         };
         Some((
@@ -428,7 +430,7 @@ impl Roster {
         if !is_name(name) {
             return Err(AdmitError::Name(name.clone()));
         }
-        u32::try_from(size.get()).map_err(|e| failed(std::io::Error::other(e)))?;
+        frame_space(size).ok_or_else(|| failed(std::io::Error::other("guests have less than 16 TiB")))?;
         if !self.domains.contains_key(name) {
             let domain = page_share::Domain::new(POOL_LIMIT).map_err(failed)?;
             self.domains.insert(name.clone(), LocalManager::new(domain));
@@ -448,6 +450,11 @@ fn reservation(guest: GuestId, limits: Limits) -> Reservation {
         max: limits.max,
         overhead: whole_pages(OVERHEAD + bytes / 1000 * OVERHEAD_PER_MILLE),
     }
+}
+
+/// The page numbers of a guest with so many pages of RAM.
+fn frame_space(ram: Pages) -> Option<FrameSpace> {
+    FrameSpace::of_ram(ram.get().checked_mul(PAGE_SIZE)?)
 }
 
 /// Whether a guest of that size can have so many pages in each state.

@@ -172,7 +172,11 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         oldest: Some(OLDEST),
         name: config.name.clone(),
         size: config.memory.bytes,
-        min: config.memory.min,
+        min: match config.memory.mergeable {
+            // Nothing holds it to less than its size.
+            true => config.memory.bytes,
+            false => config.memory.min,
+        },
         shares: config.memory.shares,
         sharing,
         group: managed.group.clone(),
@@ -182,22 +186,16 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
     Introduction::make(&managed.manager, hello)
 }
 
-/// Puts the guest's memory under management. On a host that cannot, the guest runs all the same: its manager counts
-/// what it holds and leaves it at that.
+/// Puts the guest's memory under management. Where that is impossible the guest does not start: under a budget nothing
+/// would hold it to its limit.
 fn manage(
     ram: &Arc<GuestRam>,
     managed: &ManagedConfig,
     introduction: Introduction,
     duties: GuestDuties,
 ) -> Result<(), SetupError> {
-    match Engine::start(ram, managed.swap.clone()) {
-        Ok(engine) => Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join),
-        Err(EngineError::Adopt(error)) => {
-            log::warn!("not managed: {}", crate::process::chain(&error));
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
+    let engine = Engine::start(ram, managed.swap.clone())?;
+    Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join)
 }
 
 fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {

@@ -64,7 +64,7 @@ impl VirtioDevice for Rng {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use page_share::{Gfn, MemoryRange, Options, PageRun, Region, State};
+    use page_share::{Gfn, Options, PageRun, Region, State};
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
@@ -88,7 +88,7 @@ mod tests {
         for page in 0..MEMORY / 4096 {
             ram.view().write_obj(7u8, GuestAddress(page * 4096)).unwrap();
         }
-        let ranges = MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+        let ranges = ram.ranges().unwrap();
         let options = Options {
             store_bytes: 4 << 20,
             ..Options::default()

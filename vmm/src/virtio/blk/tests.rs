@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use page_share::{MemoryRange, Options, Region};
+use page_share::{Options, Region};
 
 use super::*;
 use crate::memory::GuestRam;
@@ -370,7 +370,7 @@ fn whole_blocks_of_a_shared_image_are_told_of_and_nothing_else_is() {
     let dir = tempfile::tempdir().unwrap();
     let overlay = OverlayDisk::open(&image(dir.path()), dir.path()).unwrap();
     let ram = Arc::new(GuestRam::new(MEMORY).unwrap());
-    let ranges = MemoryRange::all_of_vm_memory(ram.view()).unwrap();
+    let ranges = ram.ranges().unwrap();
     ram.manage(|| Region::adopt(ranges, Options::default())).unwrap();
     let mut block = Block::new(Box::new(overlay), "disk0");
     block.tell_of_common_reads(Arc::clone(&ram));
