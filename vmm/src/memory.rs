@@ -375,9 +375,7 @@ mod tests {
     fn frames_released_while_a_region_adopts_the_memory_go_through_it() {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.view().write_obj(1u8, GuestAddress(0)).unwrap();
-        let adopt = || {
-            page_share::Region::adopt(ram.ranges().unwrap(), page_share::Options::default())
-        };
+        let adopt = || page_share::Region::adopt(ram.ranges().unwrap(), page_share::Options::default());
         let first = GfnRange {
             start: Gfn(0),
             pages: 1,
@@ -430,7 +428,11 @@ mod tests {
             let space = layout::FrameSpace::of_ram(mib << 20).unwrap();
             assert_eq!(region.page_limit(), space.frames(), "{mib} MiB");
             let stats = region.stats();
-            assert_eq!((stats.huge + stats.empty) * PAGE_SIZE, mib << 20, "the hole is no memory");
+            assert_eq!(
+                (stats.huge + stats.empty) * PAGE_SIZE,
+                mib << 20,
+                "the hole is no memory"
+            );
         }
     }
 

@@ -23,12 +23,12 @@ pub(super) fn kernel() -> Finding {
             "kernel",
             release,
             "UFFDIO_MOVE lost data in races before 6.12.37, 6.15.6 and 6.16: upgrade the kernel unless your \
-             distribution has the fixes; until then guests run with sharing, sampling and swap off",
+             distribution has the fixes; until then guests run only with --manager none, outside every budget",
         ),
         _ => Finding::advice(
             "kernel",
             release,
-            "UFFDIO_MOVE needs Linux 6.12.37, 6.15.6, 6.16 or later: guests run, with sharing, sampling and swap off",
+            "UFFDIO_MOVE needs Linux 6.12.37, 6.15.6, 6.16 or later: guests run only with --manager none, outside every budget",
         ),
     }
 }
@@ -42,14 +42,14 @@ pub(super) fn userfaultfd() -> Finding {
                 NAME,
                 "this user may not handle the kernel's faults",
                 "run as root, or as root once: `chmod 666 /dev/userfaultfd` or `sysctl vm.unprivileged_userfaultfd=1`; \
-                 without it guests run with sharing, sampling and swap off",
+                 without it guests run only with --manager none, outside every budget",
             );
         }
         Err(error) => {
             return Finding::problem(
                 NAME,
                 error.to_string(),
-                "the kernel needs CONFIG_USERFAULTFD=y; without it guests run with sharing, sampling and swap off",
+                "the kernel needs CONFIG_USERFAULTFD=y; without it guests run only with --manager none, outside every budget",
             );
         }
     };
@@ -65,7 +65,7 @@ pub(super) fn userfaultfd() -> Finding {
     Finding::advice(
         NAME,
         format!("this kernel lacks {}", missing.join(", ")),
-        "use Linux 6.12 or later; until then guests run with sharing, sampling and swap off",
+        "use Linux 6.12 or later; until then guests run only with --manager none, outside every budget",
     )
 }
 

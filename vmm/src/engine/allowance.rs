@@ -8,6 +8,9 @@
 //!
 //! A guest that has less than its minimum makes room for nobody, itself included: it waits for what was promised, which
 //! others have to give up first. What has not come after [`OVERDUE`] it takes.
+//!
+//! A limit outlives its manager: see [`Lease`]. Nothing here waits for one either. A manager that does not read what it
+//! is told misses it.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,8 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use page_share::Region;
+use page_share::{Growth, Region};
+use rustix::net::SendFlags;
 
+use super::lease::Lease;
 use super::promised::Promised;
 use super::swapper::Swapper;
 use crate::confine::{self, Role};
@@ -61,9 +66,6 @@ const TOLERANCE: u64 = 1 << 20;
 /// Memory touched to learn how fast memory can be touched here, bytes.
 const TRIAL: usize = 1 << 20;
 
-/// No limit.
-const NONE: u64 = u64::MAX;
-
 /// One process's allowance. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Allowance(Arc<Shared>);
@@ -71,8 +73,8 @@ pub(super) struct Allowance(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     region: Arc<Region>,
-    /// Bytes that the process may hold, [`NONE`] without a limit.
-    limit: AtomicU64,
+    /// What the process may hold.
+    lease: Mutex<Lease>,
     /// Bytes beyond the limit that the manager means to give as soon as it has them.
     owed: AtomicU64,
     gated: AtomicBool,
@@ -84,6 +86,8 @@ struct Shared {
     answers: AtomicU64,
     /// Where the manager listens.
     voice: Mutex<Option<UnixStream>>,
+    /// The manager has not heard yet how this process stands with its limit.
+    is_news: AtomicBool,
     keeper: OnceLock<Thread>,
 }
 
@@ -97,13 +101,14 @@ impl Allowance {
         let region = swapper.region();
         let allowance = Self(Arc::new(Shared {
             region: Arc::clone(region),
-            limit: AtomicU64::new(NONE),
+            lease: Mutex::new(Lease::begin(Instant::now())),
             owed: AtomicU64::new(0),
             gated: AtomicBool::new(false),
             minimum: AtomicU64::new(minimum),
             held: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             voice: Mutex::new(None),
+            is_news: AtomicBool::new(true),
             keeper: OnceLock::new(),
         }));
         let mut keeper = Keeper::new(allowance.clone(), Arc::clone(swapper))?;
@@ -120,13 +125,26 @@ impl Allowance {
         Ok(allowance)
     }
 
-    /// Sets the limit and what may be expected beyond it, in bytes; `None` lets the guest grow freely.
+    /// The manager sets the limit and what may be expected beyond it, in bytes; `None` lets the guest grow freely for as
+    /// long as the manager is there.
     pub(super) fn set(&self, limit: Option<u64>, owed: u64) {
         self.0.owed.store(owed, Ordering::SeqCst);
         self.0.answers.fetch_add(1, Ordering::SeqCst);
-        if self.0.limit.swap(limit.unwrap_or(NONE), Ordering::SeqCst) != limit.unwrap_or(NONE)
-            && let Some(keeper) = self.0.keeper.get()
-        {
+        let mut lease = self.lease();
+        let before = *lease;
+        lease.renew(Instant::now(), limit);
+        let is_same = matches!(before, Lease::Granted { limit: earlier, .. } if earlier == limit);
+        if !is_same && let Some(keeper) = self.0.keeper.get() {
+            keeper.unpark();
+        }
+    }
+
+    /// The manager is away. What it set last holds for a while, and nothing more is to be expected from it.
+    pub(super) fn lose_manager(&self) {
+        *self.voice() = None;
+        self.0.owed.store(0, Ordering::SeqCst);
+        self.lease().lose();
+        if let Some(keeper) = self.0.keeper.get() {
             keeper.unpark();
         }
     }
@@ -146,28 +164,41 @@ impl Allowance {
         Promised::of(&self.0.region, held, self.0.minimum.load(Ordering::SeqCst))
     }
 
-    /// Where the manager listens from now on, if anywhere.
-    pub(super) fn speak_to(&self, manager: Option<UnixStream>) {
-        *self.voice() = manager;
+    /// Where the manager listens from now on.
+    pub(super) fn speak_to(&self, manager: UnixStream) {
+        *self.voice() = Some(manager);
+        self.0.is_news.store(true, Ordering::SeqCst);
     }
 
-    /// Tells the manager something. Without one, nothing.
+    /// Tells the manager something, without waiting for it.
     ///
     /// # Errors
-    /// When it does not take it.
+    /// `WouldBlock` when it has not read for long, so that this is lost on it; every other one when it is away.
     pub(super) fn say(&self, word: &FromVmm) -> io::Result<()> {
-        match &*self.voice() {
-            Some(stream) => Lines::send(&mut &*stream, word),
-            None => Ok(()),
+        let mut voice = self.voice();
+        let Some(stream) = &*voice else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let line = Lines::encode(word)?;
+        let sent = rustix::net::send(stream, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        if sent < line.len() {
+            // Half a line makes garbage of the next one.
+            *voice = None;
+            return Err(io::ErrorKind::WriteZero.into());
         }
+        Ok(())
+    }
+
+    fn is_alone(&self) -> bool {
+        self.voice().is_none()
     }
 
     fn voice(&self) -> MutexGuard<'_, Option<UnixStream>> {
         self.0.voice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn limit(&self) -> Option<u64> {
-        Some(self.0.limit.load(Ordering::SeqCst)).filter(|&limit| limit != NONE)
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.0.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,8 +250,13 @@ impl Keeper {
     fn run(&mut self) {
         loop {
             let start = Instant::now();
-            let nap = match self.allowance.limit() {
-                Some(limit) => self.keep(limit),
+            // In this order: what grows in between is held, and counts as grown after the look too.
+            let growth = self.region.growth();
+            let held = self.held.read().ok().map(Held::total);
+            let limit = self.allowance.lease().limit(start, held);
+            let nap = match limit {
+                // A process that cannot be measured may not grow.
+                Some(limit) => self.keep(limit, held.unwrap_or(limit), growth),
                 None => {
                     self.open();
                     LAZY
@@ -257,11 +293,8 @@ impl Keeper {
         (absent + stats.huge) * PAGE
     }
 
-    /// One look; returns when the next one is due.
-    fn keep(&mut self, limit: u64) -> Duration {
-        let growth = self.region.growth();
-        // A process that cannot be measured may not grow.
-        let held = self.held.read().map_or(limit, Held::total);
+    /// One look at a process that holds `held` bytes; returns when the next one is due.
+    fn keep(&mut self, limit: u64, held: u64, growth: Growth) -> Duration {
         self.allowance.0.held.store(held, Ordering::SeqCst);
         let limit = self.with_overdue(limit, held);
         let room = limit.saturating_sub(held);
@@ -313,7 +346,7 @@ impl Keeper {
             .waiting_since
             .get_or_insert_with(|| (Instant::now(), answers));
         let owed = self.allowance.0.owed.load(Ordering::SeqCst);
-        let refused = answers > before && owed == 0;
+        let refused = owed == 0 && (answers > before || self.allowance.is_alone());
         if refused || since.elapsed() >= GRACE {
             self.barren = Some(Instant::now());
         } else if owed > 0 || !self.is_barren() {
@@ -387,14 +420,19 @@ impl Keeper {
             gated: self.is_gated(),
         };
         let (before, when) = self.said;
-        let urgent = before.limit_bytes != standing.limit_bytes
+        let urgent = self.allowance.0.is_news.load(Ordering::SeqCst)
+            || before.limit_bytes != standing.limit_bytes
             || before.gated != standing.gated
             || (before.waiting > 0) != (waiting > 0)
             || waiting > 0;
-        if urgent && when.elapsed() >= SAY {
-            self.said = (standing, Instant::now());
-            // A manager that is gone is the attendant's to notice.
-            let _ = self.allowance.say(&FromVmm::Standing(standing));
+        if !urgent || when.elapsed() < SAY {
+            return;
+        }
+        self.allowance.0.is_news.store(false, Ordering::SeqCst);
+        self.said = (standing, Instant::now());
+        // A manager that is gone is the attendant's to notice; one that does not read hears it once it does.
+        if self.allowance.say(&FromVmm::Standing(standing)).is_err() {
+            self.allowance.0.is_news.store(true, Ordering::SeqCst);
         }
     }
 }

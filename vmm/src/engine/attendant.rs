@@ -36,8 +36,9 @@ const SQUEEZE: Duration = Duration::from_millis(500);
 /// Pages squeezed between two looks at the clock.
 const PART: u32 = 64;
 
-/// Time between two attempts to find a manager that went away.
-const RETRY: Duration = Duration::from_secs(1);
+/// Shortest and longest time between two attempts to find a manager that went away. Guests of one manager draw different
+/// ones, so that they do not all come to the next one at once.
+const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
 
 /// Why a guest has no manager.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,12 @@ pub enum AttendError {
     /// It fell silent.
     #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
     Silent,
+    /// The page socket does not take the guest.
+    #[error("the manager admits the guest but not to its sharing domain")]
+    Join(#[source] io::Error),
+    /// The system refuses what attending takes.
+    #[error("cannot start to attend to this guest's memory")]
+    System(#[source] io::Error),
 }
 
 /// What of the orders is not done to memory: somebody else carries it out.
@@ -112,18 +119,24 @@ impl Attendant {
     /// Begins to attend to the guest whose memory `engine` manages.
     ///
     /// # Errors
-    /// When the page socket does not take the guest, or the system refuses a thread.
-    pub fn start(introduction: Introduction, engine: Engine, duties: Box<dyn Duties>) -> io::Result<()> {
+    /// When the page socket does not take the guest ([`AttendError::Join`]), or the system refuses a thread or a descriptor
+    /// ([`AttendError::System`]).
+    pub fn start(
+        introduction: Introduction,
+        engine: Engine,
+        duties: Box<dyn Duties>,
+    ) -> Result<(), AttendError> {
         let Introduction { doors, hello, link } = introduction;
         let region = engine.region();
         if matches!(hello.sharing, crate::link::Sharing::Domain(_)) {
             let pages = doors.pages.clone();
-            let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))?;
-            region.connect(Box::new(port))?;
+            let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))
+                .map_err(AttendError::Join)?;
+            region.connect(Box::new(port)).map_err(AttendError::Join)?;
         }
         let swapper = Arc::new(Swapper::new(Arc::clone(region)));
         let mut shift = Shift {
-            allowance: Allowance::start(&swapper, hello.min)?,
+            allowance: Allowance::start(&swapper, hello.min).map_err(AttendError::System)?,
             swapper,
             engine,
             duties,
@@ -135,21 +148,13 @@ impl Attendant {
         };
         let body = move || {
             confine::enter(Role::Attendant);
-            let mut link = Some(link);
+            let mut link = link;
             loop {
-                let current = match link.take() {
-                    Some(link) => Ok(link),
-                    None => introduce(&doors, &shift.hello),
-                };
-                match current {
-                    Ok(current) => {
-                        let reason = shift.attend(current);
-                        log::warn!("the manager is away ({reason}); the guest runs on without");
-                        shift.alone();
-                    }
-                    Err(error) => log::debug!("no manager yet: {error}"),
-                }
-                thread::sleep(RETRY);
+                let reason = shift.attend(link);
+                log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
+                shift.alone();
+                link = find(&doors, &shift.hello);
+                log::info!("a manager is back");
             }
         };
         thread::Builder::new()
@@ -157,7 +162,33 @@ impl Attendant {
             .stack_size(256 << 10)
             .spawn(body)
             .map(|_| ())
+            .map_err(AttendError::System)
     }
+}
+
+/// Looks for a manager until one takes the guest. One that refuses it may come to other thoughts, or be replaced.
+fn find(doors: &Doors, hello: &Hello) -> Link {
+    let mut said = None;
+    loop {
+        thread::sleep(drawn(RETRY));
+        let error = match introduce(doors, hello) {
+            Ok(link) => return link,
+            Err(error) => error,
+        };
+        let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
+        if refused.is_some() && refused != said {
+            log::warn!("{error}; the guest keeps what it has, and asks again");
+            said = refused;
+        }
+    }
+}
+
+/// A time from `range`, by chance.
+fn drawn(range: std::ops::Range<Duration>) -> Duration {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let part = (random >> 32) as f64 / f64::from(u32::MAX);
+    range.start + (range.end - range.start).mul_f64(part)
 }
 
 /// Everything an attendant works with.
@@ -179,7 +210,7 @@ impl Shift {
     /// Reports and obeys until the link breaks; says why it did.
     fn attend(&mut self, mut link: Link) -> String {
         match link.stream.try_clone() {
-            Ok(voice) => self.allowance.speak_to(Some(voice)),
+            Ok(voice) => self.allowance.speak_to(voice),
             Err(error) => return error.to_string(),
         }
         self.report_due = Instant::now();
@@ -202,9 +233,14 @@ impl Shift {
             if Instant::now() >= self.report_due {
                 self.report_due = Instant::now() + REPORT;
                 let report = FromVmm::Report(self.report());
-                if let Err(error) = self.allowance.say(&report) {
-                    self.hear_last_words(&mut link);
-                    return error.to_string();
+                match self.allowance.say(&report) {
+                    Ok(()) => {}
+                    // It stalls: it hears the next one, or is replaced, which closes the connection.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => {
+                        self.hear_last_words(&mut link);
+                        return error.to_string();
+                    }
                 }
             }
         }
@@ -217,10 +253,10 @@ impl Shift {
         }
     }
 
-    /// Nobody sets limits any more: growth is free, and nothing is squeezed.
+    /// No manager: the last limit and what was promised hold on, and nothing is sampled that is told to no manager.
     fn alone(&mut self) {
-        self.allowance.speak_to(None);
-        self.allowance.set(None, 0);
+        self.allowance.lose_manager();
+        self.sampler.forget(self.engine.region());
         self.orders = Orders::default();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
 //! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
-//! the manager was away. Without one, the engine still merges zero pages.
+//! the manager was away, while its last limit holds on. Without one, the engine still merges zero pages.
 #![forbid(unsafe_code)]
 
 mod allowance;
@@ -10,6 +10,7 @@ mod attendant;
 mod expected;
 mod figures;
 mod inventory;
+mod lease;
 mod promised;
 mod sampler;
 mod swapper;

@@ -84,7 +84,15 @@ mod tests {
     #[test]
     fn memory_of_any_size_starts_with_a_block_between_guards() {
         // Whatever the kernel would align by itself, odd sizes and neighbours get it out of step.
-        let sizes = [4096, 1 << 20, (1 << 20) + 4096, BLOCK, BLOCK + 4096, 3 * BLOCK - 4096, 513 << 20];
+        let sizes = [
+            4096,
+            1 << 20,
+            (1 << 20) + 4096,
+            BLOCK,
+            BLOCK + 4096,
+            3 * BLOCK - 4096,
+            513 << 20,
+        ];
         let mappings: Vec<_> = sizes.iter().map(|&len| Mapping::new(len).unwrap()).collect();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         for (mapping, len) in mappings.iter().zip(sizes) {
@@ -106,7 +114,11 @@ mod tests {
     fn what_is_dropped_is_unmapped_guards_and_all() {
         let mapping = Mapping::new(1 << 20).unwrap();
         let reserved = format!("{:x}-", mapping.reserved);
-        let is_there = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&reserved);
+        let is_there = || {
+            std::fs::read_to_string("/proc/self/maps")
+                .unwrap()
+                .contains(&reserved)
+        };
         assert!(is_there());
         drop(mapping);
         assert!(!is_there());

@@ -60,9 +60,6 @@ pub enum SetupError {
     /// The management of its memory.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The manager's page socket.
-    #[error("the manager admits the guest but not to its sharing domain")]
-    Join(#[source] io::Error),
     /// There is no /proc.
     #[error("cannot read /proc/self/smaps; mount /proc")]
     Books(#[source] io::Error),
@@ -195,7 +192,7 @@ fn manage(
     duties: GuestDuties,
 ) -> Result<(), SetupError> {
     let engine = Engine::start(ram, managed.swap.clone())?;
-    Attendant::start(introduction, engine, Box::new(duties)).map_err(SetupError::Join)
+    Ok(Attendant::start(introduction, engine, Box::new(duties))?)
 }
 
 fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {
