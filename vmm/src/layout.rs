@@ -92,10 +92,8 @@ impl FrameSpace {
     /// That of a guest with `bytes` of RAM; a part of a page at the end counts as one. `None` where frame numbers of 32
     /// bits do not suffice, which is at 16 TiB less the hole.
     pub fn of_ram(bytes: u64) -> Option<Self> {
-        let ends = ram_ranges(bytes)
-            .into_iter()
-            .map(|(start, len)| start.checked_add(len));
-        let end = ends.max().flatten()?;
+        let (start, len) = ram_ranges(bytes).pop()?;
+        let end = start.checked_add(len)?;
         u32::try_from(end.div_ceil(PAGE_SIZE)).ok().map(Self)
     }
 

@@ -153,6 +153,45 @@ fn what_the_host_cannot_give_is_refused_with_status_1() {
     }
 }
 
+/// Whatever a path is mistyped for: what is there stays as it is, also where the start fails for another reason.
+#[test]
+fn files_in_the_way_keep_their_bytes() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    kernel(dir);
+    std::fs::write(dir.join("file"), [7; 4096]).unwrap();
+    std::fs::write(dir.join("disk.img"), [8; 4096]).unwrap();
+    std::fs::hard_link(dir.join("bzImage"), dir.join("link")).unwrap();
+    std::os::unix::fs::symlink("disk.img", dir.join("symlink")).unwrap();
+    let bytes = || ["file", "disk.img", "bzImage"].map(|name| std::fs::read(dir.join(name)).unwrap());
+    let before = bytes();
+    let base = ["--kernel", "bzImage", "--memory", "64M", "--kvm-checked"];
+    let base = [&base[..], &["--disk", "path=disk.img,readonly=on"]].concat();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--agent", "file"], &["file: a file that is not a socket"]),
+        (&["--control", "file"], &["file: a file that is not a socket"]),
+        (&["--agent", "file", "--kernel", "file"], &[]),
+        (
+            &["--serial", "file=bzImage"],
+            &["the guest's kernel", "--serial file="],
+        ),
+        (&["--serial", "file=link"], &["the guest's kernel"]),
+        (&["--serial", "file=disk.img"], &["the guest's disk"]),
+        (&["--serial", "file=symlink"], &["the guest's disk"]),
+    ];
+    for (args, words) in cases {
+        let mut base = base.clone();
+        if args.contains(&"--kernel") {
+            base.drain(..2);
+        }
+        refused(dir, &[&base, *args].concat(), 1, words);
+        assert_eq!(bytes(), before, "{args:?}");
+    }
+}
+
 #[test]
 fn a_disk_in_use_is_refused() {
     if !kvm_or_skip() {

@@ -195,6 +195,7 @@ impl VmmArgs {
             Some(_) => confine::Sockets::Theirs,
             None => confine::Sockets::Ours,
         };
+        process::raise_open_files();
         confine::begin(self.guest.confine, sockets)?;
         if let Err(error) = confine::prefer_as_victim() {
             log::debug!("memory shortage: {error}");

@@ -26,6 +26,17 @@ pub enum ClientError {
     Refused(String),
 }
 
+impl ClientError {
+    /// Whether it is the asking process that is short of descriptors or memory: the VMM may be well.
+    pub fn is_shortage(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else {
+            return false;
+        };
+        let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        source.raw_os_error().is_some_and(|error| short.contains(&error))
+    }
+}
+
 /// A connection to one VMM.
 #[derive(Debug)]
 pub struct Client {

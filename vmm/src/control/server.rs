@@ -17,6 +17,8 @@ const MOST: usize = 8;
 const LINE: u64 = 64 << 10;
 /// A client that does not read its reply for so long is dropped.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Time until the next attempt after a client could not be let in.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Accepts connections on `listener` for the rest of the process and passes their requests on to `events`.
 ///
@@ -26,7 +28,12 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
     let open = Arc::new(AtomicUsize::new(0));
     spawn("control", move || {
         confine::enter(Role::Control);
-        while let Ok((client, _)) = listener.accept() {
+        loop {
+            // Out of descriptors or memory for a moment; clients wait in the backlog meanwhile.
+            let Ok((client, _)) = listener.accept() else {
+                thread::sleep(RETRY);
+                continue;
+            };
             while open.load(Ordering::SeqCst) >= MOST {
                 thread::sleep(Duration::from_millis(20));
             }
@@ -46,7 +53,10 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let builder = thread::Builder::new().name(name.into()).stack_size(128 << 10);
-    builder.spawn(body).map(|_| ())
+    builder
+        .spawn(body)
+        .map(|_| ())
+        .map_err(crate::process::not_started)
 }
 
 fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {

@@ -28,6 +28,7 @@ use super::swapper::Swapper;
 use crate::confine::{self, Role};
 use crate::link::{FromVmm, Lines, Standing};
 use crate::manager::census::{Held, OwnHeld};
+use crate::process;
 
 const PAGE: u64 = 4096;
 
@@ -118,7 +119,8 @@ impl Allowance {
             .spawn(move || {
                 confine::enter(Role::Allowance);
                 keeper.run();
-            })?;
+            })
+            .map_err(process::not_started)?;
         let thread = thread.thread().clone();
         region.watch_growth(thread.clone());
         let _ = allowance.0.keeper.set(thread);

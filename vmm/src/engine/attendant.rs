@@ -20,6 +20,7 @@ use crate::link::{
 };
 use crate::manager::host::Doors;
 use crate::manager::incidents::now_us;
+use crate::process;
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
@@ -162,7 +163,7 @@ impl Attendant {
             .stack_size(256 << 10)
             .spawn(body)
             .map(|_| ())
-            .map_err(AttendError::System)
+            .map_err(|e| AttendError::System(process::not_started(e)))
     }
 }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread};
 
 use crate::memory::GuestRam;
+use crate::process;
 
 pub use attendant::{AttendError, Attendant, Duties, Introduction};
 pub use expected::Expected;
@@ -52,6 +53,16 @@ pub enum EngineError {
     /// The system refuses a thread.
     #[error("cannot start a thread for this guest's memory")]
     Thread(#[source] io::Error),
+}
+
+/// Tells what the system has too little of from what it cannot do.
+fn refused(error: AdoptError) -> EngineError {
+    match error {
+        AdoptError::System { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+            EngineError::Thread(process::not_started(source))
+        }
+        error => error.into(),
+    }
 }
 
 /// What manages one guest's memory.
@@ -87,8 +98,9 @@ impl Engine {
             swap,
             thread_started: crate::confine::region_threads(),
         };
-        let region = ram.manage(|| Region::adopt(ranges, options))?;
-        let scan = ScanThread::start(Arc::clone(&region), Pace::default()).map_err(EngineError::Thread)?;
+        let region = ram.manage(|| Region::adopt(ranges, options)).map_err(refused)?;
+        let scan = ScanThread::start(Arc::clone(&region), Pace::default())
+            .map_err(|e| EngineError::Thread(process::not_started(e)))?;
         Ok(Self {
             region,
             scan,

@@ -25,7 +25,8 @@ impl Agent {
         thread::Builder::new()
             .name(format!("agent {guest}"))
             .stack_size(256 << 10)
-            .spawn(move || listen(reader, guest, &notes))?;
+            .spawn(move || listen(reader, guest, &notes))
+            .map_err(crate::process::not_started)?;
         Ok(Self { stream })
     }
 

@@ -25,7 +25,7 @@ use crate::control::Request;
 use crate::manager::cgroup::{Brake, CgroupError, Choice};
 use crate::manager::host::{Doors, Host, HostError};
 use crate::manager::policy::Settings;
-use crate::process::Signals;
+use crate::process::{self, Signals};
 
 /// How long a guest may take to switch itself off.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -140,6 +140,8 @@ impl Fleet {
     /// # Errors
     /// When the host refuses a folder, a process or a thread. Guests that were started are taken down again.
     pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
+        // A process takes a handful of files for each guest.
+        process::raise_open_files();
         let (notes, heard) = channel();
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
         let host = match &plan.manager {
@@ -207,6 +209,7 @@ impl Fleet {
             }
             self.give_up_on_late_verdicts();
         }
+        self.release_brake();
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
         let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
         let summary = Summary::of(guests, &busy, self.interrupted);
@@ -214,6 +217,13 @@ impl Fleet {
         value["event"] = "summary".into();
         self.screen.finish(&summary.to_text(), &value);
         summary
+    }
+
+    /// Removes the control group that slows guests down. Only once the last guest has ended: it holds all of them.
+    fn release_brake(&self) {
+        if let Some((host, _)) = &self.host {
+            host.brake_with(None);
+        }
     }
 
     fn handle(&mut self, note: Note) {
@@ -283,13 +293,15 @@ impl Fleet {
     fn stop(&mut self, number: usize, grace: Duration) {
         let guest = &mut self.guests[number];
         let grace_ms = grace.as_millis() as u64;
-        // A VMM that cannot be asked any more is ending by itself, or is killed below when it does not.
-        if guest.vmm.ask(&Request::Stop { grace_ms }).is_err() && guest.summary.outcome.is_none() {
-            guest.vmm.kill();
+        // A VMM that has told its guest's end needs not be asked.
+        if guest.summary.outcome.is_some() {
+            return;
         }
-        // Empty by now, and so can be removed.
-        if let Some((host, _)) = &self.host {
-            host.brake_with(None);
+        match guest.vmm.ask(&Request::Stop { grace_ms }) {
+            Ok(_) => {}
+            // This process is short of something, which is not the guest's fault.
+            Err(error) if error.is_shortage() => guest.vmm.interrupt(),
+            Err(_) => guest.vmm.kill(),
         }
     }
 
@@ -403,6 +415,7 @@ impl Drop for Fleet {
         for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
             guest.vmm.kill();
         }
+        self.release_brake();
     }
 }
 
@@ -419,6 +432,58 @@ pub(crate) fn manage(
     std::thread::Builder::new()
         .name("manager".into())
         .spawn(body)
-        .map_err(FleetError::Thread)?;
+        .map_err(|e| FleetError::Thread(process::not_started(e)))?;
     Ok((host, api))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launcher::ScreenStyle;
+    use crate::process::block_end_signals;
+
+    /// Guests that end at once: this program is no `levy`.
+    fn plan(guests: usize, group: Choice) -> Plan {
+        let guest = |number| PlannedGuest {
+            name: format!("g{number}"),
+            args: Vec::new(),
+            workload: None,
+            on_reboot: OnReboot::Exit,
+            layers: Vec::new(),
+        };
+        let settings = Box::new(Settings::new(Pages::from_mib(256)));
+        Plan {
+            guests: (1..=guests).map(guest).collect(),
+            patience: Duration::ZERO,
+            keep: false,
+            manager: Manager::Own(settings, Pages::from_mib(256), group),
+        }
+    }
+
+    #[test]
+    fn the_brake_holds_until_the_last_guest_has_ended() {
+        let parent = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("cgroup.controllers", "memory"),
+            ("cgroup.subtree_control", "memory"),
+            ("cgroup.procs", ""),
+        ] {
+            std::fs::write(parent.path().join(name), text).unwrap();
+        }
+        let signals = block_end_signals().unwrap();
+        let plan = plan(2, Choice::Below(parent.path().to_owned()));
+        let mut fleet = Fleet::launch(plan, Screen::new(ScreenStyle::Json), signals).unwrap();
+        let high = parent
+            .path()
+            .join(format!("levy-{}", std::process::id()))
+            .join("memory.high");
+        // A group that was given up says so, for guests that may still be in it.
+        let is_given_up = || std::fs::read_to_string(&high).is_ok_and(|text| text == "max");
+        assert!(high.parent().unwrap().is_dir());
+        fleet.stop(0, Duration::ZERO);
+        assert!(!is_given_up(), "the first stop lets all guests go");
+        let summary = fleet.run();
+        assert!(is_given_up());
+        assert_eq!(summary.guests.len(), 2);
+    }
 }

@@ -4,15 +4,17 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Note;
 use crate::control::{Client, ClientError, Request};
+use crate::process::not_started;
 
 /// How long a VMM may take to answer a request. In an emulated host with eight guests that is seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,26 +55,28 @@ impl VmmProcess {
             .stdout(Stdio::piped())
             // Ctrl-C is the launcher's to pass on: guests get the chance to write their disks back.
             .process_group(0)
-            .spawn()?;
+            .spawn()
+            .map_err(not_started)?;
         let stdout = child.stdout.take().expect("standard output was piped");
-        let notes = notes.clone();
-        thread::Builder::new()
-            .name(format!("vmm {guest}"))
-            .stack_size(256 << 10)
-            .spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if let Ok(value) = serde_json::from_str::<Value>(&line) {
-                        let _ = notes.send(Note::Vmm(guest, value));
-                    }
-                }
-                let _ = notes.send(Note::Closed(guest));
-            })?;
-        Ok(Self {
+        let mut started = Self {
             child,
             control,
             agent,
             log,
-        })
+        };
+        let notes = notes.clone();
+        let listening = thread::Builder::new()
+            .name(format!("vmm {guest}"))
+            .stack_size(256 << 10)
+            .spawn(move || listen(stdout, guest, &notes));
+        match listening {
+            Ok(_) => Ok(started),
+            Err(error) => {
+                // A guest that is not listened to would never be known to have ended.
+                started.kill();
+                Err(not_started(error))
+            }
+        }
     }
 
     /// The agent's socket.
@@ -100,6 +104,11 @@ impl VmmProcess {
         }
     }
 
+    /// Asks the process to end its guest and itself, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+    }
+
     /// Ends the process at once.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -124,4 +133,14 @@ impl VmmProcess {
             .collect();
         all[all.len().saturating_sub(lines)..].to_vec()
     }
+}
+
+/// Passes on what the VMM reports, and its end.
+fn listen(stdout: ChildStdout, guest: usize, notes: &Sender<Note>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        if let Ok(value) = serde_json::from_str::<Value>(&line) {
+            let _ = notes.send(Note::Vmm(guest, value));
+        }
+    }
+    let _ = notes.send(Note::Closed(guest));
 }

@@ -64,7 +64,8 @@ impl ConsoleOut {
             .spawn(move || {
                 confine::enter(Role::Stream);
                 carry(&writer, to);
-            })?;
+            })
+            .map_err(crate::process::not_started)?;
         Ok(Self {
             shared,
             line: Vec::new(),

@@ -141,7 +141,8 @@ impl Vcpus {
                 .spawn(move || {
                     confine::enter(Role::Vcpu);
                     vcpu.live();
-                })?;
+                })
+                .map_err(crate::process::not_started)?;
             threads.push((flag, thread));
         }
         Ok(Self { control, threads })

@@ -38,4 +38,5 @@ pub fn forward_stdin(mut take: impl FnMut(&[u8]) -> usize + Send + 'static) -> i
         .stack_size(128 << 10)
         .spawn(body)
         .map(|_| ())
+        .map_err(super::not_started)
 }

@@ -2,6 +2,7 @@
 
 mod held_dir;
 mod keyboard;
+mod limits;
 mod log;
 mod parent;
 mod report;
@@ -10,6 +11,7 @@ mod socket;
 
 pub use held_dir::HeldDir;
 pub use keyboard::forward_stdin;
+pub use limits::{not_started, raise_open_files};
 pub use log::log_to_stderr;
 pub use parent::die_with;
 pub use report::{Report, ReportStyle, chain};

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use super::limits;
 use crate::machine::Outcome;
 
 /// For people or for programs.
@@ -73,7 +74,7 @@ fn line(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
 }
 
-/// An error and its causes on one line.
+/// An error and its causes on one line, and what to do where a limit of this process is the last of them.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -83,6 +84,10 @@ pub fn chain(error: &dyn Error) -> String {
         if !text.contains(&next) {
             text.push_str(": ");
             text.push_str(&next);
+        }
+        if let Some(cure) = error.downcast_ref().and_then(limits::cure) {
+            text.push_str("; ");
+            text.push_str(&cure);
         }
         cause = error.source();
     }

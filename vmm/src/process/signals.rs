@@ -41,5 +41,6 @@ impl Signals {
             .stack_size(128 << 10)
             .spawn(body)
             .map(|_| ())
+            .map_err(super::not_started)
     }
 }

@@ -1,10 +1,11 @@
 //! A machine in typed steps: KVM, memory, devices, boot, vCPUs.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
@@ -53,6 +54,17 @@ pub enum SetupError {
         /// The host's reason.
         #[source]
         source: io::Error,
+    },
+    /// The serial console's file is one that the guest is made of.
+    #[error(
+        "the console would overwrite {path}, which is the guest's {what}; give another --serial file=",
+        path = path.display()
+    )]
+    SerialTaken {
+        /// The file.
+        path: PathBuf,
+        /// What the guest has it for.
+        what: &'static str,
     },
     /// Its manager.
     #[error(transparent)]
@@ -118,7 +130,7 @@ impl Machine {
             builder.balloon(balloon)?;
         }
         let (agent, console) = agent_channel(config, events)?;
-        let devices = builder.finish(console, console_out(&config.serial, events)?)?;
+        let devices = builder.finish(console, console_out(config, events)?)?;
         let platform = Platform {
             cpus,
             devices: devices.slots.clone(),
@@ -246,20 +258,44 @@ fn agent_channel(
     Ok((file, console))
 }
 
-fn console_out(serial: &SerialConfig, events: &Sender<Event>) -> Result<ConsoleOut, SetupError> {
-    let to: Box<dyn Write + Send> = match serial {
+fn console_out(config: &GuestConfig, events: &Sender<Event>) -> Result<ConsoleOut, SetupError> {
+    let to: Box<dyn Write + Send> = match &config.serial {
         SerialConfig::Stdio => Box::new(io::stdout()),
         SerialConfig::Null => Box::new(io::sink()),
-        SerialConfig::File(path) => Box::new(File::create(path).map_err(|source| SetupError::Serial {
-            path: path.clone(),
-            source,
-        })?),
+        SerialConfig::File(path) => Box::new(console_file(path, config)?),
     };
     let panics = events.clone();
     let panic = Box::new(move |line: &str| {
         let _ = panics.send(Event::Panicked(line.to_owned()));
     });
     ConsoleOut::new(to, panic).map_err(SetupError::Thread)
+}
+
+/// Opens the console's file and empties it, unless the guest boots from it or has it as a disk, by whatever name.
+fn console_file(path: &Path, config: &GuestConfig) -> Result<File, SetupError> {
+    let failed = |source| SetupError::Serial {
+        path: path.to_owned(),
+        source,
+    };
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(failed)?;
+    let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    let found = file.metadata().map_err(failed)?;
+    let used = [(&config.boot.kernel, "kernel")]
+        .into_iter()
+        .chain(config.boot.initrd.iter().map(|path| (path, "initrd")))
+        .chain(config.disks.iter().map(|disk| (&disk.path, "disk")));
+    for (other, what) in used {
+        if std::fs::metadata(other).is_ok_and(|metadata| id(&metadata) == id(&found)) {
+            let path = path.to_owned();
+            return Err(SetupError::SerialTaken { path, what });
+        }
+    }
+    if found.is_file() {
+        file.set_len(0).map_err(failed)?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -173,7 +173,8 @@ impl Plug {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .stack_size(256 << 10)
-            .spawn(move || bench.live(&given))?;
+            .spawn(move || bench.live(&given))
+            .map_err(crate::process::not_started)?;
         Ok(Self {
             device,
             name: name.to_owned(),

@@ -126,7 +126,12 @@ impl Managed {
 
     /// A guest of 16 MiB with an engine: 1024 pages of 16 contents, 1024 of zeros, the rest never touched.
     pub(crate) fn attend(&self, name: &str) -> Engaged {
-        let ram = Arc::new(GuestRam::new(16 * MIB).unwrap());
+        self.attend_as(hello(name, 16))
+    }
+
+    /// The same with another introduction, whose size it has.
+    pub(crate) fn attend_as(&self, hello: Hello) -> Engaged {
+        let ram = Arc::new(GuestRam::new(hello.size).unwrap());
         for page in 0..TOUCHED_PAGES {
             let mut bytes = [0_u8; 4096];
             bytes[..8].copy_from_slice(&content(page).to_le_bytes());
@@ -140,7 +145,7 @@ impl Managed {
             balloon: AtomicU64::default(),
             paused: AtomicBool::default(),
         };
-        Attendant::start(self.introduce(hello(name, 16)), engine, Box::new(notes)).unwrap();
+        Attendant::start(self.introduce(hello), engine, Box::new(notes)).unwrap();
         Engaged {
             ram,
             region,

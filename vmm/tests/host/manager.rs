@@ -55,6 +55,27 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
     assert_eq!(u64::from_le_bytes(word), 7);
 }
 
+/// Pages of RAM and frame numbers are as many up to 3 GiB and differ above; where memory is no whole number of huge pages
+/// its last block is not like the others.
+#[test]
+fn a_guest_of_any_size_shares_its_pages() {
+    for mib in [13, 3073, 3328, 3500] {
+        let managed = Managed::new(256);
+        let guest = managed.attend_as(Hello {
+            min: 8 * MIB,
+            ..hello("g1", mib)
+        });
+        until(&format!("sharing in a guest of {mib} MiB"), || {
+            guest.region.stats().shared > 0
+        });
+        until("a report that the manager believes", || {
+            let host = managed.host.roster();
+            host.guests().any(|(member, _)| member.report.pages.shared > 0)
+        });
+        guest.check();
+    }
+}
+
 #[test]
 fn a_paused_guest_is_seen_as_paused_and_not_as_idle() {
     let managed = Managed::new(256);

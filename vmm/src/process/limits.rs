@@ -1,0 +1,89 @@
+//! What a process may have at a time, and what to do where that is too little.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the limit of open files as far as this process may by itself: many systems begin with 1024, of which a guest
+/// takes several. Where the kernel refuses, the limit stays.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        log::debug!("the limit of open files stays: {error}");
+    }
+}
+
+/// What to do about `error`, where a limit is at fault that it does not name.
+pub(super) fn cure(error: &io::Error) -> Option<String> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some(format!(
+            "this process may have {} open files; raise that with `ulimit -n`, or LimitNOFILE= of its service",
+            shown(getrlimit(Resource::Nofile).current)
+        )),
+        libc::ENFILE => Some("this machine may have no more open files; raise sysctl fs.file-max".to_owned()),
+        _ => None,
+    }
+}
+
+/// Says of a thread or process that could not be started which limits there are, where a limit is at fault.
+pub fn not_started(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::EAGAIN) {
+        return error;
+    }
+    let text = format!(
+        "{error}; this user may have {} threads and processes (`ulimit -u`, TasksMax= of a service), the control group {} \
+         (pids.max), the machine {} (sysctl kernel.threads-max): raise the one that is reached",
+        shown(getrlimit(Resource::Nproc).current),
+        group_limit().unwrap_or_else(|| "any number of".to_owned()),
+        std::fs::read_to_string("/proc/sys/kernel/threads-max")
+            .map_or("some".to_owned(), |n| n.trim().to_owned()),
+    );
+    io::Error::new(error.kind(), text)
+}
+
+fn shown(limit: Option<u64>) -> String {
+    limit.map_or("any number of".to_owned(), |limit| limit.to_string())
+}
+
+/// The least `pids.max` of the control groups of version 2 that this process is in.
+fn group_limit() -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = std::path::Path::new("/sys/fs/cgroup").join(own);
+    let limits = path
+        .ancestors()
+        .filter_map(|group| std::fs::read_to_string(group.join("pids.max")).ok())
+        .filter_map(|text| text.trim().parse::<u64>().ok());
+    limits.min().map(|least| least.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_limits_name_the_limit_and_others_stay_as_they_are() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let limit = getrlimit(Resource::Nofile).current.unwrap().to_string();
+        let cure = cure(&error).unwrap();
+        assert!(cure.contains(&limit) && cure.contains("ulimit -n"), "{cure}");
+        assert!(super::cure(&io::ErrorKind::NotFound.into()).is_none());
+        let full = not_started(io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(full.contains("ulimit -u") && full.contains("pids.max"), "{full}");
+        let other = not_started(io::Error::from_raw_os_error(libc::ENOMEM));
+        assert_eq!(other.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn the_limit_of_open_files_goes_as_high_as_it_may() {
+        raise_open_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+}
