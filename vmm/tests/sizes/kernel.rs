@@ -1,0 +1,72 @@
+//! A kernel of a few instructions, as a bzImage: it writes one word to every page of a range, anywhere in the guest's
+//! memory, and then halts for ever. Any KVM runs it.
+
+use std::ops::Range;
+
+/// Where the boot code of a VMM leaves the table of gigabytes: the second page of its page tables.
+const GIGABYTES: u64 = 0xA000;
+/// What the boot code maps by itself.
+const MAPPED: u64 = 4 << 30;
+/// A page of guest memory for one more page table, beyond the kernel.
+const TABLE: u64 = 8 << 20;
+
+/// The bzImage of a kernel that writes each page's address to the page, for all pages in `touched`. Those lie in one
+/// gigabyte where they are above 4 GiB.
+pub(crate) fn touching(touched: &Range<u64>) -> Vec<u8> {
+    let mut code = Vec::new();
+    if touched.end > MAPPED {
+        map_gigabyte(&mut code, (touched.end - 1) >> 30);
+    }
+    // mov rbx, start; mov rdx, end
+    immediate(&mut code, 0xBB, touched.start);
+    immediate(&mut code, 0xBA, touched.end);
+    // next: mov [rbx], rbx; add rbx, 4096; cmp rbx, rdx; jb next
+    code.extend([
+        0x48, 0x89, 0x1B, 0x48, 0x81, 0xC3, 0, 0x10, 0, 0, 0x48, 0x39, 0xD3,
+    ]);
+    code.extend([0x72, 0xF1]);
+    // halt: cli; hlt; jmp halt
+    code.extend([0xFA, 0xF4, 0xEB, 0xFC]);
+    image(&code)
+}
+
+/// Maps gigabyte number `number` onto itself, in pages of 2 MiB.
+fn map_gigabyte(code: &mut Vec<u8>, number: u64) {
+    // mov rax, entry; mov rdi, TABLE; mov rcx, 512
+    immediate(code, 0xB8, number << 30 | 0x83);
+    immediate(code, 0xBF, TABLE);
+    immediate(code, 0xB9, 512);
+    // next: mov [rdi], rax; add rax, 2 MiB; add rdi, 8; dec rcx; jnz next
+    code.extend([0x48, 0x89, 0x07, 0x48, 0x05, 0, 0, 0x20, 0, 0x48, 0x83, 0xC7, 8]);
+    code.extend([0x48, 0xFF, 0xC9, 0x75, 0xEE]);
+    // mov rax, TABLE | 3; mov [GIGABYTES + 8 * number], rax; mov rax, cr3; mov cr3, rax
+    immediate(code, 0xB8, TABLE | 3);
+    immediate(code, 0xA3, GIGABYTES + 8 * number);
+    code.extend([0x0F, 0x20, 0xD8, 0x0F, 0x22, 0xD8]);
+}
+
+/// An instruction with a 64-bit operand.
+fn immediate(code: &mut Vec<u8>, opcode: u8, value: u64) {
+    code.extend([0x48, opcode]);
+    code.extend(value.to_le_bytes());
+}
+
+/// `code` at the 64-bit entry point of a bzImage.
+fn image(code: &[u8]) -> Vec<u8> {
+    const SETUP: usize = 3 * 512;
+    const PROTECTED: usize = 4096;
+    let mut file = vec![0; SETUP + PROTECTED];
+    file[0x1F1] = 2;
+    file[0x1F4..0x1F8].copy_from_slice(&(PROTECTED as u32 / 16).to_le_bytes());
+    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
+    file[0x201] = 0x6A;
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x020F_u16.to_le_bytes());
+    file[0x211] = 1;
+    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFF_u32.to_le_bytes());
+    file[0x236] = 1;
+    file[0x238..0x23C].copy_from_slice(&2047_u32.to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    file[SETUP + 0x200..SETUP + 0x200 + code.len()].copy_from_slice(code);
+    file
+}
