@@ -98,3 +98,45 @@ fn a_gate_opens_early_for_ample_room_but_not_twice_in_a_row() {
     assert!(is_safe(PLENTY, long_ago, Some(second)));
     assert!(!is_safe(PLENTY - 1, long_ago, None));
 }
+
+#[test]
+fn a_manager_that_reads_nothing_keeps_nothing_waiting() {
+    let kept = kept(4, 4);
+    let (here, manager) = UnixStream::pair().unwrap();
+    let standing = FromVmm::Standing(Standing::default());
+    let say = || kept.allowance.say(&standing).map_err(|error| error.kind());
+    assert_eq!(say(), Err(io::ErrorKind::NotConnected));
+    kept.allowance.speak_to(here);
+    // Far more than any socket holds: were this to wait, it would wait for ever.
+    let last = (0..1_000_000).map(|_| say()).find(Result::is_err);
+    assert_eq!(last, Some(Err(io::ErrorKind::WouldBlock)));
+    // What it was told is whole lines, and it can be told more once it reads.
+    let (mut lines, mut read) = (Lines::default(), 0);
+    manager.set_nonblocking(true).unwrap();
+    while let Ok(crate::link::Line::Message(message)) = lines.next::<FromVmm>(&mut &manager) {
+        assert!(matches!(message, FromVmm::Standing(_)));
+        read += 1;
+    }
+    assert!(read > 10, "{read} lines");
+    assert_eq!(say(), Ok(()));
+    drop(manager);
+    assert!(say().is_err());
+    kept.allowance.lose_manager();
+    assert_eq!(say(), Err(io::ErrorKind::NotConnected));
+}
+
+#[test]
+fn a_limit_holds_without_the_manager_that_set_it() {
+    let kept = kept(8, 2);
+    let away = || kept.allowance.0.region.stats().compressed + kept.allowance.0.region.stats().swapped;
+    let held = || kept.allowance.0.held.load(Ordering::SeqCst);
+    kept.allowance.set(Some(1 << 40), 0);
+    until("a look", || held() > 0);
+    // Other tests of this process come and go: far below what any of them leaves.
+    kept.allowance.set(Some(MIB), 0);
+    until("squeezed", || away() > 0);
+    kept.allowance.lose_manager();
+    let is_gated = || kept.allowance.0.gated.load(Ordering::SeqCst);
+    until("squeezed to the minimum", || kept.allowance.spare() == 0);
+    assert!(is_gated(), "nobody is there to lift the limit");
+}
