@@ -207,6 +207,7 @@ impl Fleet {
                 Ok(note) => self.handle(note),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
+            (0..self.guests.len()).for_each(|number| self.connect_agent(number));
             self.give_up_on_late_verdicts();
         }
         self.release_brake();
@@ -237,16 +238,26 @@ impl Fleet {
 
     fn vmm_said(&mut self, number: usize, value: &Value) {
         self.screen.event(value);
+        self.guests[number].heard_vmm(value);
+        self.connect_agent(number);
+        self.show(number);
+    }
+
+    /// Connects to the agent of a guest that runs. What this process is short of now it may have later.
+    fn connect_agent(&mut self, number: usize) {
         let guest = &mut self.guests[number];
-        guest.heard_vmm(value);
-        let runs = value["state"] == "running";
-        if runs && guest.agent.is_none() {
-            match Agent::connect(guest.vmm.agent(), number, &self.notes) {
-                Ok(agent) => guest.agent = Some(agent),
-                Err(e) => guest.summary.complaints.push(format!("no way to the agent: {e}")),
+        if !guest.lacks_agent() {
+            return;
+        }
+        match Agent::connect(guest.vmm.agent(), number, &self.notes) {
+            Ok(agent) => guest.agent = Some(agent),
+            Err(error) => {
+                let complaint = format!("no way to the agent: {}", process::chain(&error));
+                if !guest.summary.complaints.contains(&complaint) {
+                    guest.summary.complaints.push(complaint);
+                }
             }
         }
-        self.show(number);
     }
 
     fn agent_said(&mut self, number: usize, event: &AgentEvent) {

@@ -55,6 +55,12 @@ impl Guest {
         self.summary.outcome.as_deref() == Some("rebooted") && self.vain_restarts < VAIN_RESTARTS
     }
 
+    /// Whether its agent can be connected to and is not.
+    pub(super) fn lacks_agent(&self) -> bool {
+        let runs = self.summary.started_ms.is_some() && self.summary.outcome.is_none();
+        runs && !self.ended && self.agent.is_none()
+    }
+
     /// `vmm` has taken the place of its process.
     pub(super) fn restarted(&mut self, vmm: VmmProcess) {
         self.vain_restarts = match self.summary.ready_ms {
