@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const HOLE: Range<u64> = 3 << 30..4 << 30;
 /// The kernel can reach an initrd below this address.
 const INITRD_LIMIT: u64 = 2 << 30;
-/// Memory that the guest's kernel touches, where there is so much.
-const TOUCHED: u64 = 12 * MIB;
+/// Memory that the guest's kernel touches at its beginning, and at its end.
+const TOUCHED: (u64, u64) = (10 * MIB, 4 * MIB);
 /// Memory that is like no other, and that which is there twice, in the initrd.
 pub(crate) const UNLIKE: u64 = 2 * MIB;
 pub(crate) const TWICE: u64 = MIB;
@@ -48,7 +48,7 @@ impl<'a> Guest<'a> {
     pub(crate) fn start(host: &'a Host, manager: &std::path::Path, mib: u64) -> Result<Self, Failed> {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
-        fs::write(file("bzImage"), kernel::touching(&touched(mib))).unwrap();
+        fs::write(file("bzImage"), kernel::touching(&touched(mib), mib << 32)).unwrap();
         fs::write(file("initrd"), initrd(mib)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_levy"))
             .args(["vmm", "--kvm-checked", "--events", "json", "--serial", "null"])
@@ -128,19 +128,22 @@ impl<'a> Guest<'a> {
     }
 
     /// Bytes that its process holds, as the budget counts them.
-    pub(crate) fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> Result<u64, Failed> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let counted = status
             .lines()
             .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:")));
         let kib = counted.filter_map(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.sum::<u64>() * 1024
+        match kib.sum::<u64>() * 1024 {
+            0 => Err(self.failed("its process has ended")),
+            held => Ok(held),
+        }
     }
 
     /// Waits until its kernel has touched all that it will.
     pub(crate) fn touched(&self) -> Result<(), Failed> {
         let began = Instant::now();
-        let last = frames(&touched(self.mib)).end - 1;
+        let last = touched(self.mib).last().map_or(0, |range| frames(range).end - 1);
         while self.contents_of(last..last + 1)?[0].is_none() {
             if began.elapsed() > PATIENCE {
                 return Err(self.failed("its kernel did not touch its last page"));
@@ -152,7 +155,7 @@ impl<'a> Guest<'a> {
     /// What is in every page that was ever touched on purpose, by name.
     pub(crate) fn contents(&self) -> Result<Vec<Option<u128>>, Failed> {
         let mut all = Vec::new();
-        for range in [touched(self.mib), initrd_place(self.mib)] {
+        for range in touched(self.mib).into_iter().chain([initrd_place(self.mib)]) {
             all.extend(self.contents_of(frames(&range))?);
         }
         Ok(all)
@@ -220,13 +223,14 @@ fn last_range(mib: u64) -> Range<u64> {
     }
 }
 
-/// What its kernel touches: the end of its memory, or what is free where the initrd is there.
-fn touched(mib: u64) -> Range<u64> {
+/// What its kernel touches: something near its beginning, and its end, unless the initrd is there.
+fn touched(mib: u64) -> Vec<Range<u64>> {
     let last = last_range(mib);
-    match last.end <= INITRD_LIMIT {
-        true => 16 * MIB..16 * MIB + TOUCHED,
-        false => last.start.max(last.end - TOUCHED)..last.end,
+    let mut touched = vec![16 * MIB..16 * MIB + TOUCHED.0];
+    if last.end > INITRD_LIMIT {
+        touched.push(last.start.max(last.end - TOUCHED.1)..last.end);
     }
+    touched
 }
 
 /// Where the VMM puts the initrd: as high as it fits.

@@ -1,5 +1,5 @@
-//! A kernel of a few instructions, as a bzImage: it writes one word to every page of a range, anywhere in the guest's
-//! memory, and then halts for ever. Any KVM runs it.
+//! A kernel of a few instructions, as a bzImage: it writes one word to every page of some ranges, anywhere in the
+//! guest's memory, and then halts for ever. Any KVM runs it.
 
 use std::ops::Range;
 
@@ -10,21 +10,25 @@ const MAPPED: u64 = 4 << 30;
 /// A page of guest memory for one more page table, beyond the kernel.
 const TABLE: u64 = 8 << 20;
 
-/// The bzImage of a kernel that writes each page's address to the page, for all pages in `touched`. Those lie in one
-/// gigabyte where they are above 4 GiB.
-pub(crate) fn touching(touched: &Range<u64>) -> Vec<u8> {
+/// The bzImage of a kernel that writes a number to each page in `ranges`: `first`, and for every page one more. A range
+/// above 4 GiB lies in one gigabyte.
+pub(crate) fn touching(ranges: &[Range<u64>], first: u64) -> Vec<u8> {
     let mut code = Vec::new();
-    if touched.end > MAPPED {
-        map_gigabyte(&mut code, (touched.end - 1) >> 30);
+    let high = ranges.iter().filter(|range| range.end > MAPPED);
+    for range in high {
+        map_gigabyte(&mut code, (range.end - 1) >> 30);
     }
-    // mov rbx, start; mov rdx, end
-    immediate(&mut code, 0xBB, touched.start);
-    immediate(&mut code, 0xBA, touched.end);
-    // next: mov [rbx], rbx; add rbx, 4096; cmp rbx, rdx; jb next
-    code.extend([
-        0x48, 0x89, 0x1B, 0x48, 0x81, 0xC3, 0, 0x10, 0, 0, 0x48, 0x39, 0xD3,
-    ]);
-    code.extend([0x72, 0xF1]);
+    // mov rax, first
+    immediate(&mut code, 0xB8, first);
+    for range in ranges {
+        // mov rbx, start; mov rdx, end
+        immediate(&mut code, 0xBB, range.start);
+        immediate(&mut code, 0xBA, range.end);
+        // next: mov [rbx], rax; inc rax; add rbx, 4096; cmp rbx, rdx; jb next
+        code.extend([0x48, 0x89, 0x03, 0x48, 0xFF, 0xC0]);
+        code.extend([0x48, 0x81, 0xC3, 0, 0x10, 0, 0, 0x48, 0x39, 0xD3]);
+        code.extend([0x72, 0xEE]);
+    }
     // halt: cli; hlt; jmp halt
     code.extend([0xFA, 0xF4, 0xEB, 0xFC]);
     image(&code)

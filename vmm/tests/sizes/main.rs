@@ -138,7 +138,7 @@ fn through(host: &Host, dir: &Path, row: &mut Row) -> Result<(), Failed> {
 
     // A closed gate puts all of its memory under management.
     let tight = Orders {
-        limit_bytes: Some(guest.held() + MIB / 4),
+        limit_bytes: Some(guest.held()? + MIB / 4),
         scan_cpu: 1.0,
         scan_pages_per_second: 10_000_000,
         ..Orders::default()
@@ -146,7 +146,7 @@ fn through(host: &Host, dir: &Path, row: &mut Row) -> Result<(), Failed> {
     guest.order(tight)?;
     guest.until("a closed gate", |_, standing| standing.gated)?;
     let roomy = Orders {
-        limit_bytes: Some(guest.held() + 64 * MIB),
+        limit_bytes: Some(guest.held()? + 64 * MIB),
         ..tight
     };
     guest.order(roomy)?;
@@ -156,21 +156,23 @@ fn through(host: &Host, dir: &Path, row: &mut Row) -> Result<(), Failed> {
 
     let unlike = UNLIKE / PAGE;
     guest.order(Orders {
-        swap_pages: unlike,
+        swap_pages: unlike / 2,
         ..roomy
     })?;
     let (report, _) = guest.until("swapping", |report, _| report.pages.swapped > 0)?;
     row.swapped = report.pages.swapped;
 
-    let limit = guest.held() - 4 * MIB;
+    let limit = guest.held()?.saturating_sub(3 * MIB);
     guest.order(Orders {
         limit_bytes: Some(limit),
         ..tight
     })?;
     guest.until("its limit", |_, standing| {
-        standing.limit_bytes == Some(limit) && standing.gated && guest.held() <= limit + TOLERANCE
+        standing.limit_bytes == Some(limit)
+            && standing.gated
+            && guest.held().is_ok_and(|held| held <= limit + TOLERANCE)
     })?;
-    row.limited = Some((limit, guest.held()));
+    row.limited = Some((limit, guest.held()?));
 
     let after = guest.contents()?;
     row.kept = before
