@@ -96,17 +96,21 @@ impl Admission {
         }))
     }
 
-    /// What the admitted leave; nothing where they hold more than there is.
+    /// What the admitted leave; nothing where they hold more than there is. Of memory and of backing at most half of
+    /// [`Pages::LIMIT`] counts each, so that what was admitted is never more than a plan can number.
     #[must_use]
     pub fn left(&self, admitted: &[Reservation]) -> Headroom {
         let memory: Pages = admitted.iter().map(|guest| guest.min + guest.overhead).sum();
         let backing: Pages = admitted.iter().map(|guest| guest.max - guest.min).sum();
         Headroom {
-            memory: self.memory.less(self.break_reserve).less(memory),
-            backing: self.backing.less(backing),
+            memory: self.memory.less(self.break_reserve).min(MOST).less(memory),
+            backing: self.backing.min(MOST).less(backing),
         }
     }
 }
+
+/// Most memory, and most backing, that is promised: together what a fleet may add up to.
+const MOST: Pages = Pages::new(Pages::LIMIT.get() / 2);
 
 /// The largest limits up to those asked for that fit into `left`.
 fn fitting(asked: &Reservation, left: Headroom) -> Option<(Pages, Pages)> {

@@ -48,8 +48,8 @@ pub struct Claim {
     pub shares: Shares,
     /// Private pages it actively uses, by estimate. Above `max` counts as `max`.
     pub active: Pages,
-    /// Its pages backed by common copies or the zero page: they need no private page now, so that much less of
-    /// `max` (and of `min`) is handed out. Above `max` counts as `max`.
+    /// Its pages backed by common copies or the zero page: they need no private page now, so that much less of `max`
+    /// and of `min` is handed out, down to none. Above `max` counts as `max`.
     pub shared: Pages,
     /// What it holds now and how that can be taken from it.
     pub holding: Holding,

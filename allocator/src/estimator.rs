@@ -12,7 +12,9 @@ use crate::signal::{Signal, Witness};
 ///
 /// Per period (30 s of the guest's own running time) the caller draws some of the guest's private pages at random,
 /// takes their mappings away and counts those touched again. The estimate is the largest of a slow average, a fast
-/// average, and the fast average as it would be if the running period ended now.
+/// average, and the fast average as it would be if the running period ended now. Until a first period was closed
+/// nothing is known, and all private pages count as active: a sample that has only just been taken says nothing about
+/// pages that were not touched yet.
 ///
 /// ```
 /// use allocator::{Estimator, Pages, Sample};
@@ -34,9 +36,9 @@ pub struct Estimator {
 /// What is believed of a guest's activity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// The active fraction of its private pages, 0 to 1. With nothing measured: 1, so untaxed.
+    /// The active fraction of its private pages, 0 to 1. Before a period was closed: 1, so untaxed.
     pub fraction: f64,
-    /// 95 % confidence interval of the sampled part; 0 to 1 with nothing measured.
+    /// 95 % confidence interval of the sampled part; 0 to 1 before a period was closed.
     pub interval: Interval,
     /// `fraction` in pages.
     pub active: Pages,
@@ -73,13 +75,11 @@ impl Estimator {
         });
     }
 
-    /// Counts of the running period so far: `sample` is drawn whole, touched in part. Replaces the previous call's.
+    /// Counts of the running period so far: `sample` is drawn whole, touched in part. Replaces the previous call's. In
+    /// the first period it changes nothing.
     pub fn run(&mut self, sample: Sample) {
-        self.running = match self.averages {
-            _ if sample.drawn == 0 => None,
-            None => Some(Average::of(sample)),
-            Some((_, fast)) => Some(fast.with(sample, self.gains.fast())),
-        };
+        let averages = self.averages.filter(|_| sample.drawn > 0);
+        self.running = averages.map(|(_, fast)| fast.with(sample, self.gains.fast()));
     }
 
     /// The estimate for a guest with `private` private pages. Every fresh signal is a lower bound: the host's in
@@ -114,12 +114,10 @@ impl Estimator {
         }
     }
 
-    /// Slow, fast and running averages, in this order; none before the first sample.
+    /// Slow, fast and running averages, in this order; none before the first period was closed.
     #[must_use]
     pub fn averages(&self) -> Option<[f64; 3]> {
-        let (slow, fast) = self
-            .averages
-            .or_else(|| self.running.map(|running| (running, running)))?;
+        let (slow, fast) = self.averages?;
         let running = self.running.unwrap_or(fast);
         Some([slow.value(), fast.value(), running.value()])
     }

@@ -15,8 +15,8 @@ pub struct Explanation {
     pub target: Target,
     /// The tax it pays.
     pub tax: Tax,
-    /// The price its pool cleared at, in shares per active page: whoever pays less for its last page loses it.
-    pub clearing_price: f64,
+    /// The price its pool cleared at, in shares per active page; see [`Plan::price`].
+    pub clearing_price: Option<f64>,
     /// What limits its group, where it is in one.
     pub group: Option<(GroupId, GroupTarget)>,
 }
@@ -35,27 +35,58 @@ impl Explanation {
 }
 
 impl Plan {
-    /// What decided the target of `guest`; none for a guest that `fleet`, which must be the fleet planned for, does
-    /// not have. A linear search.
+    /// What decided the target of `guest`; none for a guest that `fleet` does not have, or that was not planned for. A
+    /// linear search; [`Plan::explain_claim`] needs none.
     #[must_use]
     pub fn explain(&self, fleet: &Fleet, guest: GuestId) -> Option<Explanation> {
-        let index = fleet.claims().iter().position(|claim| claim.guest == guest)?;
-        self.explain_at(fleet, index)
+        let claim = fleet.claims().iter().find(|claim| claim.guest == guest)?;
+        self.explain_claim(fleet, claim)
     }
 
-    /// The same for the claim at `index`, at once.
+    /// What decided the target of the guest of `claim`, one of `fleet`; none where it was not planned for. `fleet` may be
+    /// a later one than that planned for.
     #[must_use]
-    pub fn explain_at(&self, fleet: &Fleet, index: usize) -> Option<Explanation> {
-        let claim = *fleet.claims().get(index)?;
-        let target = *self.targets().get(index)?;
-        let group = claim.group.and_then(|group| Some((group, *self.group(group)?)));
+    pub fn explain_claim(&self, fleet: &Fleet, claim: &Claim) -> Option<Explanation> {
+        let (claim, target) = (*claim, *self.target(claim.guest)?);
+        // Groups are known by their places: one that has moved since is not the one planned for.
+        let group = claim.group.filter(|_| claim.group == target.group);
+        let group = group.and_then(|group| Some((group, *self.group(group)?)));
         Some(Explanation {
             claim,
             target,
             tax: fleet.tax_among(claim.group),
-            clearing_price: group.map_or(self.price(), |(_, group)| group.price),
+            clearing_price: match claim.group {
+                None => self.price(),
+                Some(_) => group.and_then(|(_, group)| group.price),
+            },
             group,
         })
+    }
+}
+
+impl Explanation {
+    fn why_minimum(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ": its min")?;
+        match (self.target.price, self.clearing_price) {
+            (Some(paid), Some(asked)) => write!(
+                f,
+                ", although its {} pay only {paid:.4} a page where {asked:.4} is asked",
+                self.claim.shares
+            ),
+            _ => write!(f, "; no more memory than all minimums is there"),
+        }
+    }
+}
+
+/// ` at PRICE UNIT`, or nothing where there is no price.
+struct At(Option<f64>, &'static str);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(price) => write!(f, " at {price:.4} {}", self.1),
+            None => Ok(()),
+        }
     }
 }
 
@@ -70,22 +101,20 @@ impl fmt::Display for Explanation {
         }
         match target.bound {
             Bound::Maximum => write!(f, ": all its max of {} allows", claim.max)?,
-            Bound::Minimum => write!(
-                f,
-                ": its min, although its {} pay only {:.4} a page where {:.4} is asked",
-                claim.shares, target.price, self.clearing_price
-            )?,
+            Bound::Minimum => self.why_minimum(f)?,
             Bound::Shares => write!(
                 f,
-                ": what its {} buy at {:.4} a page; it uses more ({} active), so only more shares, a higher min or \
-                 less competition would help",
-                claim.shares, self.clearing_price, claim.active
+                ": what its {} buy{}; it uses more ({} active), so only more shares, a higher min or less competition \
+                 would help",
+                claim.shares,
+                At(self.clearing_price, "a page"),
+                claim.active
             )?,
             Bound::Tax => write!(
                 f,
-                ": what its {} buy at {:.4} an active page; {} of it are idle and cost {:.2} times that (tax {tax})",
+                ": what its {} buy{}; {} of it are idle and cost {:.2} times that (tax {tax})",
                 claim.shares,
-                self.clearing_price,
+                At(self.clearing_price, "an active page"),
                 target.taxed,
                 tax.idle_cost()
             )?,

@@ -17,7 +17,11 @@ pub struct Supply {
     pub tax: Tax,
 }
 
-/// Guests and groups whose limits were checked and can be met.
+/// Guests and groups whose limits were checked against each other.
+///
+/// Limits that admission accepted ([`Admission::check`](crate::Admission::check)) never contradict each other, whatever
+/// the memory, the estimates and the sharing are by now. Where the memory has become less than all minimums, the plan gives
+/// every guest its minimum; [`Fleet::covers_minimums`] tells.
 ///
 /// ```
 /// use allocator::{Claim, Fleet, GuestId, Pages, Shares, Supply, Tax};
@@ -44,14 +48,15 @@ pub struct Fleet {
 pub(crate) struct Pool {
     pub(crate) members: Range<usize>,
     pub(crate) tax: Tax,
+    /// What all guests in it hold now, those of groups in it included.
+    held: Pages,
 }
 
 impl Fleet {
-    /// Checks `groups` and `claims` against each other and against `supply`.
+    /// Checks `groups` and `claims` against each other.
     ///
     /// # Errors
-    /// Names the first guest or group whose limits contradict themselves, one another or the memory, with the
-    /// values.
+    /// Names the first guest or group whose limits contradict themselves or one another, with the values.
     pub fn new(supply: Supply, groups: &[Group], claims: &[Claim]) -> Result<Self, FleetError> {
         check_claims(supply, groups, claims)?;
         check_groups(groups)?;
@@ -65,8 +70,38 @@ impl Fleet {
         };
         fleet.lay_out();
         fleet.sum_up()?;
-        fleet.check_minimums()?;
         Ok(fleet)
+    }
+
+    /// Whether the memory suffices for every minimum, less what its owner shares.
+    ///
+    /// # Errors
+    /// [`FleetError::MinimumsExceedMemory`] with the guest or group at which it does not.
+    pub fn covers_minimums(&self) -> Result<(), FleetError> {
+        let top = self.pools[0].members.clone();
+        let (minimums, memory) = (self.minimums(), self.supply.memory);
+        if minimums <= memory {
+            return Ok(());
+        }
+        let mut sum = 0;
+        let over = self.members[top].iter().position(|member| {
+            sum += member.min;
+            sum > memory.get()
+        });
+        let place = over.unwrap_or(0);
+        Err(FleetError::MinimumsExceedMemory {
+            owner: self.owner(place),
+            min: Pages::new(self.members[place].min),
+            minimums,
+            memory,
+        })
+    }
+
+    /// Private memory promised to all guests and groups together.
+    #[must_use]
+    pub fn minimums(&self) -> Pages {
+        let top = self.pools[0].members.clone();
+        Pages::new(self.members[top].iter().map(|member| member.min).sum())
     }
 
     /// The memory to hand out and the default tax.
@@ -108,6 +143,11 @@ impl Fleet {
     /// Where each group stands among all members.
     pub(crate) fn group_places(&self) -> &[u32] {
         &self.places[self.claims.len()..]
+    }
+
+    /// What the members of the group at `index` hold together.
+    pub(crate) fn held_in(&self, index: usize) -> Pages {
+        self.pools[index + 1].held
     }
 
     pub(crate) fn largest_pool(&self) -> usize {
@@ -155,6 +195,7 @@ impl Fleet {
             self.pools.push(Pool {
                 members: start..end,
                 tax,
+                held: Pages::ZERO,
             });
             start = end;
         }
@@ -165,8 +206,11 @@ impl Fleet {
         self.members = vec![Member::default(); self.places.len()];
         for (claim, &place) in self.claims.iter().zip(&self.places) {
             self.members[place as usize] = Member::of_claim(claim);
+            self.pools[pool_of(claim.group)].held += claim.holding.held;
         }
         for (index, group) in self.groups.iter().enumerate().rev() {
+            let held = self.pools[index + 1].held;
+            self.pools[pool_of(group.parent)].held += held;
             let members = &self.members[self.pools[index + 1].members.clone()];
             let sum = |field: fn(&Member) -> u64| members.iter().map(field).sum::<u64>();
             let minimums = sum(|member| member.min);
@@ -187,27 +231,6 @@ impl Fleet {
             self.members[self.places[self.claims.len() + index] as usize] = whole;
         }
         Ok(())
-    }
-
-    fn check_minimums(&self) -> Result<(), FleetError> {
-        let top = self.pools[0].members.clone();
-        let minimums: u64 = self.members[top.clone()].iter().map(|member| member.min).sum();
-        let memory = self.supply.memory;
-        if minimums <= memory.get() {
-            return Ok(());
-        }
-        let mut sum = 0;
-        let over = self.members[top].iter().position(|member| {
-            sum += member.min;
-            sum > memory.get()
-        });
-        let place = over.unwrap_or(0);
-        Err(FleetError::MinimumsExceedMemory {
-            owner: self.owner(place),
-            min: Pages::new(self.members[place].min),
-            minimums: Pages::new(minimums),
-            memory,
-        })
     }
 
     fn owner(&self, place: usize) -> Owner {

@@ -84,22 +84,36 @@ impl Default for Ladder {
 }
 
 impl Ladder {
-    /// Writes into `steps` what to do now. `plan` is the plan for `fleet`.
+    /// Writes into `steps` what to do now. Each guest of `fleet` is held to its own target in `plan`, which may have been
+    /// made for an earlier fleet; nothing is done to a guest that was not planned for.
     ///
     /// What is missing to the goal is asked of the guests above their targets in proportion to how far they are above.
+    /// What a group holds above its max is asked of its members in the same way, in every state; in the high state by
+    /// what the soft state permits.
+    ///
     /// Per guest, what the balloon takes is not asked of the other ways; in the soft state they get only what the
     /// balloon has no room for, in the hard and low states also what its rate does not allow now. A
     /// [`Action::Share`] step names the pages that the compress and swap steps after it mean: those are done only to
     /// pages on which sharing found nothing.
     pub fn decide(&self, fleet: &Fleet, plan: &Plan, now: Situation, steps: &mut Vec<Step>) {
         steps.clear();
-        let pairs = || fleet.claims().iter().zip(plan.targets());
+        let pairs = || {
+            let claims = fleet.claims().iter();
+            claims.filter_map(|claim| Some((claim, plan.target(claim.guest)?)))
+        };
         let surplus: Pages = pairs().map(|(claim, target)| self.surplus(claim, target)).sum();
         let missing = now.goal.less(now.free).min(surplus);
+        let crowds = self.crowds(fleet, plan);
         for (claim, target) in pairs() {
             let own = self.surplus(claim, target);
             if own > Pages::ZERO {
-                self.reclaim(claim, proportion(own, missing, surplus), now, steps);
+                let to_group = owed(fleet, &crowds, claim, own);
+                let to_host = proportion(own, missing, surplus);
+                let (wanted, state) = match (to_group > Pages::ZERO, now.state) {
+                    (true, State::High) => (to_group, State::Soft),
+                    (_, state) => (to_group.max(to_host), state),
+                };
+                self.reclaim(claim, wanted, Situation { state, ..now }, steps);
                 if now.state.permits(Action::Block) == Permission::Yes {
                     steps.push(Step {
                         guest: claim.guest,
@@ -111,6 +125,29 @@ impl Ladder {
                 self.release(claim, target, now, steps);
             }
         }
+    }
+
+    /// What the members of each group hold above their targets, those of groups in it included. Nothing where no group
+    /// holds more than its max.
+    fn crowds(&self, fleet: &Fleet, plan: &Plan) -> Vec<Pages> {
+        let groups = fleet.groups();
+        if (0..groups.len()).all(|index| fleet.held_in(index) <= groups[index].max) {
+            return Vec::new();
+        }
+        let mut surplus = vec![Pages::ZERO; groups.len()];
+        for claim in fleet.claims() {
+            if let (Some(group), Some(target)) = (claim.group, plan.target(claim.guest)) {
+                surplus[group.index()] += self.surplus(claim, target);
+            }
+        }
+        // Parents stand before their children.
+        for (index, group) in groups.iter().enumerate().rev() {
+            let inside = surplus[index];
+            if let Some(parent) = group.parent {
+                surplus[parent.index()] += inside;
+            }
+        }
+        surplus
     }
 
     /// What a guest holds above its target; nothing within the dead band.
@@ -181,6 +218,20 @@ impl Ladder {
         let limit = rate * now.elapsed.as_micros() / 1_000_000;
         pages.min(Pages::new(u64::try_from(limit).unwrap_or(u64::MAX)))
     }
+}
+
+/// What a guest with a surplus of `own` owes to the groups around it that hold more than their max. `surplus` is that of
+/// each group, see [`Ladder::crowds`].
+fn owed(fleet: &Fleet, surplus: &[Pages], claim: &Claim, own: Pages) -> Pages {
+    let around = std::iter::successors(claim.group, |inner| fleet.groups()[inner.index()].parent);
+    let owed = around.map(|group| {
+        let all = surplus.get(group.index()).copied().unwrap_or(Pages::ZERO);
+        let over = fleet
+            .held_in(group.index())
+            .less(fleet.groups()[group.index()].max);
+        proportion(own, over.min(all), all)
+    });
+    owed.max().unwrap_or(Pages::ZERO)
 }
 
 /// `own` of `all` parts of `missing`, rounded up.

@@ -8,7 +8,7 @@
 //! | How much should each guest hold, and why? | [`Claim`], [`Group`], [`Tax`] -> [`Fleet`] -> [`Plan`], [`Explanation`] |
 //! | How much does it actively use? | [`Sample`], [`Signal`] -> [`Estimator`] -> [`Estimate`]; [`Precision`] |
 //! | How short is the host, what may it do? | free [`Pages`] -> [`StateMachine`] -> [`State`], [`State::permits`] |
-//! | What happens now, to whom? | [`Fleet`], [`Plan`], [`Situation`] -> [`Ladder`] -> [`Step`]s; [`BalloonWatch`] |
+//! | What happens now, to whom? | [`Fleet`], [`Plan`], [`Situation`] -> [`Ladder`] -> [`Step`]s; [`BalloonWatch`], [`BalloonPace`] |
 //! | Does one more guest fit? | [`Reservation`] -> [`Admission`]; [`BreakMeter`] -> [`Overbooking`] |
 //! | Was it fair and steady? | [`Portion`]s -> [`FairnessMeter`] -> [`FairnessReport`] |
 //!
@@ -55,8 +55,10 @@
 //!
 //! # Invariants
 //!
-//! 1. Targets add up to the memory exactly, or to all maximums where that is less.
-//! 2. Every target is between the guest's min and max (both less what it shares), every group's within its limits.
+//! 1. Targets add up to the memory exactly, or to all maximums where that is less, or to all minimums where these are
+//!    more.
+//! 2. Every target is between the guest's min and max (both less what it shares, down to none), every group's within its
+//!    limits. Limits that were admitted make a fleet, whatever the memory, the activity and the sharing are by now.
 //! 3. A plan is what min-funding revocation, one page at a time, arrives at, to the page: pages are taken from whoever
 //!    has the fewest shares per (active + k idle) page, the last in the list first among equals.
 //! 4. No guest gets less than the closed form's real number rounded down.
@@ -66,6 +68,8 @@
 //! 7. [`Planner::plan`] does not allocate once it has planned for as many guests.
 //! 8. What a guest says of itself moves its estimate by at most one standard error of the host's own samples.
 //! 9. No page is to be compressed or swapped before sharing was tried on it.
+//! 10. A target belongs to a guest's number: a guest that comes or goes after a plan was made gets no other guest's.
+//! 11. Nothing is known of a guest before its first sampling period has ended: what it holds counts as active.
 //!
 //! # Known holes
 //!
@@ -80,6 +84,7 @@
 mod action;
 mod admission;
 mod average;
+mod balloon_pace;
 mod balloon_watch;
 mod break_reserve;
 mod breaks;
@@ -106,6 +111,7 @@ mod thresholds;
 pub use action::{Action, Step};
 pub use admission::{Admission, AdmissionError, Headroom, Refusal, Reservation};
 pub use average::Sample;
+pub use balloon_pace::BalloonPace;
 pub use balloon_watch::BalloonWatch;
 pub use break_reserve::{Dependence, Overbooking, OverbookingError};
 pub use breaks::{BreakDemand, BreakMeter};

@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, pool_of};
 use crate::group::GroupId;
-use crate::price::{Level, Member, PriceSearch, pages_per_share};
+use crate::price::{Clearing, Member, PriceSearch};
 use crate::tax::Tax;
 use crate::{GuestId, Pages};
 
@@ -24,6 +24,8 @@ pub enum Bound {
 pub struct Target {
     /// Whose target.
     pub guest: GuestId,
+    /// The group that it was planned in.
+    pub group: Option<GroupId>,
     /// Private pages it should hold.
     pub pages: Pages,
     /// Its size as it should be: `pages` and what it shares. A balloon would take the rest of its max.
@@ -32,8 +34,8 @@ pub struct Target {
     pub taxed: Pages,
     /// What decided.
     pub bound: Bound,
-    /// Its adjusted shares per page, ρ = S / (active + k idle), at this target; infinite for a target of no pages.
-    pub price: f64,
+    /// Its adjusted shares per page, ρ = S / (active + k idle), at this target; none for a target of no pages.
+    pub price: Option<f64>,
 }
 
 /// What one group got for its members.
@@ -43,17 +45,22 @@ pub struct GroupTarget {
     pub pages: Pages,
     /// What decided its size.
     pub bound: Bound,
-    /// The clearing price among its members, in shares per active page: whoever pays less for its last page loses it.
-    pub price: f64,
+    /// The clearing price among its members, in shares per active page; see [`Plan::price`].
+    pub price: Option<f64>,
 }
 
-/// Targets for a whole fleet. Sums are exact: the targets add up to the memory, or to all maximums if that is less.
+/// Targets for a whole fleet. Sums are exact: the targets add up to the memory, or to all maximums if that is less, or to
+/// all minimums if these are more.
+///
+/// A plan may outlive the fleet it was made for: a target belongs to a guest by its number, never by its place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     targets: Vec<Target>,
+    /// Where each guest's target is, in the order of the guests' numbers.
+    index: Vec<(GuestId, u32)>,
     groups: Vec<GroupTarget>,
     unassigned: Pages,
-    price: f64,
+    price: Option<f64>,
 }
 
 impl Plan {
@@ -83,10 +90,11 @@ impl Plan {
         self.groups.get(group.index())
     }
 
-    /// The target of one guest (a linear search).
+    /// The target of one guest; none for a guest that was not planned for. Time grows with log n.
     #[must_use]
     pub fn target(&self, guest: GuestId) -> Option<&Target> {
-        self.targets.iter().find(|target| target.guest == guest)
+        let found = self.index.binary_search_by_key(&guest, |(guest, _)| *guest);
+        self.targets.get(self.index[found.ok()?].1 as usize)
     }
 
     /// Memory that nobody may have: all are at their maximums.
@@ -95,9 +103,11 @@ impl Plan {
         self.unassigned
     }
 
-    /// The clearing price at the top level, in shares per active page; 0 without scarcity.
+    /// The clearing price at the top level, in shares per active page: a guest that pays less for its last page loses
+    /// it. Always finite: 0 without scarcity, and none where the memory is no more than all minimums, so that no page
+    /// was for sale.
     #[must_use]
-    pub fn price(&self) -> f64 {
+    pub fn price(&self) -> Option<f64> {
         self.price
     }
 }
@@ -108,8 +118,8 @@ pub struct Planner {
     search: PriceSearch,
     /// Pages per member, in the order of the fleet's members.
     pages: Vec<u64>,
-    /// Level per pool.
-    levels: Vec<Level>,
+    /// How each pool cleared.
+    clearings: Vec<Clearing>,
 }
 
 impl Planner {
@@ -125,13 +135,15 @@ impl Planner {
             let pages = self.pages[place as usize];
             plan.targets.push(Target {
                 guest: claim.guest,
+                group: claim.group,
                 pages: Pages::new(pages),
                 size: Pages::new(pages) + claim.shared.min(claim.max),
                 taxed: Pages::new(pages.saturating_sub(member.active)),
-                bound: bound(&member, pages, tax, self.levels[pool]),
+                bound: bound(&member, pages, tax, self.clearings[pool]),
                 price: own_price(&member, pages, tax),
             });
         }
+        index(plan);
         plan.groups.clear();
         plan.groups.reserve(fleet.groups().len());
         for (index, &place) in fleet.group_places().iter().enumerate() {
@@ -139,11 +151,7 @@ impl Planner {
         }
         let given: u64 = plan.targets.iter().map(|target| target.pages.get()).sum();
         plan.unassigned = fleet.supply().memory - Pages::new(given);
-        plan.price = if plan.unassigned > Pages::ZERO {
-            0.0
-        } else {
-            clearing_price(self.levels[0], fleet.supply().tax)
-        };
+        plan.price = self.clearings[0].price(fleet.supply().tax);
     }
 
     /// Divides pool by pool, from the top: groups stand before their children.
@@ -151,15 +159,15 @@ impl Planner {
         self.search.reserve(fleet.largest_pool());
         self.pages.clear();
         self.pages.resize(fleet.member_count(), 0);
-        self.levels.clear();
-        self.levels.reserve(fleet.pools().len());
+        self.clearings.clear();
+        self.clearings.reserve(fleet.pools().len());
         for (index, pool) in fleet.pools().iter().enumerate() {
             let memory = match index.checked_sub(1) {
-                None => fleet.supply().memory.get(),
+                None => fleet.supply().memory.max(fleet.minimums()).get(),
                 Some(group) => self.pages[fleet.group_places()[group] as usize],
             };
             let pages = &mut self.pages[pool.members.clone()];
-            self.levels
+            self.clearings
                 .push(self.search.divide(fleet.members(pool), pool.tax, memory, pages));
         }
     }
@@ -172,16 +180,27 @@ impl Planner {
         let pages = self.pages[place];
         GroupTarget {
             pages: Pages::new(pages),
-            bound: bound(member, pages, outside.tax, self.levels[parent]),
-            price: clearing_price(self.levels[index + 1], inside.tax),
+            bound: bound(member, pages, outside.tax, self.clearings[parent]),
+            price: self.clearings[index + 1].price(inside.tax),
         }
     }
 }
 
-fn bound(member: &Member, pages: u64, tax: Tax, level: Level) -> Bound {
+/// Writes where each guest's target is. Fleets are mostly in the order of their guests' numbers already.
+fn index(plan: &mut Plan) {
+    plan.index.clear();
+    let targets = plan.targets.iter().zip(0..);
+    plan.index
+        .extend(targets.map(|(target, place)| (target.guest, place)));
+    if !plan.index.is_sorted() {
+        plan.index.sort_unstable();
+    }
+}
+
+fn bound(member: &Member, pages: u64, tax: Tax, clearing: Clearing) -> Bound {
     if pages == member.max {
         Bound::Maximum
-    } else if pages == member.min && member.exceeds(level, tax) {
+    } else if pages == member.min && member.exceeds(clearing, tax) {
         Bound::Minimum
     } else if pages > member.active {
         Bound::Tax
@@ -190,10 +209,7 @@ fn bound(member: &Member, pages: u64, tax: Tax, level: Level) -> Bound {
     }
 }
 
-fn own_price(member: &Member, pages: u64, tax: Tax) -> f64 {
-    member.shares as f64 * tax.active_cost() as f64 / member.cost(pages, tax.active_cost()) as f64
-}
-
-fn clearing_price(level: Level, tax: Tax) -> f64 {
-    1.0 / pages_per_share(level, tax)
+fn own_price(member: &Member, pages: u64, tax: Tax) -> Option<f64> {
+    let cost = member.cost(pages, tax.active_cost());
+    (cost > 0).then(|| member.shares as f64 * tax.active_cost() as f64 / cost as f64)
 }

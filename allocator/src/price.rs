@@ -28,7 +28,7 @@ impl Member {
     pub(crate) fn of_claim(claim: &Claim) -> Self {
         let max = claim.max.less(claim.shared).get();
         Self {
-            min: claim.min.get().min(max),
+            min: claim.min.less(claim.shared).get(),
             max,
             active: claim.active.get().min(max),
             shares: u64::from(claim.shares.get()),
@@ -40,8 +40,13 @@ impl Member {
         pages.min(self.active) * active_cost + pages.saturating_sub(self.active) * IDLE
     }
 
-    /// Whether its minimum costs more than `level` per share.
-    pub(crate) fn exceeds(&self, level: Level, tax: Tax) -> bool {
+    /// Whether its minimum costs more than its shares buy in a pool that cleared so.
+    pub(crate) fn exceeds(&self, clearing: Clearing, tax: Tax) -> bool {
+        let level = match clearing {
+            Clearing::Plenty => return false,
+            Clearing::Unsold => return true,
+            Clearing::At(level) => level,
+        };
         let cost = u128::from(self.cost(self.min, tax.active_cost()));
         cost << LEVEL_BITS > u128::from(self.shares) * level
     }
@@ -62,11 +67,33 @@ impl Member {
 /// Cost per share, in 2^-32 units.
 pub(crate) type Level = u128;
 
+/// How a pool's pages were divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clearing {
+    /// Every member has its maximum.
+    Plenty,
+    /// No member has a page beyond its minimum, so that none was sold and there is no price.
+    Unsold,
+    /// The dearest page that was sold costs this much per share.
+    At(Level),
+}
+
+impl Clearing {
+    /// The price in shares per active page: 0 without scarcity, none where no page was sold.
+    pub(crate) fn price(self, tax: Tax) -> Option<f64> {
+        match self {
+            Self::Plenty => Some(0.0),
+            Self::Unsold => None,
+            Self::At(level) => Some(1.0 / pages_per_share(level.max(1), tax)),
+        }
+    }
+}
+
 /// Levels resolve single units of cost for up to 2^32 shares: one level up buys a member at most one page.
 const LEVEL_BITS: u32 = 32;
 
 /// A level as whole active pages per share: the inverse of the price.
-pub(crate) fn pages_per_share(level: Level, tax: Tax) -> f64 {
+fn pages_per_share(level: Level, tax: Tax) -> f64 {
     level as f64 / (1_u64 << LEVEL_BITS) as f64 / tax.active_cost() as f64
 }
 
@@ -97,6 +124,13 @@ impl Marginal {
     }
 }
 
+impl Marginal {
+    /// The level at which it is affordable.
+    fn level(&self) -> Level {
+        (u128::from(self.cost) << LEVEL_BITS).div_ceil(u128::from(self.shares))
+    }
+}
+
 /// Marginal pages are dealt singly once there are no more of them than this, or than members.
 const FEW: usize = 32;
 
@@ -113,11 +147,17 @@ impl PriceSearch {
         self.marginal.reserve(members.max(FEW));
     }
 
-    /// Divides `memory` pages among `members` at `tax` into `pages`; returns the level reached.
+    /// Divides `memory` pages among `members` at `tax` into `pages`; returns how the pool cleared.
     ///
     /// `memory` is at least the sum of the minimums. The sum of `pages` is `memory` or, where that is less, the sum
     /// of the maximums.
-    pub(crate) fn divide(&mut self, members: &[Member], tax: Tax, memory: u64, pages: &mut [u64]) -> Level {
+    pub(crate) fn divide(
+        &mut self,
+        members: &[Member],
+        tax: Tax,
+        memory: u64,
+        pages: &mut [u64],
+    ) -> Clearing {
         let active_cost = tax.active_cost();
         let (mut low, mut high) = extremes(members, active_cost);
         if high.pages <= memory {
@@ -141,20 +181,28 @@ impl PriceSearch {
         for (pages, member) in pages.iter_mut().zip(members) {
             *pages = member.afford(low.level, active_cost);
         }
-        if low.pages < memory && low.level < high.level {
-            self.deal(members, active_cost, (high.level, memory - low.pages), pages);
+        if high.pages <= memory {
+            return Clearing::Plenty;
         }
-        low.level
+        if low.pages == memory {
+            return match low.level {
+                0 => Clearing::Unsold,
+                level => Clearing::At(level),
+            };
+        }
+        let dearest = self.deal(members, active_cost, (high.level, memory - low.pages), pages);
+        Clearing::At(dearest.max(low.level))
     }
 
-    /// Deals `count` of the pages affordable at `level` but not held yet, cheapest first.
+    /// Deals `count` of the pages affordable at `level` but not held yet, cheapest first; returns the level of the
+    /// dearest.
     fn deal(
         &mut self,
         members: &[Member],
         active_cost: u64,
         (level, count): (Level, u64),
         pages: &mut [u64],
-    ) {
+    ) -> Level {
         self.marginal.clear();
         for (index, (member, &held)) in members.iter().zip(&*pages).enumerate() {
             let afford = member.afford(level, active_cost);
@@ -168,9 +216,12 @@ impl PriceSearch {
         if count < self.marginal.len() {
             self.marginal.select_nth_unstable_by(count, Marginal::order);
         }
+        let mut dearest = 0;
         for page in self.marginal.iter().take(count) {
             pages[page.member as usize] += 1;
+            dearest = dearest.max(page.level());
         }
+        dearest
     }
 }
 

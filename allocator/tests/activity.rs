@@ -94,6 +94,14 @@ fn nothing_measured_is_not_taxed() {
     let mut estimator = Estimator::default();
     estimator.close_period(Sample::new(5, 0));
     assert_eq!(fraction(&estimator), 1.0, "a sample of no pages says nothing");
+    // Nor does one of which nothing can have been touched yet.
+    for touched in [0, 40, 100] {
+        estimator.run(Sample::new(touched, 100));
+        assert_eq!(fraction(&estimator), 1.0, "{touched} touched so far");
+        assert_eq!(estimator.averages(), None);
+    }
+    estimator.close_period(Sample::new(5, 100));
+    assert!(fraction(&estimator) < 0.06);
 }
 
 fn idle() -> Estimator {

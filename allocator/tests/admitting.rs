@@ -102,6 +102,44 @@ proptest! {
         }
     }
 
+    /// What was admitted makes a fleet, whatever the memory, the activity and the sharing are later, and every guest's
+    /// target is at least what it does not share of its minimum.
+    #[test]
+    fn what_was_admitted_can_always_be_planned_for(
+        guests in prop::collection::vec((any::<u64>(), any::<u64>(), 0..1000_u64, any::<u64>(), any::<u64>()), 1..8),
+        scale in prop::sample::select(vec![1_u64 << 10, 1 << 24, 1 << 39, 1 << 41, u64::MAX]),
+        (memory, backing, later) in (any::<u64>(), any::<u64>(), any::<u64>()),
+    ) {
+        let host = Admission {
+            memory: Pages::new(memory % scale),
+            backing: Pages::new(backing % scale),
+            break_reserve: Pages::ZERO,
+        };
+        let (mut admitted, mut claims) = (Vec::new(), Vec::new());
+        for (id, (min, more, overhead, active, shared)) in guests.into_iter().enumerate() {
+            let min = min % (scale / 3);
+            let asked = guest(id as u64, min, min + more % (scale / 3), overhead);
+            if host.check(&admitted, &asked).is_ok() {
+                admitted.push(asked);
+                claims.push(Claim {
+                    active: Pages::new(active),
+                    shared: Pages::new(shared % asked.max.get().saturating_mul(2)),
+                    ..Claim::new(asked.guest, asked.min, asked.max, Shares::NORMAL)
+                });
+            }
+        }
+        let supply = Supply { memory: Pages::new(later % scale).min(Pages::LIMIT), tax: Tax::DEFAULT };
+        let fleet = Fleet::new(supply, &[], &claims).expect("they were admitted");
+        let plan = Plan::compute(&fleet);
+        for claim in &claims {
+            let target = plan.target(claim.guest).expect("planned for");
+            prop_assert!(target.pages >= claim.min.less(claim.shared));
+            prop_assert!(target.pages <= claim.max.less(claim.shared));
+        }
+        let given: Pages = plan.targets().iter().map(|target| target.pages).sum();
+        prop_assert!(given <= supply.memory.max(fleet.minimums()));
+    }
+
     /// The reserve is never more than the debt, whatever was observed.
     #[test]
     fn no_reserve_beyond_the_debt(

@@ -11,6 +11,14 @@ fn claim(id: u64, min: u64, max: u64) -> Claim {
     Claim::new(GuestId::new(id), Pages::new(min), Pages::new(max), Shares::NORMAL)
 }
 
+/// Why the minimums are not covered, which must also say `words` to people.
+fn uncovered(groups: &[Group], claims: &[Claim], words: &str) -> FleetError {
+    let fleet = Fleet::new(SUPPLY, groups, claims).expect("limits that agree with each other");
+    let error = fleet.covers_minimums().expect_err("more minimums than memory");
+    assert!(error.to_string().contains(words), "{error}");
+    error
+}
+
 /// The error, which must also say `words` to people.
 fn refused(supply: Supply, groups: &[Group], claims: &[Claim], words: &str) -> FleetError {
     let error = Fleet::new(supply, groups, claims).expect_err("a bad fleet");
@@ -112,12 +120,8 @@ fn sums_that_overflow() {
 
 #[test]
 fn more_minimums_than_memory() {
-    let error = refused(
-        SUPPLY,
-        &[],
-        &[claim(1, 600, 900), claim(2, 401, 900)],
-        "guest 2: min of 401 pages",
-    );
+    let claims = [claim(1, 600, 900), claim(2, 401, 900)];
+    let error = uncovered(&[], &claims, "guest 2: min of 401 pages");
     let owner = Owner::Guest(GuestId::new(2));
     let (min, minimums, memory) = (Pages::new(401), Pages::new(1001), Pages::new(1000));
     assert_eq!(
@@ -134,7 +138,14 @@ fn more_minimums_than_memory() {
         shared: Pages::new(500),
         ..claim(2, 401, 900)
     };
-    assert!(Fleet::new(SUPPLY, &[], &[claim(1, 600, 900), shared]).is_ok());
+    let fleet = Fleet::new(SUPPLY, &[], &[claim(1, 600, 900), shared]).expect("a fleet");
+    assert!(fleet.covers_minimums().is_ok());
+    // Every guest gets its minimum, and no page has a price.
+    let fleet = Fleet::new(SUPPLY, &[], &claims).expect("a fleet");
+    let plan = Plan::compute(&fleet);
+    let targets: Vec<u64> = plan.targets().iter().map(|target| target.pages.get()).collect();
+    assert_eq!((targets, plan.unassigned()), (vec![600, 401], Pages::ZERO));
+    assert_eq!(plan.price(), None);
 }
 
 #[test]
@@ -196,7 +207,7 @@ fn groups_that_contradict_themselves() {
         group: Some(GroupId::new(0)),
         ..claim(1, 0, 3000)
     };
-    refused(SUPPLY, &[large], &[inside], "group 0: min of 2000 pages");
+    uncovered(&[large], &[inside], "group 0: min of 2000 pages");
 }
 
 #[test]

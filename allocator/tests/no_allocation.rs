@@ -76,8 +76,8 @@ fn planning_again_does_not_allocate() {
         elapsed: Duration::from_secs(15),
     };
     let first = allocations(|| planner.plan(&fleets[0], &mut plan));
-    // Targets, groups, pages, levels and the scratch of the price search: each once.
-    assert_eq!(first, 5);
+    // Targets, their index, groups, pages, clearings and the scratch of the price search: each once.
+    assert_eq!(first, 6);
     steps.reserve(5 * 1000);
     for fleet in &fleets {
         let ladder = Ladder::default();

@@ -190,3 +190,82 @@ fn thresholds_are_the_published_ones() {
     assert!((soft - 0.64).abs() < 1e-3, "{soft}");
     assert_eq!(bigger.split().get(), 4 * bigger.of(State::High).get());
 }
+
+/// A minimum counts less what is shared, down to none: what a guest shares of it is there already.
+#[test]
+fn a_minimum_counts_less_what_is_shared() {
+    let shares = |min, shared| Claim {
+        min: Pages::from_mib(min),
+        shared: Pages::from_mib(shared),
+        ..claim(1, 256, 0)
+    };
+    let target = |first: Claim| mib(100, Tax::DEFAULT, &[first, claim(2, 256, 256)])[0];
+    assert_eq!(target(shares(64, 0)), 64.0);
+    assert_eq!(target(shares(64, 30)), 34.0);
+    assert_eq!(
+        target(shares(64, 200)),
+        20.0,
+        "its shares buy more than what is left of it"
+    );
+    assert_eq!(target(shares(256, 256)), 0.0);
+}
+
+#[test]
+fn a_price_is_finite_or_there_is_none() {
+    let claims = |min| {
+        [claim(1, 256, 256), claim(2, 256, 0)].map(|claim| Claim {
+            min: Pages::from_mib(min),
+            ..claim
+        })
+    };
+    let plan = |memory, min| {
+        let supply = Supply {
+            memory: Pages::from_mib(memory),
+            tax: Tax::DEFAULT,
+        };
+        let fleet = Fleet::new(supply, &[], &claims(min)).expect("a fleet");
+        let plan = Plan::compute(&fleet);
+        let why = plan
+            .explain(&fleet, GuestId::new(2))
+            .expect("a guest")
+            .to_string();
+        assert!(!why.contains("inf") && !why.contains("NaN"), "{why}");
+        (plan, why)
+    };
+    for memory in [0, 1, 63, 64, 65, 127, 128, 129, 511, 512, 513] {
+        for min in [0, 32, 64] {
+            let (plan, _) = plan(memory, min);
+            let prices = plan.targets().iter().map(|target| target.price);
+            for price in prices.chain([plan.price()]).flatten() {
+                assert!(
+                    price.is_finite() && price >= 0.0,
+                    "{memory} MiB, min {min}: {price}"
+                );
+            }
+            assert_eq!(
+                plan.price().is_none(),
+                memory <= 2 * min,
+                "{memory} MiB, min {min}"
+            );
+            assert_eq!(
+                plan.price() == Some(0.0),
+                memory >= 512,
+                "{memory} MiB, min {min}"
+            );
+        }
+    }
+    let (_, why) = plan(128, 64);
+    assert!(
+        why.contains("its min; no more memory than all minimums is there"),
+        "{why}"
+    );
+    // One page beyond the minimums is sold, and has its price.
+    let supply = Supply {
+        memory: Pages::from_mib(128) + Pages::new(1),
+        tax: Tax::DEFAULT,
+    };
+    let plan = Plan::compute(&Fleet::new(supply, &[], &claims(64)).expect("a fleet"));
+    let last = 1000.0 / (64.0 * 256.0 + 1.0);
+    let price = plan.price().expect("a page was sold");
+    assert!((price / last - 1.0).abs() < 1e-6, "{price} is not {last}");
+}

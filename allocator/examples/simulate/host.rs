@@ -268,7 +268,11 @@ impl Host {
     pub(crate) fn explain(&mut self, index: usize) -> Option<String> {
         let fleet = self.fleet().ok()?;
         self.planner.plan(&fleet, &mut self.plan);
-        Some(self.plan.explain_at(&fleet, index)?.to_string())
+        Some(
+            self.plan
+                .explain_claim(&fleet, fleet.claims().get(index)?)?
+                .to_string(),
+        )
     }
 }
 

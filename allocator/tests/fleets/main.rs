@@ -113,7 +113,7 @@ proptest! {
         prop_assert_eq!(plan.unassigned().get(), memory.saturating_sub(most));
         for (claim, target) in fleet.claims().iter().zip(plan.targets()) {
             let max = claim.max - claim.shared;
-            prop_assert!(claim.min.min(max) <= target.pages && target.pages <= max);
+            prop_assert!(claim.min.less(claim.shared) <= target.pages && target.pages <= max);
             prop_assert_eq!(target.size, target.pages + claim.shared);
         }
         for (group, target) in fleet.groups().iter().zip(plan.groups()) {

@@ -18,7 +18,7 @@ impl Client {
     fn of_guest(claim: &Claim) -> Self {
         let max = claim.max.get() - claim.shared.get().min(claim.max.get());
         Self {
-            min: claim.min.get().min(max),
+            min: claim.min.less(claim.shared).get(),
             max,
             active: claim.active.get().min(max),
             shares: u64::from(claim.shares.get()),

@@ -186,14 +186,14 @@ fn growth_credit(member: &Member, seat: &Seat) -> Option<u64> {
 }
 
 fn memory(member: &Member) -> MemoryView {
-    let pages = &member.report.pages;
+    let pages = member.pages();
     let size = |pages: u64| pages.saturating_mul(4096);
     MemoryView {
         private_bytes: size(pages.private),
         shared_bytes: size(pages.shared),
         zero_bytes: size(pages.zero),
         compressed_bytes: size(pages.compressed),
-        store_bytes: member.report.store_bytes,
+        store_bytes: bytes(member.store()),
         swapped_bytes: size(pages.swapped),
         ballooned_bytes: size(pages.ballooned),
         empty_bytes: size(pages.empty),
@@ -202,10 +202,8 @@ fn memory(member: &Member) -> MemoryView {
 
 /// The target of the guest at `index`; none where guests came or went after the plan was made.
 fn target(roster: &Roster, fleet: &Fleet, index: usize) -> Option<TargetView> {
-    let why = roster.policy().plan().explain_at(fleet, index)?;
-    if why.target.guest != why.claim.guest {
-        return None;
-    }
+    let claim = fleet.claims().get(index)?;
+    let why = roster.policy().plan().explain_claim(fleet, claim)?;
     Some(TargetView {
         private_bytes: bytes(why.target.pages),
         size_bytes: bytes(why.target.size),

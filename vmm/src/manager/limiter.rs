@@ -2,14 +2,20 @@
 //!
 //! What is left of the budget is handed out in advance, as limits: a guest grows up to its own without asking. The
 //! limits of all guests together never exceed the memory there is, those included that a guest has not yet been told to
-//! give up: a limit that is lowered counts until its guest says that it holds.
+//! give up: a limit that is lowered counts until its guest says that it holds. The same goes for the members of a group
+//! and its max, whatever is free beside it.
+//!
+//! A process that holds more than it was given is handed out nothing, and is asked to give up what it took before any
+//! other is. Minimums are promised: they rise as if it held no more than it was given.
 
-use allocator::{Fleet, Pages, State, Target};
+use std::collections::BTreeMap;
 
-use crate::link::Orders;
+use allocator::{Group, GroupId, GuestId, Pages, Plan, State};
+
+use crate::manager::deal::{Heap, deal, part};
 use crate::manager::member::Member;
 
-/// Of what is free, this part is kept for whoever asks while nobody does, as a divisor.
+/// Of what is free, this part is kept for guests that ask later while none asks, as a divisor.
 const KEPT: u64 = 4;
 
 /// How much more a guest gets that waits for memory, and more yet one that is also entitled to it.
@@ -18,13 +24,22 @@ const WAITING: u64 = 8;
 /// See [`WAITING`].
 const ENTITLED: u64 = 32;
 
-/// Whether everybody got what this round meant to give.
+/// Whether every guest got what this round meant to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Granted {
     /// All of it.
     All,
-    /// Some of it is others' to give up first.
+    /// Some of it is for others to give up first.
     InPart,
+}
+
+/// A guest's limit until the next round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// What it may hold.
+    pub(super) limit: Pages,
+    /// What it shall have beyond that once others have given it up.
+    pub(super) owed: Pages,
 }
 
 /// What limits are made from.
@@ -35,14 +50,24 @@ pub(super) struct Limiter<'a> {
     /// Of that, what stays free in any case.
     pub(super) margin: Pages,
     pub(super) state: State,
-    pub(super) targets: &'a [Target],
-    pub(super) fleet: &'a Fleet,
+    pub(super) plan: &'a Plan,
+    /// The members' groups, which have no groups in them.
+    pub(super) groups: &'a [Group],
 }
 
-/// One guest's place in the distribution.
-#[derive(Debug, Clone, Copy, Default)]
+/// One guest's place in the distribution, pages.
+#[derive(Debug, Clone, Copy)]
 struct Place {
+    guest: GuestId,
+    /// The group it is in, where that has a max.
+    group: Option<GroupId>,
     held: u64,
+    /// What it holds beyond all that it was given.
+    overrun: u64,
+    /// What it may come to hold before it hears of another limit.
+    in_force: u64,
+    /// Its process beside its pages.
+    overhead: u64,
     /// Its target and its process.
     entitled: u64,
     /// Its minimum and its process.
@@ -53,113 +78,153 @@ struct Place {
     weight: u64,
     /// It gives up no more, whatever its limit.
     stuck: bool,
+    /// The limit to aim for.
+    wish: u64,
+    rise: Rise,
+}
+
+/// By how much a limit shall rise: up to what was promised, and beyond that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Rise {
+    promised: u64,
+    beyond: u64,
 }
 
 impl Limiter<'_> {
-    /// Writes everybody's limit into `orders`.
-    pub(super) fn grant(&self, members: &mut [Member], orders: &mut [Orders]) -> Granted {
-        let places: Vec<Place> = members.iter().map(|member| self.place(member)).collect();
-        let wished = self.wished(&places, members.iter().any(|member| member.standing.waiting > 0));
-        let in_force: Vec<u64> = members.iter().map(|member| member.in_force().get()).collect();
-        let rises: Vec<Rise> = places
-            .iter()
-            .zip(wished.iter().zip(&in_force))
-            .map(|(place, (wish, now))| Rise::new(*now, *wish, place.promised))
-            .collect();
-        let raised: u64 = rises.iter().map(|rise| rise.promised + rise.beyond).sum();
-        // Whatever is said, others may grow by what they were granted before.
-        let left = self
-            .memory
-            .less(self.margin)
-            .get()
-            .saturating_sub(in_force.iter().sum());
-        let granted = grants(&rises, left);
-        for (index, (member, order)) in members.iter_mut().zip(orders).enumerate() {
-            let limit = wished[index].min(in_force[index] + granted[index]);
-            member.limit(Pages::new(limit));
-            order.limit_bytes = Some(limit.saturating_mul(4096));
-            order.owed_bytes = places[index].entitled.saturating_sub(limit).saturating_mul(4096);
+    /// Every member's limit.
+    pub(super) fn grant(&self, members: &[Member]) -> (BTreeMap<GuestId, Grant>, Granted) {
+        let mut places: Vec<Place> = members.iter().map(|member| self.place(member)).collect();
+        let crowds = self.crowds(&places);
+        self.wish(&mut places, &crowds);
+        let meant: u64 = places.iter().map(|place| place.rise.all()).sum();
+        for crowd in &crowds {
+            allow(&mut places, &crowd.members, crowd.most);
         }
-        if raised > left {
-            Granted::InPart
-        } else {
-            Granted::All
-        }
+        let all: Vec<usize> = (0..places.len()).collect();
+        allow(&mut places, &all, self.spendable());
+        let given: u64 = places.iter().map(|place| place.rise.all()).sum();
+        let grants = places.iter().map(|place| {
+            let limit = place.wish.min(place.base() + place.rise.all());
+            let owed = Pages::new(place.entitled.saturating_sub(limit));
+            let limit = Pages::new(limit);
+            (place.guest, Grant { limit, owed })
+        });
+        let granted = match meant > given {
+            true => Granted::InPart,
+            false => Granted::All,
+        };
+        (grants.collect(), granted)
+    }
+
+    fn spendable(&self) -> u64 {
+        self.memory.less(self.margin).get()
     }
 
     fn place(&self, member: &Member) -> Place {
         let overhead = member.overhead();
-        let target = self.targets.iter().find(|target| target.guest == member.id);
-        let claim = self.fleet.claims().iter().find(|claim| claim.guest == member.id);
+        let target = self.plan.target(member.id);
         let promised = member.limits.min.less(member.shared());
         let entitled = target.map_or(promised, |target| target.pages.max(promised)) + overhead;
-        let (held, waits) = (member.held, member.standing.waiting > 0);
-        let blocked = self.state == State::Low && held >= entitled && claim.is_some();
+        let (held, overrun) = (member.held, member.overrun());
+        let blocked = self.state == State::Low && held >= entitled;
+        let group = member.limits.group;
         Place {
+            guest: member.id,
+            group: group.filter(|id| self.max(*id).is_some()),
             held: held.get(),
+            overrun: overrun.get(),
+            in_force: member.in_force().get(),
+            overhead: overhead.get(),
             entitled: entitled.get(),
             promised: (promised + overhead).get(),
             most: member.most().get(),
             short: member.short_of_minimum().get(),
             stuck: member.is_stuck(),
-            weight: match (blocked, waits) {
+            weight: match (blocked || overrun > Pages::ZERO, member.waits()) {
                 (true, _) => 0,
                 (false, true) if held < entitled => ENTITLED,
                 (false, true) => WAITING,
                 (false, false) => 1,
             },
+            wish: 0,
+            rise: Rise::default(),
         }
     }
 
-    /// The limits to aim for, in pages.
-    fn wished(&self, places: &[Place], anybody_waits: bool) -> Vec<u64> {
-        let held: u64 = places.iter().map(|place| place.held).sum();
-        let promised: u64 = places.iter().map(|place| place.short).sum();
-        let spendable = self.memory.less(self.margin).get();
-        match spendable.checked_sub(held + promised) {
-            Some(free) => {
-                let handed = if anybody_waits { free } else { free - free / KEPT };
-                shares(places, handed)
+    /// The max of a group, where it has one.
+    fn max(&self, id: GroupId) -> Option<Pages> {
+        let group = self.groups.get(id.get() as usize)?;
+        Some(group.max).filter(|max| *max < Pages::LIMIT)
+    }
+
+    /// The groups that have a max, with the members of each and what these may hold together, processes included.
+    fn crowds(&self, places: &[Place]) -> Vec<Crowd> {
+        let mut members = BTreeMap::<GroupId, Vec<usize>>::new();
+        for (index, place) in places.iter().enumerate() {
+            if let Some(id) = place.group {
+                members.entry(id).or_default().push(index);
             }
-            None => cuts(places, held + promised - spendable),
+        }
+        let crowd = |(id, members): (GroupId, Vec<usize>)| {
+            let overhead: u64 = members.iter().map(|&index| places[index].overhead).sum();
+            let max = self.max(id).unwrap_or(Pages::LIMIT);
+            let most = max.get() + overhead;
+            Crowd { members, most }
+        };
+        members.into_iter().map(crowd).collect()
+    }
+
+    /// Sets the limits to aim for, and by how much these rise.
+    fn wish(&self, places: &mut [Place], crowds: &[Crowd]) {
+        for place in &mut *places {
+            place.wish = place.held - place.overrun + place.short;
+        }
+        for crowd in crowds {
+            let excess = crowd.wish(places).saturating_sub(crowd.most);
+            cut(places, &crowd.members, excess);
+        }
+        let wished: u64 = places.iter().map(|place| place.wish).sum();
+        let taken: u64 = places.iter().map(|place| place.held + place.short).sum();
+        match self.spendable().checked_sub(taken) {
+            Some(free) => {
+                let waits = |place: &Place| place.weight >= WAITING;
+                let kept = if places.iter().any(waits) { 0 } else { free / KEPT };
+                share(places, crowds, free - kept);
+            }
+            None => cut_all(places, wished.saturating_sub(self.spendable())),
+        }
+        for place in places {
+            place.rise = Rise::new(place.base(), place.wish, place.promised);
         }
     }
 }
 
-/// Hands `free` out by weight; what one cannot use goes to the others.
-fn shares(places: &[Place], free: u64) -> Vec<u64> {
-    let base = |place: &Place| place.held + place.short;
-    let mut limits: Vec<u64> = places.iter().map(base).collect();
-    let mut left = free;
-    // Each turn fills at least one guest up, or hands out everything.
-    for _ in 0..=places.len() {
-        let hungry = |(place, limit): &(&Place, &u64)| place.most > **limit;
-        let weights: u64 = places
-            .iter()
-            .zip(&limits)
-            .filter(hungry)
-            .map(|(place, _)| place.weight)
-            .sum();
-        if weights == 0 || left == 0 {
-            break;
-        }
-        let turn = left;
-        for (place, limit) in places.iter().zip(&mut limits) {
-            let more = part(turn, place.weight, weights)
-                .min(place.most.saturating_sub(*limit))
-                .min(left);
-            *limit += more;
-            left -= more;
-        }
-    }
-    limits
+/// The members of a group that has a max.
+#[derive(Debug)]
+struct Crowd {
+    members: Vec<usize>,
+    most: u64,
 }
 
-/// By how much a limit shall rise: up to what was promised, and beyond that.
-#[derive(Debug, Clone, Copy)]
-struct Rise {
-    promised: u64,
-    beyond: u64,
+impl Crowd {
+    fn wish(&self, places: &[Place]) -> u64 {
+        self.members.iter().map(|&index| places[index].wish).sum()
+    }
+}
+
+impl Place {
+    /// What its limit rises from: what is in force, its overrun left out.
+    fn base(&self) -> u64 {
+        self.in_force - self.overrun.min(self.in_force)
+    }
+
+    /// What it may be handed out beyond its wish so far.
+    fn heap(&self) -> Heap {
+        Heap {
+            weight: self.weight,
+            room: self.most.saturating_sub(self.wish),
+        }
+    }
 }
 
 impl Rise {
@@ -171,125 +236,92 @@ impl Rise {
             beyond: all - promised,
         }
     }
+
+    fn all(self) -> u64 {
+        self.promised + self.beyond
+    }
 }
 
-/// What of each rise `left` suffices for: promises come first, whoever waits.
-fn grants(rises: &[Rise], left: u64) -> Vec<u64> {
-    let promised: u64 = rises.iter().map(|rise| rise.promised).sum();
-    let beyond: u64 = rises.iter().map(|rise| rise.beyond).sum();
-    let first = left.min(promised);
-    let then = (left - first).min(beyond);
-    rises
-        .iter()
-        .map(|rise| part(rise.promised, first, promised) + part(rise.beyond, then, beyond))
-        .collect()
+/// Hands `free` out by weight; what one cannot use goes to the others. A group gets as much as its members would, up to
+/// its max, and divides that in the same way.
+fn share(places: &mut [Place], crowds: &[Crowd], free: u64) {
+    let alone = (0..places.len()).filter(|&index| places[index].group.is_none());
+    let alone: Vec<usize> = alone.collect();
+    let group = |crowd: &Crowd| {
+        let heaps = crowd.members.iter().map(|&index| places[index].heap());
+        let sum = heaps.filter(|heap| heap.weight > 0);
+        let sum = sum.fold(Heap::default(), |sum, heap| Heap {
+            weight: sum.weight + heap.weight,
+            room: sum.room.saturating_add(heap.room),
+        });
+        let room = crowd.most.saturating_sub(crowd.wish(places));
+        Heap {
+            room: sum.room.min(room),
+            ..sum
+        }
+    };
+    let mut heaps: Vec<Heap> = alone.iter().map(|&index| places[index].heap()).collect();
+    heaps.extend(crowds.iter().map(group));
+    let dealt = deal(&heaps, free);
+    for (&index, more) in alone.iter().zip(&dealt) {
+        places[index].wish += more;
+    }
+    for (crowd, more) in crowds.iter().zip(&dealt[alone.len()..]) {
+        let heaps: Vec<Heap> = crowd.members.iter().map(|&index| places[index].heap()).collect();
+        for (&index, more) in crowd.members.iter().zip(deal(&heaps, *more)) {
+            places[index].wish += more;
+        }
+    }
 }
 
-/// Takes `excess` from everybody as far as that is possible; what those owe who give up no more, the others give too.
-fn cuts(places: &[Place], excess: u64) -> Vec<u64> {
-    let mut limits: Vec<u64> = places.iter().map(|place| place.held + place.short).collect();
+/// Lowers the rises of `whom` to what `most` for all of them suffices for: promises come first, whichever guest waits.
+///
+/// Whatever is said, others may grow by what they were given before, and what they took beyond that is gone as well. Only
+/// a promise is kept as if it were not.
+fn allow(places: &mut [Place], whom: &[usize], most: u64) {
+    let sum = |of: fn(&Place) -> u64| whom.iter().map(|&index| of(&places[index])).sum::<u64>();
+    let (promised, beyond) = (sum(|place| place.rise.promised), sum(|place| place.rise.beyond));
+    let first = most.saturating_sub(sum(Place::base)).min(promised);
+    let then = most
+        .saturating_sub(sum(|place| place.in_force) + first)
+        .min(beyond);
+    for &index in whom {
+        let rise = &mut places[index].rise;
+        rise.promised = part(rise.promised, first, promised);
+        rise.beyond = part(rise.beyond, then, beyond);
+    }
+}
+
+/// Takes `excess` from all as far as that is possible; what those owe who give up no more, the others give too.
+fn cut_all(places: &mut [Place], excess: u64) {
     let all: Vec<usize> = (0..places.len()).collect();
-    cut(places, &all, &mut limits, excess);
+    cut(places, &all, excess);
     let (stuck, able): (Vec<usize>, Vec<usize>) = all.iter().partition(|&&index| places[index].stuck);
     let owed = stuck
         .iter()
-        .map(|&index| places[index].held.saturating_sub(limits[index]));
-    let owed = owed.sum();
-    cut(places, &able, &mut limits, owed);
-    limits
+        .map(|&index| places[index].held.saturating_sub(places[index].wish));
+    let owed: u64 = owed.sum();
+    cut(places, &able, owed);
 }
 
 /// Takes `excess` from those of `whom` that hold more than they are entitled to, by how much; from the others, down to
 /// what was promised to them, only what is missing then.
-fn cut(places: &[Place], whom: &[usize], limits: &mut [u64], excess: u64) {
+fn cut(places: &mut [Place], whom: &[usize], excess: u64) {
     let mut left = excess;
     for floor in [
         |place: &Place| place.entitled.max(place.promised),
         |place: &Place| place.promised,
     ] {
-        let above: Vec<u64> = whom
-            .iter()
-            .map(|&index| limits[index].saturating_sub(floor(&places[index])))
-            .collect();
-        let all: u64 = above.iter().sum();
+        let above = |place: &Place| place.wish.saturating_sub(floor(place));
+        let all: u64 = whom.iter().map(|&index| above(&places[index])).sum();
         let taken = left.min(all);
-        for (&index, above) in whom.iter().zip(&above) {
-            limits[index] -= part(*above, taken, all).min(limits[index]);
+        for &index in whom {
+            let above = above(&places[index]);
+            places[index].wish -= part(above, taken, all);
         }
         left -= taken;
     }
 }
 
-/// `of` times `numerator` / `denominator`, rounded down.
-fn part(of: u64, numerator: u64, denominator: u64) -> u64 {
-    (u128::from(of) * u128::from(numerator) / u128::from(denominator.max(1))) as u64
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(held: u64, entitled: u64, weight: u64) -> Place {
-        Place {
-            held,
-            entitled,
-            promised: 10,
-            most: 1000,
-            short: 0,
-            weight,
-            stuck: false,
-        }
-    }
-
-    #[test]
-    fn what_one_cannot_use_goes_to_the_others() {
-        let full = place(995, 500, 1);
-        assert_eq!(shares(&[full, place(100, 500, 1)], 105), [1000, 200]);
-        assert_eq!(shares(&[full, full], 100), [1000, 1000]);
-    }
-
-    #[test]
-    fn whoever_waits_and_is_entitled_gets_most() {
-        let limits = shares(
-            &[place(100, 500, ENTITLED), place(100, 50, 1), place(100, 50, 0)],
-            66,
-        );
-        assert_eq!(limits, [164, 102, 100]);
-    }
-
-    #[test]
-    fn cuts_fall_on_those_above_their_target_and_spare_the_promised() {
-        assert_eq!(cuts(&[place(300, 100, 1), place(100, 100, 1)], 50), [250, 100]);
-        // More than anybody is above its target: those at theirs give too, down to the promise.
-        let limits = cuts(&[place(300, 100, 1), place(100, 100, 1)], 290);
-        assert_eq!(limits.iter().sum::<u64>(), 110);
-        assert!(limits.iter().all(|&limit| limit >= 10), "{limits:?}");
-        assert_eq!(cuts(&[place(300, 100, 1)], 10_000), [10]);
-    }
-
-    #[test]
-    fn what_one_cannot_give_up_is_asked_of_its_neighbour_above_its_promise() {
-        let stuck = Place {
-            stuck: true,
-            ..place(300, 100, 1)
-        };
-        // The stuck one is still asked, and the other one for the same beside.
-        assert_eq!(cuts(&[stuck, place(100, 100, 1)], 50), [250, 50]);
-        assert_eq!(cuts(&[stuck, place(300, 100, 1)], 100), [250, 200]);
-        // Never for what was promised.
-        assert_eq!(cuts(&[stuck, place(30, 20, 1)], 200), [110, 10]);
-        assert_eq!(cuts(&[stuck], 50), [250]);
-    }
-
-    #[test]
-    fn limits_rise_to_what_was_promised_before_any_other_rises() {
-        let booting = Rise::new(20, 164, 64);
-        let waiting = Rise::new(100, 400, 64);
-        assert_eq!(grants(&[booting, waiting], 30), [30, 0]);
-        assert_eq!(grants(&[booting, waiting], 44), [44, 0]);
-        // 100 and 300 beyond.
-        assert_eq!(grants(&[booting, waiting], 84), [54, 30]);
-        assert_eq!(grants(&[booting, waiting], 10_000), [144, 300]);
-        assert_eq!(grants(&[Rise::new(100, 50, 64), waiting], 10), [0, 10]);
-    }
-}
+mod tests;

@@ -1,13 +1,21 @@
 //! One guest as the manager knows it.
+//!
+//! # What a hostile process can say
+//! A report is its process's word. It is held against what the kernel counts ([`Counted`]) and against what the process
+//! was given: private and compressed pages are part of what is held, memory that a report leaves out is the guest's all
+//! the same but for a bounded overhead, a limit is believed lower and never higher, a balloon brings what its guest then
+//! holds less, and a sample is no larger than the one that was asked for. A report that cannot be true changes nothing.
 
 use std::time::Duration;
 
 use allocator::{
-    Balloon, BalloonWatch, BreakMeter, Claim, Estimate, Estimator, Evidence, GroupId, GuestId, Holding,
-    Pages, Sample, Shares, Signal,
+    Balloon, BalloonPace, BalloonWatch, BreakMeter, Claim, Estimate, Estimator, Evidence, GroupId, GuestId,
+    Holding, Pages, Sample, Shares, Signal,
 };
 
-use crate::link::{Activity, Report, Standing};
+use crate::link::{Activity, PageCounts, Report, Standing};
+use crate::manager::census::{Counted, MAPPING_BYTES};
+use crate::manager::limit::{Limit, Voice};
 
 /// A report older than this says nothing about a balloon any more.
 const REPORT_LIFETIME: Duration = Duration::from_secs(10);
@@ -15,17 +23,22 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(10);
 /// Time over which breaks and returning pages are counted.
 const WINDOW: Duration = Duration::from_millis(950);
 
-/// A process above its limit that gets no closer to it for so long can give up no more.
-const STUCK: Duration = Duration::from_secs(2);
-
-/// Beyond its limit by so much a process makes room, and so much less than before is closer to it.
-const NEARER: Pages = Pages::new(256);
-
 /// Most that a guest's process needs beside the guest's pages, whatever was counted: a fixed part, MiB.
 const OVERHEAD_MIB: u64 = 16;
 
 /// The same for each page of the guest.
 const OVERHEAD_PART: f64 = 0.02;
+
+/// Mappings of a guest's process for each page that it shares, where the kernel does not show them: the most that was
+/// measured.
+const MAPPINGS_PER_SHARED: f64 = 0.3;
+
+/// Room below its limit that a process which waits for memory may have: it gives pages out in batches, and the kernel
+/// counts them in batches.
+const WAITING_ROOM: Pages = Pages::from_mib(8);
+
+/// The same as a part of its limit.
+const WAITING_PART: f64 = 0.125;
 
 /// Largest part of a guest that its balloon may take, in percent: the published limit.
 const BALLOON_PERCENT: u64 = 65;
@@ -56,6 +69,8 @@ pub struct Member {
     pub age: Duration,
     /// What its process holds of the machine's memory, guest and all.
     pub held: Pages,
+    /// Of that, what the process itself does not count against its limit: the kernel's memory for its mappings.
+    pub uncounted: Pages,
     /// The size its balloon was told to have.
     pub balloon_asked: Pages,
     /// What it is believed to use.
@@ -63,6 +78,7 @@ pub struct Member {
     estimator: Estimator,
     periods: u64,
     watch: BalloonWatch,
+    pace: BalloonPace,
     breaks: BreakMeter,
     breaks_seen: u64,
     pages_in: u64,
@@ -74,10 +90,9 @@ pub struct Member {
     returned: Pages,
     /// What its process says about its limit.
     pub standing: Standing,
-    /// The limit it was sent last.
-    limit: Option<Pages>,
-    /// The least that it held since it was above its limit, and for how long it has held no less.
-    above_limit: Option<(Pages, Duration)>,
+    limit: Limit,
+    /// Pages in the samples that it is asked for; 0 before it was asked.
+    sample: u32,
     /// It was told to compress or swap, and has not reported since.
     pub squeezing: bool,
 }
@@ -92,11 +107,14 @@ impl Member {
             report: Report::default(),
             age: Duration::ZERO,
             held: Pages::ZERO,
+            uncounted: Pages::ZERO,
             balloon_asked: Pages::ZERO,
-            estimate: estimator.estimate(limits.max, &[]),
+            // It holds nothing yet.
+            estimate: estimator.estimate(Pages::ZERO, &[]),
             estimator,
             periods: 0,
             watch: BalloonWatch::default(),
+            pace: BalloonPace::default(),
             breaks: BreakMeter::default(),
             breaks_seen: 0,
             pages_in: 0,
@@ -105,15 +123,31 @@ impl Member {
             broken: Pages::ZERO,
             returned: Pages::ZERO,
             standing: Standing::default(),
-            limit: None,
-            above_limit: None,
+            limit: Limit::default(),
+            sample: 0,
             squeezing: false,
         }
     }
 
-    /// Takes in what the guest's process reports now. A process that counts backwards has restarted its engine or
-    /// lies; either way its counters begin anew.
-    pub fn hear(&mut self, report: Report) {
+    /// Takes in what the kernel counts of its process.
+    pub fn count(&mut self, counted: Counted) {
+        let pages = |bytes: u64| Pages::new(bytes.div_ceil(4096));
+        self.uncounted = match counted.mappings {
+            Some(count) => pages(count.saturating_mul(MAPPING_BYTES)),
+            None => {
+                let mappings = self.shared().part(MAPPINGS_PER_SHARED).get();
+                pages(mappings.saturating_mul(MAPPING_BYTES))
+            }
+        };
+        self.held = pages(counted.held.total()) + self.uncounted;
+    }
+
+    /// Takes in what the guest's process reports now, and says whether that can be true: a guest has no more pages than
+    /// its size. A process that counts backwards has restarted its engine or lies; either way its counters begin anew.
+    pub fn hear(&mut self, report: Report) -> bool {
+        if !is_possible(&report.pages, self.limits.max) {
+            return false;
+        }
         let grown = |now: u64, before: u64| Pages::new(now.saturating_sub(before));
         self.returned += grown(report.pages_in, self.pages_in);
         self.pages_in = report.pages_in;
@@ -123,33 +157,30 @@ impl Member {
         self.sampled(report.activity);
         self.report = report;
         self.age = Duration::ZERO;
+        true
     }
 
-    /// Lets `elapsed` pass: believes anew what the guest uses and whether its balloon answers.
-    pub fn pass(&mut self, elapsed: Duration) {
+    /// Lets `elapsed` pass: believes anew what the guest uses and whether its balloon answers. Its samples are asked to
+    /// have `sample` pages.
+    pub fn pass(&mut self, elapsed: Duration, sample: u32) {
+        self.sample = sample;
         self.age = self.age.saturating_add(elapsed);
         self.window = self.window.saturating_add(elapsed);
-        self.above_limit =
-            self.limit
-                .filter(|limit| self.held > *limit + NEARER)
-                .map(|_| match self.above_limit {
-                    Some((least, since)) if self.held + NEARER > least => {
-                        (least, since.saturating_add(elapsed))
-                    }
-                    _ => (self.held, Duration::ZERO),
-                });
+        let voice = match self.age <= REPORT_LIFETIME {
+            true => Voice::Speaks,
+            false => Voice::Silent,
+        };
+        self.limit.pass(self.held, voice, elapsed);
         if self.window >= WINDOW {
             self.window = Duration::ZERO;
-            self.breaks.observe(std::mem::take(&mut self.broken));
+            // It cannot have shared more than all of it.
+            self.breaks
+                .observe(std::mem::take(&mut self.broken).min(self.limits.max));
             self.refaulted = std::mem::take(&mut self.returned);
         }
-        let actual = self
-            .report
-            .balloon
-            .as_ref()
-            .map_or(0, |balloon| balloon.actual_pages);
-        self.watch
-            .observe(self.balloon_asked, Pages::new(actual), elapsed);
+        let actual = Pages::new(self.balloon_actual());
+        self.watch.observe(self.balloon_asked, actual, elapsed);
+        self.pace.observe(self.balloon_asked, actual, self.held, elapsed);
         let signals = [
             Signal {
                 evidence: Evidence::Refaulted(self.refaulted),
@@ -163,9 +194,36 @@ impl Member {
         self.estimate = self.estimator.estimate(self.private(), &signals);
     }
 
-    /// Pages of its own memory.
+    /// Pages by state: as reported, but no more private ones than are held. The rest was never touched, or has been given
+    /// up since.
+    pub fn pages(&self) -> PageCounts {
+        let said = self.report.pages;
+        let private = said.private.min(self.private().get());
+        PageCounts {
+            private,
+            empty: said.empty.saturating_add(said.private - private),
+            ..said
+        }
+    }
+
+    /// Guest memory by the kernel's count: what is held but for the overhead.
+    fn memory(&self) -> Pages {
+        self.held.less(self.overhead())
+    }
+
+    /// Pages of its own memory: what is held, less the overhead and its compressed pages.
     pub fn private(&self) -> Pages {
-        Pages::new(self.report.pages.private).min(self.limits.max)
+        self.memory().less(self.store())
+    }
+
+    /// Its own pages and those of its compressed store by its own word, as far as it holds so much.
+    fn said(&self) -> (Pages, Pages) {
+        let held = self.held.less(self.uncounted);
+        let private = Pages::new(self.report.pages.private)
+            .min(self.limits.max)
+            .min(held);
+        let store = Pages::new(self.report.store_bytes.div_ceil(4096)).min(self.limits.max);
+        (private, store.min(held.less(private)))
     }
 
     /// Pages backed by common copies or the zero page.
@@ -176,20 +234,21 @@ impl Member {
 
     /// Memory that its compressed pages occupy.
     pub fn store(&self) -> Pages {
-        Pages::new(self.report.store_bytes.div_ceil(4096)).min(self.limits.max)
+        self.said().1
     }
 
-    /// What its process needs beside the guest's private and compressed pages. What it holds is known for this moment,
-    /// its pages for up to a second ago: a guest that grows meanwhile has no larger process for that.
+    /// What its process needs beside the guest's private and compressed pages, by its own word, which is believed up to a
+    /// bound: what is held beyond that is guest memory. What it holds is known for this moment, its pages for up to a
+    /// second ago: a guest that grows meanwhile has no larger process for that.
     pub fn overhead(&self) -> Pages {
-        self.held
-            .less(self.private() + self.store())
-            .min(self.most_overhead())
+        let (private, store) = self.said();
+        let process = self.held.less(self.uncounted).less(private + store);
+        process.min(self.most_overhead()) + self.uncounted
     }
 
     /// What it can hold at all, its process included: as good as no limit.
     pub fn most(&self) -> Pages {
-        self.limits.max + self.most_overhead()
+        self.limits.max + self.most_overhead() + self.uncounted
     }
 
     fn most_overhead(&self) -> Pages {
@@ -204,36 +263,53 @@ impl Member {
     /// Takes in what the guest's process says about its limit.
     pub fn stand(&mut self, standing: Standing) {
         self.standing = standing;
+        if let Some(bytes) = standing.limit_bytes {
+            let own = self.limits.min.less(self.shared()) + self.overhead();
+            self.limit.hear(Pages::new(bytes / 4096) + self.uncounted, own);
+        }
     }
 
-    /// The most that it may hold before it hears of another limit: what it holds where it has none yet.
+    /// The most that it may hold by what it was given, before it hears of another limit; what it holds where it has none
+    /// yet.
+    pub fn allowed(&self) -> Pages {
+        self.limit.allowed()
+    }
+
+    /// The most that it may come to hold before it hears of another limit: what it is allowed, or what it holds anyway.
     pub fn in_force(&self) -> Pages {
-        let heard = self
-            .standing
-            .limit_bytes
-            .map(|bytes| Pages::new(bytes / 4096).min(self.most()));
-        [self.limit, heard]
-            .into_iter()
-            .flatten()
-            .fold(self.held, Pages::max)
+        self.held.max(self.limit.allowed())
     }
 
-    /// Sends it a limit.
-    pub fn limit(&mut self, limit: Pages) {
-        self.limit = Some(limit);
+    /// What it holds beyond all that it was given.
+    pub fn overrun(&self) -> Pages {
+        self.limit.overrun(self.held)
+    }
+
+    /// Whether it waits for memory: by its word, and only where it has come close to its limit.
+    pub fn waits(&self) -> bool {
+        let room = |limit: Pages| WAITING_ROOM.max(limit.part(WAITING_PART));
+        let near = |limit: Pages| self.held + room(limit) >= limit;
+        self.standing.waiting > 0 && self.limit.sent().is_none_or(near)
+    }
+
+    /// Sends it a limit; returns that in bytes of what its process counts itself.
+    pub fn limit(&mut self, limit: Pages) -> u64 {
+        self.limit.send(limit);
+        limit.less(self.uncounted).get().saturating_mul(4096)
     }
 
     /// Whether it is above its limit and gives up no more, because it has nowhere to put its pages, or will not: what
     /// it should give others have to.
     pub fn is_stuck(&self) -> bool {
-        self.above_limit.is_some_and(|(_, since)| since >= STUCK)
+        self.limit.is_stuck()
     }
 
-    /// Pages that its balloon was asked for and is about to deliver.
-    pub fn inflating(&self) -> Pages {
-        match self.balloon() {
+    /// Pages that its balloon was asked for and delivers by its pace within `time`.
+    pub fn coming(&self, time: Duration) -> Pages {
+        match self.balloon(time) {
             Balloon::Answers { size, .. } if self.watch.answers() => {
-                size.less(Pages::new(self.balloon_actual())).min(self.private())
+                let left = size.less(Pages::new(self.balloon_actual()));
+                self.pace.within(left.min(self.private()), time)
             }
             _ => Pages::ZERO,
         }
@@ -244,16 +320,16 @@ impl Member {
         &self.breaks
     }
 
-    /// What the allocator is told.
-    pub fn claim(&self) -> Claim {
+    /// What the allocator is told, `next` before the next round.
+    pub fn claim(&self, next: Duration) -> Claim {
         let cold = self.private().less(self.estimate.active);
         Claim {
             group: self.limits.group,
             active: self.estimate.active,
             shared: self.shared(),
             holding: Holding {
-                held: (self.private() + self.store()).less(self.inflating()),
-                balloon: self.balloon(),
+                held: self.memory().less(self.coming(next)),
+                balloon: self.balloon(next),
                 shareable: self.private(),
                 compressible: cold,
                 swappable: cold,
@@ -262,13 +338,13 @@ impl Member {
         }
     }
 
-    /// What its balloon can do, by what it was asked for: the size it reports lags behind. One that brings no more has
-    /// no room, but can be released.
-    fn balloon(&self) -> Balloon {
+    /// What its balloon can do within `time`, by what it was asked for: the size it reports lags behind. One that brings
+    /// no more has no room, but can be released; a slow one has only as much as its pace fills.
+    fn balloon(&self, time: Duration) -> Balloon {
         match &self.report.balloon {
             Some(balloon) if !balloon.unresponsive && self.age <= REPORT_LIFETIME => {
                 let most = Pages::new(self.limits.max.get() * BALLOON_PERCENT / 100);
-                let room = most.less(self.balloon_asked);
+                let room = self.pace.within(most.less(self.balloon_asked), time);
                 Balloon::Answers {
                     room: if self.watch.answers() { room } else { Pages::ZERO },
                     size: self.balloon_asked,
@@ -286,7 +362,15 @@ impl Member {
     }
 
     fn sampled(&mut self, activity: Activity) {
-        let sample = |(touched, drawn)| Sample::new(touched, drawn);
+        // More than was asked for would be more certain than it is.
+        let most = self.sample;
+        let sample = |(touched, drawn): (u32, u32)| match drawn > most && most > 0 {
+            true => Sample::new(
+                (u64::from(touched) * u64::from(most) / u64::from(drawn)) as u32,
+                most,
+            ),
+            false => Sample::new(touched, drawn),
+        };
         if activity.periods != self.periods {
             self.periods = activity.periods;
             self.estimator.close_period(sample(activity.last));
@@ -294,3 +378,23 @@ impl Member {
         self.estimator.run(sample(activity.running));
     }
 }
+
+/// Whether a guest of that size can have so many pages in each state.
+fn is_possible(pages: &PageCounts, size: Pages) -> bool {
+    let PageCounts {
+        private,
+        shared,
+        zero,
+        compressed,
+        swapped,
+        ballooned,
+        empty,
+    } = *pages;
+    [shared, zero, compressed, swapped, ballooned, empty]
+        .iter()
+        .try_fold(private, |sum, &count| sum.checked_add(count))
+        .is_some_and(|sum| sum <= size.get())
+}
+
+#[cfg(test)]
+mod tests;

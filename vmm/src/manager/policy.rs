@@ -1,17 +1,19 @@
 //! One round: from what the guests report to what each is told to do.
 //!
-//! Pure: values in, orders out. The allocator decides who should hold how much and by which means; this file knows
+//! Pure: values in, orders out; time is an argument. Plans, limits and orders belong to guests by their numbers, never by
+//! their places in a list: guests come and go between two rounds. The allocator decides who should hold how much and by which means; this file knows
 //! what counts as used, what is set aside, and how steps become [`Orders`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allocator::{
-    Action, Claim, Fleet, FleetError, Group, GroupId, Ladder, Overbooking, Pages, Plan, Planner, Situation,
-    State, StateMachine, Step, Supply, Tax, Thresholds,
+    Action, Admission, Claim, Fleet, FleetError, Group, GuestId, Ladder, Overbooking, Pages, Plan, Planner,
+    Situation, State, StateMachine, Step, Supply, Tax, Thresholds,
 };
 
 use crate::link::Orders;
-use crate::manager::limiter::{Granted, Limiter};
+use crate::manager::limiter::{Grant, Granted, Limiter};
 use crate::manager::member::Member;
 
 /// Most of the budget set aside for sharing to come apart, in percent. Beyond it, gated growth takes over: a reserve
@@ -101,8 +103,8 @@ pub struct Round {
     pub free: i64,
     /// Kept free for sharing to come apart.
     pub reserve: Pages,
-    /// Orders, in the order of the members.
-    pub orders: Vec<Orders>,
+    /// Every member's orders.
+    pub orders: BTreeMap<GuestId, Orders>,
     /// When the next round is due, where nobody asks for one earlier.
     pub next: Duration,
 }
@@ -122,10 +124,10 @@ pub struct Policy {
 }
 
 /// When and for whom the plan in force was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Planned {
     age: Duration,
-    members: usize,
+    guests: Vec<GuestId>,
     state: State,
 }
 
@@ -158,7 +160,7 @@ impl Policy {
         self.planned = None;
     }
 
-    /// The plan in force, for the fleet of the last round.
+    /// The plan in force. It knows the guests of the round in which it was made.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -173,40 +175,46 @@ impl Policy {
         self.planned = None;
     }
 
-    /// The fleet as the allocator sees it: whether the budget keeps what was promised.
+    /// What an admission is tested against: the budget less the free memory that is aimed for and what the manager
+    /// itself takes. `backing` is how much swap and compression may be promised.
+    pub fn admission(&self, spent: Spent, members: &[Member], backing: Pages) -> Admission {
+        Admission {
+            memory: self.settings.budget.less(self.goal() + spent.manager),
+            backing,
+            break_reserve: self.reserve(members),
+        }
+    }
+
+    /// The fleet as the allocator sees it.
+    ///
+    /// # Errors
+    /// When the limits contradict each other, which admission rules out.
+    pub fn fleet(&self, spent: Spent, groups: &[Group], members: &[Member]) -> Result<Fleet, FleetError> {
+        let aside = self.reserve(members) + self.goal();
+        let memory = self.to_hand_out(spent, members).less(aside);
+        self.supplied(memory, groups, &claims(members, SECOND))
+    }
+
+    /// Whether the budget keeps what was promised: minimums hold at the cost of the free memory aimed for, not beyond
+    /// the budget.
     ///
     /// # Errors
     /// When the minimums do not fit the budget, or the limits contradict each other.
-    pub fn fleet(&self, spent: Spent, groups: &[Group], members: &[Member]) -> Result<Fleet, FleetError> {
-        let (wished, most) = self.to_hand_out(spent, members);
-        let claims: Vec<_> = members.iter().map(Member::claim).collect();
-        // Promised minimums hold at the cost of the free memory aimed for, not beyond the budget.
-        let memory = wished.max(promised(groups, &claims).min(most));
-        self.supplied(memory, groups, &claims)
-    }
-
-    /// The fleet to plan for. Where what is beside the guests has grown until not even the minimums fit, these are what
-    /// everybody gets, and the limits do the rest: without a plan the last one's larger targets would stay.
-    ///
-    /// # Errors
-    /// When the limits contradict each other.
-    fn fleet_as_it_is(
+    pub fn keeps_promises(
         &self,
         spent: Spent,
         groups: &[Group],
         members: &[Member],
-    ) -> Result<Fleet, FleetError> {
-        let (wished, _) = self.to_hand_out(spent, members);
-        let claims: Vec<_> = members.iter().map(Member::claim).collect();
-        self.supplied(wished.max(promised(groups, &claims)), groups, &claims)
+    ) -> Result<(), FleetError> {
+        let memory = self.to_hand_out(spent, members);
+        self.supplied(memory, groups, &claims(members, SECOND))?
+            .covers_minimums()
     }
 
-    /// Memory for guests: with what is to stay free set aside, and without.
-    fn to_hand_out(&self, spent: Spent, members: &[Member]) -> (Pages, Pages) {
+    /// Memory for guests' pages: the budget less what is spent on anything else.
+    fn to_hand_out(&self, spent: Spent, members: &[Member]) -> Pages {
         let overhead = members.iter().map(Member::overhead).sum::<Pages>() + spent.pools + spent.manager;
-        let most = self.settings.budget.less(overhead);
-        let aside = self.reserve(members) + self.machine.thresholds().goal();
-        (most.less(aside), most)
+        self.settings.budget.less(overhead)
     }
 
     fn supplied(&self, memory: Pages, groups: &[Group], claims: &[Claim]) -> Result<Fleet, FleetError> {
@@ -229,48 +237,54 @@ impl Policy {
         members: &mut [Member],
     ) -> Result<Round, FleetError> {
         for member in members.iter_mut() {
-            member.pass(elapsed);
+            member.pass(elapsed, self.settings.sample.pages);
         }
-        let free = self.free(spent, members);
-        let coming: Pages = members.iter().map(Member::inflating).sum();
+        let (free, reserve) = (self.free(spent, members), self.reserve(members));
         let state = self.machine.observe(Pages::new(free.max(0) as u64));
-        let fleet = self.fleet_as_it_is(spent, groups, members)?;
-        if self.due(elapsed, members.len(), state) {
+        let next = match state {
+            State::High | State::Soft => SECOND,
+            State::Hard | State::Low => SHORT_ROUND,
+        };
+        let goal = self.goal() + reserve;
+        let memory = self.to_hand_out(spent, members).less(goal);
+        let fleet = self.supplied(memory, groups, &claims(members, next))?;
+        if self.due(elapsed, members, state) {
             self.planner.plan(&fleet, &mut self.plan);
         }
+        let coming: Pages = members.iter().map(|member| member.coming(next)).sum();
         let now = Situation {
             state,
             free: Pages::new((free + coming.get() as i64).max(0) as u64),
-            goal: self.machine.thresholds().goal() + self.reserve(members),
+            goal,
             elapsed,
         };
         let mut steps = std::mem::take(&mut self.steps);
         self.ladder.decide(&fleet, &self.plan, now, &mut steps);
         self.second += elapsed;
         let mut orders = self.orders(&steps, members);
-        let granted = self.limits(&fleet, spent).grant(members, &mut orders);
         self.steps = steps;
+        let (grants, granted) = self.limiter(spent, groups).grant(members);
+        limit(members, &grants, &mut orders);
         Ok(Round {
             state,
             free,
-            reserve: self.reserve(members),
+            reserve,
             orders,
-            next: match (granted, state) {
-                (Granted::InPart, _) => Duration::ZERO,
-                (Granted::All, State::High | State::Soft) => SECOND,
-                (Granted::All, State::Hard | State::Low) => SHORT_ROUND,
+            next: match granted {
+                Granted::InPart => Duration::ZERO,
+                Granted::All => next,
             },
         })
     }
 
     /// Who may hold how much now.
-    fn limits<'a>(&'a self, fleet: &'a Fleet, spent: Spent) -> Limiter<'a> {
+    fn limiter<'a>(&'a self, spent: Spent, groups: &'a [Group]) -> Limiter<'a> {
         Limiter {
             memory: self.settings.budget.less(spent.pools + spent.manager),
             margin: self.settings.budget.part(MARGIN),
             state: self.machine.state(),
-            targets: self.plan.targets(),
-            fleet,
+            plan: &self.plan,
+            groups,
         }
     }
 
@@ -281,7 +295,7 @@ impl Policy {
     }
 
     /// What is set aside for sharing to come apart.
-    pub(super) fn reserve(&self, members: &[Member]) -> Pages {
+    fn reserve(&self, members: &[Member]) -> Pages {
         let guests: Vec<_> = members
             .iter()
             .map(|member| (member.breaks(), member.shared()))
@@ -291,85 +305,96 @@ impl Policy {
     }
 
     /// Whether a new plan is due; if so, it counts as made.
-    fn due(&mut self, elapsed: Duration, members: usize, state: State) -> bool {
+    fn due(&mut self, elapsed: Duration, members: &[Member], state: State) -> bool {
+        let guests = || members.iter().map(|member| member.id);
         if let Some(planned) = &mut self.planned {
             planned.age += elapsed;
-            if planned.age < self.settings.rebalance && planned.members == members && planned.state == state {
+            let fresh = planned.age < self.settings.rebalance && planned.state == state;
+            if fresh && planned.guests.iter().copied().eq(guests()) {
                 return false;
             }
         }
         self.planned = Some(Planned {
             age: Duration::ZERO,
-            members,
+            guests: guests().collect(),
             state,
         });
         true
     }
 
-    fn orders(&mut self, steps: &[Step], members: &mut [Member]) -> Vec<Orders> {
+    /// What every guest is told whatever it holds.
+    fn usual_orders(&mut self, guests: usize) -> Orders {
         let Settings {
             scan,
             sample,
             split_blocks,
             ..
         } = self.settings;
-        let everyone = members.len().max(1);
         let full = self.second >= SECOND - SECOND / 16;
         if full {
             self.second = Duration::ZERO;
         }
-        let mut orders = vec![
-            Orders {
-                scan_cpu: scan.cpu / everyone as f64,
-                scan_pages_per_second: scan.pages_per_second / everyone as u64,
-                split_blocks: if full { split_blocks } else { 0 },
-                sample_pages: sample.pages,
-                sample_seconds: sample.seconds,
-                ..Orders::default()
-            };
-            members.len()
-        ];
+        let guests = guests.max(1);
+        Orders {
+            scan_cpu: scan.cpu / guests as f64,
+            scan_pages_per_second: scan.pages_per_second / guests as u64,
+            split_blocks: if full { split_blocks } else { 0 },
+            sample_pages: sample.pages,
+            sample_seconds: sample.seconds,
+            ..Orders::default()
+        }
+    }
+
+    fn orders(&mut self, steps: &[Step], members: &mut [Member]) -> BTreeMap<GuestId, Orders> {
+        let usual = self.usual_orders(members.len());
+        let mut told: BTreeMap<GuestId, (&mut Member, Orders)> = members
+            .iter_mut()
+            .map(|member| (member.id, (member, usual)))
+            .collect();
         for step in steps {
-            let Some(index) = members.iter().position(|member| member.id == step.guest) else {
-                continue;
-            };
-            let (member, order) = (&mut members[index], &mut orders[index]);
-            match step.action {
-                Action::Balloon => {
-                    member.balloon_asked = (member.balloon_asked + step.pages).min(member.limits.max);
-                }
-                Action::Release => member.balloon_asked = member.balloon_asked.less(step.pages),
-                // Sharing is what the scan does anyway, within its own limits, and always before these two.
-                Action::Share => {}
-                // Nor is the same page asked for twice.
-                Action::Compress | Action::Swap if member.squeezing => {}
-                Action::Compress => order.compress_pages = step.pages.get(),
-                Action::Swap => order.swap_pages = step.pages.get(),
-                // By its limit.
-                Action::Block => {}
+            if let Some((member, orders)) = told.get_mut(&step.guest) {
+                follow(step, member, orders);
             }
         }
-        for (order, member) in orders.iter_mut().zip(members.iter_mut()) {
-            member.squeezing |= order.compress_pages > 0 || order.swap_pages > 0;
-        }
-        for (order, member) in orders.iter_mut().zip(members) {
-            order.balloon_pages = member.balloon_asked.get();
-        }
-        orders
+        let finished = told.into_iter().map(|(id, (member, mut orders))| {
+            member.squeezing |= orders.compress_pages > 0 || orders.swap_pages > 0;
+            orders.balloon_pages = member.balloon_asked.get();
+            (id, orders)
+        });
+        finished.collect()
     }
 }
 
-/// Private memory that was promised: to each guest what it does not share of its minimum, and to each group what its
-/// members have less than its own.
-fn promised(groups: &[Group], claims: &[Claim]) -> Pages {
-    let private = |claim: &Claim| claim.min.less(claim.shared);
-    let guests: Pages = claims.iter().map(private).sum();
-    let beyond = groups.iter().enumerate().map(|(place, group)| {
-        let id = GroupId::new(place as u32);
-        let members = claims.iter().filter(|claim| claim.group == Some(id));
-        group.min.less(members.map(private).sum())
-    });
-    guests + beyond.sum()
+/// Makes a step of the ladder an order to its guest.
+fn follow(step: &Step, member: &mut Member, orders: &mut Orders) {
+    match step.action {
+        Action::Balloon => {
+            member.balloon_asked = (member.balloon_asked + step.pages).min(member.limits.max);
+        }
+        Action::Release => member.balloon_asked = member.balloon_asked.less(step.pages),
+        // Sharing is what the scan does anyway, within its own limits, and always before these two.
+        Action::Share => {}
+        // Nor is the same page asked for twice.
+        Action::Compress | Action::Swap if member.squeezing => {}
+        Action::Compress => orders.compress_pages = step.pages.get(),
+        Action::Swap => orders.swap_pages = step.pages.get(),
+        // By its limit.
+        Action::Block => {}
+    }
+}
+
+/// Gives every guest its limit.
+fn limit(members: &mut [Member], grants: &BTreeMap<GuestId, Grant>, orders: &mut BTreeMap<GuestId, Orders>) {
+    for member in members {
+        if let (Some(grant), Some(orders)) = (grants.get(&member.id), orders.get_mut(&member.id)) {
+            orders.limit_bytes = Some(member.limit(grant.limit));
+            orders.owed_bytes = grant.owed.get().saturating_mul(4096);
+        }
+    }
+}
+
+fn claims(members: &[Member], next: Duration) -> Vec<Claim> {
+    members.iter().map(|member| member.claim(next)).collect()
 }
 
 #[cfg(test)]

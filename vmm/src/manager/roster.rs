@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use allocator::{
     Admission, AdmissionError, Fleet, FleetError, Group, GroupId, GuestId, Pages, Reservation, Shares,
-    Thresholds,
 };
 use page_share::LocalManager;
 
 use crate::api::types::Phase;
 use crate::layout::{FrameSpace, PAGE_SIZE};
-use crate::link::{self, Hello, Orders, PageCounts, Report, Sharing, Standing};
-use crate::manager::census::Held;
+use crate::link::{self, Hello, Orders, Report, Sharing, Standing};
+use crate::manager::census::{self, Census, Held};
 use crate::manager::groups::{Groups, whole_pages};
 use crate::manager::incidents::Conduct;
 use crate::manager::member::{Limits, Member};
@@ -38,10 +37,12 @@ pub struct Roster {
     /// In the order of admission; `seats` has the same order.
     members: Vec<Member>,
     seats: Vec<Seat>,
+    census: Census,
     domains: BTreeMap<String, LocalManager>,
     /// Swap and compression that may be promised.
     backing: Pages,
     next: u64,
+    old_pools: Pages,
     round: Option<Round>,
 }
 
@@ -53,9 +54,11 @@ impl Roster {
             groups: Groups::default(),
             members: Vec::new(),
             seats: Vec::new(),
+            census: Census::default(),
             domains: BTreeMap::new(),
             backing,
             next: 0,
+            old_pools: Pages::ZERO,
             round: None,
         }
     }
@@ -177,15 +180,15 @@ impl Roster {
     /// Takes in a guest's report. Reports of guests that are gone are dropped.
     pub fn hear(&mut self, id: GuestId, report: Report) {
         let Some(index) = self.index(id) else { return };
-        if is_possible(&report.pages, self.members[index].limits.max) {
+        let paused = report.paused;
+        if self.members[index].hear(report) {
             let phase = &mut self.seats[index].phase;
             // Whoever asked it to end knows better; anybody may have paused it at its control socket.
-            *phase = match (*phase, report.paused) {
+            *phase = match (*phase, paused) {
                 (Phase::Stopping, _) => Phase::Stopping,
                 (_, true) => Phase::Paused,
                 (_, false) => Phase::Running,
             };
-            self.members[index].hear(report);
         }
     }
 
@@ -203,18 +206,20 @@ impl Roster {
     /// # Errors
     /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
     pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
+        self.census.pass(elapsed);
         for (member, seat) in self.members.iter_mut().zip(&self.seats) {
             // A process that has just died keeps its last count until it is buried.
-            if let Ok(held) = Held::of(seat.pid) {
-                member.held = whole_pages(held.total());
+            if let Ok(counted) = self.census.of(seat.pid) {
+                member.count(counted);
             }
         }
+        self.old_pools = self.count_old_pools();
         let spent = self.spent();
         let round = self
             .policy
             .round(elapsed, spent, self.groups.list(), &mut self.members)?;
-        for (seat, orders) in self.seats.iter_mut().zip(&round.orders) {
-            seat.orders = *orders;
+        for (member, seat) in self.members.iter().zip(&mut self.seats) {
+            seat.orders = round.orders.get(&member.id).copied().unwrap_or_default();
         }
         Ok(self.round.insert(round))
     }
@@ -232,7 +237,7 @@ impl Roster {
         } else {
             Ok(())
         };
-        if let Err(error) = fits.and_then(|()| Ok(self.fleet().map(drop)?)) {
+        if let Err(error) = fits.and_then(|()| Ok(self.keeps_promises()?)) {
             self.policy.set(before);
             return Err(error);
         }
@@ -262,7 +267,7 @@ impl Roster {
                 .map_err(ChangeError::Promise)?;
         }
         self.members[index].limits = limits;
-        if let Err(error) = self.fleet() {
+        if let Err(error) = self.keeps_promises() {
             self.members[index].limits = before;
             return Err(error.into());
         }
@@ -281,7 +286,7 @@ impl Roster {
             true => self.promises().map_err(ChangeError::Promise),
             false => Ok(()),
         });
-        if let Err(error) = fits.and_then(|()| Ok(self.fleet().map(drop)?)) {
+        if let Err(error) = fits.and_then(|()| Ok(self.keeps_promises()?)) {
             self.groups.replace(id, before)?;
             return Err(error);
         }
@@ -302,9 +307,14 @@ impl Roster {
     /// The fleet as the allocator sees it now.
     ///
     /// # Errors
-    /// When the limits contradict the budget, which admission and [`Roster::set`] rule out.
+    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
     pub fn fleet(&self) -> Result<Fleet, FleetError> {
         self.policy.fleet(self.spent(), self.groups.list(), &self.members)
+    }
+
+    fn keeps_promises(&self) -> Result<(), FleetError> {
+        self.policy
+            .keeps_promises(self.spent(), self.groups.list(), &self.members)
     }
 
     /// `text` with guests and groups called by their names instead of the allocator's numbers.
@@ -365,18 +375,39 @@ impl Roster {
         }
     }
 
-    /// What pools of managers that are gone occupy, each counted once, by the word of those who have them. More than
-    /// all guests together could have shared is nobody's.
+    /// What pools of managers that are gone occupied at the last round, each counted once.
     pub fn old_pools(&self) -> Pages {
-        let reported = self.members.iter().flat_map(|member| &member.report.old_pools);
+        self.old_pools
+    }
+
+    /// What the pools occupy that guests' processes name: by the kernel's count, or where that is not shown by their word,
+    /// up to their guests' sizes.
+    fn count_old_pools(&self) -> Pages {
+        let mut named = self.members.iter().zip(&self.seats);
         let mut pools = BTreeMap::<u64, u64>::new();
-        for pool in reported {
-            let bytes = pools.entry(pool.id).or_default();
-            *bytes = pool.bytes.max(*bytes);
+        if named.all(|(member, _)| member.report.old_pools.is_empty()) {
+            return Pages::ZERO;
         }
-        let bytes = pools.into_values().fold(0, u64::saturating_add);
-        let most = self.members.iter().map(|member| member.limits.max).sum();
-        whole_pages(bytes).min(most)
+        // The pools of now are counted as such.
+        let own = census::memory_files(std::process::id()).unwrap_or_default();
+        for (member, seat) in self.members.iter().zip(&self.seats) {
+            let said = &member.report.old_pools;
+            if said.iter().all(|pool| pools.contains_key(&pool.id)) {
+                continue;
+            }
+            let files = census::memory_files(seat.pid);
+            let mut believed = member.limits.max.get().saturating_mul(4096);
+            for pool in said.iter().filter(|pool| !own.contains_key(&pool.id)) {
+                let bytes = match &files {
+                    Ok(files) => files.get(&pool.id).copied().unwrap_or(0),
+                    Err(_) => pool.bytes.min(believed),
+                };
+                believed = believed.saturating_sub(bytes);
+                let known = pools.entry(pool.id).or_default();
+                *known = bytes.max(*known);
+            }
+        }
+        whole_pages(pools.into_values().fold(0, u64::saturating_add))
     }
 
     fn index(&self, id: GuestId) -> Option<usize> {
@@ -384,14 +415,7 @@ impl Roster {
     }
 
     fn admission(&self) -> Admission {
-        let settings = self.policy.settings();
-        let goal = Thresholds::published(settings.budget).goal();
-        Admission {
-            memory: settings.budget.less(goal + self.spent().manager),
-            backing: self.backing,
-            // Of the budget that is asked about: the last round's is of the one before.
-            break_reserve: self.policy.reserve(&self.members),
-        }
+        self.policy.admission(self.spent(), &self.members, self.backing)
     }
 
     /// Each guest's minimum, with its group.
@@ -455,21 +479,4 @@ fn reservation(guest: GuestId, limits: Limits) -> Reservation {
 /// The page numbers of a guest with so many pages of RAM.
 fn frame_space(ram: Pages) -> Option<FrameSpace> {
     FrameSpace::of_ram(ram.get().checked_mul(PAGE_SIZE)?)
-}
-
-/// Whether a guest of that size can have so many pages in each state.
-fn is_possible(pages: &PageCounts, size: Pages) -> bool {
-    let PageCounts {
-        private,
-        shared,
-        zero,
-        compressed,
-        swapped,
-        ballooned,
-        empty,
-    } = *pages;
-    [shared, zero, compressed, swapped, ballooned, empty]
-        .iter()
-        .try_fold(private, |sum, &count| sum.checked_add(count))
-        .is_some_and(|sum| sum <= size.get())
 }
