@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::page::Page;
 use crate::region::error::fatal;
 use crate::region::gate::Gate;
+use crate::region::handover::{self, Waiters};
 use crate::region::layout::Layout;
 use crate::region::memory::{Arena, Span, remap};
 use crate::region::run::PageRun;
@@ -66,20 +67,12 @@ impl Guest {
     /// Claims the longest start of `run` whose pages are all in state `from` and, unless `pinned` is to be ignored,
     /// have no I/O in flight. `None` when already the first is not.
     pub(crate) fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
-        let (claim, let_go) = self.table.claim_run(run, from, pinned);
-        if let Some(let_go) = let_go {
-            let span = self.span(let_go.run());
-            self.settle(let_go, from);
-            self.pool_watch.wake(span);
-        }
-        claim
+        handover::claim_run(&self.table, self, run, from, pinned)
     }
 
-    /// Settles `claim` and lets whoever faulted on it try again.
+    /// Settles `claim` and lets every access that was left to its owner try again.
     pub(crate) fn settle(&self, claim: Claim, to: State) {
-        let span = self.span(claim.run());
-        self.table.settle(claim, to);
-        self.watch.wake(span);
+        handover::settle(&self.table, self, claim, to);
     }
 
     /// Fills one claimed page with `bytes`, once.
@@ -214,6 +207,20 @@ impl Guest {
     pub(crate) fn add_mappings(&self, change: i64) {
         self.mappings.fetch_add(change, Ordering::Relaxed);
         crate::region::mappings::Mappings::of_process().add(change);
+    }
+}
+
+impl Waiters for Guest {
+    fn wake_missing(&self, run: PageRun) {
+        self.watch.wake(self.span(run));
+    }
+
+    fn wake_protected(&self, run: PageRun) {
+        self.pool_watch.wake(self.span(run));
+    }
+
+    fn protects_merges(&self) -> bool {
+        self.gate.is_closed()
     }
 }
 

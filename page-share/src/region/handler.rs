@@ -282,12 +282,10 @@ impl Worker {
         if let Err(error) = guest.pool_watch.unprotect(guest.span(claim.run()))
             && error == Errno::AGAIN
         {
-            guest.table.settle(claim, state);
+            guest.settle(claim, state);
             return Outcome::Later;
         }
-        let span = guest.span(claim.run());
         guest.settle(claim, state);
-        guest.pool_watch.wake(span);
         Outcome::Done
     }
 
@@ -394,7 +392,7 @@ impl Worker {
         };
         let place = guest.table.detail(page) as usize;
         if guest.try_give_back(&claim, guest.sampling.span().sub(place, 1)) == Filled::Later {
-            guest.table.settle(claim, State::Taken);
+            guest.settle(claim, State::Taken);
             return Outcome::Later;
         }
         guest.counters.samples_touched.add(1);

@@ -156,7 +156,6 @@ impl Engine {
             log::warn!("{span:?} cannot be protected and may grow ungated: {error}");
         }
         self.guest.settle(claim, from);
-        self.guest.pool_watch.wake(span);
     }
 
     /// Lets them through again.
@@ -166,7 +165,6 @@ impl Engine {
             log::warn!("{span:?} cannot be unprotected at once: {error}; its faults will do it");
         }
         self.guest.settle(claim, from);
-        self.guest.pool_watch.wake(span);
     }
 }
 

@@ -149,10 +149,6 @@ impl Engine {
         }
         guest.counters.pages_merged.add(u64::from(run.count));
         guest.settle(claim, State::Shared);
-        if gated {
-            // A writer found the protection while the page was in transit: the handler left it to us.
-            guest.pool_watch.wake(span);
-        }
         guest.add_mappings(self.edges(run, Backing::Pool) - self.edges(run, Backing::Own));
     }
 

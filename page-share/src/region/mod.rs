@@ -8,6 +8,7 @@ mod gate;
 mod guess;
 mod guest;
 mod handler;
+mod handover;
 mod hints;
 mod huge;
 mod layout;

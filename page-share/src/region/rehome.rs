@@ -39,7 +39,6 @@ impl Engine {
         let span = guest.span(run);
         if self.protect(run).is_err() {
             guest.settle(claim, from);
-            guest.pool_watch.wake(span);
             return 0;
         }
         self.copy_aside(run);
@@ -52,7 +51,6 @@ impl Engine {
             if guest.pool_watch.unprotect(span).is_ok() {
                 // The kernel refused before it unmapped anything: nothing has happened.
                 guest.settle(claim, from);
-                guest.pool_watch.wake(span);
                 return 0;
             }
             // What was there is unmapped, but its bytes are safe.
@@ -72,7 +70,6 @@ impl Engine {
         }
         guest.counters.pages_rehomed.add(u64::from(run.count));
         guest.settle(claim, State::Private);
-        guest.pool_watch.wake(span);
         guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
         run.count
     }

@@ -90,7 +90,6 @@ impl Engine {
             self.broken.remove(&page);
         }
         guest.settle(claim, to);
-        guest.pool_watch.wake(span);
     }
 
     /// Pages of huge blocks go back to the kernel and stay unwatched. While they are claimed their block can be neither
@@ -135,7 +134,6 @@ impl Engine {
             span.copy_in(index, &[0; crate::page::PAGE_SIZE]);
         }
         guest.settle(claim, State::Broken);
-        guest.pool_watch.wake(span);
     }
 
     /// The guest has taken ballooned pages back: they are plainly empty from now on.

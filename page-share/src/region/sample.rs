@@ -103,8 +103,7 @@ fn give_back_sampled(guest: &Guest, page: u32, place: u32) -> bool {
         };
         if guest.table.detail(page) != place {
             // Touched, and taken once more to another place.
-            guest.table.settle(claim, State::Taken);
-            guest.watch.wake(guest.span(PageRun::of(page..page + 1)));
+            guest.settle(claim, State::Taken);
             return false;
         }
         guest.give_back_all(claim.run(), guest.sampling.span().sub(place as usize, 1));

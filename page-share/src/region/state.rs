@@ -84,6 +84,11 @@ impl State {
             }
     }
 
+    /// Whether the page is in a mapping of a pool.
+    pub(crate) fn is_pool(self) -> bool {
+        matches!(self, Self::Shared | Self::Broken)
+    }
+
     /// Whether the page's content is in guest memory and in nobody else's.
     pub(crate) fn is_private(self) -> bool {
         matches!(self, Self::Private | Self::Zero)

@@ -17,6 +17,8 @@ use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use page::Gfn;
+use region::atomic::Fences;
+use region::handover::{self, Waiters};
 use region::run::PageRun;
 use region::state::{Claim, PageTable, Pinned, State};
 
@@ -24,11 +26,19 @@ use region::state::{Claim, PageTable, Pinned, State};
 #[derive(Default)]
 struct Kernel {
     present: bool,
-    waiting: bool,
+    /// Writes wait, reads go on.
+    protected: bool,
+    /// A guest waits for the page itself, on the first userfaultfd.
+    missing: bool,
+    /// A guest waits to write, on the second one.
+    write: bool,
 }
 
 /// A guest waits for page 0.
-struct Fault;
+#[derive(Clone, Copy)]
+struct Fault {
+    protected: bool,
+}
 
 struct World {
     table: PageTable,
@@ -51,7 +61,7 @@ impl World {
             bytes: (0..pages).map(|_| UnsafeCell::new(0)).collect(),
             kernel: Mutex::new(Kernel {
                 present: state == State::Private || state == State::Shared,
-                waiting: false,
+                ..Kernel::default()
             }),
             woken: Condvar::new(),
         })
@@ -72,49 +82,50 @@ impl World {
         self.bytes[page as usize].with(|bytes| unsafe { *bytes })
     }
 
-    /// What `Guest::claim_run` does.
     fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
-        let (claim, let_go) = self.table.claim_run(run, from, pinned);
-        if let Some(let_go) = let_go {
-            self.settle(let_go, from);
-        }
-        claim
+        handover::claim_run(&self.table, self, run, from, pinned)
     }
 
-    /// What `Guest::settle` does.
     fn settle(&self, claim: Claim, to: State) {
-        self.table.settle(claim, to);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        self.kernel.lock().unwrap().waiting = false;
-        self.woken.notify_all();
+        handover::settle(&self.table, self, claim, to);
     }
 
     fn set_present(&self, present: bool) {
         self.kernel.lock().unwrap().present = present;
     }
 
-    /// A guest's access to page 0: as long as it is missing, tells the handler and sleeps until it is woken.
+    fn protect(&self, protected: bool) {
+        self.kernel.lock().unwrap().protected = protected;
+    }
+
+    /// A guest's write to page 0: as long as it cannot be made, tells the handler and sleeps until it is woken.
     fn access(&self, faults: &Sender<Option<Fault>>) {
         let mut kernel = self.kernel.lock().unwrap();
-        while !kernel.present {
-            kernel.waiting = true;
-            faults.send(Some(Fault)).unwrap();
-            while kernel.waiting {
+        while !kernel.present || kernel.protected {
+            let protected = kernel.present;
+            *(if protected { &mut kernel.write } else { &mut kernel.missing }) = true;
+            faults.send(Some(Fault { protected })).unwrap();
+            while if protected { kernel.write } else { kernel.missing } {
                 kernel = self.woken.wait(kernel).unwrap();
             }
         }
         faults.send(None).unwrap();
     }
 
-    /// The fault handler, until the guest is done: page 0 comes back from `held`.
+    /// The fault handler, until the guest is done: page 0 comes back from `held`, and may be written to.
     fn handle(&self, faults: &Receiver<Option<Fault>>, held: State) {
-        while faults.recv().unwrap().is_some() {
+        while let Some(Fault { protected }) = faults.recv().unwrap() {
             loop {
                 match self.table.state(0) {
                     State::InTransit => break,
+                    state if protected && state.is_pool() => {
+                        let Some(claim) = self.table.claim(0, state) else {
+                            thread::yield_now();
+                            continue;
+                        };
+                        self.protect(false);
+                        self.settle(claim, state);
+                    }
                     state if state == held => {
                         let Some(claim) = self.table.claim(0, held) else {
                             thread::yield_now();
@@ -122,7 +133,10 @@ impl World {
                         };
                         self.bring_back(claim);
                     }
-                    _ => self.wake(),
+                    _ => {
+                        self.wake_missing(run(0, 1));
+                        self.wake_protected(run(0, 1));
+                    }
                 }
                 break;
             }
@@ -136,14 +150,40 @@ impl World {
     }
 }
 
+/// Every wake-up is one of the crate's own; a kernel wakes those that wait on the descriptor that it is asked for.
+impl Waiters for World {
+    fn wake_missing(&self, _: PageRun) {
+        self.kernel.lock().unwrap().missing = false;
+        self.woken.notify_all();
+    }
+
+    fn wake_protected(&self, _: PageRun) {
+        self.kernel.lock().unwrap().write = false;
+        self.woken.notify_all();
+    }
+
+    fn protects_merges(&self) -> bool {
+        true
+    }
+}
+
 fn run(first: u32, count: u32) -> PageRun {
     PageRun::new(Gfn::new(first), count)
 }
 
+/// Under both ways in which compilers make sequentially consistent accesses.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
+    let model = std::sync::Arc::new(model);
+    for fences in [Fences::Leading, Fences::Trailing] {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        let model = model.clone();
+        builder.check(move || {
+            // Threads of a model run on this one.
+            region::atomic::place(fences);
+            model();
+        });
+    }
 }
 
 #[test]
@@ -331,8 +371,8 @@ fn a_pinned_page_is_not_owned() {
 fn a_write_that_waits_while_a_pinned_page_is_tried_is_woken() {
     explore(|| {
         let world = World::new(1, State::Shared);
-        // Write-protected, because growth is gated: to the writer that is as good as missing.
-        world.set_present(false);
+        // Growth is gated.
+        world.protect(true);
         assert!(world.table.pin(0));
         let (sender, faults) = channel();
         let guest = world.clone();
@@ -343,6 +383,51 @@ fn a_write_that_waits_while_a_pinned_page_is_tried_is_woken() {
             assert!(claim.is_none(), "a pinned page was claimed");
         });
         world.handle(&faults, State::Shared);
+        guest.join().unwrap();
+        engine.join().unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_waits_while_a_page_is_merged_behind_a_closed_gate_is_woken() {
+    explore(|| {
+        let world = World::new(1, State::Private);
+        let (sender, faults) = channel();
+        let guest = world.clone();
+        let guest = thread::spawn(move || guest.access(&sender));
+        let engine = world.clone();
+        let engine = thread::spawn(move || {
+            let claim = engine.claim_run(run(0, 1), State::Private, Pinned::Leave);
+            engine.set_present(false);
+            // Mapped, then protected, then settled: the writer may find any of these.
+            engine.set_present(true);
+            engine.protect(true);
+            engine.settle(claim.unwrap(), State::Shared);
+        });
+        world.handle(&faults, State::Private);
+        guest.join().unwrap();
+        engine.join().unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_waits_while_a_page_is_rehomed_is_woken() {
+    explore(|| {
+        let world = World::new(1, State::Shared);
+        let (sender, faults) = channel();
+        let guest = world.clone();
+        let guest = thread::spawn(move || guest.access(&sender));
+        let engine = world.clone();
+        let engine = thread::spawn(move || {
+            let claim = engine.claim_run(run(0, 1), State::Shared, Pinned::Leave);
+            if let Some(claim) = claim {
+                engine.protect(true);
+                engine.own(&claim, |bytes| bytes + 1);
+                engine.protect(false);
+                engine.settle(claim, State::Private);
+            }
+        });
+        world.handle(&faults, State::Private);
         guest.join().unwrap();
         engine.join().unwrap();
     });

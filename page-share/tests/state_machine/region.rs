@@ -1,7 +1,10 @@
-//! The crate's own page table, compiled a second time on the model checker's atomics.
+//! The crate's own page table and handing over, compiled a second time on the model checker's atomics.
 
 #[path = "atomic.rs"]
 pub(crate) mod atomic;
+#[path = "../../src/region/handover.rs"]
+#[allow(dead_code, unreachable_pub)]
+pub(crate) mod handover;
 #[path = "../../src/region/run.rs"]
 #[allow(dead_code, unreachable_pub)]
 pub(crate) mod run;
