@@ -1,6 +1,8 @@
 //! The engine: what one thread at a time does to a guest's pages, under the region's engine lock.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -36,8 +38,11 @@ pub(crate) struct Engine {
     pub(crate) guest: Arc<Guest>,
     pub(crate) pools: Pools,
     pub(crate) pagemap: Pagemap,
-    /// The host has swap space of its own, into which the kernel may put broken pages.
+    /// The host has swap space of its own, into which the kernel may put broken pages. As at the pass's beginning: it
+    /// comes and goes.
     pub(crate) host_swaps: bool,
+    /// /proc/swaps, opened once: a process that is confined later cannot open anything.
+    swaps: Option<File>,
     /// Room for one scan's answer.
     pub(crate) found: Vec<Found>,
     /// Broken pages and since when they are quiet.
@@ -69,7 +74,8 @@ impl Engine {
             guest,
             pools: Pools::default(),
             pagemap: Pagemap::open()?,
-            host_swaps: std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1),
+            host_swaps: true,
+            swaps: File::open("/proc/swaps").ok(),
             found: Vec::with_capacity(1024),
             broken: HashMap::new(),
             calm: Vec::new(),
@@ -84,6 +90,18 @@ impl Engine {
         })
     }
 
+    /// Finds out whether the host swaps at present. A kernel that cannot says so by having no list.
+    pub(crate) fn look_for_host_swap(&mut self) {
+        let mut text = [0; 512];
+        self.host_swaps = self.swaps.as_ref().is_some_and(|swaps| {
+            let Ok(len) = swaps.read_at(&mut text, 0) else {
+                return true;
+            };
+            // One line of headings, and one for each swap space.
+            text[..len].iter().filter(|&&byte| byte == b'\n').count() > 1
+        });
+    }
+
     /// Where `run` of the batch that starts at `first`, the one taken last, waits.
     pub(crate) fn staged(&self, first: Gfn, run: PageRun) -> Span {
         let offset = self.batch_at + (run.first.get() - first.get());
@@ -95,6 +113,9 @@ impl Engine {
     pub(crate) fn take(&mut self, run: PageRun) -> Vec<Claim> {
         if self.staged_pages + run.count > STAGING {
             self.clear_staging();
+            if self.staged_pages + run.count > STAGING {
+                return Vec::new();
+            }
         }
         self.batch_at = self.staged_pages;
         self.staged_pages += run.count;
@@ -134,11 +155,11 @@ impl Engine {
         if self.staged_pages == 0 {
             return;
         }
-        // A move onto a page that is still there fails, so better not go on.
-        if let Err(error) = self.staging.span().sub(0, self.staged_pages as usize).discard() {
-            crate::region::error::fatal(format_args!("staging cannot be emptied: {error}"));
+        match self.staging.span().sub(0, self.staged_pages as usize).discard() {
+            Ok(()) => self.staged_pages = 0,
+            // Nothing is moved there again before it is empty.
+            Err(error) => log::warn!("staging cannot be emptied: {error}"),
         }
-        self.staged_pages = 0;
     }
 
     /// Copies the pages of `run`, at most [`BATCH`], aside. They must be readable without a fault that needs us.
@@ -196,6 +217,10 @@ pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Cl
             Some(error) => {
                 // This page cannot be moved, or not now; the next ones perhaps.
                 let (refused, rest) = left.split(1);
+                if error == Errno::EXIST {
+                    // Of ours nothing is there yet: what is in the way goes.
+                    guest.forget_copied(to.sub(done, 1));
+                }
                 refuse(guest, refused, error);
                 (done, tries) = (done + 1, 0);
                 left = rest;
@@ -210,14 +235,13 @@ fn refuse(guest: &Guest, claim: Claim, error: Errno) {
     match error {
         // Nothing was there: dropped by somebody outside.
         Errno::NOENT => guest.settle(claim, State::Empty),
-        Errno::BUSY | Errno::AGAIN | Errno::NOMEM => {
-            if error == Errno::BUSY {
-                guest.table.add_marks(page, mark::STUCK);
-                guest.counters.pages_stuck.add(1);
-            }
+        Errno::AGAIN | Errno::NOMEM => guest.settle(claim, from),
+        // Pinned, shared with a child, locked since it was adopted, mapped anew by somebody else ...
+        _ => {
+            guest.table.add_marks(page, mark::STUCK);
+            guest.counters.pages_stuck.add(1);
             guest.settle(claim, from);
         }
-        error => crate::region::error::fatal(format_args!("UFFDIO_MOVE of page {page:#x}: {error}")),
     }
 }
 

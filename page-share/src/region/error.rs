@@ -30,9 +30,47 @@ pub enum AdoptError {
         /// What /proc/self/maps says about them.
         found: String,
     },
-    /// The ranges overlap, are empty or are none.
-    #[error("the guest's ranges overlap, or there is none with a page in it")]
+    /// The ranges overlap, one is empty, or there is none.
+    #[error("the guest's ranges overlap, one of them is empty, or there is none")]
     Ranges,
+    /// Two ranges are the same memory.
+    #[error("{run:?} and another range of the guest overlap: they are the same memory of this process")]
+    SameMemory {
+        /// The pages of one of them.
+        run: PageRun,
+    },
+    /// The range has more pages than there are numbers left for.
+    #[error("{run:?} ends beyond the last possible page, 16 TiB")]
+    TooHigh {
+        /// The pages.
+        run: PageRun,
+    },
+    /// The range is not whole pages of this process.
+    #[error("{run:?} is at address {address:#x}, where {} pages of 4096 bytes cannot start", run.count)]
+    Unaligned {
+        /// The pages.
+        run: PageRun,
+        /// Where they are.
+        address: usize,
+    },
+    /// The memory is locked, and the kernel does not move locked pages.
+    #[error("{run:?} is locked in memory (mlock, mlockall), and locked pages cannot be moved; unlock it first")]
+    Locked {
+        /// The pages.
+        run: PageRun,
+    },
+    /// All that this process maps is locked.
+    #[error(
+        "this process locks all memory that it maps (mlockall with MCL_FUTURE), and locked pages cannot be moved; \
+         call munlockall first"
+    )]
+    AllLocked,
+    /// Another userfaultfd watches the memory.
+    #[error("{run:?} is registered with another userfaultfd; unregister it there first")]
+    Watched {
+        /// The pages.
+        run: PageRun,
+    },
     /// Huge blocks were asked for, but the range does not start at the same place in a 2 MiB block as its guest pages.
     #[error("{run:?} lies differently in 2 MiB blocks than its addresses do, so it cannot have huge blocks")]
     Misaligned {

@@ -11,15 +11,21 @@ use crate::region::error::fatal;
 use crate::region::gate::Gate;
 use crate::region::handover::{self, Waiters};
 use crate::region::layout::Layout;
-use crate::region::memory::{Arena, Span, remap};
+use crate::region::memory::{Arena, Span, map_anonymous, remap};
 use crate::region::run::PageRun;
 use crate::region::squeeze::Keeping;
 use crate::region::state::{Claim, PageTable, Pinned, State};
 use crate::region::stats::Counters;
-use crate::region::userfault::{Progress, Userfault};
+use crate::region::userfault::{Progress, Userfault, Watch};
 
 /// How long a mapping to be moved waits for faults that the last one disturbed: enough to fill a few pages.
 const COURTESY: Duration = Duration::from_micros(20);
+
+/// Between two tries of what the kernel has no memory for, or is disturbed in.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// Tries after which the log hears of it.
+const LONG_WAIT: u32 = 100_000;
 
 /// One guest's memory as everybody in this process sees it.
 ///
@@ -93,10 +99,25 @@ impl Guest {
         }
     }
 
-    /// Moves one claimed page back from `from`, once.
-    pub(crate) fn try_give_back(&self, claim: &Claim, from: Span) -> Filled {
+    /// Moves one claimed page back from `from`, once. Locked pages, which do not move, are copied, by way of `buffer`.
+    pub(crate) fn try_give_back(&self, claim: &Claim, from: Span, buffer: &mut Page) -> Filled {
         let run = claim.run();
-        filled(self.move_from_us(from, self.span(run)), run, "UFFDIO_MOVE")
+        let progress = self.move_from_us(from, self.span(run));
+        if progress.stopped == Some(Errno::INVAL) {
+            from.copy_out(0, buffer);
+            let copied = self.try_copy(claim, buffer);
+            if copied == Filled::Done {
+                self.forget_copied(from);
+            }
+            return copied;
+        }
+        filled(progress, run, "UFFDIO_MOVE")
+    }
+
+    /// Empties a place of ours whose page was copied back.
+    pub(crate) fn forget_copied(&self, place: Span) {
+        // What stays there is in the way of the next page only, which then stays where it is.
+        let _ = place.discard();
     }
 
     /// Moves guest pages to an area of ours whose places are known to be empty.
@@ -105,7 +126,10 @@ impl Guest {
     /// seen on Linux 6.18 as EEXIST. What is in our area was moved, whatever the count says.
     pub(crate) fn move_to_us(&self, from: Span, to: Span) -> Progress {
         let progress = self.watch.transfer(from, to);
-        recount(progress, to.pages(), |at| self.is_populated(to.sub(at, 1)))
+        // Unless it is still there: mlockall(2) fills our areas with zeros.
+        recount(progress, to.pages(), |at| {
+            self.is_populated(to.sub(at, 1)) && !self.is_populated(from.sub(at, 1))
+        })
     }
 
     /// Moves pages from an area of ours, all of whose places are full, to guest pages that are in transit. The same
@@ -129,12 +153,31 @@ impl Guest {
         entries.into_iter().map(is_populated).collect()
     }
 
+    /// For each page of `span`, whether the kernel has a copy of it in the host's swap. A page of a pool that was
+    /// write-protected and then dropped from memory leaves a marker that looks like one, but for its protection.
+    pub(crate) fn swapped_copies(&self, span: Span) -> Vec<bool> {
+        let mut entries = vec![[0; 8]; span.pages()];
+        self.read_pagemap(span, entries.as_flattened_mut());
+        let entries = entries.into_iter().map(u64::from_le_bytes);
+        entries
+            .map(|entry| entry & (SWAPPED | PROTECTED) == SWAPPED)
+            .collect()
+    }
+
     /// One entry of 8 bytes for each page of `span`.
     fn read_pagemap(&self, span: Span, entries: &mut [u8]) {
         let offset = (span.start() / crate::page::PAGE_SIZE * 8) as u64;
-        if let Err(error) = self.pagemap.read_exact_at(entries, offset) {
-            fatal(format_args!("/proc/self/pagemap cannot be read: {error}"));
+        while let Err(error) = self.pagemap.read_exact_at(entries, offset) {
+            if error.raw_os_error() != Some(libc::ENOMEM) {
+                fatal(format_args!("/proc/self/pagemap cannot be read: {error}"));
+            }
+            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Somebody waits for a page of our areas, which only mlockall(2) touches: zeros, so that it goes on.
+    pub(crate) fn satisfy(&self, address: usize) {
+        self.watch.fill_foreign(address);
     }
 
     /// Fills a claimed run with `bytes`. Not for the handler: waits for events to be read.
@@ -147,12 +190,71 @@ impl Guest {
         });
     }
 
-    /// Moves a claimed run back from `from`. Not for the handler.
+    /// Moves a claimed run back from `from`. Locked pages, which do not move, are copied. Not for the handler.
     pub(crate) fn give_back_all(&self, run: PageRun, from: Span) {
         let span = self.span(run);
         self.until_done(run, |done, left| {
-            self.move_from_us(from.sub(done, left), span.sub(done, left))
+            let (from, to) = (from.sub(done, left), span.sub(done, left));
+            let progress = self.move_from_us(from, to);
+            if progress.stopped != Some(Errno::INVAL) || progress.pages > 0 || left > 1 {
+                return progress;
+            }
+            let mut page = [0; crate::page::PAGE_SIZE];
+            from.copy_out(0, &mut page);
+            let copied = self.watch.copy(to, &page);
+            if copied.stopped.is_none() {
+                self.forget_copied(from);
+            }
+            copied
         });
+    }
+
+    /// The same for pages whose mapping may be gone: it is made anew then.
+    pub(crate) fn give_back_or_map(&self, run: PageRun, from: Span) {
+        let span = self.span(run);
+        self.until_done(run, |done, left| {
+            let to = span.sub(done, left);
+            let progress = self.move_from_us(from.sub(done, left), to);
+            if progress.stopped == Some(Errno::NOENT) && left == 1 {
+                self.map_anew(to, Errno::NOENT);
+                return Progress {
+                    stopped: Some(Errno::AGAIN),
+                    ..progress
+                };
+            }
+            progress
+        });
+    }
+
+    /// Watched anonymous memory where the kernel unmapped what was there and then failed. Its pages are in our hands,
+    /// and whoever touches them waits, so nothing else will do. Not for the handler.
+    pub(crate) fn map_anew(&self, span: Span, error: Errno) {
+        log::warn!("{span:?} lost its mapping: {error}");
+        self.insist("map", span, || {
+            map_anonymous(span).and_then(|()| self.watch_anew(span))
+        });
+    }
+
+    /// Watches anonymous memory that was just mapped.
+    pub(crate) fn watch_anew(&self, span: Span) -> Result<(), Errno> {
+        span.flag_private()?;
+        self.watch.register(span, Watch::MissingAndWrites)
+    }
+
+    /// Asks the kernel for what it owes until it has room for it: mappings and memory come and go.
+    pub(crate) fn insist(&self, what: &str, span: Span, mut ask: impl FnMut() -> Result<(), Errno>) {
+        let mut tries = 0u32;
+        while let Err(error) = ask() {
+            if !matches!(error, Errno::NOMEM | Errno::AGAIN | Errno::BUSY | Errno::INTR) {
+                fatal(format_args!("cannot {what} {span:?}: {error}"));
+            }
+            if tries == 0 {
+                self.counters.mapping_failures.add(1);
+                log::error!("cannot {what} {span:?} yet: {error}");
+            }
+            tries = tries.saturating_add(1);
+            std::thread::sleep(PAUSE * tries.min(200));
+        }
     }
 
     /// Maps the zero page over a claimed run. Not for the handler.
@@ -161,8 +263,8 @@ impl Guest {
         self.until_done(run, |done, left| self.watch.zero(span.sub(done, left)));
     }
 
-    /// Repeats a filling call until the whole run is filled. A page that cannot be filled is a page lost, so anything
-    /// but "try again" ends the process.
+    /// Repeats a filling call until the whole run is filled, however long the kernel has no memory for it. A page that
+    /// cannot be filled is a page lost, so anything but "try again" ends the process.
     fn until_done(&self, run: PageRun, mut fill: impl FnMut(usize, usize) -> Progress) {
         let (mut done, all) = (0, run.count as usize);
         let (mut most, mut waits) = (all, 0u32);
@@ -175,12 +277,15 @@ impl Guest {
                 Some(Errno::AGAIN) if progress.pages > 0 => {}
                 // The run spans several mappings, which one call cannot.
                 Some(Errno::INVAL | Errno::NOENT) if pages > 1 => most = pages / 2,
-                Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) if waits < 100_000 => {
+                Some(error @ (Errno::AGAIN | Errno::BUSY | Errno::NOMEM)) => {
                     // The handler reads the event that stands in the way; it never waits for this thread.
-                    waits += 1;
+                    waits = waits.saturating_add(1);
                     match waits {
                         0..16 => std::thread::yield_now(),
-                        _ => std::thread::sleep(Duration::from_micros(50)),
+                        _ => std::thread::sleep(PAUSE),
+                    }
+                    if waits == LONG_WAIT {
+                        log::error!("{run:?} cannot be filled yet: {error}");
                     }
                 }
                 Some(error) => fatal(format_args!(
@@ -223,6 +328,10 @@ impl Waiters for Guest {
         self.gate.is_closed()
     }
 }
+
+/// Bits of an entry of /proc/self/pagemap: in the host's swap; write-protected by a userfaultfd.
+const SWAPPED: u64 = 1 << 62;
+const PROTECTED: u64 = 1 << 57;
 
 /// Bits 63 and 62 of an entry of /proc/self/pagemap: present, swapped.
 fn is_populated(entry: [u8; 8]) -> bool {

@@ -74,11 +74,16 @@ impl Handler {
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
     }
 
+    /// Lets it run for as long as the process does.
+    pub(crate) fn detach(&mut self) {
+        self.thread = None;
+    }
+
     /// Ends it. Everything that it holds up must have been given back before.
     pub(crate) fn stop(&mut self) {
-        self.guest.closing.store(true, Ordering::SeqCst);
-        self.ring();
         if let Some(thread) = self.thread.take() {
+            self.guest.closing.store(true, Ordering::SeqCst);
+            self.ring();
             let _ = thread.join();
         }
     }
@@ -200,8 +205,9 @@ impl Worker {
                 Ok(Some(Event::Remapped)) => {}
                 Ok(Some(Event::Fault { address, protected })) => {
                     guest.counters.faults.add(1);
-                    if let Some(page) = guest.layout.page_at(address) {
-                        self.faults.push(Fault { page, protected });
+                    match guest.layout.page_at(address) {
+                        Some(page) => self.faults.push(Fault { page, protected }),
+                        None => guest.satisfy(address),
                     }
                 }
                 Err(error) => fatal(format_args!("a userfaultfd cannot be read: {error}")),
@@ -223,7 +229,8 @@ impl Worker {
         let timeout = (!self.later.is_empty()).then_some(&soon);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => fatal(format_args!("the fault handler cannot wait: {error}")),
+            // For want of memory, or of descriptors allowed: it looks again soon.
+            Err(_) => std::thread::sleep(Duration::from_micros(100)),
         }
         let mut rung = [0; 8];
         let _ = rustix::io::read(&*self.bell, &mut rung);
@@ -245,7 +252,7 @@ impl Worker {
             State::Empty | State::Ballooned => {
                 return self.grow(guest, |worker| worker.fill(guest, page, state));
             }
-            State::Private | State::Zero if !protected => return self.refill(guest, page, state),
+            State::Private | State::Zero | State::Huge if !protected => return self.refill(guest, page, state),
             State::Taken => return self.touch_sampled(guest, page),
             // What comes back from storage grows too: it was given up so that others could have the memory.
             State::Compressed => return self.grow(guest, |worker| worker.decompress(guest, page)),
@@ -373,7 +380,8 @@ impl Worker {
         guest.table.claim(page, state)
     }
 
-    /// A page that should be there is missing: somebody outside dropped it, or the fault is old news.
+    /// A page that should be there is missing: somebody outside dropped it, the kernel still watches what was to be left to
+    /// it, or the fault is old news.
     fn refill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
         let Some(claim) = guest.table.claim(page, state) else {
             return Outcome::Later;
@@ -381,17 +389,19 @@ impl Worker {
         let progress = guest.watch.zero(guest.span(claim.run()));
         guest.settle(claim, state);
         match progress.stopped {
-            None | Some(Errno::EXIST) => Outcome::Done,
+            // Not watched any more: settling it has let the access try again.
+            None | Some(Errno::EXIST | Errno::NOENT) => Outcome::Done,
             Some(_) => Outcome::Later,
         }
     }
 
-    fn touch_sampled(&self, guest: &Guest, page: u32) -> Outcome {
+    fn touch_sampled(&mut self, guest: &Guest, page: u32) -> Outcome {
         let Some(claim) = guest.table.claim(page, State::Taken) else {
             return Outcome::Later;
         };
         let place = guest.table.detail(page) as usize;
-        if guest.try_give_back(&claim, guest.sampling.span().sub(place, 1)) == Filled::Later {
+        let place = guest.sampling.span().sub(place, 1);
+        if guest.try_give_back(&claim, place, &mut self.buffer[0]) == Filled::Later {
             guest.settle(claim, State::Taken);
             return Outcome::Later;
         }

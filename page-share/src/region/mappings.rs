@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Mappings left alone for the allocator, threads and the rescue of a failed merge.
 pub(crate) const SPARE: i64 = 16;
@@ -19,6 +20,9 @@ pub(crate) struct Mappings {
     regions: AtomicI64,
     /// Mappings made or joined since the last count.
     changed: AtomicI64,
+    /// When that was, milliseconds after `since`.
+    counted: AtomicU64,
+    since: Instant,
     /// The kernel's books, opened once: a process that is confined later cannot open anything.
     books: Books,
 }
@@ -69,6 +73,9 @@ const BOOK_BYTES: usize = 64 << 10;
 /// Fewer changes than this are never worth a count.
 const RECOUNT_AFTER: i64 = 2000;
 
+/// Who is refused for want of room counts again after this many milliseconds.
+const RECOUNT_AFTER_MS: u64 = 1000;
+
 /// The estimate is off by less than the changes since the last count; up to this part of the room that is harmless.
 const HARMLESS: i64 = 8;
 
@@ -82,6 +89,8 @@ impl Mappings {
                 limit: AtomicI64::new(0),
                 regions: AtomicI64::new(0),
                 changed: AtomicI64::new(0),
+                counted: AtomicU64::new(0),
+                since: Instant::now(),
                 books: Books::open(),
             };
             mappings.recount();
@@ -98,8 +107,25 @@ impl Mappings {
         }
     }
 
+    /// Whether `count` more may be made. Says no only by the true number, or one that is a second old at most.
+    pub(crate) fn have_room_for(&self, count: i64) -> bool {
+        if self.room() >= count {
+            return true;
+        }
+        let age = self.now().saturating_sub(self.counted.load(Ordering::Relaxed));
+        if age > RECOUNT_AFTER_MS {
+            self.recount();
+        }
+        self.room() >= count
+    }
+
+    fn now(&self) -> u64 {
+        self.since.elapsed().as_millis() as u64
+    }
+
     /// Reads the limit and the true number anew.
     pub(crate) fn recount(&self) {
+        self.counted.store(self.now(), Ordering::Relaxed);
         self.changed.store(0, Ordering::Relaxed);
         self.limit
             .store(self.books.limit().unwrap_or(65_530), Ordering::Relaxed);

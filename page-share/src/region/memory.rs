@@ -223,6 +223,21 @@ impl Arena {
         Ok(arena)
     }
 
+    /// Reserves `pages` pages that cannot be touched before [`Span::open`], between guards. Not even mlockall(2) fills them.
+    pub(crate) fn reserve_closed(pages: usize) -> Result<Self, Errno> {
+        let len = (pages + 2) * PAGE_SIZE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
+        let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+        let start = mapped(guard)? + PAGE_SIZE;
+        let arena = Self {
+            all: Span { start, pages },
+            owner: Owner::Us,
+        };
+        arena.all.flag_private()?;
+        Ok(arena)
+    }
+
     /// Maps the first `pages` pages of the file behind `fd`, shared and read-only. Pages past the file's end are not
     /// touched by this crate before the file has grown over them.
     pub(crate) fn view(fd: BorrowedFd<'_>, pages: usize) -> Result<Self, Errno> {
@@ -242,15 +257,11 @@ impl Arena {
     /// Takes over memory that exists.
     ///
     /// # Safety
-    /// `start` is the page-aligned start of `pages` pages of private anonymous memory that stays mapped for as long
+    /// `start` is the start of `pages` pages of private anonymous memory that stays mapped for as long
     /// as the arena, that nobody else maps, unmaps, moves or advises meanwhile, and into which no Rust reference
     /// points.
     pub(crate) unsafe fn adopt(start: NonNull<u8>, pages: usize) -> Self {
         let start = start.as_ptr() as usize;
-        assert!(
-            start.is_multiple_of(PAGE_SIZE),
-            "{start:#x} is not the start of a page"
-        );
         Self {
             all: Span { start, pages },
             owner: Owner::Caller,
@@ -287,6 +298,14 @@ impl Drop for Arena {
     }
 }
 
+/// MADV_DONTNEED_LOCKED of asm-generic/mman-common.h, Linux 5.18.
+const MADV_DONTNEED_LOCKED: i32 = 24;
+
+/// Whether everything that this process maps from now on is locked in memory.
+pub(crate) fn new_mappings_are_locked() -> Result<bool, Errno> {
+    Ok(Arena::reserve(1)?.span().is_locked())
+}
+
 impl Span {
     /// madvise(2) with each of `advice`.
     fn advise(self, advice: &[i32]) -> Result<(), Errno> {
@@ -318,9 +337,46 @@ impl Span {
         self.advise(&[libc::MADV_DONTFORK, libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE])
     }
 
-    /// Drops the contents: what was anonymous is empty afterwards.
+    /// Drops the contents, locked or not: what was anonymous is empty afterwards.
     pub(crate) fn discard(self) -> Result<(), Errno> {
-        self.advise(&[libc::MADV_DONTNEED])
+        match self.advise(&[libc::MADV_DONTNEED]) {
+            Err(Errno::INVAL) => self.advise(&[MADV_DONTNEED_LOCKED]),
+            other => other,
+        }
+    }
+
+    /// Makes pages of [`Arena::reserve_closed`] like any others, and not locked: moving a locked mapping fills it.
+    pub(crate) fn open(self) -> Result<(), Errno> {
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: pages of an arena of ours; more access to them and no lock on them harm nobody.
+        let done = unsafe {
+            libc::mprotect(self.start as *mut _, self.len(), rw) == 0
+                && libc::munlock(self.start as *const _, self.len()) == 0
+        };
+        if done { Ok(()) } else { Err(last()) }
+    }
+
+    /// Whether every page is in some mapping.
+    pub(crate) fn is_mapped(self) -> bool {
+        // SAFETY: MS_ASYNC does nothing but look whether the addresses are mapped.
+        unsafe { libc::msync(self.start as *mut _, self.len(), libc::MS_ASYNC) == 0 }
+    }
+
+    /// Has the kernel copy the pages that are copy-on-write mappings, and changes none of their bytes, whatever others
+    /// write meanwhile.
+    pub(crate) fn break_copies(self) {
+        for index in 0..self.pages {
+            let at = self.sub(index, 1).start as *const std::sync::atomic::AtomicU64;
+            // SAFETY: aligned and inside an arena; an atomic access, harmless beside a guest's. The compiler does not know
+            // that nothing is added, so the write is made.
+            unsafe { (*at).fetch_add(std::hint::black_box(0), std::sync::atomic::Ordering::SeqCst) };
+        }
+    }
+
+    /// Whether the mapping that the first page is in is locked in memory.
+    pub(crate) fn is_locked(self) -> bool {
+        // Advice about the order of reclaim, which locked memory refuses; one page of it changes nothing.
+        self.sub(0, 1).advise(&[libc::MADV_COLD]) == Err(Errno::INVAL)
     }
 
     /// Joins 512 present pages into one huge page, if the kernel can.
@@ -387,12 +443,10 @@ impl MemoryRange {
     /// Offers memory that exists to a region: `pages` pages at `host`, guest page numbers from `first` on.
     ///
     /// # Safety
-    /// `host` is the page-aligned start of that many pages of private anonymous memory, readable and writable, best
-    /// mapped with MAP_NORESERVE. It stays mapped for as long as this value and any region that adopts it; nobody
-    /// else maps, unmaps, moves or advises it meanwhile; and no Rust reference points into it.
-    ///
-    /// # Panics
-    /// When `host` is not at the start of a page.
+    /// `host` is the start of that many pages of private anonymous memory, readable and writable, best mapped with
+    /// MAP_NORESERVE. It stays mapped for as long as this value and any region that adopts it; nobody else maps, unmaps,
+    /// moves, locks or advises it meanwhile; and no Rust reference points into it. [`Region::adopt`](crate::Region::adopt)
+    /// refuses what it can see is not so.
     pub unsafe fn adopt(first: Gfn, host: NonNull<u8>, pages: u32) -> Self {
         // SAFETY: the caller's promise is the one that is asked for.
         let arena = unsafe { Arena::adopt(host, pages as usize) };

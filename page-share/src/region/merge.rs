@@ -4,9 +4,6 @@ use rustix::io::Errno;
 
 use crate::page::{Gfn, PAGE_SIZE};
 use crate::region::engine::{BATCH, Engine};
-use crate::region::error::fatal;
-use crate::region::guest::Guest;
-use crate::region::memory::map_anonymous;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, State, mark};
 use crate::region::userfault::{Look, Watch};
@@ -30,7 +27,10 @@ impl Engine {
             "every page comes with its place"
         );
         let mut result = Merged::default();
-        for (piece, places) in run.pieces(BATCH).zip(places.chunks(BATCH as usize)) {
+        let mut left = places;
+        for piece in self.pieces(run) {
+            let (places, rest) = left.split_at(piece.count as usize);
+            left = rest;
             if result.out_of_mappings {
                 self.returns.extend_from_slice(places);
             } else {
@@ -38,6 +38,13 @@ impl Engine {
             }
         }
         result
+    }
+
+    /// What of `run` is taken at a time: at most [`BATCH`] pages, in one range. Pages whose numbers follow each other need
+    /// not be neighbours in this process.
+    fn pieces(&self, run: PageRun) -> Vec<PageRun> {
+        let parts = self.guest.layout.clip(run);
+        parts.flat_map(|part| part.pieces(BATCH)).collect()
     }
 
     fn merge_batch(&mut self, run: PageRun, places: &[u32], result: &mut Merged) {
@@ -153,26 +160,11 @@ impl Engine {
     }
 
     /// Gives a taken stretch back after its mapping failed: into the old mapping where it is still there, else into
-    /// fresh memory over whatever there is now.
+    /// fresh memory.
     fn rescue(&mut self, batch: PageRun, claim: Claim) {
-        let (guest, run, from) = (self.guest.clone(), claim.run(), claim.from());
-        let (span, staged) = (guest.span(run), self.staged(batch.first, run));
-        let progress = guest.move_from_us(staged, span);
-        if progress.stopped.is_none() {
-            guest.settle(claim, from);
-            return;
-        }
-        if progress.pages == 0
-            && let Err(error) =
-                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
-        {
-            fatal(format_args!(
-                "{run:?} lost its mapping and cannot get another: {error}"
-            ));
-        }
-        let (done, rest) = claim.split(progress.pages as u32);
-        drop_or_settle(&guest, done, from);
-        self.give_back(batch.first, rest);
+        let (run, from) = (claim.run(), claim.from());
+        self.guest.give_back_or_map(run, self.staged(batch.first, run));
+        self.guest.settle(claim, from);
     }
 
     /// Replaces what of `run` is all zeros by the kernel's zero page. Costs no mapping. [`Engine::clear_staging`]
@@ -262,12 +254,6 @@ pub(crate) enum Backing {
     Own,
     /// Pool pages, at the places in the details.
     Pool,
-}
-
-fn drop_or_settle(guest: &Guest, claim: Claim, to: State) {
-    if claim.run().count > 0 {
-        guest.settle(claim, to);
-    }
 }
 
 /// A pool run that could not be protected can break ungated; the gate covers it at its next closing.

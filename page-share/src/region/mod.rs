@@ -1,5 +1,6 @@
 //! The region: one guest's memory, as its VMM sees and manages it.
 
+mod adoptable;
 mod atomic;
 mod engine;
 mod error;
@@ -69,8 +70,8 @@ pub use stats::Stats;
 /// Kernel memory for one mapping, bytes.
 const MAPPING_BYTES: u64 = 231;
 
-/// How long a region that is dropped waits for I/O in flight.
-const PIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a region that is dropped waits for I/O in flight, for mappings, and for a swap file that cannot be read.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One guest's memory under management.
 ///
@@ -424,13 +425,30 @@ impl Region {
             if stats.shared + stats.broken + stats.compressed + stats.swapped + stats.in_transit == 0 {
                 return;
             }
-            if start.elapsed() > PIN_PATIENCE {
-                error::fatal(format_args!(
-                    "a region is dropped while {} of its pool pages have I/O in flight",
-                    stats.shared + stats.broken
-                ));
+            if start.elapsed() > PATIENCE {
+                self.keep_in_place();
+                return;
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Region {
+    /// What could not be brought back is made safe where it is: pages of the pool become the guest's own copies in their
+    /// mappings, and their references are kept; what cannot be read any more fails at every access.
+    fn keep_in_place(&self) {
+        let stats = self.stats();
+        log::error!(
+            "a region is dropped while {} of its pages cannot leave the pool's mappings, for want of mappings or because of \
+             I/O in flight, and {} cannot be read from the swap file",
+            stats.shared + stats.broken,
+            stats.swapped
+        );
+        let mut engine = lock(&self.engine);
+        for run in self.guest.layout.runs().flat_map(|run| run.pieces(BATCH)) {
+            engine.break_in_place(run);
+            engine.give_up_stored(run);
         }
     }
 }
@@ -440,10 +458,12 @@ impl Drop for Region {
     fn drop(&mut self) {
         self.restore_all();
         self.scanner().leave(&self.engine);
-        for run in self.guest.layout.runs() {
-            if let Err(error) = self.guest.watch.unregister(self.guest.span(run)) {
-                error::fatal(format_args!("{run:?} cannot be let go: {error}"));
-            }
+        let left = |run| self.guest.watch.unregister(self.guest.span(run));
+        if let Some(error) = self.guest.layout.runs().filter_map(|run| left(run).err()).last() {
+            // Until its descriptor closes, missing pages are filled by nobody but the handler.
+            log::warn!("guest memory stays watched until the process ends: {error}");
+            self.handler.detach();
+            self.swapper.detach();
         }
         self.handler.stop();
         self.swapper.stop();

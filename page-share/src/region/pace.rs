@@ -11,7 +11,8 @@ use crate::region::set_up::RegionThread;
 /// How much scanning may cost. Both limits hold over any second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Share of one CPU for the scanning thread, above 0 and at most 1.
+    /// Share of one CPU for the scanning thread, from 0.001 to 1. What lies outside counts as the nearer end, and what is
+    /// not a number as 0.001.
     pub cpu_share: f64,
     /// Pages scanned or merged per second.
     pub pages_per_second: u32,
@@ -27,10 +28,14 @@ impl Default for Pace {
     }
 }
 
+/// Less of a CPU than this would never end a pass.
+const LEAST_SHARE: f64 = 0.001;
+
 impl Pace {
     /// How long to rest after a step that took `cpu` of `wall` for `pages` pages.
     fn rest(self, cpu: Duration, wall: Duration, pages: u32) -> Duration {
-        let share = self.cpu_share.clamp(0.001, 1.0);
+        // `max` and `min` prefer numbers to what is none.
+        let share = self.cpu_share.max(LEAST_SHARE).min(1.0);
         let by_cpu = cpu.div_f64(share);
         let by_pages = Duration::from_secs_f64(f64::from(pages) / f64::from(self.pages_per_second.max(1)));
         by_cpu.max(by_pages).saturating_sub(wall)
@@ -141,5 +146,22 @@ mod tests {
         // 100 pages take 100 ms at this pace, whatever they cost.
         assert_eq!(pace.rest(ms(1), ms(2), 100), ms(98));
         assert_eq!(pace.rest(ms(1), ms(500), 1), ms(0));
+    }
+
+    #[test]
+    fn no_share_of_a_cpu_is_a_panic() {
+        let rest = |cpu_share: f64| {
+            let pace = Pace {
+                cpu_share,
+                pages_per_second: 0,
+            };
+            pace.rest(Duration::from_millis(1), Duration::ZERO, 0)
+        };
+        for least in [f64::NAN, f64::NEG_INFINITY, -1.0, -0.0, 0.0, f64::MIN_POSITIVE] {
+            assert_eq!(rest(least), Duration::from_secs(1), "{least}");
+        }
+        for most in [f64::INFINITY, f64::MAX, 1.5, 1.0] {
+            assert_eq!(rest(most), Duration::from_millis(1), "{most}");
+        }
     }
 }

@@ -3,8 +3,6 @@
 use rustix::io::Errno;
 
 use crate::region::engine::{BATCH, Engine};
-use crate::region::error::fatal;
-use crate::region::memory::map_anonymous;
 use crate::region::merge::Backing;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State};
@@ -48,19 +46,16 @@ impl Engine {
         };
         if let Err(error) = moved {
             guest.counters.mapping_failures.add(1);
-            if guest.pool_watch.unprotect(span).is_ok() {
+            if span.is_mapped() {
                 // The kernel refused before it unmapped anything: nothing has happened.
+                if let Err(error) = guest.pool_watch.unprotect(span) {
+                    log::warn!("{span:?} cannot be unprotected at once: {error}; its faults will do it");
+                }
                 guest.settle(claim, from);
                 return 0;
             }
             // What was there is unmapped, but its bytes are safe.
-            let mapped =
-                map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites));
-            if let Err(second) = mapped {
-                fatal(format_args!(
-                    "{run:?} lost its mapping ({error}) and cannot get another: {second}"
-                ));
-            }
+            guest.map_anew(span, error);
         }
         guest.copy_all(run, self.aside(run.count));
         for page in run.numbers() {
@@ -72,6 +67,15 @@ impl Engine {
         guest.settle(claim, State::Private);
         guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
         run.count
+    }
+
+    /// Where pages cannot come home: has the kernel copy those that are still the pool's.
+    pub(crate) fn break_in_place(&mut self, run: PageRun) {
+        let guest = &self.guest;
+        for page in run.numbers().filter(|&page| guest.table.state(page).is_pool()) {
+            guest.span(PageRun::of(page..page + 1)).break_copies();
+            guest.table.relabel(page, State::Shared, State::Broken);
+        }
     }
 
     fn protect(&self, run: PageRun) -> Result<(), Errno> {

@@ -3,13 +3,13 @@
 //! Never straight to madvise: dropping a page of a pool mapping would show the *pool's* bytes again, and dropping a
 //! compressed page would leave its stored copy to come back.
 
+use rustix::io::Errno;
+
 use crate::region::engine::Engine;
-use crate::region::error::fatal;
 use crate::region::memory::map_anonymous;
 use crate::region::merge::Backing;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, Pinned, State};
-use crate::region::userfault::Watch;
 
 /// Why a guest gives pages up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Engine {
         match from {
             State::Private | State::Zero | State::Lost => {
                 if let Err(error) = span.discard() {
-                    fatal(format_args!("{run:?} cannot be dropped: {error}"));
+                    return self.keep_zeros(claim, error);
                 }
             }
             State::Huge => return self.drop_unwatched(claim),
@@ -92,6 +92,21 @@ impl Engine {
         guest.settle(claim, to);
     }
 
+    /// Memory that the kernel will not drop reads zero, as it must, and stays.
+    fn keep_zeros(&mut self, claim: Claim, error: Errno) {
+        let guest = self.guest.clone();
+        log::warn!("{:?} cannot be dropped: {error}", claim.run());
+        guest.counters.pages_stuck.add(u64::from(claim.run().count));
+        let (run, from) = (claim.run(), claim.from());
+        run.numbers().for_each(|page| guest.table.set_pending(page, true));
+        guest.settle(claim, from);
+        if from != State::Lost {
+            // Not while it is claimed: a page that is missing would wait for this thread.
+            let span = guest.span(run);
+            (0..span.pages()).for_each(|index| span.copy_in(index, &[0; crate::page::PAGE_SIZE]));
+        }
+    }
+
     /// Pages of huge blocks go back to the kernel and stay unwatched. While they are claimed their block can be neither
     /// split nor rebuilt, so that no page is dropped that somebody has begun to watch, and none is called private that is
     /// being dropped.
@@ -108,18 +123,18 @@ impl Engine {
     fn unmap_pool(&mut self, run: PageRun) -> bool {
         let guest = self.guest.clone();
         let span = guest.span(run);
-        if let Err(error) =
-            map_anonymous(span).and_then(|()| guest.watch.register(span, Watch::MissingAndWrites))
-        {
+        if let Err(error) = map_anonymous(span) {
             guest.counters.mapping_failures.add(1);
-            // Still a pool mapping: the kernel refused before it unmapped anything.
-            if guest.pool_watch.unprotect(span).is_ok() {
+            if span.is_mapped() {
+                // Still a pool mapping: the kernel refused before it unmapped anything.
                 return false;
             }
-            fatal(format_args!(
-                "{run:?} lost its mapping and cannot get another: {error}"
-            ));
+            guest.map_anew(span, error);
+        } else {
+            guest.insist("watch", span, || guest.watch_anew(span));
         }
+        // What was written before it was watched, and where all new mappings are locked, zeros.
+        let _ = span.discard();
         self.returns
             .extend(run.numbers().map(|page| guest.table.detail(page)));
         guest.add_mappings(self.edges(run, Backing::Own) - self.edges(run, Backing::Pool));
@@ -130,10 +145,14 @@ impl Engine {
     fn zero_in_place(&mut self, claim: Claim) {
         let guest = self.guest.clone();
         let span = guest.span(claim.run());
+        if let Err(error) = guest.pool_watch.unprotect(span) {
+            log::debug!("{span:?} cannot be unprotected: {error}");
+        }
+        // Settled first: should it be protected all the same, the handler lets the write through.
+        guest.settle(claim, State::Broken);
         for index in 0..span.pages() {
             span.copy_in(index, &[0; crate::page::PAGE_SIZE]);
         }
-        guest.settle(claim, State::Broken);
     }
 
     /// The guest has taken ballooned pages back: they are plainly empty from now on.

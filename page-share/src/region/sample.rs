@@ -79,9 +79,7 @@ impl Engine {
     /// A sampled page was given up by its guest: its content goes. Only for the page's owner.
     pub(crate) fn sample_drop(&mut self, page: u32) {
         let place = self.guest.table.detail(page) as usize;
-        if let Err(error) = self.guest.sampling.span().sub(place, 1).discard() {
-            crate::region::error::fatal(format_args!("a sampled page cannot be dropped: {error}"));
-        }
+        self.guest.forget_copied(self.guest.sampling.span().sub(place, 1));
         self.sample.gone += 1;
     }
 }

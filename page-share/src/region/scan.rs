@@ -256,9 +256,7 @@ impl Engine {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         let result = self.pagemap.scan(span, Look::Broken, &mut found);
-        if self.host_swaps {
-            self.pagemap.scan(span, Look::BrokenSwapped, &mut found)?;
-        }
+        let result = result.and_then(|()| self.find_broken_in_swap(span, &mut found));
         for stretch in &found {
             let first = self.guest.layout.page_at(stretch.start);
             let pages = ((stretch.end - stretch.start) / PAGE_SIZE) as u32;
@@ -270,6 +268,30 @@ impl Engine {
         }
         self.found = found;
         result
+    }
+
+    /// Adds to `found` those that the kernel has put into the host's swap.
+    fn find_broken_in_swap(&mut self, span: Span, found: &mut Vec<Found>) -> Result<(), Errno> {
+        if !self.host_swaps {
+            return Ok(());
+        }
+        let mut swapped = Vec::new();
+        self.pagemap.scan(span, Look::BrokenSwapped, &mut swapped)?;
+        for stretch in swapped {
+            let first = (stretch.start - span.start()) / PAGE_SIZE;
+            let pages = span.sub(first, (stretch.end - stretch.start) / PAGE_SIZE);
+            for (index, copied) in self.guest.swapped_copies(pages).into_iter().enumerate() {
+                if copied {
+                    let page = pages.sub(index, 1);
+                    found.push(Found {
+                        start: page.start(),
+                        end: page.end(),
+                        zero: false,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the broken page has been quiet long enough to come home.

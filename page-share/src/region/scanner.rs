@@ -178,7 +178,8 @@ impl Scanner {
 
     fn begin_pass(&mut self, engine: &Mutex<Engine>) {
         let random = self.random();
-        let engine = lock(engine);
+        let mut engine = lock(engine);
+        engine.look_for_host_swap();
         self.pass.begun = true;
         self.pass.chunks = plan_pass(&engine, random);
         // Typical guests need one mapping for four merged pages; twice that, in every region, must fit.

@@ -1,10 +1,10 @@
 //! Setting a region up: what is asked for, what is refused, and the first look at the memory.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::page::PAGE_SIZE;
 use crate::region::Region;
+use crate::region::adoptable::{self, system};
 use crate::region::engine::Engine;
 use crate::region::error::AdoptError;
 use crate::region::features::{check_release, explain};
@@ -13,7 +13,7 @@ use crate::region::guest::Guest;
 use crate::region::handler::Handler;
 use crate::region::hints::Hints;
 use crate::region::huge::manage;
-use crate::region::layout::{Layout, MemoryRange};
+use crate::region::layout::MemoryRange;
 use crate::region::mappings::Mappings;
 use crate::region::memory::{Arena, HUGE_PAGES};
 use crate::region::run::PageRun;
@@ -23,7 +23,7 @@ use crate::region::squeeze::Keeping;
 use crate::region::state::{PageTable, State};
 use crate::region::stats::Counters;
 use crate::region::swapper::Swapper;
-use crate::region::userfault::{GUEST_FEATURES, POOL_FEATURES, Userfault, Watch};
+use crate::region::userfault::{GUEST_FEATURES, POOL_FEATURES, Pagemap, Userfault, Watch};
 use crate::store::Store;
 use crate::swap::Swap;
 
@@ -85,12 +85,7 @@ impl Region {
         check_release()?;
         let watch = Userfault::open(GUEST_FEATURES).map_err(explain)?;
         let pool_watch = Userfault::open(POOL_FEATURES).map_err(explain)?;
-        let layout = Layout::new(ranges).filter(|layout| layout.runs().all(|run| run.count > 0));
-        let layout = layout.ok_or(AdoptError::Ranges)?;
-        check_memory(&layout)?;
-        if options.blocks == Blocks::Huge {
-            check_alignment(&layout)?;
-        }
+        let layout = adoptable::check(ranges, options.blocks, &watch)?;
         let store = Store::new(options.store_bytes).map_err(|source| AdoptError::System {
             what: "reserving address space for compressed pages",
             source,
@@ -127,22 +122,16 @@ impl Region {
         let io = |what| move |source| AdoptError::System { what, source };
         let mut engine = Engine::new(guest.clone()).map_err(io("setting up the engine"))?;
         let scanner = Scanner::new().map_err(io("drawing random numbers"))?;
-        let (swapper, swap_ins) =
+        // Before there are threads: should it fail, the descriptor closes and nobody watches any more. Whoever touches a
+        // missing page meanwhile waits for the handler.
+        take_over(&guest, blocks, &mut engine.pagemap)?;
+        let (mut swapper, swap_ins) =
             Swapper::start(guest.clone(), started).map_err(io("starting the swap thread"))?;
-        let handler =
-            Handler::start(guest.clone(), swap_ins, started).map_err(io("starting the fault handler"))?;
-        for run in guest.layout.runs() {
-            for (part, huge) in blocks_of(run, blocks) {
-                let claim = guest.table.found(part);
-                if huge {
-                    // Advice about huge pages is a wish: without it the block is merely unwatched.
-                    let _ = guest.span(part).flag_huge();
-                    guest.table.settle(claim, State::Huge);
-                } else {
-                    manage(&guest, claim, &mut engine.pagemap);
-                }
-            }
-        }
+        let handler = Handler::start(guest.clone(), swap_ins, started).map_err(|source| {
+            guest.closing.store(true, Ordering::SeqCst);
+            swapper.stop();
+            io("starting the fault handler")(source)
+        })?;
         let mappings = Mappings::of_process();
         mappings.count_region(1);
         mappings.recount();
@@ -158,6 +147,25 @@ impl Region {
     }
 }
 
+/// Finds out what every page is, and watches those that are managed from the start.
+fn take_over(guest: &Guest, blocks: Blocks, pagemap: &mut Pagemap) -> Result<(), AdoptError> {
+    for run in guest.layout.runs() {
+        for (part, huge) in blocks_of(run, blocks) {
+            let claim = guest.table.found(part);
+            if huge {
+                // Advice about huge pages is a wish: without it the block is merely unwatched.
+                let _ = guest.span(part).flag_huge();
+                guest.settle(claim, State::Huge);
+            } else if let Err(refused) = manage(guest, claim, pagemap) {
+                let error = refused.error;
+                refused.leave_unwatched(guest);
+                return Err(system("watching guest memory")(error));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The parts of a range and whether each is whole huge blocks.
 fn blocks_of(run: PageRun, blocks: Blocks) -> Vec<(PageRun, bool)> {
     let start = run.first.get().next_multiple_of(HUGE_PAGES).min(run.end());
@@ -171,65 +179,4 @@ fn blocks_of(run: PageRun, blocks: Blocks) -> Vec<(PageRun, bool)> {
         ],
     };
     parts.into_iter().filter(|(part, _)| part.count > 0).collect()
-}
-
-fn check_alignment(layout: &Layout) -> Result<(), AdoptError> {
-    let huge = HUGE_PAGES as usize * PAGE_SIZE;
-    let same = |run: &PageRun| {
-        let guest = (run.first.get() % HUGE_PAGES) as usize * PAGE_SIZE;
-        layout.span(*run).start() % huge == guest
-    };
-    match layout.runs().find(|run| !same(run)) {
-        Some(run) => Err(AdoptError::Misaligned { run }),
-        None => Ok(()),
-    }
-}
-
-/// Refuses everything but private anonymous memory that can be read and written.
-fn check_memory(layout: &Layout) -> Result<(), AdoptError> {
-    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|source| AdoptError::System {
-        what: "reading /proc/self/maps",
-        source,
-    })?;
-    for run in layout.runs() {
-        let span = layout.span(run);
-        let mut covered = span.start();
-        for line in maps.lines() {
-            let Some((start, end)) = bounds(line) else {
-                continue;
-            };
-            if end <= covered || start >= span.end() {
-                continue;
-            }
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let plain = fields.get(1) == Some(&"rw-p") && fields.get(4) == Some(&"0");
-            if start > covered || !plain {
-                break;
-            }
-            covered = end;
-        }
-        if covered < span.end() {
-            let line = maps
-                .lines()
-                .find(|line| bounds(line).is_some_and(|(start, end)| (start..end).contains(&covered)));
-            let found = line.map_or("not mapped".into(), |line| format!("mapped as \"{line}\""));
-            return Err(AdoptError::WrongMemory { run, found });
-        }
-    }
-    Ok(())
-}
-
-fn bounds(line: &str) -> Option<(usize, usize)> {
-    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-    Some((
-        usize::from_str_radix(start, 16).ok()?,
-        usize::from_str_radix(end, 16).ok()?,
-    ))
-}
-
-fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> AdoptError {
-    move |errno| AdoptError::System {
-        what,
-        source: errno.into(),
-    }
 }

@@ -1,7 +1,8 @@
 //! The spare area: empty pages, watched from the start and never touched, that re-homes move into the guest.
 //!
 //! A page that was ever touched carries history that keeps mappings from joining again; virgin ones do not. Pages are
-//! used up from the front, so the area is one shrinking mapping; a new one is reserved when it is used up.
+//! used up from the front, so the area is one shrinking mapping; a new one is reserved when it is used up. Before they are
+//! used pages cannot be touched at all: mlockall(2) would fill them.
 
 use rustix::io::Errno;
 
@@ -30,12 +31,13 @@ impl Spare {
             // The rest of the old area is unmapped with it; what was moved out of it is not there any more, and
             // nothing else can have been mapped into the hole, because the area's owner unmaps exactly what is left.
             self.retire();
-            let area = Arena::reserve(AREA_PAGES)?;
+            let area = Arena::reserve_closed(AREA_PAGES)?;
             watch.register(area.span(), Watch::MissingAndWrites)?;
             self.area = Some(area);
         }
         let area = self.area.as_ref().ok_or(Errno::NOMEM)?;
         let span = area.span().sub(self.used, pages);
+        span.open()?;
         self.used += pages;
         Ok(span)
     }

@@ -6,10 +6,9 @@ use std::sync::{MutexGuard, PoisonError};
 
 use crate::page::{PAGE_SIZE, Page};
 use crate::region::engine::{BATCH, Engine};
-use crate::region::error::fatal;
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
-use crate::region::state::{Claim, Pinned, State, mark};
+use crate::region::state::{Claim, PageTable, Pinned, State, mark};
 use crate::store::{Compressor, Store, StoreError, StoreHandle};
 use crate::swap::{READ_LIMIT, Swap, SwapError, SwapSlot};
 
@@ -153,21 +152,15 @@ impl Guest {
     }
 
     /// Reads claimed swapped pages, at most [`NEIGHBOURS`], and brings them back, with one read for each stretch of
-    /// consecutive slots. Of pages that cannot be read or are not what was written, those in `wanted` become lost and
-    /// others stay in the file. Waits for the disk: never for the fault handler. Returns the number that came back.
+    /// consecutive slots; the one with pages that are `wanted` comes first. Of pages that are not what was written, those
+    /// in `wanted` become lost and others stay in the file. So do pages that cannot be read: whoever touches them waits
+    /// until they can. Waits for the disk: never for the fault handler. Returns the number that came back.
     pub(crate) fn bring_back_swapped(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
-        let (mut left, mut count) = (claim, 0);
-        while left.run().count > 0 {
-            let slot = |page: u32| self.table.detail(page);
-            let pages = left.run().numbers();
-            let following = pages.clone().zip(pages.skip(1));
-            let joined = following.take_while(|&(a, b)| slot(a).checked_add(1) == Some(slot(b)));
-            let length = 1 + joined.count() as u32;
-            let (stretch, rest) = left.split(length);
-            left = rest;
-            count += self.bring_back_stretch(stretch, wanted, &mut buffer[..length as usize]);
+        let mut count = 0;
+        for stretch in stretches(&self.table, claim, wanted) {
+            let length = stretch.run().count as usize;
+            count += self.bring_back_stretch(stretch, wanted, &mut buffer[..length]);
         }
-        drop(left);
         count
     }
 
@@ -183,14 +176,23 @@ impl Guest {
         while left.run().count > 0 {
             let (one, rest) = left.split(1);
             left = rest;
-            let page = one.run().first.get();
+            let is_wanted = wanted.numbers().contains(&one.run().first.get());
             match self.read_swapped(one.run(), &mut buffer[..1]) {
                 Ok(()) => {
                     self.return_swapped(one, wanted, &buffer[..1]);
                     count += 1;
                 }
-                Err(error) if wanted.numbers().contains(&page) => self.lose(one, &error),
-                Err(_) => self.settle(one, State::Swapped),
+                // Not what was written, and no other disk has it.
+                Err(error @ (SwapError::Corrupt(_) | SwapError::Unknown(_))) if is_wanted => {
+                    self.lose(one, &error);
+                }
+                Err(error) => {
+                    if self.counters.swap_reads_failed.get().is_power_of_two() {
+                        log::warn!("{:?} cannot be read from the swap file now: {error:?}", one.run());
+                    }
+                    self.counters.swap_reads_failed.add(1);
+                    self.settle(one, State::Swapped);
+                }
             }
         }
         drop(left);
@@ -217,7 +219,7 @@ impl Guest {
         self.settle(claim, State::Private);
     }
 
-    fn lose(&self, claim: Claim, error: &dyn std::error::Error) {
+    fn lose(&self, claim: Claim, error: &dyn std::fmt::Display) {
         let page = claim.run().first.get();
         log::error!("page {page:#x} is lost: {error}");
         self.counters.pages_lost.add(1);
@@ -228,16 +230,30 @@ impl Guest {
     /// Makes a page that is lost fail at every access.
     fn poison(&self, claim: Claim) {
         let span = self.span(claim.run());
-        let mut tries = 0;
-        while let Some(error) = self.watch.poison(span).stopped {
-            tries += 1;
-            if tries > 10_000 {
-                fatal(format_args!("a lost page cannot be marked as broken: {error}"));
-            }
-            std::thread::sleep(std::time::Duration::from_micros(50));
-        }
+        self.insist("mark as broken", span, || {
+            self.watch.poison(span).stopped.map_or(Ok(()), Err)
+        });
         self.settle(claim, State::Lost);
     }
+}
+
+/// Stretches of claimed pages with consecutive slots, the one with wanted pages first.
+fn stretches(table: &PageTable, claim: Claim, wanted: PageRun) -> Vec<Claim> {
+    let (mut left, mut stretches) = (claim, Vec::new());
+    while left.run().count > 0 {
+        let slot = |page: u32| table.detail(page);
+        let pages = left.run().numbers();
+        let following = pages.clone().zip(pages.skip(1));
+        let joined = following.take_while(|&(a, b)| slot(a).checked_add(1) == Some(slot(b)));
+        let length = 1 + joined.count() as u32;
+        let (stretch, rest) = left.split(length);
+        left = rest;
+        stretches.push(stretch);
+    }
+    drop(left);
+    let is_wanted = |stretch: &Claim| stretch.run().numbers().any(|page| wanted.numbers().contains(&page));
+    stretches.sort_by_key(|stretch| !is_wanted(stretch));
+    stretches
 }
 
 impl Engine {
@@ -358,6 +374,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives up what of `run` is stored and cannot be brought back: every access fails from now on.
+    pub(crate) fn give_up_stored(&mut self, run: PageRun) {
+        let guest = self.guest.clone();
+        for page in run.numbers() {
+            let state = guest.table.state(page);
+            if matches!(state, State::Compressed | State::Swapped)
+                && let Some(claim) = guest.table.claim(page, state)
+            {
+                guest.lose(claim, &"it could not be brought back in time");
+            }
+        }
+    }
+
     /// Brings back what of `run` is compressed or swapped. Returns the number of pages.
     pub(crate) fn bring_back(&mut self, run: PageRun) -> u32 {
         let guest = self.guest.clone();
@@ -414,5 +443,31 @@ impl Engine {
             .into_iter()
             .flat_map(|run| self.guest.layout.clip(run).collect::<Vec<_>>())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::Gfn;
+
+    #[test]
+    fn the_wanted_page_is_read_before_its_neighbours() {
+        let table = PageTable::new(16);
+        let all = PageRun::new(Gfn::new(0), 16);
+        let claim = table.found(all);
+        // Three stretches of slots: 40 to 44, 7 to 14, and 30 to 32.
+        let slots = (40..45).chain(7..15).chain(30..33);
+        all.numbers().zip(slots).for_each(|(page, slot)| table.set_detail(page, slot));
+        table.settle(claim, State::Private);
+        for (wanted, order) in [(2, [0, 5, 13]), (6, [5, 0, 13]), (15, [13, 0, 5])] {
+            let (claim, _) = table.claim_run(all, State::Private, Pinned::Ignore);
+            let stretches = stretches(&table, claim.unwrap(), PageRun::of(wanted..wanted + 1));
+            let firsts: Vec<u32> = stretches.iter().map(|it| it.run().first.get()).collect();
+            assert_eq!(firsts, order, "page {wanted}");
+            for stretch in stretches {
+                table.settle(stretch, State::Private);
+            }
+        }
     }
 }

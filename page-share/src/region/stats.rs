@@ -94,7 +94,7 @@ counters! {
     pages_differed,
     /// Merges left out because the mappings allowed are used up.
     merges_without_mapping,
-    /// Merges that failed at a mapping call and were undone.
+    /// Mapping calls that the kernel refused, and that were undone or tried again: merges, re-homes, splits, releases.
     mapping_failures,
     /// Pool pages that the guest wrote to, so that the kernel copied them.
     cow_breaks,
@@ -120,9 +120,11 @@ counters! {
     pages_swapped_in,
     /// Of those, pages that came back because a neighbour was touched.
     neighbours_swapped_in,
-    /// Pages whose stored copy, in the swap file or compressed, was unreadable or failed its checksum.
+    /// Reads of the swap file that failed; the pages stay there and are read again.
+    swap_reads_failed,
+    /// Pages whose stored copy, in the swap file or compressed, failed its checksum.
     pages_lost,
-    /// Pages that the kernel refused to move: pinned, or shared with a forked child.
+    /// Pages that the kernel refused to move or to drop: pinned, shared with a forked child, or locked in memory.
     pages_stuck,
     /// Faults that reached the handler.
     faults,
@@ -136,6 +138,8 @@ counters! {
     faults_gated,
     /// Huge blocks split into managed pages.
     blocks_split,
+    /// Huge blocks that were to be split and stay whole: no mapping is left for them, or I/O is in flight.
+    splits_refused,
     /// Blocks rebuilt as huge pages.
     blocks_rebuilt,
     /// Calls to the manager that failed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::page::PAGE_SIZE;
 use crate::region::error::fatal;
@@ -17,6 +18,9 @@ use crate::region::state::{Claim, State};
 
 /// Faults that can wait for the disk at once; more are tried again.
 const QUEUE: usize = 1024;
+
+/// Rest after a read that failed, longer after the next one, up to ten times this.
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A swapped page that was touched, with its neighbours, or a compressed one that is damaged.
 #[derive(Debug)]
@@ -48,6 +52,11 @@ impl Swapper {
         Ok((Self { thread: Some(thread) }, sender))
     }
 
+    /// Lets it run for as long as the handler does.
+    pub(crate) fn detach(&mut self) {
+        self.thread = None;
+    }
+
     /// Waits for its end.
     pub(crate) fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
@@ -59,7 +68,9 @@ impl Swapper {
 fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
     let mut buffer = vec![[0; PAGE_SIZE]; NEIGHBOURS as usize].into_boxed_slice();
     let mut cpu = thread_cpu();
+    let mut failures = 0u32;
     for SwapIn { claim, wanted } in requests {
+        let failed = guest.counters.swap_reads_failed.get();
         match claim.from() {
             State::Compressed => guest.bring_back_compressed(claim, &mut buffer),
             _ => guest.bring_back_swapped(claim, wanted, &mut buffer),
@@ -67,6 +78,9 @@ fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
         let now = thread_cpu();
         guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
         cpu = now;
+        // Whoever waits for the page asks again at once: a disk that fails is left in peace for a moment.
+        failures = if guest.counters.swap_reads_failed.get() > failed { failures + 1 } else { 0 };
+        std::thread::sleep(FAILURE_PAUSE * failures.min(10));
     }
     if !guest.closing.load(Ordering::SeqCst) {
         fatal(format_args!("the fault handler hung up on the swap thread"));

@@ -199,6 +199,31 @@ impl Userfault {
         Progress::of(done, arg.zeropage, span.pages())
     }
 
+    /// Maps a zero page at `address`, which is registered and in nobody's memory, and wakes who waits for it.
+    pub(crate) fn fill_foreign(&self, address: usize) {
+        let range = sys::uffdio_range {
+            start: (address / PAGE_SIZE * PAGE_SIZE) as u64,
+            len: PAGE_SIZE as u64,
+        };
+        let mut fill = sys::uffdio_zeropage {
+            range,
+            mode: 0,
+            zeropage: 0,
+        };
+        let mut wake = range;
+        let (zero, again) = (
+            iowr::<sys::uffdio_zeropage>(sys::_UFFDIO_ZEROPAGE),
+            ior::<sys::uffdio_range>(sys::_UFFDIO_WAKE),
+        );
+        // SAFETY: as in `open`; the kernel fills only an empty page of an area that is registered here.
+        let filled = unsafe { ioctl(&self.fd, zero, &raw mut fill) };
+        if filled.is_err() {
+            // It is there, or the area is gone: whoever waits finds out by trying again.
+            // SAFETY: as in `wake`.
+            let _ = unsafe { ioctl(&self.fd, again, &raw mut wake) };
+        }
+    }
+
     /// Moves the pages of `from` to the empty pages of `to`. Wakes nobody.
     pub(crate) fn transfer(&self, from: Span, to: Span) -> Progress {
         assert_eq!(from.len(), to.len());
