@@ -3,7 +3,7 @@
 mod contents;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contents::page;
 use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
@@ -19,6 +19,20 @@ const CLASSES: [(&str, std::ops::Range<u32>); 6] = [
     ("swapped", 3072..3584),
     ("private", 3584..4096),
 ];
+
+/// Threads for each class.
+const THREADS: u32 = 3;
+
+/// Threads that wait once no page of their class is left that grew before.
+const WAITING: u64 = 5 * THREADS as u64;
+
+/// Waits until `done`, if that ever comes about: what then must hold is asserted by who waits.
+fn soon(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// Pages of `memory` that are memory of its own.
 fn anonymous(memory: &AnonymousMemory) -> u64 {
@@ -63,38 +77,45 @@ fn a_gated_guest_grows_by_its_credit_and_no_more() {
     let manager = LocalManager::new(Domain::new(1 << 16).unwrap());
     for round in 0..5u32 {
         let (memory, region) = guest(&manager);
-        let stop = AtomicBool::new(false);
+        let (stop, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         let write = |class: &std::ops::Range<u32>, seed: u32| {
             let mut random = seed;
             while !stop.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let at = class.start + (random >> 8) % (class.end - class.start);
+                // Race with the closing in one half; the other is as it was when the gate is closed, for all to wait at.
+                let pages = match closed.load(Ordering::Relaxed) {
+                    true => class.end - class.start,
+                    false => (class.end - class.start) / 2,
+                };
+                let at = class.start + (random >> 8) % pages;
                 memory.store(at as usize * PAGE_SIZE + 8, u64::from(random) | 1);
                 std::thread::sleep(Duration::from_micros(100));
             }
         };
         let grown = std::thread::scope(|scope| {
             for (number, (_, class)) in CLASSES.iter().enumerate() {
-                for thread in 0..3 {
+                for thread in 0..THREADS {
                     let write = &write;
                     scope.spawn(move || write(class, round * 100 + number as u32 * 10 + thread));
                 }
             }
             std::thread::sleep(Duration::from_millis(10));
             region.close_gate();
-            let closed = anonymous(&memory);
-            std::thread::sleep(Duration::from_millis(100));
+            let before = anonymous(&memory);
+            closed.store(true, Ordering::Relaxed);
+            // All threads but those that write to pages that have grown already.
+            soon(|| region.growth().waiting == WAITING);
             let kept = anonymous(&memory);
             region.scan_pass();
             let waiting = region.growth().waiting;
             region.set_credit(CREDIT, region.growth().grown);
-            std::thread::sleep(Duration::from_millis(200));
+            soon(|| region.growth().credit == 0 && region.growth().waiting == WAITING);
             let credited = anonymous(&memory);
             let growth = region.growth();
             stop.store(true, Ordering::Relaxed);
             region.open_gate();
             (
-                kept.saturating_sub(closed),
+                kept.saturating_sub(before),
                 credited.saturating_sub(kept),
                 waiting,
                 growth,
@@ -104,7 +125,7 @@ fn a_gated_guest_grows_by_its_credit_and_no_more() {
         let what = format!("round {round}: {without} pages without credit, {with} with {CREDIT}, {growth:?}");
         // One access of each thread may have been let through while the gate was being closed.
         assert!(without <= 18, "{what}");
-        assert!(waiting >= 10, "{what}: only {waiting} wait");
+        assert_eq!(waiting, WAITING, "{what}");
         assert!(with <= u64::from(CREDIT) && with > 0, "{what}");
         assert_eq!(growth.credit, 0, "{what}");
         println!("{what}");

@@ -1,13 +1,16 @@
 //! Writers race with everything that the engine does; no write may be lost and none invented.
 //!
-//! Each page belongs to one writer, which knows the counter that the page must hold. Every access first checks the
-//! counter and one word of the page's fixed content, then writes; now and then a page goes back to its pristine
-//! content, so that it can be merged again. Merges, re-homes, samples, compression and swap run all the while.
+//! Each page belongs to one writer, which knows every word that the page must hold. Every write goes to some word, which is
+//! checked first; now and then a page goes back to its pristine content, so that it can be merged again. Merges, re-homes,
+//! samples, compression and swap run all the while.
+
+mod contents;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use contents::{WORDS, Written, noise, word};
 use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
 
 const GUESTS: usize = 2;
@@ -15,27 +18,25 @@ const PAGES: u32 = 6 * 1024;
 const WRITERS: usize = 4;
 /// Writes to a page at each visit.
 const BURST: u64 = 32;
+/// Words of a page that differ from its pristine content before it goes back to it.
+const MOST_WRITTEN: usize = 64;
 /// Different pristine contents; pages of one content are equal everywhere.
 const CONTENTS: u64 = 500;
 
-/// The fixed word at `index` of a page; word 0 is the counter. A sixteenth of the contents is all zeros, a half
-/// compresses well.
+/// The word at `index` of a page that is pristine. A sixteenth of the contents is all zeros, a half compresses well; the
+/// others differ in a word or two.
 fn fixed(page: u32, index: usize) -> u64 {
     let content = u64::from(page) / 4 % CONTENTS;
-    let content = if content.is_multiple_of(16) { 0 } else { content };
-    if content % 2 == 1 && !index.is_multiple_of(8) {
-        return content;
+    match content {
+        _ if content.is_multiple_of(16) => 0,
+        _ if content / 2 % 2 == 1 => word(content, index),
+        _ => noise(content, index),
     }
-    content
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        .wrapping_mul(index as u64 + u64::from(content != 0))
 }
 
 fn fill(memory: &AnonymousMemory) {
     for page in 0..PAGES {
-        for index in 1..PAGE_SIZE / 8 {
-            memory.store(page as usize * PAGE_SIZE + index * 8, fixed(page, index));
-        }
+        memory.write_page(page, &contents::page_of(|index| fixed(page, index)));
     }
 }
 
@@ -48,49 +49,82 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
+
+    /// A word of a page.
+    fn word(&mut self) -> usize {
+        (self.next() >> 20) as usize % WORDS
+    }
 }
 
-/// Writes until `target` writes were made by all; returns what its pages' counters must be.
+/// A page of a writer's, and what was written to it.
+struct Own {
+    guest: usize,
+    page: u32,
+    written: Written,
+}
+
+impl Own {
+    fn expected(&self, index: usize) -> u64 {
+        self.written.expected(index, fixed(self.page, index))
+    }
+
+    fn check(&self, memories: &[AnonymousMemory], index: usize, when: &str) {
+        let (guest, page) = (self.guest, self.page);
+        assert_eq!(
+            memories[guest].load(page as usize * PAGE_SIZE + index * 8),
+            self.expected(index),
+            "guest {guest} page {page:#x} word {index}: a write was lost or invented {when}"
+        );
+    }
+
+    fn write(&mut self, memories: &[AnonymousMemory], index: usize, value: u64) {
+        self.check(memories, index, "before a write");
+        self.written.set(index, value);
+        memories[self.guest].store(self.page as usize * PAGE_SIZE + index * 8, value);
+    }
+
+    fn undo(&mut self, memories: &[AnonymousMemory]) {
+        for index in self.written.undo() {
+            let at = self.page as usize * PAGE_SIZE + index * 8;
+            memories[self.guest].store(at, fixed(self.page, index));
+        }
+    }
+}
+
+/// Writes until `target` writes were made by all; returns what its pages must hold.
 fn write(
     id: usize,
     memories: &[AnonymousMemory],
     writes: &AtomicU64,
     stalls: &AtomicU64,
     target: u64,
-) -> Vec<(usize, u32, u64)> {
+) -> Vec<Own> {
     let mut random = Random(0x1234_5678 + id as u64 * 7919);
-    let own: Vec<(usize, u32)> = (0..GUESTS)
-        .flat_map(|guest| {
-            (0..PAGES)
-                .filter(move |page| *page as usize % WRITERS == id)
-                .map(move |page| (guest, page))
+    let pages = |guest: usize| {
+        (0..PAGES)
+            .skip(id)
+            .step_by(WRITERS)
+            .map(move |page| (guest, page))
+    };
+    let mut own: Vec<Own> = (0..GUESTS)
+        .flat_map(pages)
+        .map(|(guest, page)| Own {
+            guest,
+            page,
+            written: Written::default(),
         })
         .collect();
-    let mut counters = vec![0u64; own.len()];
     while writes.load(Ordering::Relaxed) < target {
         let at = (random.next() % own.len() as u64) as usize;
-        let (guest, page) = own[at];
-        let start = page as usize * PAGE_SIZE;
-        let word = 1 + (random.next() % 511) as usize;
+        let own = &mut own[at];
         let since = Instant::now();
-        let seen = memories[guest].load(start + word * 8);
-        assert_eq!(
-            seen,
-            fixed(page, word),
-            "guest {guest} page {page:#x} word {word}: invented"
-        );
+        own.check(memories, random.word(), "long ago");
         for _ in 0..BURST {
-            let seen = memories[guest].load(start);
-            assert_eq!(
-                seen, counters[at],
-                "guest {guest} page {page:#x}: a write was lost or invented"
-            );
-            counters[at] += 1;
-            memories[guest].store(start, counters[at]);
+            let (index, value) = (random.word(), random.next());
+            own.write(memories, index, value);
         }
-        if random.next().is_multiple_of(2) {
-            counters[at] = 0;
-            memories[guest].store(start, 0);
+        if random.next().is_multiple_of(2) || own.written.count() > MOST_WRITTEN {
+            own.undo(memories);
         }
         stalls.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
         writes.fetch_add(BURST, Ordering::Relaxed);
@@ -98,10 +132,7 @@ fn write(
             std::thread::sleep(Duration::from_micros(100));
         }
     }
-    own.into_iter()
-        .zip(counters)
-        .map(|((guest, page), counter)| (guest, page, counter))
-        .collect()
+    own
 }
 
 /// Everything an engine can do to a page, over and over.
@@ -206,21 +237,8 @@ fn race(target: u64) {
     regions.iter().for_each(|region| assert_it_happened(region));
     manager.with(|domain| domain.check().unwrap());
     let check = |when: &str| {
-        for &(guest, page, counter) in &expected {
-            let start = page as usize * PAGE_SIZE;
-            assert_eq!(
-                memories[guest].load(start),
-                counter,
-                "guest {guest} page {page:#x} {when}"
-            );
-            for word in 1..PAGE_SIZE / 8 {
-                let seen = memories[guest].load(start + word * 8);
-                assert_eq!(
-                    seen,
-                    fixed(page, word),
-                    "guest {guest} page {page:#x} word {word} {when}"
-                );
-            }
+        for own in &expected {
+            (0..WORDS).for_each(|index| own.check(&memories, index, when));
         }
     };
     check("while it is managed");

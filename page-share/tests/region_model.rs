@@ -1,5 +1,7 @@
 //! Random sequences of everything a region can do, against memory as an array of contents.
 
+mod contents;
+
 use page_share::{
     AnonymousMemory, Blocks, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, Release,
     Swap,
@@ -9,13 +11,14 @@ use proptest::prelude::*;
 /// Two blocks of 2 MiB and a bit.
 const PAGES: u32 = 1100;
 const GUESTS: usize = 2;
+const WORDS: u32 = contents::WORDS as u32;
 
 #[derive(Debug, Clone)]
 enum Step {
     /// Writes content `u8` over pages.
     Write(PageRun, u8),
-    /// Writes one word and back again: the content stays, but the page was written.
-    Touch(u32),
+    /// Writes a word of a page and back again: the content stays, but the page was written.
+    Touch(u32, u32),
     Scan(u8),
     ScanPart(u32),
     Hint(PageRun),
@@ -46,7 +49,7 @@ fn run() -> impl Strategy<Value = PageRun> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (run(), 0u8..6).prop_map(|(run, content)| Step::Write(run, content)),
-        4 => (0..PAGES).prop_map(Step::Touch),
+        4 => (0..PAGES, 0..WORDS).prop_map(|(page, word)| Step::Touch(page, word)),
         8 => (1u8..6).prop_map(Step::Scan),
         2 => (1u32..3000).prop_map(Step::ScanPart),
         2 => run().prop_map(Step::Hint),
@@ -70,22 +73,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Contents 2 and 3 differ in one word, as do 4 and 5. Some compress, others do not.
 fn page(content: u8) -> Page {
-    let mut page = [0; PAGE_SIZE];
-    if content > 0 {
-        for (index, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            // Odd contents compress, even ones do not.
-            let seed = if content % 2 == 1 {
-                index as u64 % 4
-            } else {
-                index as u64
-            };
-            *word = (seed + 1)
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ u64::from(content))
-                .to_le_bytes();
-        }
+    let number = u64::from(content);
+    match content {
+        0 => [0; PAGE_SIZE],
+        2 | 3 => contents::page(number),
+        _ => contents::page_of(|index| contents::noise(number, index)),
     }
-    page
 }
 
 struct Guest {
@@ -169,10 +164,11 @@ impl Guest {
                     self.model[at] = content;
                 }
             }
-            Step::Touch(at) => {
-                let word = self.memory.load(at as usize * PAGE_SIZE);
-                self.memory.store(at as usize * PAGE_SIZE, !word);
-                self.memory.store(at as usize * PAGE_SIZE, word);
+            Step::Touch(at, word) => {
+                let at = at as usize * PAGE_SIZE + word as usize * 8;
+                let word = self.memory.load(at);
+                self.memory.store(at, !word);
+                self.memory.store(at, word);
             }
             Step::Scan(passes) => (0..passes).for_each(|_| region.scan_pass()),
             Step::ScanPart(pages) => drop(region.scan_step(pages)),

@@ -151,6 +151,40 @@ fn neighbours_that_cannot_be_read_stay_in_the_file() {
 }
 
 #[test]
+fn a_disk_that_fails_for_a_while_loses_no_page() {
+    let file = tempfile::tempfile().unwrap();
+    let descriptor = file.as_raw_fd();
+    let good = file.try_clone().unwrap();
+    let swap = Some(Swap::with_file(file, PAGES).unwrap());
+    let (memory, region) = guest(u64::from, Options { swap, ..options() });
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 64)).unwrap(), 64);
+    // Every read fails from now on, as one of a disk that is gone does.
+    let write_only = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    // SAFETY: replaces a descriptor of this test's by another of its own.
+    unsafe { libc::dup2(write_only.as_raw_fd(), descriptor) };
+    let done = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for at in [3, 20, 21, 40] {
+            let (memory, done) = (&memory, &done);
+            scope.spawn(move || {
+                assert!(memory.read_page(at) == page(u64::from(at)), "page {at}");
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        soon(|| region.stats().swap_reads_failed > 50, &region);
+        assert_eq!(region.bring_back(PageRun::new(Gfn::new(48), 16)), 0);
+        let stats = region.stats();
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+        assert_eq!((stats.lost, stats.pages_lost), (0, 0));
+        // SAFETY: as above.
+        unsafe { libc::dup2(good.as_raw_fd(), descriptor) };
+        soon(|| done.load(Ordering::SeqCst) == 4, &region);
+    });
+    assert_pages(&memory, u64::from);
+    assert_eq!(region.stats().pages_lost, 0);
+}
+
+#[test]
 fn zero_pages_and_stored_pages_wait_for_credit_too() {
     let (memory, region) = guest(u64::from, options());
     (500..600).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));

@@ -52,9 +52,7 @@ fn check_bounds(ranges: &[MemoryRange]) -> Result<(), AdoptError> {
 fn check_addresses(layout: &Layout) -> Result<(), AdoptError> {
     let mut spans: Vec<_> = layout.runs().map(|run| (layout.span(run), run)).collect();
     spans.sort_by_key(|(span, _)| span.start());
-    let twice = spans
-        .windows(2)
-        .find(|pair| pair[0].0.end() > pair[1].0.start());
+    let twice = spans.windows(2).find(|pair| pair[0].0.end() > pair[1].0.start());
     match twice {
         Some(pair) => Err(AdoptError::SameMemory { run: pair[1].1 }),
         None => Ok(()),

@@ -54,7 +54,9 @@ pub enum AdoptError {
         address: usize,
     },
     /// The memory is locked, and the kernel does not move locked pages.
-    #[error("{run:?} is locked in memory (mlock, mlockall), and locked pages cannot be moved; unlock it first")]
+    #[error(
+        "{run:?} is locked in memory (mlock, mlockall), and locked pages cannot be moved; unlock it first"
+    )]
     Locked {
         /// The pages.
         run: PageRun,
@@ -65,6 +67,19 @@ pub enum AdoptError {
          call munlockall first"
     )]
     AllLocked,
+    /// This process has almost as many mappings as the kernel allows.
+    #[error(
+        "this process has {used} mappings, and a region needs room for {needed} more before it reaches vm.max_map_count \
+         ({limit}); raise that, or manage fewer guests in one process"
+    )]
+    NoMappings {
+        /// Mappings that there are.
+        used: u64,
+        /// Mappings that a region needs to start.
+        needed: u64,
+        /// Mappings that the kernel allows.
+        limit: u64,
+    },
     /// Another userfaultfd watches the memory.
     #[error("{run:?} is registered with another userfaultfd; unregister it there first")]
     Watched {

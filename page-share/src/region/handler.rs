@@ -252,7 +252,9 @@ impl Worker {
             State::Empty | State::Ballooned => {
                 return self.grow(guest, |worker| worker.fill(guest, page, state));
             }
-            State::Private | State::Zero | State::Huge if !protected => return self.refill(guest, page, state),
+            State::Private | State::Zero | State::Huge if !protected => {
+                return self.refill(guest, page, state);
+            }
             State::Taken => return self.touch_sampled(guest, page),
             // What comes back from storage grows too: it was given up so that others could have the memory.
             State::Compressed => return self.grow(guest, |worker| worker.decompress(guest, page)),

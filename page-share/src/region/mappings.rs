@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::region::error::AdoptError;
+
 /// Mappings left alone for the allocator, threads and the rescue of a failed merge.
 pub(crate) const SPARE: i64 = 16;
 
@@ -73,6 +75,9 @@ const BOOK_BYTES: usize = 64 << 10;
 /// Fewer changes than this are never worth a count.
 const RECOUNT_AFTER: i64 = 2000;
 
+/// Mappings for a region's areas, its store and its threads' stacks with their guards, and as many for what is around them.
+const START: i64 = 48;
+
 /// Who is refused for want of room counts again after this many milliseconds.
 const RECOUNT_AFTER_MS: u64 = 1000;
 
@@ -117,6 +122,20 @@ impl Mappings {
             self.recount();
         }
         self.room() >= count
+    }
+
+    /// Refuses a region that could not even start: a thread that gets no stack would end the process.
+    pub(crate) fn check_start(&self) -> Result<(), AdoptError> {
+        self.recount();
+        if self.room() >= START {
+            return Ok(());
+        }
+        let number = |count: &AtomicI64| count.load(Ordering::Relaxed).max(0).unsigned_abs();
+        Err(AdoptError::NoMappings {
+            used: number(&self.used),
+            needed: (START + SPARE).unsigned_abs(),
+            limit: number(&self.limit),
+        })
     }
 
     fn now(&self) -> u64 {

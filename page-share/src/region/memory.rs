@@ -582,3 +582,40 @@ mod vm_memory_ranges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_equal_only_if_every_byte_is() {
+        let memory = AnonymousMemory::new(2).unwrap();
+        let span = memory.usable();
+        let (one, other) = (span.sub(0, 1), span.sub(1, 1));
+        let page: Page = std::array::from_fn(|byte| (byte % 251) as u8 + 1);
+        memory.write_page(0, &page);
+        for byte in 0..PAGE_SIZE {
+            let mut changed = page;
+            changed[byte] ^= 0x80;
+            memory.write_page(1, &changed);
+            assert!(!one.page_equals(0, other, 0), "byte {byte}");
+            let mut zeros = [0; PAGE_SIZE];
+            zeros[byte] = 1;
+            memory.write_page(1, &zeros);
+            assert!(!other.page_is_zero(0), "byte {byte}");
+        }
+        memory.write_page(1, &page);
+        assert!(one.page_equals(0, other, 0));
+        memory.write_page(1, &[0; PAGE_SIZE]);
+        assert!(other.page_is_zero(0));
+    }
+
+    #[test]
+    fn copies_are_broken_without_a_change() {
+        let memory = AnonymousMemory::new(3).unwrap();
+        let page: Page = std::array::from_fn(|byte| (byte % 251) as u8);
+        (0..3).for_each(|at| memory.write_page(at, &page));
+        memory.usable().break_copies();
+        (0..3).for_each(|at| assert_eq!(memory.read_page(at), page));
+    }
+}

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::region::Region;
+use crate::region::mappings::Mappings;
 use crate::region::set_up::RegionThread;
 
 /// How much scanning may cost. Both limits hold over any second.
@@ -27,6 +28,9 @@ impl Default for Pace {
         }
     }
 }
+
+/// Mappings for a thread's stacks and their guards.
+const STACK_MAPPINGS: i64 = 8;
 
 /// Less of a CPU than this would never end a pass.
 const LEAST_SHARE: f64 = 0.001;
@@ -64,8 +68,13 @@ impl ScanThread {
     /// Starts scanning `region`, pass after pass, at `pace`.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// When the system refuses a thread, or this process has too few mappings left for its stack.
     pub fn start(region: Arc<Region>, pace: Pace) -> std::io::Result<Self> {
+        if !Mappings::of_process().have_room_for(STACK_MAPPINGS) {
+            return Err(std::io::Error::other(
+                "too few mappings are left below vm.max_map_count",
+            ));
+        }
         let shared = Arc::new(Shared {
             pace: Mutex::new(pace),
             stop: AtomicBool::new(false),

@@ -83,6 +83,7 @@ impl Region {
     /// See [`AdoptError`]; nothing has changed then, except perhaps those flags.
     pub fn adopt(ranges: Vec<MemoryRange>, options: Options) -> Result<Self, AdoptError> {
         check_release()?;
+        Mappings::of_process().check_start()?;
         let watch = Userfault::open(GUEST_FEATURES).map_err(explain)?;
         let pool_watch = Userfault::open(POOL_FEATURES).map_err(explain)?;
         let layout = adoptable::check(ranges, options.blocks, &watch)?;

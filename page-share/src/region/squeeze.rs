@@ -251,7 +251,12 @@ fn stretches(table: &PageTable, claim: Claim, wanted: PageRun) -> Vec<Claim> {
         stretches.push(stretch);
     }
     drop(left);
-    let is_wanted = |stretch: &Claim| stretch.run().numbers().any(|page| wanted.numbers().contains(&page));
+    let is_wanted = |stretch: &Claim| {
+        stretch
+            .run()
+            .numbers()
+            .any(|page| wanted.numbers().contains(&page))
+    };
     stretches.sort_by_key(|stretch| !is_wanted(stretch));
     stretches
 }
@@ -458,7 +463,9 @@ mod tests {
         let claim = table.found(all);
         // Three stretches of slots: 40 to 44, 7 to 14, and 30 to 32.
         let slots = (40..45).chain(7..15).chain(30..33);
-        all.numbers().zip(slots).for_each(|(page, slot)| table.set_detail(page, slot));
+        all.numbers()
+            .zip(slots)
+            .for_each(|(page, slot)| table.set_detail(page, slot));
         table.settle(claim, State::Private);
         for (wanted, order) in [(2, [0, 5, 13]), (6, [5, 0, 13]), (15, [13, 0, 5])] {
             let (claim, _) = table.claim_run(all, State::Private, Pinned::Ignore);

@@ -101,7 +101,10 @@ impl Stretch {
     /// Asks for the beginnings of its first page and of that page's pool page: both are compared soon.
     pub(crate) fn prefetch(&self, engine: &Engine) {
         engine.pools.view(self.places[0]).prefetch(0);
-        engine.guest.span(PageRun::of(self.first..self.first + 1)).prefetch(0);
+        engine
+            .guest
+            .span(PageRun::of(self.first..self.first + 1))
+            .prefetch(0);
     }
 
     /// Merges it.

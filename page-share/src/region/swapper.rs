@@ -79,7 +79,11 @@ fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
         guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
         cpu = now;
         // Whoever waits for the page asks again at once: a disk that fails is left in peace for a moment.
-        failures = if guest.counters.swap_reads_failed.get() > failed { failures + 1 } else { 0 };
+        failures = if guest.counters.swap_reads_failed.get() > failed {
+            failures + 1
+        } else {
+            0
+        };
         std::thread::sleep(FAILURE_PAUSE * failures.min(10));
     }
     if !guest.closing.load(Ordering::SeqCst) {

@@ -211,7 +211,10 @@ fn free_slots_are_not_chosen_where_space_is_being_given_back() {
     let slots = write(&mut swap, &vec![[1; PAGE_SIZE]; EXTENT as usize * 3]);
     let (first, rest) = slots.split_at(EXTENT as usize);
     let (second, third) = rest.split_at(EXTENT as usize);
-    second.iter().chain(&third[..3]).for_each(|&slot| swap.free(slot).unwrap());
+    second
+        .iter()
+        .chain(&third[..3])
+        .for_each(|&slot| swap.free(slot).unwrap());
     // The second extent goes back; the search for free slots begins before it, and there is room behind it.
     let hole = swap.shrink().unwrap();
     let more = write(&mut swap, &[[2; PAGE_SIZE]; 3]);
@@ -219,8 +222,11 @@ fn free_slots_are_not_chosen_where_space_is_being_given_back() {
     punched.as_ref().unwrap();
     swap.shrunk(hole, punched);
     assert_eq!(more, third[..3]);
-    more.iter().for_each(|&slot| assert_eq!(read(&swap, slot).unwrap(), [2; PAGE_SIZE]));
-    first.iter().for_each(|&slot| assert_eq!(read(&swap, slot).unwrap(), [1; PAGE_SIZE]));
+    more.iter()
+        .for_each(|&slot| assert_eq!(read(&swap, slot).unwrap(), [2; PAGE_SIZE]));
+    first
+        .iter()
+        .for_each(|&slot| assert_eq!(read(&swap, slot).unwrap(), [1; PAGE_SIZE]));
 }
 
 #[test]

@@ -103,7 +103,11 @@ impl World {
         let mut kernel = self.kernel.lock().unwrap();
         while !kernel.present || kernel.protected {
             let protected = kernel.present;
-            *(if protected { &mut kernel.write } else { &mut kernel.missing }) = true;
+            *(if protected {
+                &mut kernel.write
+            } else {
+                &mut kernel.missing
+            }) = true;
             faults.send(Some(Fault { protected })).unwrap();
             while if protected { kernel.write } else { kernel.missing } {
                 kernel = self.woken.wait(kernel).unwrap();

@@ -24,6 +24,9 @@
 //!    [`Guest::check`] at all pages.
 #![forbid(unsafe_code)]
 
+// The same contents as in the tests of the library itself.
+#[path = "../../../page-share/tests/contents/mod.rs"]
+mod contents;
 mod guest;
 mod manager;
 mod memory;

@@ -1,12 +1,15 @@
 //! What each page must hold.
 //!
-//! Word 0 of a page counts its writes; the others are fixed. An eighth of the pages is zeros, a half is in sixteen copies
-//! in each guest of the same seed, the rest differs from page to page. Half of what is not zeros compresses well.
+//! An eighth of the pages is zeros, a half is in sixteen copies in each guest of the same seed, the rest differs from page to
+//! page, in a word or two that may be anywhere. Half of what is not zeros compresses well. Any word may be written to, and
+//! the writers remember what they wrote.
 
 use std::sync::atomic::Ordering;
 
 use levy::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
+
+use crate::contents::{self, Written};
 
 pub(crate) const PAGE: u64 = 4096;
 
@@ -22,19 +25,18 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The word at `index` of a page that is as it was in the beginning; word 0 is the counter.
+    /// The word at `index` of a page that is as it was in the beginning.
     pub(crate) fn fixed(self, page: u64, index: u64) -> u64 {
-        if index == 0 || (page.is_multiple_of(8) && !self.all_different) {
+        if page.is_multiple_of(8) && !self.all_different {
             return 0;
         }
         let content = match page % 8 {
             1..=4 if !self.all_different => (self.seed << 32) | (page / 32),
             _ => (self.seed << 32) | (1 << 31) | page,
         };
-        // A word that repeats compresses; one that depends on its place does not.
-        match content % 2 {
-            0 => content,
-            _ => ((content << 9) | index).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        match content / 2 % 2 {
+            0 => contents::word(content, index as usize),
+            _ => contents::noise(content, index as usize),
         }
     }
 
@@ -49,19 +51,15 @@ impl Pages {
         }
     }
 
-    /// Words of `page` that are not as they must be, when it was written `writes` times.
-    pub(crate) fn wrong(self, ram: &GuestRam, page: u64, writes: u64) -> u64 {
+    /// Words of `page` that are not as they must be after what was `written` to it.
+    pub(crate) fn wrong(self, ram: &GuestRam, page: u64, written: &Written) -> u64 {
         let mut bytes = [0; PAGE as usize];
         ram.view()
             .read_slice(&mut bytes, GuestAddress(page * PAGE))
             .expect("a page of the guest");
         let words = bytes.chunks_exact(8).zip(0..);
         let wrong = words.filter(|(bytes, index)| {
-            let expected = if *index == 0 {
-                writes
-            } else {
-                self.fixed(page, *index)
-            };
+            let expected = written.expected(*index as usize, self.fixed(page, *index));
             **bytes != expected.to_le_bytes()
         });
         wrong.count() as u64

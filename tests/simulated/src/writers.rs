@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 
 use levy::memory::GuestRam;
 
+use crate::contents::Written;
 use crate::memory::{Pages, WORDS, load, store};
+
+/// Words of a page that differ from the beginning before it goes back to it.
+const MOST_WRITTEN: usize = 16;
 
 /// Visits between two looks at the clock.
 const BATCH: u64 = 20;
@@ -20,9 +24,9 @@ pub(crate) struct Work {
     pub(crate) wrong: AtomicU64,
     /// Nobody writes while this is set.
     pub(crate) still: AtomicBool,
-    /// How often each page was written since it was last as in the beginning, by writer: page `p` is the next one of
-    /// writer `p % writers`.
-    counts: Vec<Mutex<Vec<u64>>>,
+    /// What was written to each page since it was last as in the beginning, by writer: page `p` is the next one of writer
+    /// `p % writers`.
+    written: Vec<Mutex<Vec<Written>>>,
 }
 
 impl Work {
@@ -34,13 +38,15 @@ impl Work {
             writes: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
             still: AtomicBool::new(false),
-            counts: (0..writers).map(|id| Mutex::new(vec![0; own(id)])).collect(),
+            written: (0..writers)
+                .map(|id| Mutex::new(vec![Written::default(); own(id)]))
+                .collect(),
         })
     }
 
     /// Starts the writers, each of which visits `rate` pages a second.
     pub(crate) fn start(self: &Arc<Self>, rate: u64) {
-        for id in 0..self.counts.len() {
+        for id in 0..self.written.len() {
             let work = Arc::clone(self);
             thread::spawn(move || work.write(id, rate));
         }
@@ -49,11 +55,11 @@ impl Work {
     /// Looks at every word of every page, while nobody writes; the number that are wrong.
     pub(crate) fn check(&self) -> u64 {
         let before = self.still.swap(true, Ordering::SeqCst);
-        let counts: Vec<_> = (0..self.counts.len()).map(|id| self.counts(id)).collect();
+        let written: Vec<_> = (0..self.written.len()).map(|id| self.written(id)).collect();
         let wrong = (0..self.pages.count)
             .map(|page| {
-                let (id, at) = (page as usize % counts.len(), page as usize / counts.len());
-                self.pages.wrong(&self.ram, page, counts[id][at])
+                let (id, at) = (page as usize % written.len(), page as usize / written.len());
+                self.pages.wrong(&self.ram, page, &written[id][at])
             })
             .sum();
         self.still.store(before, Ordering::SeqCst);
@@ -71,32 +77,41 @@ impl Work {
             if self.still.load(Ordering::SeqCst) || rate == 0 {
                 continue;
             }
-            let mut counts = self.counts(id);
+            let mut written = self.written(id);
             for _ in 0..BATCH {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                self.visit(id, &mut counts, random);
+                self.visit(id, &mut written, random);
             }
         }
     }
 
-    /// Looks at a page and writes to it; one time in four it is afterwards as in the beginning.
-    fn visit(&self, id: usize, counts: &mut [u64], random: u64) {
-        let at = (random >> 32) as usize % counts.len();
-        let page = (at * self.counts.len() + id) as u64;
-        let word = 1 + random % (WORDS - 1);
-        let sound = load(&self.ram, page, 0) == counts[at]
-            && load(&self.ram, page, word) == self.pages.fixed(page, word);
-        if !sound {
+    /// Looks at two words of a page and writes to one of them; one time in four the page is afterwards as in the beginning.
+    fn visit(&self, id: usize, written: &mut [Written], random: u64) {
+        let at = (random >> 32) as usize % written.len();
+        let page = (at * self.written.len() + id) as u64;
+        let words = [random % WORDS, (random >> 12) % WORDS];
+        let is_sound = |&word: &u64| {
+            let expected = written[at].expected(word as usize, self.pages.fixed(page, word));
+            load(&self.ram, page, word) == expected
+        };
+        if !words.iter().all(is_sound) {
             self.wrong.fetch_add(1, Ordering::SeqCst);
         }
-        counts[at] = if random & 0xC00 == 0 { 0 } else { counts[at] + 1 };
-        store(&self.ram, page, 0, counts[at]);
+        let written = &mut written[at];
+        if random & 0xC0_0000 == 0 || written.count() >= MOST_WRITTEN {
+            for word in written.undo() {
+                store(&self.ram, page, word as u64, self.pages.fixed(page, word as u64));
+            }
+        } else {
+            written.set(words[0] as usize, random);
+            store(&self.ram, page, words[0], random);
+        }
         self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn counts(&self, id: usize) -> MutexGuard<'_, Vec<u64>> {
-        self.counts[id].lock().unwrap_or_else(PoisonError::into_inner)
+    fn written(&self, id: usize) -> MutexGuard<'_, Vec<Written>> {
+        self.written[id].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
