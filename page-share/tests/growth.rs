@@ -78,7 +78,7 @@ fn a_gated_guest_grows_by_its_credit_and_no_more() {
     for round in 0..5u32 {
         let (memory, region) = guest(&manager);
         let (stop, closed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let write = |class: &std::ops::Range<u32>, seed: u32| {
+        let write = |class: &std::ops::Range<u32>, seed: u32, thread: u32| {
             let mut random = seed;
             while !stop.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -87,7 +87,8 @@ fn a_gated_guest_grows_by_its_credit_and_no_more() {
                     true => class.end - class.start,
                     false => (class.end - class.start) / 2,
                 };
-                let at = class.start + (random >> 8) % pages;
+                // A page of the thread's own: two that wait for one page would count as one.
+                let at = class.start + (random >> 8) % (pages / THREADS) * THREADS + thread;
                 memory.store(at as usize * PAGE_SIZE + 8, u64::from(random) | 1);
                 std::thread::sleep(Duration::from_micros(100));
             }
@@ -96,7 +97,7 @@ fn a_gated_guest_grows_by_its_credit_and_no_more() {
             for (number, (_, class)) in CLASSES.iter().enumerate() {
                 for thread in 0..THREADS {
                     let write = &write;
-                    scope.spawn(move || write(class, round * 100 + number as u32 * 10 + thread));
+                    scope.spawn(move || write(class, round * 100 + number as u32 * 10 + thread, thread));
                 }
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -22,7 +22,7 @@ pub struct Growth {
     pub credit: u64,
     /// Pages that grew through the closed gate since the region's start.
     pub grown: u64,
-    /// Accesses that wait for credit at this moment.
+    /// Pages at which accesses wait for credit at this moment.
     pub waiting: u64,
 }
 

@@ -101,7 +101,7 @@ impl Drop for AbortOnExit<'_> {
 }
 
 /// A thread waits for this page.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fault {
     page: u32,
     /// It wants to write through a protection, rather than to find the page missing.
@@ -184,6 +184,8 @@ impl Worker {
                     guest.counters.faults_retried.add(1);
                     self.later.push(fault);
                 }
+                // An access that was woken meanwhile, and found nothing changed, has asked before.
+                Outcome::Gated if self.gated.contains(&fault) => {}
                 Outcome::Gated => self.gated.push(fault),
             }
         }
