@@ -38,8 +38,11 @@ const LEAST_SHARE: f64 = 0.001;
 impl Pace {
     /// How long to rest after a step that took `cpu` of `wall` for `pages` pages.
     fn rest(self, cpu: Duration, wall: Duration, pages: u32) -> Duration {
-        // `max` and `min` prefer numbers to what is none.
-        let share = self.cpu_share.max(LEAST_SHARE).min(1.0);
+        let share = match self.cpu_share {
+            share if share >= LEAST_SHARE => share.min(1.0),
+            // What is not a number is not more either.
+            _ => LEAST_SHARE,
+        };
         let by_cpu = cpu.div_f64(share);
         let by_pages = Duration::from_secs_f64(f64::from(pages) / f64::from(self.pages_per_second.max(1)));
         by_cpu.max(by_pages).saturating_sub(wall)
