@@ -333,7 +333,7 @@ fn a_manager_that_is_gone_is_looked_for_less_and_less_often_and_found_soon_when_
     up.store(true, Ordering::SeqCst);
     let back = Instant::now();
     while host.manager.with(|domain| domain.sizes().pool_pages).unwrap() == 0 {
-        assert!(back.elapsed() < Duration::from_secs(10), "never found again");
+        assert!(back.elapsed() < Duration::from_secs(300), "never found again");
         region.scan_step(64);
     }
 }

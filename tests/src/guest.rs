@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use crate::channel::Channel;
 use crate::console::{self, Trouble};
 
-/// No wait is longer, emulated hosts included; a wait that gets there is a hang.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// No wait is longer, on emulated and busy hosts neither; a wait that gets there is a hang.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often a wait looks whether the VMM is still there.
 const TICK: Duration = Duration::from_millis(50);

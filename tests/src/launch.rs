@@ -3,14 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use levy::api::client::Client;
 use levy::api::types::GuestView;
 use levy::control::{Client as Control, Request};
 use serde_json::Value;
 
-use crate::Lab;
+use crate::{Lab, PATIENCE, files_in};
 
 /// `levy run` with its own manager. Interrupted and waited for when dropped.
 #[derive(Debug)]
@@ -30,6 +29,7 @@ impl Launch {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(lab.levy())
             .args(["run", "--json", "--manager", "own", "--memory", "size=256M"])
+            .args(["--deadline", "10m"])
             .args(args)
             .env("XDG_RUNTIME_DIR", dir.path())
             .env("TMPDIR", dir.path())
@@ -72,14 +72,19 @@ impl Launch {
         self.dir.path()
     }
 
-    /// What the manager says of its guests.
+    /// What the manager says of its guests, by name: it lists them as they were admitted, and they start at once.
     ///
     /// # Panics
     /// When the manager does not answer.
     #[must_use]
     pub fn guests(&self) -> Vec<GuestView> {
-        let folder = std::fs::read_dir(self.dir()).unwrap().next().unwrap();
-        Client::at(&folder.unwrap().path()).guests().unwrap()
+        // Whatever is temporary is in the same place, in no order.
+        let folders = files_in(self.dir());
+        let folder = folders.iter().find(|name| name.starts_with("levy-run-"));
+        let folder = folder.unwrap_or_else(|| panic!("no manager's folder among {folders:?}"));
+        let mut guests = Client::at(&self.dir().join(folder)).guests().unwrap();
+        guests.sort_by(|a, b| a.name.cmp(&b.name));
+        guests
     }
 
     /// What the manager says of its only guest.
@@ -94,7 +99,7 @@ impl Launch {
     /// Has `guest` restart.
     pub fn restart(&self, guest: &GuestView) {
         let control = guest.control.as_deref().unwrap();
-        let mut control = Control::connect(Path::new(control), Duration::from_secs(60)).unwrap();
+        let mut control = Control::connect(Path::new(control), PATIENCE).unwrap();
         control.ask(&Request::Restart).unwrap();
     }
 

@@ -41,7 +41,7 @@ mod runs;
 mod spawn;
 mod turn;
 
-pub use guest::{Ended, Guest};
+pub use guest::{Ended, Guest, PATIENCE};
 pub use lab::Lab;
 pub use launch::Launch;
 pub use left::{NOTHING, files_in};

@@ -57,10 +57,7 @@ impl Busy {
 }
 
 fn plan(lab: &Lab, manager: &Manager, name: &str) -> Plan {
-    lab.guest(name)
-        .memory_mib(128)
-        .deadline_seconds(240)
-        .managed_by(manager)
+    lab.guest(name).memory_mib(128).managed_by(manager)
 }
 
 /// Two guests at work. Nobody works while others boot, or booting takes long.

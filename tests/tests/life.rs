@@ -106,6 +106,7 @@ fn a_launch_outlives_a_killed_guest_and_ctrl_c_leaves_nothing_of_either() {
     let summary = launch.until("the summary", |line| line["event"] == "summary");
     let message = summary["guests"][0]["message"].as_str().unwrap();
     assert!(message.contains("SIGKILL"), "{summary}");
+    assert_eq!(summary["guests"][0]["name"], guests[0].name.as_str(), "{summary}");
     assert_eq!(summary["guests"][1]["status"], 0, "{summary}");
     assert_eq!(launch.wait(), Some(130));
     let alive: Vec<_> = pids

@@ -1,10 +1,9 @@
 //! Sharing between real guests: what an oracle finds is shared, and what is shared keeps its bytes.
 
 use std::process::Command;
-use std::time::Duration;
 
 use levy::control::{Client, Request};
-use levy_tests::{Guest, Lab};
+use levy_tests::{Guest, Lab, PATIENCE};
 use serde_json::Value;
 
 /// The least part of what could be saved that has to be.
@@ -13,23 +12,18 @@ const OF_ORACLE: f64 = 0.9;
 /// Pages of the pattern that both guests hold: 24 MiB.
 const EQUAL: u64 = 24 * 256;
 
-#[test]
-fn two_guests_share_what_an_oracle_finds_and_keep_their_bytes() {
-    let Some(lab) = Lab::or_skip() else { return };
+/// How long guests are quiet before their pages are counted, in turn until enough is shared: merging takes its time on
+/// emulated and busy hosts.
+const QUIET: [&str; 3] = ["15s", "60s", "240s"];
+
+/// `levy bench sharing` with two guests that are `quiet` for so long: the row of its report about them. The same pattern
+/// is in both, held and then checked byte by byte; beside it, each rewrites pages of its own.
+fn shared(lab: &Lab, quiet: &str) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("sharing.json");
-    // The same pattern in both, held and then checked byte by byte; beside it, each rewrites pages of its own.
     let status = Command::new(lab.levy())
-        .args([
-            "bench",
-            "sharing",
-            "--counts",
-            "2",
-            "--quiet",
-            "15s",
-            "--scan-cpu",
-            "0.8",
-        ])
+        .args(["bench", "sharing", "--counts", "2", "--scan-cpu", "0.8"])
+        .args(["--quiet", quiet, "--deadline", "10m"])
         .args(["--no-disk", "--memory", "size=128M"])
         .args(["--work", "fill mib=24 seed=1 seconds=3600 &"])
         .args(["--work", "churn mib=8 seconds=3 seed={n}"])
@@ -46,11 +40,19 @@ fn two_guests_share_what_an_oracle_finds_and_keep_their_bytes() {
         "{status}: a guest ended, or its bytes were wrong"
     );
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    let row = &report["results"]["by_guests"][0];
-    println!("{row:#}");
+    let row = report["results"]["by_guests"][0].clone();
+    println!("quiet for {quiet}: {row:#}");
+    row
+}
+
+#[test]
+fn two_guests_share_what_an_oracle_finds_and_keep_their_bytes() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let mut rows = QUIET.iter().map(|quiet| shared(&lab, quiet));
+    let row = rows.find(|row| row["of_oracle"].as_f64() >= Some(OF_ORACLE));
+    let row = row.expect("guests that share nine tenths of what they could");
     assert_eq!(row["guests"], 2);
     let number = |value: &Value| value.as_u64().unwrap();
-    assert!(row["of_oracle"].as_f64().unwrap() >= OF_ORACLE);
     assert!(number(&row["shared_pages"]) >= 2 * EQUAL);
     // The kernel's own account does not know of the engine's.
     let (claimed, counted) = (
@@ -85,6 +87,6 @@ fn refusal(guest: &Guest, key: &str) -> String {
         first: 0,
         pages: 1,
     };
-    let mut client = Client::connect(&guest.path("control"), Duration::from_secs(60)).unwrap();
+    let mut client = Client::connect(&guest.path("control"), PATIENCE).unwrap();
     client.ask(&request).unwrap_err().to_string()
 }

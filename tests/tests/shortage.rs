@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use guest_images::agent_protocol::{Action, ModuleChange, Report};
 use levy::api::types::{GuestView, HostChange};
 use levy::control::Request;
-use levy_tests::{Guest, Lab, Manager, Plan, SmallDisk, turn, until};
+use levy_tests::{Guest, Lab, Manager, PATIENCE, Plan, SmallDisk, turn, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -16,9 +16,6 @@ const FILL_MIB: u64 = 96;
 /// What each guest is guaranteed, MiB.
 const MIN_MIB: u64 = 32;
 
-/// No wait is longer, emulated hosts included.
-const PATIENCE: Duration = Duration::from_secs(240);
-
 /// How long a shortage is watched.
 const WATCHED: Duration = Duration::from_secs(20);
 
@@ -27,7 +24,6 @@ fn plan(lab: &Lab, manager: &Manager, name: &str) -> Plan {
     lab.guest(name)
         .memory_mib(192)
         .min_mib(MIN_MIB)
-        .deadline_seconds(240)
         .managed_by(manager)
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use levy::control::{Client, Request};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A kernel that jumps to itself at its 64-bit entry point.
 fn write_kernel(dir: &Path) {

@@ -151,7 +151,7 @@ fn whoever_writes_to_a_page_that_is_being_merged_behind_a_closed_gate_goes_on() 
             let start = Instant::now();
             let goes_on = |(own, before): (&AtomicU64, &u64)| own.load(Ordering::Relaxed) > *before;
             while !writes.iter().zip(&before).all(goes_on) {
-                let waited = start.elapsed() > Duration::from_secs(10);
+                let waited = start.elapsed() > Duration::from_secs(300);
                 if waited {
                     stop.store(true, Ordering::Relaxed);
                     region.open_gate();

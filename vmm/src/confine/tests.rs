@@ -353,7 +353,5 @@ fn the_pool_stays_read_only_for_confined_processes_alone() {
 #[test]
 fn a_thread_that_was_forgotten_is_found() {
     // In this process nobody is confined: the harness's own threads are the forgotten ones.
-    let begin = std::time::Instant::now();
-    let names = limits::unconfined().unwrap();
-    assert!(!names.is_empty() && begin.elapsed().as_secs() < 5, "{names:?}");
+    assert!(!limits::unconfined().unwrap().is_empty());
 }

@@ -23,6 +23,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// No wait is longer, on busy machines neither; one that gets there is a hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
 /// What a guest's process was told to do beside its memory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told {
@@ -153,6 +156,13 @@ impl Managed {
         }
     }
 
+    /// Waits for so many reports more, of all guests together.
+    pub(crate) fn until_reports(&self, more: u64) {
+        let reports = || self.client().host().unwrap().doors.reports;
+        let enough = reports() + more;
+        until("reports", || reports() >= enough);
+    }
+
     /// Sends `text` as it is and returns the answer's status and body.
     pub(crate) fn raw(&self, text: &[u8]) -> (u16, Value) {
         let mut stream = UnixStream::connect(api::socket_in(self.dir.path())).unwrap();
@@ -236,8 +246,9 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(
-            began.elapsed() < Duration::from_secs(30),
-            "{what} did not happen within 30 s"
+            began.elapsed() < PATIENCE,
+            "{what} did not happen within {} s",
+            PATIENCE.as_secs()
         );
         std::thread::sleep(Duration::from_millis(20));
     }

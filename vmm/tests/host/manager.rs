@@ -1,7 +1,5 @@
 //! A manager and a guest's engine: admission, sharing through the page socket, orders, a manager that goes away.
 
-use std::time::Duration;
-
 use allocator::Pages;
 use levy::api::types::{GuestChange, Phase};
 use levy::engine::{AttendError, Introduction};
@@ -10,7 +8,7 @@ use levy::manager::host::{Doors, Host};
 use levy::manager::policy::Settings;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::harness::{CONTENTS, MIB, Managed, TOUCHED_PAGES, Told, hello, until};
+use crate::harness::{CONTENTS, MIB, Managed, PATIENCE, TOUCHED_PAGES, Told, hello, until};
 
 #[test]
 fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
@@ -42,7 +40,7 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
         .unwrap();
     host.tell(id, &FromManager::Pause);
     host.tell(id, &FromManager::Stop);
-    let told = |expected| assert_eq!(guest.told.recv_timeout(Duration::from_secs(5)), Ok(expected));
+    let told = |expected| assert_eq!(guest.told.recv_timeout(PATIENCE), Ok(expected));
     told(Told::Pause(true));
     told(Told::Stop);
 
@@ -89,11 +87,14 @@ fn a_paused_guest_is_seen_as_paused_and_not_as_idle() {
     // Nothing was measured yet: all of it may be in use.
     assert!(activity() > 0.99);
     managed.client().direct("g1", "pause").unwrap();
-    until("the guest's own word", || {
-        managed.client().guest("g1").unwrap().phase == Phase::Paused && guest.region.stats().sampled == 0
+    // The manager says so from its order on, the guest's process stands still once it has heard of it.
+    assert_eq!(guest.told.recv_timeout(PATIENCE), Ok(Told::Pause(true)));
+    until("the end of the sample under way", || {
+        guest.region.stats().sampled == 0
     });
     let taken = guest.region.stats().samples_taken;
-    std::thread::sleep(Duration::from_secs(3));
+    managed.until_reports(4);
+    assert_eq!(managed.client().guest("g1").unwrap().phase, Phase::Paused);
     assert_eq!(
         guest.region.stats().samples_taken,
         taken,
@@ -114,11 +115,8 @@ fn limits_changed_at_run_time_are_kept_by_the_guest_for_the_next_manager() {
         min_bytes: Some(8 * MIB),
     };
     managed.client().change_guest("g1", &change).unwrap();
-    let reports = || managed.client().host().unwrap().doors.reports;
-    let enough = reports() + 2;
-    until("reports by a guest that has read of the change", || {
-        reports() >= enough
-    });
+    // By a guest that has read of the change.
+    managed.until_reports(2);
     managed.host.close();
     let settings = Settings::new(Pages::from_mib(256));
     let next = Host::open(Doors::in_dir(&dir), settings, Pages::from_mib(4096)).unwrap();
