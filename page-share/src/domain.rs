@@ -5,26 +5,30 @@
 //! references than zero or more than its size warrants, put bytes into the pool under a name they do not have, or
 //! change a page that others read. It can fill its part of the pool with twins of its own making (bounded by the
 //! pool's limit), report pages it does not have (its own entries in the index, bounded by its size) and learn that
-//! some other guest of its domain has a content it knows: that is what sharing a domain means.
+//! some other guest of its domain has a content it knows: that is what sharing a domain means. What it was given stays
+//! with whatever it handed its descriptors to: the pool can be read for ever, but no one speaks for a guest that has
+//! ended or has a newer connection.
 //!
 //! # Invariants
 //! 1. A slot is in use exactly while it has references, and exactly then the index has it, or another with its content,
 //!    as shared.
 //! 2. A guest remembers a hint exactly while the index has that page as a hint.
-//! 3. The references to a slot are the sum of what its guests hold; an offer is held from when it is queued.
+//! 3. A request is done only in the epoch of its guest's newest connection; references end as `attach.rs` says.
+//! 4. The references to a slot are the sum of what its guests hold; an offer is held from when it is queued.
 //!
-//! [`Domain::check`] tests all three and the model test runs it after every step.
+//! [`Domain::check`] tests 1, 2 and 4 and the model test runs it after every step.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::attach::Attachment;
 use crate::counts::Counts;
 use crate::guest::Guest;
 use crate::hash::{DomainKey, PageHasher, Sketch, fill_random};
 use crate::index::{Holder, Index, Trace};
-use crate::page::{Gfn, GuestId, PoolGeneration, Slot};
+use crate::page::{Epoch, Gfn, GuestId, PoolGeneration, Slot};
 use crate::pool::Pool;
 use crate::port::{Answer, Invalid, Offer, PortError, REPORT_BATCH, Report, Session};
 use crate::series::AllSeries;
@@ -41,6 +45,10 @@ pub struct Domain {
     pub(crate) references: Counts,
     pub(crate) series: AllSeries,
     pub(crate) guests: BTreeMap<GuestId, Guest>,
+    /// The epoch of the next connection.
+    pub(crate) epoch: Epoch,
+    /// Where to look for a free number first.
+    pub(crate) next_guest: u16,
     pub(crate) counters: Counters,
 }
 
@@ -116,10 +124,13 @@ impl Domain {
     pub fn with_key(key: DomainKey, page_limit: u32) -> io::Result<Self> {
         let mut generation = [0; 8];
         fill_random(&mut generation)?;
+        let generation = u64::from_le_bytes(generation);
         Ok(Self {
             hasher: PageHasher::new(&key),
             key,
-            generation: PoolGeneration::new(u64::from_le_bytes(generation)),
+            generation: PoolGeneration::new(generation),
+            epoch: Epoch::new(generation),
+            next_guest: 0,
             index: Index::new(),
             pool: Pool::new(page_limit)?,
             references: Counts::new(),
@@ -129,47 +140,13 @@ impl Domain {
         })
     }
 
-    /// Takes a guest of `pages` pages in.
+    /// What a guest's process needs to take part.
     ///
     /// # Errors
-    /// When the domain has 65,536 guests or the kernel refuses an eventfd.
-    pub fn attach(&mut self, pages: u32) -> io::Result<GuestId> {
-        let free = (0..=u16::MAX).map(GuestId::new);
-        let guest = free
-            .into_iter()
-            .find(|id| !self.guests.contains_key(id))
-            .ok_or_else(|| io::Error::other("the sharing domain has 65536 guests already"))?;
-        self.guests.insert(guest, Guest::new(pages)?);
-        Ok(guest)
-    }
-
-    /// Drops everything of a guest. Only once its process is dead: a mapping of its own could otherwise outlive the
-    /// page. A closed socket is not death.
-    pub fn detach(&mut self, guest: GuestId) {
-        self.drop_hints(guest);
-        self.pool.close_window(guest);
-        let Some(state) = self.guests.remove(&guest) else {
-            return;
-        };
-        let mut freed = Vec::new();
-        for (slot, count) in state.held().iter() {
-            if self.references.take(slot, count) == Some(0) {
-                freed.push(slot);
-            }
-        }
-        self.free(&mut freed);
-    }
-
-    /// What the process of `guest` needs to take part.
-    ///
-    /// # Errors
-    /// [`Invalid::NotAttached`].
-    pub fn session(&self, guest: GuestId) -> Result<Session, Invalid> {
-        if !self.guests.contains_key(&guest) {
-            return Err(Invalid::NotAttached(guest));
-        }
+    /// [`PortError::Superseded`].
+    pub fn session(&self, from: Attachment) -> Result<Session, PortError> {
         Ok(Session {
-            guest,
+            guest: self.authorize(from)?,
             generation: self.generation,
             key: self.key.clone(),
             pool: Arc::clone(self.pool.readers()),
@@ -180,16 +157,16 @@ impl Domain {
     /// See [`Port::report`](crate::port::Port::report).
     ///
     /// # Errors
-    /// [`PortError::Invalid`]; nothing was done then.
+    /// [`PortError::Superseded`] and [`PortError::Invalid`]; nothing was done then.
     pub fn report(
         &mut self,
-        guest: GuestId,
+        from: Attachment,
         pages: &[Report],
         answers: &mut Vec<Answer>,
     ) -> Result<(), PortError> {
         answers.clear();
         let gfns = pages.iter().map(|report| report.gfn);
-        self.check_pages(guest, gfns, REPORT_BATCH)?;
+        let guest = self.check_pages(from, gfns, REPORT_BATCH)?;
         self.counters.reports += pages.len() as u64;
         for pages in pages.chunks(WARM) {
             self.index.warm(pages.iter().map(|report| report.sketch));
@@ -226,28 +203,30 @@ impl Domain {
     /// See [`Port::offers`](crate::port::Port::offers).
     ///
     /// # Errors
-    /// [`PortError::Invalid`].
-    pub fn offers(&mut self, guest: GuestId, offers: &mut Vec<Offer>) -> Result<(), PortError> {
+    /// [`PortError::Superseded`].
+    pub fn offers(&mut self, from: Attachment, offers: &mut Vec<Offer>) -> Result<(), PortError> {
         offers.clear();
-        self.guest_mut(guest)?.fetch_offers(offers);
+        self.guest_mut(from)?.fetch_offers(offers);
         Ok(())
     }
 
-    /// Polls readable while offers wait for `guest`.
+    /// Polls readable while offers wait for the guest.
     ///
     /// # Errors
-    /// [`Invalid::NotAttached`].
-    pub fn offers_ready(&self, guest: GuestId) -> Result<Arc<OwnedFd>, Invalid> {
-        let state = self.guests.get(&guest).ok_or(Invalid::NotAttached(guest))?;
+    /// [`PortError::Superseded`].
+    pub fn offers_ready(&self, from: Attachment) -> Result<Arc<OwnedFd>, PortError> {
+        let guest = self.authorize(from)?;
+        let state = self.guests.get(&guest);
+        let state = state.ok_or(PortError::Superseded(guest))?;
         Ok(Arc::clone(state.offers_ready()))
     }
 
     /// See [`Port::withdraw`](crate::port::Port::withdraw).
     ///
     /// # Errors
-    /// [`PortError::Invalid`]; nothing was done then.
-    pub fn withdraw(&mut self, guest: GuestId, pages: &[Gfn]) -> Result<(), PortError> {
-        self.check_pages(guest, pages.iter().copied(), REPORT_BATCH)?;
+    /// [`PortError::Superseded`] and [`PortError::Invalid`]; nothing was done then.
+    pub fn withdraw(&mut self, from: Attachment, pages: &[Gfn]) -> Result<(), PortError> {
+        let guest = self.check_pages(from, pages.iter().copied(), REPORT_BATCH)?;
         for &gfn in pages {
             self.drop_hint(guest, gfn);
         }
@@ -257,16 +236,17 @@ impl Domain {
     /// See [`Port::release`](crate::port::Port::release).
     ///
     /// # Errors
-    /// [`PortError::StaleGeneration`] and [`PortError::Invalid`]; nothing was done then.
+    /// [`PortError::Superseded`], [`PortError::StaleGeneration`] and [`PortError::Invalid`]; nothing was done then.
     pub fn release(
         &mut self,
-        guest: GuestId,
+        from: Attachment,
         generation: PoolGeneration,
         slots: &[Slot],
     ) -> Result<(), PortError> {
+        self.authorize(from)?;
         self.check_generation(generation)?;
         self.check_batch(slots.len(), REPORT_BATCH)?;
-        let held = self.guest_mut(guest)?.held_mut();
+        let held = self.guest_mut(from)?.held_mut();
         let too_many = slots.iter().position(|&slot| held.take(slot, 1).is_none());
         if let Some(position) = too_many {
             for &slot in &slots[..position] {
@@ -283,18 +263,18 @@ impl Domain {
     /// A guest's process can read all of its domain's pool, so claiming tells and gives it nothing that reports would not.
     ///
     /// # Errors
-    /// [`PortError::StaleGeneration`] and [`PortError::Invalid`]; nothing was granted then.
+    /// [`PortError::Superseded`], [`PortError::StaleGeneration`] and [`PortError::Invalid`]; nothing was granted then.
     pub fn claim(
         &mut self,
-        guest: GuestId,
+        from: Attachment,
         generation: PoolGeneration,
         slots: &[Slot],
         answers: &mut Vec<Answer>,
     ) -> Result<(), PortError> {
         answers.clear();
+        let guest = self.authorize(from)?;
         self.check_generation(generation)?;
         self.check_batch(slots.len(), REPORT_BATCH)?;
-        self.guest_mut(guest)?;
         for &slot in slots {
             let granted = self.pool.content(slot).is_some() && self.grant(guest, slot);
             self.counters.claimed += u64::from(granted);
@@ -313,37 +293,6 @@ impl Domain {
             return Ok(());
         }
         Err(PortError::StaleGeneration { slots, session })
-    }
-
-    /// Makes `held` the whole of what `guest` refers to, after its connection was lost with answers on the way: one
-    /// entry for each reference. Its hints and waiting offers are forgotten.
-    ///
-    /// # Errors
-    /// [`PortError::Invalid`] when a reference is named that the guest never had; nothing was done then.
-    pub fn restate(&mut self, guest: GuestId, held: &[Slot]) -> Result<(), PortError> {
-        let recorded = self.guest_mut(guest)?.held();
-        let mut claimed = Counts::new();
-        for &slot in held {
-            if claimed.get(slot) >= recorded.get(slot) {
-                return Err(self.invalid(Invalid::NotHeld(slot)));
-            }
-            claimed.add(slot);
-        }
-        let excess: Vec<Slot> = recorded
-            .iter()
-            .flat_map(|(slot, count)| {
-                let extra = count - claimed.get(slot);
-                std::iter::repeat_n(slot, extra as usize)
-            })
-            .collect();
-        self.drop_hints(guest);
-        let state = self.guest_mut(guest)?;
-        state.forget_offers();
-        for &slot in &excess {
-            state.held_mut().take(slot, 1);
-        }
-        self.drop_references(&excess);
-        Ok(())
     }
 
     /// What the domain has counted.
@@ -371,71 +320,6 @@ impl Domain {
     /// When fstat(2) fails.
     pub fn pool_bytes(&self) -> io::Result<u64> {
         self.pool.resident_bytes()
-    }
-
-    /// Hashes pages of the pool again, from slot `from` on and `slots` slots far, and returns those whose bytes are
-    /// not what was published: somebody wrote to the pool, or memory failed.
-    ///
-    /// # Errors
-    /// When the pool cannot be read.
-    pub fn audit(&self, from: Slot, slots: u32) -> io::Result<Vec<Slot>> {
-        let range = from.get()..from.get().saturating_add(slots).min(self.pool.slots());
-        let mut damaged = Vec::new();
-        for slot in range.map(Slot::new) {
-            let Some(content) = self.pool.content(slot) else {
-                continue;
-            };
-            let page = self.pool.read(slot)?;
-            if !content.matches(&self.hasher, &page) {
-                damaged.push(slot);
-            }
-        }
-        Ok(damaged)
-    }
-
-    /// Tests the invariants above in full. Slow.
-    ///
-    /// # Errors
-    /// Names the first thing found wrong.
-    pub fn check(&self) -> Result<(), String> {
-        let mut sum: BTreeMap<Slot, u32> = BTreeMap::new();
-        for (guest, state) in &self.guests {
-            for (slot, count) in state.held().iter() {
-                *sum.entry(slot).or_default() += count;
-            }
-            for (gfn, trace) in state.hints() {
-                if !self.index.has_traced(trace, Holder::Hint(*guest, gfn)) {
-                    return Err(format!(
-                        "{guest:?} {gfn:?} is remembered as a hint, but not in the index"
-                    ));
-                }
-            }
-        }
-        let references: BTreeMap<Slot, u32> = self.references.iter().collect();
-        if references != sum {
-            return Err(format!("guests hold {sum:?}, counted are {references:?}"));
-        }
-        for &slot in references.keys() {
-            let content = self.pool.content(slot);
-            let holder = content.and_then(|content| self.index.find(content.sketch));
-            let named = match holder {
-                Some(Holder::Shared(named)) => named == slot || self.pool.content(named) == content,
-                _ => false,
-            };
-            if !named {
-                return Err(format!("{slot:?} has references, but the index has {holder:?}"));
-            }
-        }
-        let hints: usize = self.guests.values().map(|state| state.hints().count()).sum();
-        let (entries, used) = (self.index.entries(), self.pool.used() as usize);
-        let copies = self.series.copies() as usize;
-        if entries != hints + used - copies || used != references.len() {
-            return Err(format!(
-                "{entries} entries, {hints} hints, {used} slots in use, {copies} of them copies, {} referred to",
-                references.len()
-            ));
-        }
-        Ok(())
     }
 
     /// Whether `guest` may get another reference.
@@ -475,7 +359,8 @@ impl Domain {
         }
     }
 
-    fn drop_hints(&mut self, guest: GuestId) {
+    /// Makes no page of `guest` a hint any longer.
+    pub(crate) fn drop_hints(&mut self, guest: GuestId) {
         let state = self.guests.get(&guest);
         let hints: Vec<Gfn> = state
             .into_iter()
@@ -498,7 +383,8 @@ impl Domain {
         self.free(&mut freed);
     }
 
-    fn free(&mut self, slots: &mut [Slot]) {
+    /// Empties slots that have no reference left.
+    pub(crate) fn free(&mut self, slots: &mut [Slot]) {
         for &slot in slots.iter() {
             if let Some(content) = self.pool.content(slot) {
                 self.unname(slot, content);
@@ -510,9 +396,10 @@ impl Domain {
         }
     }
 
-    pub(crate) fn guest_mut(&mut self, guest: GuestId) -> Result<&mut Guest, PortError> {
-        let state = self.guests.get_mut(&guest);
-        state.ok_or(PortError::Invalid(Invalid::NotAttached(guest)))
+    /// The guest that `from` may speak for.
+    pub(crate) fn guest_mut(&mut self, from: Attachment) -> Result<&mut Guest, PortError> {
+        let guest = self.authorize(from)?;
+        self.guests.get_mut(&guest).ok_or(PortError::Superseded(guest))
     }
 
     pub(crate) fn check_batch(&mut self, count: usize, limit: usize) -> Result<(), PortError> {
@@ -524,19 +411,22 @@ impl Domain {
         Err(self.invalid(Invalid::Batch { count, limit }))
     }
 
+    /// The guest that `from` may speak for, if all of `gfns` are its pages and not too many.
     pub(crate) fn check_pages(
         &mut self,
-        guest: GuestId,
+        from: Attachment,
         mut gfns: impl ExactSizeIterator<Item = Gfn>,
         limit: usize,
-    ) -> Result<(), PortError> {
+    ) -> Result<GuestId, PortError> {
+        let guest = self.authorize(from)?;
         self.check_batch(gfns.len(), limit)?;
-        let state = self.guest_mut(guest)?;
+        let state = self.guest_mut(from)?;
         let outcome = gfns.try_for_each(|gfn| state.check(gfn));
-        outcome.map_err(|invalid| self.invalid(invalid))
+        outcome.map_err(|invalid| self.invalid(invalid))?;
+        Ok(guest)
     }
 
-    fn invalid(&mut self, invalid: Invalid) -> PortError {
+    pub(crate) fn invalid(&mut self, invalid: Invalid) -> PortError {
         self.counters.invalid_calls += 1;
         PortError::Invalid(invalid)
     }

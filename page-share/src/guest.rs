@@ -7,8 +7,9 @@ use std::sync::Arc;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::counts::Counts;
+use crate::death::GuestProcess;
 use crate::index::Trace;
-use crate::page::Gfn;
+use crate::page::{Epoch, Gfn, Slot};
 use crate::port::{Invalid, Offer, REPORT_BATCH};
 use crate::sparse::Sparse;
 
@@ -17,6 +18,10 @@ use crate::sparse::Sparse;
 pub(crate) struct Guest {
     /// Size of the guest: every gfn is below it.
     pages: u32,
+    /// Since its newest connection.
+    epoch: Epoch,
+    /// The process whose death ends it; none for a guest of this process.
+    process: Option<GuestProcess>,
     /// For every page that is a hint, the trace of its entry in the index; zero for all others.
     hints: Sparse<u32>,
     held: Counts,
@@ -28,16 +33,38 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(pages: u32) -> io::Result<Self> {
+    pub(crate) fn new(pages: u32, epoch: Epoch, process: Option<GuestProcess>) -> io::Result<Self> {
         let (offers_ready, ring) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
             pages,
+            epoch,
+            process,
             hints: Sparse::new(),
             held: Counts::new(),
             offers: Vec::new(),
             offers_ready: Arc::new(offers_ready),
             ring,
         })
+    }
+
+    /// Pages that it has.
+    pub(crate) fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// The only epoch in which it is heard.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// From now on only what has this epoch speaks for it.
+    pub(crate) fn renew(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
+    /// The process whose death ends it.
+    pub(crate) fn process(&self) -> Option<&GuestProcess> {
+        self.process.as_ref()
     }
 
     /// Checks that `gfn` is a page of this guest.
@@ -114,6 +141,19 @@ impl Guest {
     /// Drops everything that waits to be fetched; the references stay.
     pub(crate) fn forget_offers(&mut self) {
         self.offers = Vec::new();
+    }
+
+    /// Drops everything that waits to be fetched, and holds it no longer; the domain's count of these references is still
+    /// to be lowered.
+    pub(crate) fn drop_offers(&mut self) -> Vec<Slot> {
+        let slots: Vec<Slot> = std::mem::take(&mut self.offers)
+            .into_iter()
+            .map(|offer| offer.slot)
+            .collect();
+        for &slot in &slots {
+            self.held.take(slot, 1);
+        }
+        slots
     }
 
     /// Bytes of memory in use.

@@ -55,7 +55,10 @@
 //! - vhost-user, VFIO, hugetlbfs and file-backed guest memory are refused or unsupported: they bypass page tables that
 //!   this crate relies on.
 
+mod attach;
+mod check;
 mod counts;
+mod death;
 mod domain;
 mod guest;
 mod hash;
@@ -76,10 +79,12 @@ mod store;
 mod swap;
 pub mod wire;
 
+pub use attach::{Attachment, LocalGuest};
+pub use death::{Dead, GuestProcess};
 pub use domain::{Counters, Domain, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
-pub use page::{Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
+pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
 pub use region::{
     AdoptError, AnonymousMemory, Blocks, Growth, MemoryRange, OldPool, Options, Pace, PageRun, Pin, Region,

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::attach::{Attachment, LocalGuest};
 use crate::domain::Domain;
 use crate::guest::drain;
 use crate::page::{Gfn, Page, PoolGeneration, Slot};
@@ -32,13 +33,12 @@ impl LocalManager {
         let domain = locked
             .as_mut()
             .ok_or_else(|| io::Error::other("the local manager has stopped"))?;
-        let guest = domain.attach(pages)?;
-        let session = domain.session(guest).map_err(io::Error::other)?;
-        let offers_ready = domain.offers_ready(guest).map_err(io::Error::other)?;
+        let (guest, session, offers_ready) = enter(domain, pages)?;
         drop(locked);
         Ok(LocalPort {
             manager: self.clone(),
             pages,
+            guest: Some(guest),
             session,
             offers_ready,
         })
@@ -64,23 +64,56 @@ impl LocalManager {
     }
 }
 
+fn enter(domain: &mut Domain, pages: u32) -> io::Result<(LocalGuest, Session, Arc<OwnedFd>)> {
+    let guest = domain.attach(pages)?;
+    let session = domain.session(guest.attachment()).map_err(io::Error::other)?;
+    let offers_ready = domain
+        .offers_ready(guest.attachment())
+        .map_err(io::Error::other)?;
+    Ok((guest, session, offers_ready))
+}
+
 /// The port of one guest to a [`LocalManager`].
 ///
-/// Dropping it releases nothing: tell the domain with [`Domain::detach`] once the guest's memory is gone.
+/// Dropping it takes the guest out of the domain if it holds no reference any more, as after its [`Region`](crate::Region)
+/// was dropped. References that it still holds may still be mapped: they stay counted, with the guest, until the domain
+/// itself is gone. Where the guest's memory has been unmapped, [`retire`](Self::retire) drops all of them.
 #[derive(Debug)]
 pub struct LocalPort {
     manager: LocalManager,
     pages: u32,
+    /// `None` only while it is being dropped.
+    guest: Option<LocalGuest>,
     session: Session,
     offers_ready: Arc<OwnedFd>,
 }
 
 impl LocalPort {
-    fn call<T>(&self, action: impl FnOnce(&mut Domain) -> Result<T, PortError>) -> Result<T, PortError> {
+    /// Ends the guest: drops all its references and hints. Only once no memory maps a page of the pool for it any more.
+    pub fn retire(mut self) {
+        if let Some(guest) = self.guest.take() {
+            self.manager.with(|domain| domain.retire(guest));
+        }
+    }
+
+    fn call<T>(
+        &self,
+        action: impl FnOnce(&mut Domain, Attachment) -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
         let mut locked = self.manager.lock();
-        match locked.as_mut() {
-            Some(domain) if domain.generation == self.session.generation => action(domain),
+        match (locked.as_mut(), &self.guest) {
+            (Some(domain), Some(guest)) if domain.generation == self.session.generation => {
+                action(domain, guest.attachment())
+            }
             _ => Err(PortError::Gone),
+        }
+    }
+}
+
+impl Drop for LocalPort {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            self.manager.with(|domain| domain.leave(guest));
         }
     }
 }
@@ -92,8 +125,7 @@ impl Port for LocalPort {
 
     fn report(&mut self, pages: &[Report], answers: &mut Vec<Answer>) -> Result<(), PortError> {
         answers.clear();
-        let guest = self.session.guest;
-        self.call(|domain| domain.report(guest, pages, answers))
+        self.call(|domain, guest| domain.report(guest, pages, answers))
     }
 
     fn publish(
@@ -103,15 +135,13 @@ impl Port for LocalPort {
         results: &mut Vec<Publication>,
     ) -> Result<(), PortError> {
         results.clear();
-        let guest = self.session.guest;
-        self.call(|domain| domain.publish(guest, pages, bytes, results))
+        self.call(|domain, guest| domain.publish(guest, pages, bytes, results))
     }
 
     fn offers(&mut self, offers: &mut Vec<Offer>) -> Result<(), PortError> {
         offers.clear();
         drain(&self.offers_ready);
-        let guest = self.session.guest;
-        self.call(|domain| domain.offers(guest, offers))
+        self.call(|domain, guest| domain.offers(guest, offers))
     }
 
     fn offers_ready(&self) -> BorrowedFd<'_> {
@@ -119,8 +149,7 @@ impl Port for LocalPort {
     }
 
     fn withdraw(&mut self, pages: &[Gfn]) -> Result<(), PortError> {
-        let guest = self.session.guest;
-        self.call(|domain| domain.withdraw(guest, pages))
+        self.call(|domain, guest| domain.withdraw(guest, pages))
     }
 
     fn claim(
@@ -130,25 +159,26 @@ impl Port for LocalPort {
         answers: &mut Vec<Answer>,
     ) -> Result<(), PortError> {
         answers.clear();
-        let guest = self.session.guest;
-        self.call(|domain| domain.claim(guest, generation, slots, answers))
+        self.call(|domain, guest| domain.claim(guest, generation, slots, answers))
     }
 
     fn release(&mut self, generation: PoolGeneration, slots: &[Slot]) -> Result<(), PortError> {
-        let guest = self.session.guest;
-        self.call(|domain| domain.release(guest, generation, slots))
+        self.call(|domain, guest| domain.release(guest, generation, slots))
     }
 
     fn reconnect(&mut self, held: &[Slot]) -> Result<Reconnected, PortError> {
+        match self.call(|domain, guest| domain.restate(guest, held)) {
+            Ok(()) => return Ok(Reconnected::SamePool),
+            Err(PortError::Gone) => {}
+            Err(error) => return Err(error),
+        }
         let mut locked = self.manager.lock();
         let domain = locked.as_mut().ok_or(PortError::Gone)?;
-        if domain.generation == self.session.generation {
-            domain.restate(self.session.guest, held)?;
-            return Ok(Reconnected::SamePool);
-        }
-        let guest = domain.attach(self.pages).map_err(PortError::Failed)?;
-        self.session = domain.session(guest).map_err(PortError::Invalid)?;
-        self.offers_ready = domain.offers_ready(guest).map_err(PortError::Invalid)?;
+        let (guest, session, offers_ready) = enter(domain, self.pages).map_err(PortError::Failed)?;
+        // The guest before was another domain's, and went with it.
+        self.guest = Some(guest);
+        self.session = session;
+        self.offers_ready = offers_ready;
         Ok(Reconnected::FreshPool)
     }
 }

@@ -74,7 +74,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// A guest as its sharing domain numbers it; never reused within a pool generation while the guest lives.
+/// A guest as its sharing domain numbers it. The number may go to another guest later; the [`Epoch`] tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestId(u16);
 
@@ -86,6 +86,22 @@ impl GuestId {
 
     /// The number.
     pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// When a connection was given the right to speak for a guest. Never used again, in no domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The epoch with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
         self.0
     }
 }

@@ -129,6 +129,12 @@ pub enum PortError {
     /// The call named something it must not; nothing of it was done. Counted by the manager.
     #[error("the manager refused the call: {0}")]
     Invalid(Invalid),
+    /// The call came from a connection that no longer speaks for this guest: the guest has ended, or a newer connection
+    /// speaks for it. Nothing of the call was done.
+    #[error(
+        "this connection no longer speaks for {0:?}: the guest has ended or has a newer connection; nothing was done"
+    )]
+    Superseded(GuestId),
     /// The manager's side failed. Nothing of the call was done.
     #[error("the manager failed")]
     Failed(#[source] std::io::Error),
@@ -156,9 +162,6 @@ pub enum Invalid {
     /// More references released than are held.
     #[error("{0:?} was released more often than it was granted")]
     NotHeld(Slot),
-    /// A guest that the domain does not know, or no longer.
-    #[error("{0:?} is not attached")]
-    NotAttached(GuestId),
 }
 
 /// The manager as a region sees it.

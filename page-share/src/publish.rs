@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::attach::Attachment;
 use crate::domain::Domain;
 use crate::hash::PageHash;
 use crate::index::{Holder, Likeness};
@@ -30,20 +31,20 @@ impl Domain {
     /// `bytes` must be the manager's own copy, which nobody else can write.
     ///
     /// # Errors
-    /// [`PortError::Invalid`]; nothing was done then.
+    /// [`PortError::Superseded`] and [`PortError::Invalid`]; nothing was done then.
     ///
     /// # Panics
     /// When the two slices differ in length.
     pub fn publish(
         &mut self,
-        guest: GuestId,
+        from: Attachment,
         pages: &[Report],
         bytes: &[Page],
         results: &mut Vec<Publication>,
     ) -> Result<(), PortError> {
         assert_eq!(pages.len(), bytes.len(), "every page comes with its bytes");
         results.clear();
-        self.check_pages(guest, pages.iter().map(|page| page.gfn), PUBLISH_BATCH)?;
+        let guest = self.check_pages(from, pages.iter().map(|page| page.gfn), PUBLISH_BATCH)?;
         let mut batch = Batch {
             guest,
             pages,
@@ -202,7 +203,7 @@ mod tests {
         let mut domain = Domain::new(100).unwrap();
         let [first, twin] = twins(&domain.hasher);
         let sketch = domain.hasher.sketch(&first);
-        let guest = domain.attach(10).unwrap();
+        let guest = domain.attach(10).unwrap().attachment();
         let named = |gfn| Report {
             gfn: Gfn::new(gfn),
             sketch,
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_take_is_refused_and_stays_a_hint() {
         let mut domain = Domain::new(100).unwrap();
-        let guest = domain.attach(10).unwrap();
+        let guest = domain.attach(10).unwrap().attachment();
         let page = [7; crate::page::PAGE_SIZE];
         let sketch = domain.hasher.sketch(&page);
         let named = |gfn| Report {

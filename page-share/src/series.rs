@@ -138,10 +138,11 @@ fn first_of(slot: Slot) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attach::Attachment;
     use crate::port::{Answer, Publication, Report};
 
     /// Reports pages `gfns` of `guest`, all with the content of `page`, and publishes what is asked for.
-    fn share(domain: &mut Domain, guest: GuestId, gfns: std::ops::Range<u32>) -> Vec<Slot> {
+    fn share(domain: &mut Domain, guest: Attachment, gfns: std::ops::Range<u32>) -> Vec<Slot> {
         let page = [7; crate::page::PAGE_SIZE];
         let sketch = domain.hasher.sketch(&page);
         let (mut slots, mut answers, mut results) = (Vec::new(), Vec::new(), Vec::new());
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn neighbours_with_a_popular_content_get_consecutive_slots() {
         let mut domain = Domain::new(1000).unwrap();
-        let guest = domain.attach(4000).unwrap();
+        let guest = domain.attach(4000).unwrap().attachment();
         assert_eq!(runs(&share(&mut domain, guest, 0..200)), 199);
         share(&mut domain, guest, 200..400);
         assert_eq!(runs(&share(&mut domain, guest, 400..1424)), 17);
@@ -189,7 +190,7 @@ mod tests {
     fn a_series_ends_with_its_references_in_whatever_order_they_go() {
         for (backwards, at_a_time) in [(false, 1), (true, 1), (true, 300), (false, 300), (true, 1000)] {
             let mut domain = Domain::new(1000).unwrap();
-            let guest = domain.attach(4000).unwrap();
+            let guest = domain.attach(4000).unwrap().attachment();
             let generation = domain.session(guest).unwrap().generation;
             let mut slots = share(&mut domain, guest, 0..600);
             let mut offers = Vec::new();
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn a_full_pool_gives_no_copies() {
         let mut domain = Domain::new(10).unwrap();
-        let guest = domain.attach(4000).unwrap();
+        let guest = domain.attach(4000).unwrap().attachment();
         share(&mut domain, guest, 0..1000);
         assert_eq!(domain.sizes().pool_pages, 10);
     }

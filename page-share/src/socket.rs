@@ -5,7 +5,8 @@
 //! before it allocates, holds no lock while it reads or writes, and lives on a thread of its own: only that connection
 //! suffers: it ends at the first call that names something impossible, and when most pages that are sent are not what
 //! they are said to be, and a peer that asks without end is answered at a quarter of a CPU. Closing a connection
-//! releases nothing. A manager that answers nonsense, or nothing for
+//! releases nothing, and neither does opening one: each connection has an epoch of its own, the newest alone is heard, and
+//! only on it a process may say which references it really has. A manager that answers nonsense, or nothing for
 //! [`PATIENCE`], is treated as gone.
 
 mod descriptors;
@@ -26,7 +27,7 @@ use crate::port::{
     Answer, Invalid, Offer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Report,
     Session,
 };
-use crate::wire::{Direction, HEADER, Header, Hello, Reply, Request};
+use crate::wire::{Direction, HEADER, Header, Reply, Request};
 use descriptors::receive_header_and_fds;
 
 pub use serving::{Peer, ServeError, serve};
@@ -95,12 +96,7 @@ impl SocketPort {
         pages: u32,
         mut connect: impl FnMut() -> io::Result<UnixStream> + Send + 'static,
     ) -> io::Result<Self> {
-        let hello = Hello {
-            pages,
-            before: None,
-            held: 0,
-        };
-        let joined = join(connect()?, hello, &[])?;
+        let joined = join(connect()?, pages)?;
         Ok(Self {
             connect: Box::new(connect),
             stream: Some(joined.stream),
@@ -255,17 +251,21 @@ impl Port for SocketPort {
     fn reconnect(&mut self, held: &[Slot]) -> Result<Reconnected, PortError> {
         self.stream = None;
         self.tries.begin(self.session.guest);
-        let hello = Hello {
-            pages: self.pages,
-            before: Some((self.session.guest, self.session.generation)),
-            held: u32::try_from(held.len()).map_err(|_| PortError::Gone)?,
-        };
         let stream = (self.connect)().map_err(|_| PortError::Gone)?;
-        let joined = join(stream, hello, held).map_err(|_| PortError::Gone)?;
+        let mut joined = join(stream, self.pages).map_err(|_| PortError::Gone)?;
+        let reconnected = match joined.session.generation == self.session.generation {
+            true => Reconnected::SamePool,
+            false => Reconnected::FreshPool,
+        };
+        // Only now, on the connection that alone speaks for this guest: what an earlier try has sent may be read later,
+        // and must not count.
+        if reconnected == Reconnected::SamePool {
+            restate(&mut joined.stream, held, &mut self.buffer).map_err(|_| PortError::Gone)?;
+        }
         self.stream = Some(joined.stream);
         self.session = joined.session;
         self.offers_ready = joined.offers_ready;
-        Ok(joined.reconnected)
+        Ok(reconnected)
     }
 }
 
@@ -274,17 +274,13 @@ struct Joined {
     stream: UnixStream,
     session: Session,
     offers_ready: OwnedFd,
-    reconnected: Reconnected,
 }
 
-fn join(mut stream: UnixStream, hello: Hello, held: &[Slot]) -> io::Result<Joined> {
+fn join(mut stream: UnixStream, pages: u32) -> io::Result<Joined> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut buffer = Vec::new();
-    Request::Hello(hello).encode(&mut buffer);
-    for slots in held.chunks(REPORT_BATCH) {
-        Request::Held(Cow::Borrowed(slots)).encode(&mut buffer);
-    }
+    Request::Hello(pages).encode(&mut buffer);
     stream.write_all(&buffer)?;
     let (header, fds) = receive_header_and_fds(&stream)?;
     let Ok([pool, offers_ready]) = <[OwnedFd; 2]>::try_from(fds) else {
@@ -305,8 +301,22 @@ fn join(mut stream: UnixStream, hello: Hello, held: &[Slot]) -> io::Result<Joine
         stream,
         session,
         offers_ready,
-        reconnected: welcome.reconnected,
     })
+}
+
+/// Says which references the guest really has.
+fn restate(stream: &mut UnixStream, held: &[Slot], buffer: &mut Vec<u8>) -> io::Result<()> {
+    let count = u32::try_from(held.len()).map_err(io::Error::other)?;
+    buffer.clear();
+    for slots in held.chunks(REPORT_BATCH) {
+        Request::Held(Cow::Borrowed(slots)).encode(buffer);
+    }
+    Request::Restate(count).encode(buffer);
+    stream.write_all(buffer)?;
+    match receive_reply(stream, buffer)? {
+        Reply::Done => Ok(()),
+        _ => Err(refused("it does not know the references that the guest has")),
+    }
 }
 
 fn refused(what: &str) -> io::Error {

@@ -16,10 +16,10 @@ use crate::page::PAGE_SIZE;
 use crate::port::{PUBLISH_BATCH, REPORT_BATCH};
 
 pub use reply::{Reply, Welcome};
-pub use request::{Hello, Request};
+pub use request::Request;
 
 /// The version of everything in this file. Another one is refused: both ends come from one build.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Bytes of a header.
 pub const HEADER: usize = 8;
@@ -78,6 +78,7 @@ enum Kind {
     Withdraw,
     Release,
     Claim,
+    Restate,
     Welcome = 129,
     Answers,
     Publications,
@@ -88,7 +89,7 @@ enum Kind {
     Failed,
 }
 
-const REQUESTS: [Kind; 8] = [
+const REQUESTS: [Kind; 9] = [
     Kind::Hello,
     Kind::Held,
     Kind::Report,
@@ -97,6 +98,7 @@ const REQUESTS: [Kind; 8] = [
     Kind::Withdraw,
     Kind::Release,
     Kind::Claim,
+    Kind::Restate,
 ];
 
 const REPLIES: [Kind; 8] = [
@@ -114,7 +116,7 @@ impl Kind {
     /// Bytes before the items, bytes of an item, most items.
     const fn shape(self) -> (usize, usize, usize) {
         match self {
-            Self::Hello => (20, 0, 0),
+            Self::Hello | Self::Restate | Self::Failed => (4, 0, 0),
             Self::Held | Self::Withdraw | Self::Answers => (0, 4, REPORT_BATCH),
             Self::Report => (0, 12, REPORT_BATCH),
             Self::Publish => (0, 12 + PAGE_SIZE, PUBLISH_BATCH),
@@ -125,7 +127,6 @@ impl Kind {
             Self::OffersMade => (0, 8, REPORT_BATCH),
             Self::Stale => (16, 0, 0),
             Self::Invalid => (12, 0, 0),
-            Self::Failed => (4, 0, 0),
         }
     }
 

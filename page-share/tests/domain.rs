@@ -290,7 +290,7 @@ fn references_are_bounded_by_the_guests_size() {
 }
 
 #[test]
-fn a_death_drops_every_reference_and_hint_of_that_guest_only() {
+fn a_retired_guest_drops_every_reference_and_hint_of_its_own_and_no_others() {
     let manager = manager(10_000);
     let [mut a, mut b, mut c] = [0; 3].map(|_| Guest::attach(&manager, 2000));
     let run: Vec<_> = (0..1000).map(|gfn| (gfn, gfn + 1)).collect();
@@ -299,22 +299,44 @@ fn a_death_drops_every_reference_and_hint_of_that_guest_only() {
     b.publish(&run[..500]);
     b.publish(&run[500..600]);
     c.report(&run[..100]);
-    let b_id = b.port.session().guest;
-    let a_id = a.port.session().guest;
-    manager.with(|domain| domain.detach(b_id));
+    b.port.retire();
     check(&manager);
-    let error = b.port.report(&[], &mut Vec::new());
-    assert!(matches!(error, Err(PortError::Invalid(Invalid::NotAttached(_)))));
-    // The offers that `a` never fetched died with it; what `c` maps stays.
-    manager.with(|domain| domain.detach(a_id));
+    // The offers that `a` never fetched go with it; what `c` maps stays.
+    a.port.retire();
     check(&manager);
     let sizes = manager.with(|domain| domain.sizes()).unwrap();
     assert_eq!((sizes.pool_pages, sizes.references, sizes.hints), (100, 100, 0));
+    assert_eq!(sizes.guests, 1);
     assert_eq!(
         manager.with(|domain| domain.pool_bytes().unwrap()),
         Some(100 << 12)
     );
     assert_eq!(c.pool_page(Slot::new(99)), page(100));
+}
+
+#[test]
+fn a_dropped_port_keeps_what_may_be_mapped_and_nothing_else() {
+    let manager = manager(100);
+    let guests = || manager.with(|domain| (domain.sizes().guests, domain.sizes().references));
+    let [mut a, mut b] = [0; 2].map(|_| Guest::attach(&manager, 8));
+    a.report(&[(1, 5), (2, 6)]);
+    b.report(&[(1, 5)]);
+    let Publication::Granted(slot) = b.publish(&[(1, 5)])[0] else {
+        panic!("published");
+    };
+    assert_eq!(guests(), Some((2, 2)));
+    // It never saw its offer, so that it holds nothing.
+    drop(a);
+    check(&manager);
+    assert_eq!(guests(), Some((1, 1)));
+    // This one may have mapped the slot.
+    let pool = b.port.session().pool.clone();
+    drop(b);
+    check(&manager);
+    assert_eq!(guests(), Some((1, 1)));
+    let mut bytes = [0; PAGE_SIZE];
+    pool.read_exact_at(&mut bytes, slot.offset()).unwrap();
+    assert_eq!(bytes, page(5));
 }
 
 #[test]

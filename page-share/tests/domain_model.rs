@@ -253,9 +253,8 @@ impl World {
     }
 
     fn die(&mut self, guest: usize) {
-        let id = self.ports[guest].session().guest;
-        self.manager.with(|domain| domain.detach(id)).unwrap();
-        self.ports[guest] = self.manager.attach(PAGES).unwrap();
+        let reborn = self.manager.attach(PAGES).unwrap();
+        std::mem::replace(&mut self.ports[guest], reborn).retire();
         self.oracle.held[guest].clear();
         self.oracle.offers[guest].clear();
         self.oracle.hints.retain(|_, (owner, _)| *owner != guest);

@@ -1,5 +1,7 @@
 //! Region and manager over a socket, with everything that can happen to one.
 
+mod guest_process;
+
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -8,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use guest_process::Process;
 use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Report};
-use page_share::wire::{Hello, Request};
+use page_share::wire::Request;
 use page_share::{
-    AnonymousMemory, Domain, Gfn, GuestId, LocalManager, Options, PAGE_SIZE, Page, PageHasher, Peer, Region,
+    AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageHasher, Peer, Region,
     ServeError, Slot, SocketPort, serve,
 };
 
@@ -19,11 +22,11 @@ const PAGES: u32 = 256;
 
 type Served = JoinHandle<Result<(), ServeError>>;
 
-/// A manager and the processes that it knows.
+/// A manager and one process that it knows.
 #[derive(Clone)]
 struct Host {
     manager: LocalManager,
-    known: Arc<Mutex<Option<GuestId>>>,
+    process: Arc<Process>,
     served: Arc<Mutex<Vec<Served>>>,
 }
 
@@ -31,7 +34,7 @@ impl Host {
     fn new() -> Self {
         Self {
             manager: LocalManager::new(Domain::new(1000).unwrap()),
-            known: Arc::default(),
+            process: Arc::new(Process::start()),
             served: Arc::default(),
         }
     }
@@ -39,26 +42,20 @@ impl Host {
     /// Another process of the same host.
     fn another(&self) -> Self {
         Self {
-            known: Arc::default(),
+            process: Arc::new(Process::start()),
             ..self.clone()
         }
     }
 
     fn connect(&self) -> std::io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
-        let Self {
-            manager,
-            known,
-            served,
-        } = self.clone();
-        let guest = *known.lock().unwrap();
-        let peer = Peer { pages: PAGES, guest };
-        let serving = move || {
-            serve(theirs, &manager, peer, |guest| {
-                *known.lock().unwrap() = Some(guest);
-            })
+        let (manager, process) = (self.manager.clone(), self.process.watch.clone());
+        let peer = Peer {
+            pages: PAGES,
+            process,
         };
-        served.lock().unwrap().push(std::thread::spawn(serving));
+        let serving = move || serve(theirs, &manager, peer);
+        self.served.lock().unwrap().push(std::thread::spawn(serving));
         Ok(ours)
     }
 
@@ -175,7 +172,7 @@ fn a_closed_connection_releases_nothing_and_its_process_may_return() {
     assert_eq!(host.manager.with(|domain| domain.sizes().references), Some(1));
     let claims_too_much = a.reconnect(&[slot, slot]);
     assert!(matches!(claims_too_much, Err(PortError::Gone)));
-    assert!(matches!(host.ending(), Err(ServeError::Attach(_))));
+    assert!(matches!(host.ending(), Err(ServeError::Protocol(_))));
     assert_eq!(host.manager.with(|domain| domain.sizes().references), Some(1));
 }
 
@@ -200,7 +197,6 @@ fn a_manager_that_dies_in_the_middle_of_publishing_is_gone_and_a_new_one_takes_o
     old.pool.read_exact_at(&mut kept, 0).unwrap();
     assert_eq!(kept, page(5), "what was mapped stays");
     host.manager.restart(Domain::new(1000).unwrap());
-    *host.known.lock().unwrap() = None;
     assert_eq!(a.reconnect(&[Slot::new(0)]).unwrap(), Reconnected::FreshPool);
     assert_ne!(a.session().generation, old.generation);
     assert_eq!(report(&mut a, &[(1, 5)]), [Answer::Noted]);
@@ -241,14 +237,9 @@ fn conversation(host: &Host, bytes: &[u8]) -> Result<(), ServeError> {
 fn a_process_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
     let host = Host::new();
     let mut honest = host.another().attach();
-    let hello = |pages, held| {
+    let hello = |pages| {
         let mut bytes = Vec::new();
-        Request::Hello(Hello {
-            pages,
-            before: None,
-            held,
-        })
-        .encode(&mut bytes);
+        Request::Hello(pages).encode(&mut bytes);
         bytes
     };
     let with = |mut bytes: Vec<u8>, request: Request<'_>| {
@@ -256,18 +247,31 @@ fn a_process_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         bytes
     };
     assert!(conversation(&host, b"").is_ok());
-    let slots = vec![Slot::new(1); 9];
+    let slots = vec![Slot::new(1); 4096];
+    let too_many = |mut bytes: Vec<u8>| {
+        for _ in 0..3 {
+            Request::Held(slots.clone().into()).encode(&mut bytes);
+        }
+        bytes
+    };
     for broken in [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
-        hello(PAGES, 0)[..7].to_vec(),
-        hello(PAGES + 1, 0),
-        hello(PAGES, u32::MAX),
-        hello(PAGES, 5),
-        with(hello(PAGES, 5), Request::Offers),
-        with(hello(PAGES, 5), Request::Held(slots.clone().into())),
+        hello(PAGES)[..7].to_vec(),
+        hello(PAGES + 1),
+        too_many(hello(PAGES)),
+        with(hello(PAGES), Request::Restate(5)),
+        with(
+            with(hello(PAGES), Request::Held(slots.clone().into())),
+            Request::Restate(4097),
+        ),
+        with(
+            with(hello(PAGES), Request::Held(slots.clone().into())),
+            Request::Restate(4096),
+        ),
         with(Vec::new(), Request::Offers),
-        with(hello(PAGES, 0), Request::Held(slots.into())),
-        [&hello(PAGES, 0)[..], &[0xff; 100]].concat(),
+        with(Vec::new(), Request::Held(slots.clone().into())),
+        with(hello(PAGES), Request::Hello(PAGES)),
+        [&hello(PAGES)[..], &[0xff; 100]].concat(),
     ] {
         conversation(&host, &broken).expect_err(&format!("{broken:02x?}"));
     }
@@ -280,16 +284,10 @@ fn a_guest_whose_welcome_was_lost_can_come_again() {
     let host = Host::new();
     // Attached, and gone before it read a byte.
     let mut bytes = Vec::new();
-    Request::Hello(Hello {
-        pages: PAGES,
-        before: None,
-        held: 0,
-    })
-    .encode(&mut bytes);
+    Request::Hello(PAGES).encode(&mut bytes);
     let _ = conversation(&host, &bytes);
-    let lost = host.known.lock().unwrap().expect("attached");
+    assert_eq!(host.manager.with(|domain| domain.sizes().guests), Some(1));
     let mut port = host.attach();
-    assert_eq!(port.session().guest, lost);
     assert_eq!(report(&mut port, &[(1, 5)]), [Answer::Noted]);
     assert_eq!(host.manager.with(|domain| domain.sizes().guests), Some(1));
 }
@@ -329,7 +327,6 @@ fn a_manager_that_is_gone_is_looked_for_less_and_less_often_and_found_soon_when_
     let made = tries.load(Ordering::SeqCst) - 1;
     assert!((2..=8).contains(&made), "{made} tries in {steps} steps");
     host.manager.restart(Domain::new(1000).unwrap());
-    *host.known.lock().unwrap() = None;
     up.store(true, Ordering::SeqCst);
     let back = Instant::now();
     while host.manager.with(|domain| domain.sizes().pool_pages).unwrap() == 0 {

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::descriptors::send_with_fds;
+use crate::attach::Attachment;
+use crate::death::GuestProcess;
 use crate::domain::Domain;
 use crate::local::LocalManager;
-use crate::page::{GuestId, Slot};
+use crate::page::Slot;
 use crate::port::{
-    Answer, Invalid, Offer, PUBLISH_BATCH, PortError, Publication, REPORT_BATCH, Reconnected, Refusal,
-    Session,
+    Answer, Invalid, Offer, PUBLISH_BATCH, PortError, Publication, REPORT_BATCH, Refusal, Session,
 };
-use crate::wire::{Direction, HEADER, Header, Hello, Reply, Request, Welcome, WireError};
+use crate::wire::{Direction, HEADER, Header, Reply, Request, Welcome, WireError};
 
 /// Part of a CPU that answering one peer may take, for long: a good 90,000 published pages a second.
 const CPU_SHARE: f64 = 0.25;
@@ -27,13 +28,14 @@ const CPU_BURST: Duration = Duration::from_secs(1);
 const MISMATCHES: u64 = 256;
 
 /// Who is at the other end of a connection, as the manager knows without asking: from the process it started, or
-/// from SO_PEERCRED.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// from the kernel's word about the peer.
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Pages that its guest has.
     pub pages: u32,
-    /// The guest's number, when this process has been served before by this manager.
-    pub guest: Option<GuestId>,
+    /// The process that owns the guest's memory; the same value for all its connections. When it is dead, its
+    /// [`Dead`](crate::Dead) goes to [`Domain::detach`].
+    pub process: GuestProcess,
 }
 
 /// Why a connection ended before its time. Nothing was released: that takes the process's death.
@@ -50,7 +52,10 @@ pub enum ServeError {
     Stopped,
     /// The guest cannot be attached.
     #[error("cannot attach the guest")]
-    Attach(#[source] PortError),
+    Attach(#[source] io::Error),
+    /// The guest has ended, or a newer connection speaks for it.
+    #[error("the connection no longer speaks for its guest, which has ended or has a newer one")]
+    Superseded,
     /// The connection failed.
     #[error("the connection to the guest's process failed")]
     Io(#[from] io::Error),
@@ -59,46 +64,49 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the peer broke the rules, as no sound process does.
     pub fn is_offence(&self) -> bool {
-        matches!(
-            self,
-            Self::Wire(_) | Self::Protocol(_) | Self::Attach(PortError::Invalid(_))
-        )
+        matches!(self, Self::Wire(_) | Self::Protocol(_))
     }
 }
 
-/// Serves one connection until the peer closes it. `attached` is called once, with the guest's number, before the peer
-/// learns of it: from then on its death must be told to [`Domain::detach`].
+/// Serves one connection until the peer closes it, or until its guest has ended or has a newer connection. The guest is
+/// attached when its process says hello for the first time, and taken back each time after.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(
-    mut stream: UnixStream,
-    manager: &LocalManager,
-    peer: Peer,
-    attached: impl FnOnce(GuestId),
-) -> Result<(), ServeError> {
+pub fn serve(mut stream: UnixStream, manager: &LocalManager, peer: Peer) -> Result<(), ServeError> {
+    let outcome = converse(&mut stream, manager, &peer);
+    // The caller may have a descriptor of its own; the peer is to see at once that it is not heard any more.
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    outcome
+}
+
+fn converse(stream: &mut UnixStream, manager: &LocalManager, peer: &Peer) -> Result<(), ServeError> {
     let mut buffer = Vec::new();
-    let Some((header, payload)) = receive_request(&mut stream, &mut buffer)? else {
+    let Some((header, payload)) = receive_request(stream, &mut buffer)? else {
         return Ok(());
     };
-    let Request::Hello(hello) = Request::decode(header, payload)? else {
+    let Request::Hello(pages) = Request::decode(header, payload)? else {
         return Err(ServeError::Protocol("its first message was not a hello"));
     };
-    if hello.pages != peer.pages {
+    if pages != peer.pages {
         return Err(ServeError::Protocol(
             "it named another memory size than its guest has",
         ));
     }
-    let held = receive_held(&mut stream, &mut buffer, hello)?;
-    let admitted = manager.with(|domain| admit(domain, peer, hello, &held));
+    let admitted = manager.with(|domain| admit(domain, peer));
     let admitted = admitted.ok_or(ServeError::Stopped)?.map_err(ServeError::Attach)?;
-    let guest = admitted.session.guest;
-    attached(guest);
-    welcome(&stream, admitted)?;
+    let from = admitted.attachment;
+    welcome(stream, admitted)?;
     let (mut scratch, mut pace) = (Scratch::default(), ServePace::new());
-    while let Some((header, payload)) = receive_request(&mut stream, &mut buffer)? {
-        let request = Request::decode(header, payload)?;
-        let answered = manager.with(|domain| scratch.answer(domain, guest, request));
+    while let Some((header, payload)) = receive_request(stream, &mut buffer)? {
+        let request = match Request::decode(header, payload)? {
+            Request::Held(slots) => {
+                scratch.keep(&slots, peer.pages)?;
+                continue;
+            }
+            request => request,
+        };
+        let answered = manager.with(|domain| scratch.answer(domain, from, request));
         answered.ok_or(ServeError::Stopped)??;
         stream.write_all(&scratch.out)?;
         scratch.judge()?;
@@ -159,63 +167,20 @@ fn receive_request<'a>(
     Ok(Some((header, payload)))
 }
 
-fn receive_held(
-    stream: &mut UnixStream,
-    buffer: &mut Vec<u8>,
-    hello: Hello,
-) -> Result<Vec<Slot>, ServeError> {
-    // What a guest may hold at all: see `Guest::may_hold_more`; one publication may go beyond.
-    let most = u64::from(hello.pages) * 2 + (REPORT_BATCH + PUBLISH_BATCH) as u64;
-    if u64::from(hello.held) > most {
-        return Err(ServeError::Protocol(
-            "it claims to hold more than its guest could map",
-        ));
-    }
-    let mut held = Vec::new();
-    while held.len() < hello.held as usize {
-        let Some((header, payload)) = receive_request(stream, buffer)? else {
-            return Err(ServeError::Protocol("it left in the middle of its references"));
-        };
-        match Request::decode(header, payload)? {
-            Request::Held(slots) if !slots.is_empty() => held.extend_from_slice(&slots),
-            _ => return Err(ServeError::Protocol("it did not finish naming its references")),
-        }
-    }
-    if held.len() != hello.held as usize {
-        return Err(ServeError::Protocol("it named more references than it announced"));
-    }
-    Ok(held)
-}
-
 /// A guest that may go on.
 struct Admitted {
+    attachment: Attachment,
     session: Session,
     offers_ready: Arc<OwnedFd>,
-    reconnected: Reconnected,
 }
 
 /// Attaches the guest or takes it back.
-fn admit(domain: &mut Domain, peer: Peer, hello: Hello, held: &[Slot]) -> Result<Admitted, PortError> {
-    let current = peer.guest.map(|guest| (guest, domain.generation));
-    let (guest, reconnected) = match peer.guest {
-        Some(guest) if current == hello.before => {
-            domain.restate(guest, held)?;
-            (guest, Reconnected::SamePool)
-        }
-        // Its last welcome never reached it, so it cannot have used anything of this pool.
-        Some(guest) => {
-            domain.restate(guest, &[])?;
-            (guest, Reconnected::FreshPool)
-        }
-        None => {
-            let guest = domain.attach(peer.pages).map_err(PortError::Failed)?;
-            (guest, Reconnected::FreshPool)
-        }
-    };
+fn admit(domain: &mut Domain, peer: &Peer) -> io::Result<Admitted> {
+    let attachment = domain.admit(peer.pages, &peer.process)?;
     Ok(Admitted {
-        session: domain.session(guest).map_err(PortError::Invalid)?,
-        offers_ready: domain.offers_ready(guest).map_err(PortError::Invalid)?,
-        reconnected,
+        attachment,
+        session: domain.session(attachment).map_err(io::Error::other)?,
+        offers_ready: domain.offers_ready(attachment).map_err(io::Error::other)?,
     })
 }
 
@@ -224,7 +189,7 @@ fn welcome(stream: &UnixStream, admitted: Admitted) -> io::Result<()> {
     let Admitted {
         session,
         offers_ready,
-        reconnected,
+        ..
     } = admitted;
     let mut out = Vec::new();
     Reply::Welcome(Welcome {
@@ -232,7 +197,6 @@ fn welcome(stream: &UnixStream, admitted: Admitted) -> io::Result<()> {
         generation: session.generation,
         key: session.key,
         slot_limit: session.slot_limit,
-        reconnected,
     })
     .encode(&mut out);
     send_with_fds(stream, &out, &[session.pool.as_fd(), offers_ready.as_fd()])
@@ -244,6 +208,8 @@ struct Scratch {
     answers: Vec<Answer>,
     results: Vec<Publication>,
     offers: Vec<Offer>,
+    /// References that the peer has named as its own, until it has named them all.
+    held: Vec<Slot>,
     out: Vec<u8>,
     /// A call that named something impossible, answered and not yet judged.
     invalid: Option<Invalid>,
@@ -252,6 +218,30 @@ struct Scratch {
 }
 
 impl Scratch {
+    /// Notes references that a guest of `pages` pages says it has.
+    fn keep(&mut self, slots: &[Slot], pages: u32) -> Result<(), ServeError> {
+        // What a guest may hold at all: see `Guest::may_hold_more`; one publication may go beyond.
+        let most = u64::from(pages) * 2 + (REPORT_BATCH + PUBLISH_BATCH) as u64;
+        if (self.held.len() + slots.len()) as u64 > most {
+            return Err(ServeError::Protocol(
+                "it claims to hold more than its guest could map",
+            ));
+        }
+        self.held.extend_from_slice(slots);
+        Ok(())
+    }
+
+    /// All references that the peer has named, if there are `count`.
+    fn all_held(&mut self, count: u32) -> Result<Vec<Slot>, ServeError> {
+        let held = std::mem::take(&mut self.held);
+        match held.len() == count as usize {
+            true => Ok(held),
+            false => Err(ServeError::Protocol(
+                "it named another number of references than it says",
+            )),
+        }
+    }
+
     /// Whether the peer may go on: a sound process never names what is impossible, and what it sends changes under its
     /// hands now and then, not most of the time.
     fn judge(&self) -> Result<(), ServeError> {
@@ -270,7 +260,7 @@ impl Scratch {
     fn answer(
         &mut self,
         domain: &mut Domain,
-        guest: GuestId,
+        guest: Attachment,
         request: Request<'_>,
     ) -> Result<(), ServeError> {
         let done = match request {
@@ -294,19 +284,25 @@ impl Scratch {
             Request::Claim(generation, slots) => domain
                 .claim(guest, generation, &slots, &mut self.answers)
                 .map(|()| Reply::Answers(Cow::Borrowed(&self.answers))),
+            Request::Restate(count) => {
+                let held = self.all_held(count)?;
+                domain.restate(guest, &held).map(|()| Reply::Done)
+            }
             Request::Hello(_) | Request::Held(_) => {
                 return Err(ServeError::Protocol("it said hello twice"));
             }
         };
-        let reply = done.unwrap_or_else(|error| match error {
-            PortError::StaleGeneration { slots, session } => Reply::Stale(slots, session),
-            PortError::Invalid(invalid) => {
+        let reply = match done {
+            Ok(reply) => reply,
+            Err(PortError::Superseded(_)) => return Err(ServeError::Superseded),
+            Err(PortError::StaleGeneration { slots, session }) => Reply::Stale(slots, session),
+            Err(PortError::Invalid(invalid)) => {
                 self.invalid = Some(invalid);
                 Reply::Invalid(invalid)
             }
-            PortError::Failed(error) => Reply::Failed(error.raw_os_error().unwrap_or(0)),
-            PortError::Gone => Reply::Failed(0),
-        });
+            Err(PortError::Failed(error)) => Reply::Failed(error.raw_os_error().unwrap_or(0)),
+            Err(PortError::Gone) => Reply::Failed(0),
+        };
         self.out.clear();
         reply.encode(&mut self.out);
         Ok(())

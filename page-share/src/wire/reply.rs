@@ -6,9 +6,9 @@ use super::fields::{Fields, message, put_words};
 use super::{Header, Kind, WireError};
 use crate::hash::DomainKey;
 use crate::page::{Gfn, GuestId, PoolGeneration, Slot};
-use crate::port::{Answer, Invalid, Offer, Publication, Reconnected, Refusal};
+use crate::port::{Answer, Invalid, Offer, Publication, Refusal};
 
-/// What the manager answers to [`Hello`](super::Hello), with the pool and the offers' pipe as file descriptors.
+/// What the manager answers to [`Request::Hello`](super::Request::Hello), with the pool and the offers' pipe as file descriptors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
     /// The guest's number.
@@ -19,14 +19,12 @@ pub struct Welcome {
     pub key: DomainKey,
     /// Slots the pool may ever have.
     pub slot_limit: u32,
-    /// Whether the references of the session before are still good.
-    pub reconnected: Reconnected,
 }
 
 /// From the manager to the region: one for each [`Request`](super::Request) but [`Request::Held`](super::Request::Held).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply<'a> {
-    /// To [`Request::Hello`](super::Request::Hello), after the last [`Request::Held`](super::Request::Held).
+    /// To [`Request::Hello`](super::Request::Hello).
     Welcome(Welcome),
     /// To [`Request::Report`](super::Request::Report) and [`Request::Claim`](super::Request::Claim).
     Answers(Cow<'a, [Answer]>),
@@ -34,7 +32,8 @@ pub enum Reply<'a> {
     Publications(Cow<'a, [Publication]>),
     /// To [`Request::Offers`](super::Request::Offers).
     Offers(Cow<'a, [Offer]>),
-    /// To [`Request::Withdraw`](super::Request::Withdraw) and [`Request::Release`](super::Request::Release).
+    /// To [`Request::Withdraw`](super::Request::Withdraw), [`Request::Release`](super::Request::Release) and
+    /// [`Request::Restate`](super::Request::Restate).
     Done,
     /// The slots belong to another pool: theirs, the session's.
     Stale(PoolGeneration, PoolGeneration),
@@ -103,7 +102,6 @@ impl Reply<'_> {
                         Invalid::Batch { count, limit } => [0, count, limit],
                         Invalid::Gfn { gfn, pages } => [1, gfn.get(), pages],
                         Invalid::NotHeld(slot) => [2, slot.get(), 0],
-                        Invalid::NotAttached(guest) => [3, u32::from(guest.get()), 0],
                     },
                 );
             }),
@@ -163,37 +161,26 @@ impl Reply<'static> {
 }
 
 fn put_welcome(out: &mut Vec<u8>, welcome: &Welcome) {
-    let pool = match welcome.reconnected {
-        Reconnected::FreshPool => 0,
-        Reconnected::SamePool => 1,
-    };
-    out.extend(welcome.guest.get().to_le_bytes());
-    out.extend(u16::to_le_bytes(pool));
+    out.extend(u32::from(welcome.guest.get()).to_le_bytes());
     out.extend(welcome.slot_limit.to_le_bytes());
     out.extend(welcome.generation.get().to_le_bytes());
     out.extend(welcome.key.reveal());
 }
 
 fn get_welcome(header: Header, fields: &mut Fields<'_>) -> Result<Welcome, WireError> {
-    let first = fields.word();
+    let number = fields.word();
+    let guest = u16::try_from(number).map_err(|_| header.value(number))?;
     let slot_limit = fields.word();
     let generation = PoolGeneration::new(fields.long());
-    let reconnected = match first >> 16 {
-        0 => Reconnected::FreshPool,
-        1 => Reconnected::SamePool,
-        other => return Err(header.value(other)),
-    };
     if slot_limit > NO_SLOT {
         return Err(header.value(slot_limit));
     }
     let key = DomainKey::from_bytes(*fields.take());
-    let guest = GuestId::new(first as u16);
     Ok(Welcome {
-        guest,
+        guest: GuestId::new(guest),
         generation,
         key,
         slot_limit,
-        reconnected,
     })
 }
 
@@ -206,10 +193,6 @@ fn get_invalid(header: Header, fields: &mut Fields<'_>) -> Result<Invalid, WireE
             pages,
         },
         (2, 0) => Invalid::NotHeld(Slot::new(first)),
-        (3, 0) => {
-            let guest = u16::try_from(first).map_err(|_| header.value(first))?;
-            Invalid::NotAttached(GuestId::new(guest))
-        }
         _ => return Err(header.value(code)),
     })
 }

@@ -4,27 +4,19 @@ use std::borrow::Cow;
 
 use super::fields::{Fields, message, put_reports, put_slots, put_words};
 use super::{Header, Kind, WireError};
-use crate::page::{Gfn, GuestId, PAGE_SIZE, Page, PoolGeneration, Slot};
+use crate::page::{Gfn, PAGE_SIZE, Page, PoolGeneration, Slot};
 use crate::port::Report;
-
-/// What begins a connection, from the region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hello {
-    /// Pages that the guest has.
-    pub pages: u32,
-    /// The session it had before, when it comes back.
-    pub before: Option<(GuestId, PoolGeneration)>,
-    /// References to that session's pool it still uses: as many slots follow in [`Request::Held`] messages.
-    pub held: u32,
-}
 
 /// From the region to the manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Begins a connection.
-    Hello(Hello),
-    /// Part of the references announced by [`Hello`].
+    /// Begins a connection: pages that the guest has.
+    Hello(u32),
+    /// Part of the references that the guest really has, one entry for each; no reply. After a lost connection.
     Held(Cow<'a, [Slot]>),
+    /// As many slots have been named in [`Held`](Self::Held) messages on this connection: these are all references to its
+    /// pool that the guest has.
+    Restate(u32),
     /// [`Port::report`](crate::port::Port::report).
     Report(Cow<'a, [Report]>),
     /// [`Port::publish`](crate::port::Port::publish): as many pages as reports.
@@ -43,13 +35,8 @@ impl Request<'_> {
     /// Appends the message to `out`. The caller keeps to the batch limits of [`port`](crate::port).
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Hello(hello) => message(out, Kind::Hello, |out| {
-                let (guest, generation) = hello.before.map_or((u32::MAX, 0), |(guest, generation)| {
-                    (u32::from(guest.get()), generation.get())
-                });
-                put_words(out, [hello.pages, guest, hello.held]);
-                out.extend(generation.to_le_bytes());
-            }),
+            Self::Hello(pages) => message(out, Kind::Hello, |out| put_words(out, [*pages])),
+            Self::Restate(count) => message(out, Kind::Restate, |out| put_words(out, [*count])),
             Self::Held(slots) => message(out, Kind::Held, |out| {
                 put_words(out, slots.iter().map(|slot| slot.get()));
             }),
@@ -80,16 +67,8 @@ impl<'a> Request<'a> {
     pub fn decode(header: Header, payload: &'a [u8]) -> Result<Self, WireError> {
         let mut fields = Fields::of(header, payload)?;
         Ok(match header.kind {
-            Kind::Hello => {
-                let [pages, guest, held] = [fields.word(), fields.word(), fields.word()];
-                let generation = PoolGeneration::new(fields.long());
-                let before = match (u16::try_from(guest), guest) {
-                    (Ok(guest), _) => Some((GuestId::new(guest), generation)),
-                    (_, u32::MAX) if generation.get() == 0 => None,
-                    _ => return Err(header.value(guest)),
-                };
-                Self::Hello(Hello { pages, before, held })
-            }
+            Kind::Hello => Self::Hello(fields.word()),
+            Kind::Restate => Self::Restate(fields.word()),
             Kind::Held => Self::Held(fields.slots()),
             Kind::Report => Self::Report(fields.reports(usize::MAX)),
             Kind::Publish => {

@@ -6,7 +6,7 @@ use super::reply::{NO_SLOT, REFUSALS, REFUSED};
 use super::*;
 use crate::hash::{DomainKey, Sketch};
 use crate::page::{Gfn, GuestId, Page, PoolGeneration, Slot};
-use crate::port::{Answer, Invalid, Offer, Publication, Reconnected, Report};
+use crate::port::{Answer, Invalid, Offer, Publication, Report};
 use proptest::prelude::*;
 
 fn split(bytes: &[u8], direction: Direction) -> Result<(Header, &[u8]), WireError> {
@@ -39,14 +39,8 @@ fn every_message_survives_the_way() {
             sketch: Sketch::new(u64::MAX - u64::from(i)),
         })
         .collect();
-    let before = Some((GuestId::new(u16::MAX), PoolGeneration::new(u64::MAX)));
-    for before in [None, before] {
-        request_survives(&Request::Hello(Hello {
-            pages: 7,
-            before,
-            held: 8,
-        }));
-    }
+    request_survives(&Request::Hello(7));
+    request_survives(&Request::Restate(u32::MAX));
     request_survives(&Request::Held(Cow::Borrowed(&slots)));
     request_survives(&Request::Report(Cow::Borrowed(&reports)));
     let pages: Vec<Page> = (0..3).map(|i| [i; PAGE_SIZE]).collect();
@@ -55,15 +49,12 @@ fn every_message_survives_the_way() {
     request_survives(&Request::Withdraw(Cow::Owned(vec![Gfn::new(9)])));
     request_survives(&Request::Release(PoolGeneration::new(5), Cow::Borrowed(&slots)));
     request_survives(&Request::Claim(PoolGeneration::new(6), Cow::Borrowed(&slots)));
-    for reconnected in [Reconnected::FreshPool, Reconnected::SamePool] {
-        reply_survives(&Reply::Welcome(Welcome {
-            guest: GuestId::new(3),
-            generation: PoolGeneration::new(4),
-            key: DomainKey::from_bytes(std::array::from_fn(|i| i as u8)),
-            slot_limit: 1 << 20,
-            reconnected,
-        }));
-    }
+    reply_survives(&Reply::Welcome(Welcome {
+        guest: GuestId::new(u16::MAX),
+        generation: PoolGeneration::new(u64::MAX),
+        key: DomainKey::from_bytes(std::array::from_fn(|i| i as u8)),
+        slot_limit: 1 << 20,
+    }));
     let answers = [
         Answer::Noted,
         Answer::Publish,
@@ -88,7 +79,6 @@ fn every_message_survives_the_way() {
             pages: 2,
         },
         Invalid::NotHeld(Slot::new(3)),
-        Invalid::NotAttached(GuestId::new(4)),
     ] {
         reply_survives(&Reply::Invalid(invalid));
     }

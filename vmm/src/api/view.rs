@@ -144,7 +144,7 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
         age_seconds: seat.since.elapsed().as_secs_f64(),
         report_age_seconds: member.age.as_secs_f64(),
         control: seat.control.clone(),
-        domain: seat.sharing.as_ref().map(|place| place.domain.clone()),
+        domain: seat.sharing.clone(),
         group: None,
         fleet: seat.fleet.clone(),
         limits: LimitsView {

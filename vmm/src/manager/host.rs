@@ -17,9 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages};
-use rustix::event::{PollFd, PollFlags, poll};
+use page_share::{Dead, GuestProcess};
 use rustix::net::SendFlags;
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, Orders, VERSION, Welcome};
 use crate::manager::bell::Bell;
@@ -28,7 +27,7 @@ use crate::manager::doors::listen;
 pub use crate::manager::doors::{Doors, HostError};
 use crate::manager::incidents::{Allowance, Crowd, Doings, Handling, HandlingTimes};
 use crate::manager::policy::Settings;
-use crate::manager::roster::{AdmitError, Process, Roster, Seat};
+use crate::manager::roster::{AdmitError, Roster};
 use crate::manager::told::Told;
 
 /// Shortest time between two rounds.
@@ -225,20 +224,24 @@ impl Host {
     /// A closed connection releases nothing; a dead process does.
     fn bury_the_dead(&self) {
         let mut roster = self.roster();
-        let dead: Vec<GuestId> = roster
+        let dead: Vec<(GuestId, Dead)> = roster
             .guests()
-            .filter(|(_, seat)| is_dead(seat))
-            .map(|(member, _)| member.id)
+            .filter_map(|(member, seat)| Some((member.id, seat.process.dead()?)))
             .collect();
-        for id in dead {
-            roster.bury(id);
+        for (id, dead) in dead {
+            roster.bury(&dead);
             let mut links = self.links();
-            links.guests.remove(&id);
-            links.pages.remove(&id);
+            // Its connections may have gone to other processes.
+            for stream in [links.guests.remove(&id), links.pages.remove(&id)]
+                .iter()
+                .flatten()
+            {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
         }
     }
 
-    fn receive(&self, listener: &UnixListener, attend: fn(&Self, UnixStream, Process)) {
+    fn receive(&self, listener: &UnixListener, attend: fn(&Self, UnixStream, GuestProcess)) {
         for stream in listener.incoming() {
             if self.0.closing.load(Ordering::SeqCst) {
                 return;
@@ -246,8 +249,10 @@ impl Host {
             match stream {
                 Ok(stream) => {
                     // A process that is gone already has nothing to say.
-                    let Ok(process) = peer(&stream) else { continue };
-                    let pid = process.pid;
+                    let Ok(process) = GuestProcess::of_peer(&stream) else {
+                        continue;
+                    };
+                    let pid = process.pid();
                     if !self.crowd().enter(pid) {
                         self.record().doings.crowded += 1;
                         std::thread::sleep(TURNED_AWAY);
@@ -269,8 +274,8 @@ impl Host {
     }
 
     /// One guest's page connection: its process must have been admitted before.
-    fn serve_pages(&self, stream: UnixStream, process: Process) {
-        let Some((id, domain, peer)) = self.roster().peer(process.pid) else {
+    fn serve_pages(&self, stream: UnixStream, process: GuestProcess) {
+        let Some((id, domain, peer)) = self.roster().peer(&process) else {
             log::warn!("a process that runs no sharing guest of this manager wants pages; it is turned away");
             return;
         };
@@ -279,12 +284,7 @@ impl Host {
         if let Some(before) = self.links().pages.insert(id, kept) {
             let _ = before.shutdown(std::net::Shutdown::Both);
         }
-        let attached = |guest| {
-            if let Some(place) = self.roster().seat_mut(id).and_then(|seat| seat.sharing.as_mut()) {
-                place.guest = Some(guest);
-            }
-        };
-        let Err(error) = page_share::serve(stream, &domain, peer, attached) else {
+        let Err(error) = page_share::serve(stream, &domain, peer) else {
             return;
         };
         let reason = with_sources(&error);
@@ -310,7 +310,7 @@ impl Host {
     }
 
     /// One connection from the introduction to its end.
-    fn converse(&self, stream: UnixStream, process: Process) {
+    fn converse(&self, stream: UnixStream, process: GuestProcess) {
         let stream = &stream;
         let mut lines = Lines::default();
         let hello = introduction(stream, &mut lines);
@@ -338,10 +338,10 @@ impl Host {
     }
 
     /// Admits the guest and tells it so.
-    fn welcome(&self, stream: &UnixStream, hello: &Hello, process: Process) -> Result<GuestId, String> {
+    fn welcome(&self, stream: &UnixStream, hello: &Hello, process: GuestProcess) -> Result<GuestId, String> {
         // A guest that restarts comes back under its name at once, in another process.
         self.bury_the_dead();
-        let pid = process.pid;
+        let pid = process.pid();
         let admit = |roster: &mut Roster| -> Result<_, AdmitError> {
             let id = roster.admit(hello, process)?;
             Ok((id, roster.policy().settings().rebalance))
@@ -367,7 +367,10 @@ impl Host {
                 Ok(id)
             }
             Err(error) => {
-                self.roster().bury(id);
+                // It lives, so it keeps its place, with all that it maps, and comes again.
+                if let Some(seat) = self.roster().seat_mut(id) {
+                    seat.connected = false;
+                }
                 Err(format!("the guest's process could not be answered: {error}"))
             }
         }
@@ -460,25 +463,6 @@ fn refuse(stream: &UnixStream, reason: &str) {
             reason: reason.to_owned(),
         },
     );
-}
-
-/// The process at the other end, by the kernel's word.
-fn peer(stream: &UnixStream) -> io::Result<Process> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
-    let handle = pidfd_open(credentials.pid, PidfdFlags::empty())?;
-    Ok(Process {
-        pid: credentials.pid.as_raw_nonzero().get().cast_unsigned(),
-        handle,
-    })
-}
-
-fn is_dead(seat: &Seat) -> bool {
-    let mut handle = [PollFd::new(&seat.process, PollFlags::IN)];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    matches!(poll(&mut handle, Some(&now)), Ok(1..))
 }
 
 /// An error with all its reasons, on one line.

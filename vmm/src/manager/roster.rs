@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use allocator::{
     Admission, AdmissionError, Fleet, FleetError, Group, GroupId, GuestId, Pages, Reservation, Shares,
 };
-use page_share::LocalManager;
+use page_share::{Dead, GuestProcess, LocalManager};
 
 use crate::api::types::Phase;
 use crate::layout::{FrameSpace, PAGE_SIZE};
@@ -18,7 +18,7 @@ use crate::manager::member::{Limits, Member};
 use crate::manager::policy::{Policy, Round, Settings, Spent};
 pub(crate) use crate::manager::refusal::is_name;
 pub use crate::manager::refusal::{AdmitError, ChangeError};
-pub use crate::manager::seat::{Place, Process, Seat};
+pub use crate::manager::seat::Seat;
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
 const OVERHEAD: u64 = 5 << 20;
@@ -67,18 +67,18 @@ impl Roster {
     ///
     /// # Errors
     /// See [`AdmitError`]; nothing has changed then.
-    pub fn admit(&mut self, hello: &Hello, process: Process) -> Result<GuestId, AdmitError> {
+    pub fn admit(&mut self, hello: &Hello, process: GuestProcess) -> Result<GuestId, AdmitError> {
         let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name.clone()));
         }
         if let Some(index) = self.seats.iter().position(|seat| seat.name == hello.name) {
             let seat = &mut self.seats[index];
-            let barred = seat.conduct.barred().filter(|_| seat.pid == process.pid);
+            let barred = seat.conduct.barred().filter(|_| process.is_still(&seat.process));
             if let Some(seconds) = barred {
                 return Err(AdmitError::Barred { seconds });
             }
-            if seat.pid != process.pid || seat.connected {
+            if seat.connected || !process.is_still(&seat.process) {
                 return Err(AdmitError::Taken(hello.name.clone()));
             }
             // The same process, after its connection broke: it never ceased to be here.
@@ -100,8 +100,8 @@ impl Roster {
         self.seats.push(Seat {
             name: hello.name.clone(),
             protocol,
-            pid: process.pid,
-            process: process.handle,
+            pid: process.pid(),
+            process,
             sharing,
             since: Instant::now(),
             connected: true,
@@ -115,7 +115,7 @@ impl Roster {
     }
 
     /// The limits of a guest that fits, and its place in a sharing domain.
-    fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<Place>), AdmitError> {
+    fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<String>), AdmitError> {
         let group = hello
             .group
             .as_ref()
@@ -137,44 +137,41 @@ impl Roster {
         Ok((limits, sharing))
     }
 
-    /// Forgets a guest whose process is dead: its limits, its references, and its domain with the last one in it.
-    pub fn bury(&mut self, id: GuestId) {
-        let Some(index) = self.index(id) else { return };
+    /// Forgets the guest whose process is `dead`: its limits, its references, and its domain with the last one in it.
+    pub fn bury(&mut self, dead: &Dead) {
+        let Some(index) = self.seats.iter().position(|seat| dead.is_of(&seat.process)) else {
+            return;
+        };
         self.members.remove(index);
         let seat = self.seats.remove(index);
         self.groups.prune(&mut self.members);
-        let Some(place) = seat.sharing else { return };
-        if let (Some(domain), Some(guest)) = (self.domains.get(&place.domain), place.guest) {
-            domain.with(|domain| domain.detach(guest));
+        let Some(name) = seat.sharing else { return };
+        if let Some(domain) = self.domains.get(&name) {
+            domain.with(|domain| domain.detach(dead));
         }
-        let is_last = !self
-            .seats
-            .iter()
-            .flat_map(|seat| &seat.sharing)
-            .any(|other| other.domain == place.domain);
-        if is_last {
-            self.domains.remove(&place.domain);
+        if self.seats.iter().all(|seat| seat.sharing.as_ref() != Some(&name)) {
+            self.domains.remove(&name);
         }
     }
 
-    /// The sharing domain of the guest that process `pid` runs, and who it is there; none while it is kept out.
-    pub fn peer(&self, pid: u32) -> Option<(GuestId, LocalManager, page_share::Peer)> {
-        let index = self.seats.iter().position(|seat| seat.pid == pid)?;
-        if self.seats[index].conduct.barred().is_some() {
+    /// The sharing domain of the guest that `process` runs, and who it is there; none while it is kept out.
+    pub fn peer(&self, process: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+        let index = self
+            .seats
+            .iter()
+            .position(|seat| process.is_still(&seat.process))?;
+        let seat = &self.seats[index];
+        if seat.conduct.barred().is_some() {
             return None;
         }
-        let place = self.seats[index].sharing.as_ref()?;
+        let domain = self.domains.get(seat.sharing.as_ref()?)?;
         // Its page numbers reach beyond its number of pages: there is a hole in its memory.
         let space = frame_space(self.members[index].limits.max)?;
         let peer = page_share::Peer {
             pages: space.frames(),
-            guest: place.guest,
+            process: seat.process.clone(),
         };
-        Some((
-            self.members[index].id,
-            self.domains.get(&place.domain)?.clone(),
-            peer,
-        ))
+        Some((self.members[index].id, domain.clone(), peer))
     }
 
     /// Takes in a guest's report. Reports of guests that are gone are dropped.
@@ -443,7 +440,7 @@ impl Roster {
     }
 
     /// Takes the guest into the domain it names, which is made for the first one.
-    fn join(&mut self, sharing: &Sharing, size: Pages) -> Result<Option<Place>, AdmitError> {
+    fn join(&mut self, sharing: &Sharing, size: Pages) -> Result<Option<String>, AdmitError> {
         let Sharing::Domain(name) = sharing else {
             return Ok(None);
         };
@@ -459,10 +456,7 @@ impl Roster {
             let domain = page_share::Domain::new(POOL_LIMIT).map_err(failed)?;
             self.domains.insert(name.clone(), LocalManager::new(domain));
         }
-        Ok(Some(Place {
-            domain: name.clone(),
-            guest: None,
-        }))
+        Ok(Some(name.clone()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! A guest's process, as its manager knows it.
 
-use std::os::fd::OwnedFd;
 use std::time::Instant;
+
+use page_share::GuestProcess;
 
 use crate::api::types::Phase;
 use crate::link::Orders;
@@ -14,12 +15,12 @@ pub struct Seat {
     pub name: String,
     /// The version of the protocol that it speaks with this manager.
     pub protocol: u32,
-    /// Its process.
+    /// Its process's number.
     pub pid: u32,
-    /// Readable once the process is dead; only then its references go.
-    pub process: OwnedFd,
-    /// Its place in a sharing domain.
-    pub sharing: Option<Place>,
+    /// Its process: only the proof that it is dead ends the guest and its references.
+    pub process: GuestProcess,
+    /// The sharing domain that it is in.
+    pub sharing: Option<String>,
     /// When it was admitted.
     pub since: Instant,
     /// Whether its connection stands.
@@ -34,22 +35,4 @@ pub struct Seat {
     pub phase: Phase,
     /// What became of its connections.
     pub conduct: Conduct,
-}
-
-/// A place in a sharing domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The domain's name.
-    pub domain: String,
-    /// The guest's number there, once it has connected to the page socket.
-    pub guest: Option<page_share::GuestId>,
-}
-
-/// Who a new guest is, as far as the kernel vouches for it.
-#[derive(Debug)]
-pub struct Process {
-    /// Process number of the peer.
-    pub pid: u32,
-    /// Its pidfd.
-    pub handle: OwnedFd,
 }

@@ -216,13 +216,14 @@ impl Scanner {
         };
         let held = {
             let mut engine = lock(engine);
-            // Nothing but what is mapped is held any more.
+            // Nothing but what is mapped is held any more, whatever comes of the try: a manager that does not answer in
+            // time may still do what it is told.
             engine.returns.clear();
             held_slots(&engine)
         };
+        self.forget_grants();
         let reached = port.reconnect(&held);
         if let Ok(reconnected) = reached {
-            self.forget_grants();
             self.gone = false;
             if let Err(error) = self.enter(engine, port.as_ref()) {
                 log::warn!("the manager's new pool cannot be mapped: {error}");

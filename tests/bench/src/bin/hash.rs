@@ -15,8 +15,8 @@ use bench::{Report as Json, Samples};
 use clap::Parser;
 use page_share::port::{Answer, Offer, PUBLISH_BATCH, Port, Publication, REPORT_BATCH, Report};
 use page_share::{
-    Compressor, Domain, DomainKey, Gfn, LocalManager, PAGE_SIZE, Page, PageHasher, Peer, Sketch, Slot,
-    SocketPort, Store, Swap, serve,
+    Compressor, Domain, DomainKey, Gfn, GuestProcess, LocalManager, PAGE_SIZE, Page, PageHasher, Peer,
+    Sketch, Slot, SocketPort, Store, Swap, serve,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -169,7 +169,8 @@ fn spread(number: u32) -> Sketch {
 
 fn index(table: &mut Table, scale: Scale) -> anyhow::Result<()> {
     let mut domain = Domain::new(1 << 20)?;
-    let guest = domain.attach(scale.entries)?;
+    let local = domain.attach(scale.entries)?;
+    let guest = local.attachment();
     let reports: Vec<Report> = (0..scale.entries)
         .map(|gfn| Report {
             gfn: Gfn::new(gfn),
@@ -275,7 +276,8 @@ fn port(manager: &LocalManager, pages: u32, socket: bool) -> anyhow::Result<Box<
     let connect = move || -> io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
         let manager = manager.clone();
-        std::thread::spawn(move || serve(theirs, &manager, Peer { pages, guest: None }, |_| {}));
+        let process = GuestProcess::of_peer(&theirs)?;
+        std::thread::spawn(move || serve(theirs, &manager, Peer { pages, process }));
         Ok(ours)
     };
     Ok(Box::new(SocketPort::attach(pages, connect)?))

@@ -4,7 +4,7 @@ use page_share::port::{
     Answer, Invalid, Offer, PUBLISH_BATCH, PortError, Publication, REPORT_BATCH, Refusal, Report,
 };
 use page_share::{
-    Domain, DomainKey, Gfn, GuestId, PAGE_SIZE, Page, PageHasher, PoolGeneration, Sketch, Slot,
+    Attachment, Domain, DomainKey, Gfn, LocalGuest, PAGE_SIZE, Page, PageHasher, PoolGeneration, Sketch, Slot,
 };
 
 use crate::{Signature, Target, Worker};
@@ -44,7 +44,7 @@ enum Seen {
     Shared,
     BadPage,
     LongBatch,
-    NotAttached,
+    Superseded,
     Granted,
     BecameHint,
     PoolFull,
@@ -70,7 +70,7 @@ struct Stage {
     generation: PoolGeneration,
     pages: u32,
     pool: u32,
-    guests: Vec<GuestId>,
+    guests: Vec<LocalGuest>,
     counts: [u64; SEEN],
 }
 
@@ -82,8 +82,11 @@ impl Stage {
         let contents: Vec<Page> = (0..CONTENTS).map(content).collect();
         let mut domain = Domain::with_key(key, pool).expect("memfds can be made");
         let somebody = domain.attach(pages).expect("eventfds can be made");
-        let generation = domain.session(somebody).expect("attached").generation;
-        domain.detach(somebody);
+        let generation = domain
+            .session(somebody.attachment())
+            .expect("attached")
+            .generation;
+        domain.retire(somebody);
         Self {
             domain,
             generation,
@@ -100,12 +103,12 @@ impl Stage {
         self.counts = [0; SEEN];
         self.guests = (0..GUESTS).map(|_| self.attach()).collect();
         for call in calls.chunks_exact(CALL) {
-            let guest = self.guests[call[0] as usize / 16 % GUESTS];
+            let guest = call[0] as usize / 16 % GUESTS;
             self.call(guest, call[0] % 16, [call[1], call[2], call[3]]);
             self.check();
         }
         for guest in std::mem::take(&mut self.guests) {
-            self.domain.detach(guest);
+            self.domain.retire(guest);
         }
         self.check();
         let sizes = self.domain.sizes();
@@ -118,7 +121,7 @@ impl Stage {
         Signature::of(self.counts.into_iter().chain([u64::from(self.pool)]))
     }
 
-    fn attach(&mut self) -> GuestId {
+    fn attach(&mut self) -> LocalGuest {
         self.domain.attach(self.pages).expect("eventfds can be made")
     }
 
@@ -136,7 +139,23 @@ impl Stage {
         })
     }
 
-    fn call(&mut self, guest: GuestId, what: u8, [a, b, c]: [u8; 3]) {
+    fn call(&mut self, guest: usize, what: u8, [a, b, c]: [u8; 3]) {
+        let from = self.guests[guest].attachment();
+        match what {
+            0..15 => self.ask(from, what, [a, b, c]),
+            // Another guest gets its number, perhaps at once; a call that was on its way comes after that.
+            _ => {
+                let reborn = self.attach();
+                let dead = std::mem::replace(&mut self.guests[guest], reborn);
+                self.domain.retire(dead);
+                let references = self.domain.sizes();
+                self.ask(from, a % 15, [a, b, c]);
+                assert_eq!(self.domain.sizes(), references, "the dead change nothing");
+            }
+        }
+    }
+
+    fn ask(&mut self, guest: Attachment, what: u8, [a, b, c]: [u8; 3]) {
         match what {
             0..3 => self.report(guest, &[self.named(a, b), self.named(a ^ 1, c)]),
             3 => self.report_many(guest, a, b, c),
@@ -150,16 +169,7 @@ impl Stage {
             10 | 11 => self.release(guest, &self.slots(a, b), c),
             12 => self.withdraw(guest, &vec![self.page(a); length(b)]),
             13 => self.restate(guest, &self.slots(a, b)),
-            14 => self.claim(guest, &self.slots(a, b), c),
-            _ => {
-                self.domain.detach(guest);
-                self.call(guest, a % 15, [a, b, c]);
-                let reborn = self.attach();
-                self.guests
-                    .iter_mut()
-                    .filter(|known| **known == guest)
-                    .for_each(|known| *known = reborn);
-            }
+            _ => self.claim(guest, &self.slots(a, b), c),
         }
     }
 
@@ -191,7 +201,7 @@ impl Stage {
     }
 
     /// What every refusal has in common; `false` for none.
-    fn refused(&mut self, outcome: Result<(), PortError>) -> bool {
+    fn refused(&mut self, from: Attachment, outcome: Result<(), PortError>) -> bool {
         let Err(error) = outcome else { return false };
         self.saw(match error {
             PortError::Invalid(Invalid::Batch { count, limit }) => {
@@ -203,9 +213,10 @@ impl Stage {
                 Seen::BadPage
             }
             PortError::Invalid(Invalid::NotHeld(_)) => Seen::NotHeld,
-            PortError::Invalid(Invalid::NotAttached(guest)) => {
-                assert!(!self.guests.contains(&guest) || self.domain.session(guest).is_err());
-                Seen::NotAttached
+            PortError::Superseded(named) => {
+                assert_eq!(named, from.guest());
+                assert!(self.guests.iter().all(|known| known.attachment() != from));
+                Seen::Superseded
             }
             PortError::StaleGeneration { slots, session } => {
                 assert_ne!(slots, session);
@@ -216,10 +227,10 @@ impl Stage {
         true
     }
 
-    fn report(&mut self, guest: GuestId, pages: &[Report]) {
+    fn report(&mut self, guest: Attachment, pages: &[Report]) {
         let mut answers = Vec::new();
         let outcome = self.domain.report(guest, pages, &mut answers);
-        if self.refused(outcome) {
+        if self.refused(guest, outcome) {
             return assert!(answers.is_empty());
         }
         assert_eq!(answers.len(), pages.len());
@@ -237,7 +248,7 @@ impl Stage {
     }
 
     /// Pages side by side, all with one content: what makes a series.
-    fn report_many(&mut self, guest: GuestId, first: u8, content: u8, how: u8) {
+    fn report_many(&mut self, guest: Attachment, first: u8, content: u8, how: u8) {
         let page = |at: usize| Gfn::new((u32::from(first) + at as u32) % self.pages);
         let sketch = self.sketch(content);
         let pages: Vec<Report> = (0..length(how))
@@ -250,7 +261,7 @@ impl Stage {
     }
 
     /// Each page with the content that it is said to have and the one that it has.
-    fn publish(&mut self, guest: GuestId, pages: &[(u8, u8, u8)]) {
+    fn publish(&mut self, guest: Attachment, pages: &[(u8, u8, u8)]) {
         let named: Vec<Report> = pages
             .iter()
             .map(|&(page, name, _)| self.named(page, name))
@@ -262,7 +273,7 @@ impl Stage {
             .collect();
         let mut results = Vec::new();
         let outcome = self.domain.publish(guest, &named, &bytes, &mut results);
-        if self.refused(outcome) {
+        if self.refused(guest, outcome) {
             return assert!(results.is_empty());
         }
         assert_eq!(results.len(), pages.len());
@@ -282,19 +293,19 @@ impl Stage {
         }
     }
 
-    fn offers(&mut self, guest: GuestId) {
+    fn offers(&mut self, guest: Attachment) {
         let mut offers: Vec<Offer> = Vec::new();
         let outcome = self.domain.offers(guest, &mut offers);
-        if !self.refused(outcome) {
+        if !self.refused(guest, outcome) {
             assert!(offers.iter().all(|offer| offer.gfn.get() < self.pages));
             self.counts[Seen::Offered as usize] += offers.len() as u64;
         }
     }
 
-    fn release(&mut self, guest: GuestId, slots: &[Slot], how: u8) {
+    fn release(&mut self, guest: Attachment, slots: &[Slot], how: u8) {
         let before = self.domain.sizes().references;
         let outcome = self.domain.release(guest, self.generation_of(how), slots);
-        let refused = self.refused(outcome);
+        let refused = self.refused(guest, outcome);
         let given = if refused { 0 } else { slots.len() as u64 };
         assert_eq!(self.domain.sizes().references, before - given, "all or nothing");
         if !refused {
@@ -302,27 +313,27 @@ impl Stage {
         }
     }
 
-    fn withdraw(&mut self, guest: GuestId, pages: &[Gfn]) {
+    fn withdraw(&mut self, guest: Attachment, pages: &[Gfn]) {
         let outcome = self.domain.withdraw(guest, pages);
-        if !self.refused(outcome) {
+        if !self.refused(guest, outcome) {
             self.saw(Seen::Withdrawn);
         }
     }
 
-    fn restate(&mut self, guest: GuestId, held: &[Slot]) {
+    fn restate(&mut self, guest: Attachment, held: &[Slot]) {
         let outcome = self.domain.restate(guest, held);
-        if !self.refused(outcome) {
+        if !self.refused(guest, outcome) {
             self.saw(Seen::Restated);
         }
     }
 
-    fn claim(&mut self, guest: GuestId, slots: &[Slot], how: u8) {
+    fn claim(&mut self, guest: Attachment, slots: &[Slot], how: u8) {
         let before = self.domain.sizes();
         let mut answers = Vec::new();
         let outcome = self
             .domain
             .claim(guest, self.generation_of(how), slots, &mut answers);
-        let refused = self.refused(outcome);
+        let refused = self.refused(guest, outcome);
         assert_eq!(answers.len(), if refused { 0 } else { slots.len() });
         let mut granted = 0;
         for (answer, &slot) in answers.into_iter().zip(slots) {

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use page_share::port::{Answer, Invalid, Offer, Publication, Reconnected, Refusal, Report};
-use page_share::wire::{Direction, HEADER, Header, Hello, Reply, Request, Welcome, WireError};
+use page_share::port::{Answer, Invalid, Offer, Publication, Refusal, Report};
+use page_share::wire::{Direction, HEADER, Header, Reply, Request, Welcome, WireError};
 use page_share::{DomainKey, Gfn, GuestId, PAGE_SIZE, Page, PoolGeneration, Sketch, Slot};
 
 use crate::{Signature, Target};
@@ -22,12 +22,13 @@ struct Seen {
     /// Refused: version, header, length, value; cut short.
     refused: [u64; 5],
     /// Understood, by kind.
-    requests: [u64; KINDS],
-    replies: [u64; KINDS],
+    requests: [u64; REQUESTS],
+    replies: [u64; REPLIES],
 }
 
-/// Kinds in each direction.
-const KINDS: usize = 8;
+/// Kinds of requests and of replies.
+const REQUESTS: usize = 9;
+const REPLIES: usize = 8;
 
 /// The kind of the first reply; that of the first request is 1.
 const FIRST_REPLY: u8 = 129;
@@ -102,16 +103,9 @@ fn seeds() -> Vec<Vec<u8>> {
     };
     let page: Page = [7; PAGE_SIZE];
     let (generation, slots) = (PoolGeneration::new(5), [Slot::new(1), Slot::new(2)]);
-    let hello = |before| {
-        Request::Hello(Hello {
-            pages: 9,
-            before,
-            held: 2,
-        })
-    };
     let requests = [
-        hello(None),
-        hello(Some((GuestId::new(3), generation))),
+        Request::Hello(9),
+        Request::Restate(2),
         Request::Held(slots[..].into()),
         Request::Report(vec![report; 3].into()),
         Request::Offers,
@@ -137,21 +131,17 @@ fn seeds() -> Vec<Vec<u8>> {
 fn replies() -> Vec<Reply<'static>> {
     let slot = Slot::new(1);
     let (gfn, offered) = (Gfn::new(1), Slot::new(2));
-    let welcome = |reconnected| {
-        Reply::Welcome(Welcome {
-            guest: GuestId::new(3),
-            generation: PoolGeneration::new(5),
-            key: DomainKey::from_bytes([9; 32]),
-            slot_limit: 1 << 14,
-            reconnected,
-        })
+    let welcome = Welcome {
+        guest: GuestId::new(3),
+        generation: PoolGeneration::new(5),
+        key: DomainKey::from_bytes([9; 32]),
+        slot_limit: 1 << 14,
     };
     let refusals = [Refusal::PoolFull, Refusal::SketchMismatch, Refusal::Collision];
     let mut results = vec![Publication::Noted, Publication::Granted(slot)];
     results.extend(refusals.map(Publication::Refused));
     vec![
-        welcome(Reconnected::FreshPool),
-        welcome(Reconnected::SamePool),
+        Reply::Welcome(welcome),
         Reply::Answers(Cow::Owned(vec![
             Answer::Noted,
             Answer::Publish,
@@ -164,7 +154,6 @@ fn replies() -> Vec<Reply<'static>> {
         Reply::Invalid(Invalid::Batch { count: 5, limit: 4 }),
         Reply::Invalid(Invalid::Gfn { gfn, pages: 1 }),
         Reply::Invalid(Invalid::NotHeld(slot)),
-        Reply::Invalid(Invalid::NotAttached(GuestId::new(3))),
         Reply::Failed(12),
     ]
 }
