@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 use page_share::{Dead, GuestProcess};
 
 /// A process that does nothing.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
-    pub watch: GuestProcess,
+    pub(crate) watch: GuestProcess,
 }
 
 impl Process {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut cat = Command::new("cat");
         cat.stdin(Stdio::piped()).stdout(Stdio::null());
         let child = cat.spawn().expect("cat starts");
@@ -21,7 +21,7 @@ impl Process {
     }
 
     /// Kills it; returns the proof.
-    pub fn die(mut self) -> Dead {
+    pub(crate) fn die(mut self) -> Dead {
         self.child.kill().expect("it is ours");
         self.child.wait().expect("it is ours");
         self.watch.dead().expect("it was waited for")
