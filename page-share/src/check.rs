@@ -5,9 +5,15 @@ use std::io;
 
 use crate::domain::Domain;
 use crate::index::Holder;
-use crate::page::Slot;
+use crate::page::{GuestId, Slot};
 
 impl Domain {
+    /// References to `slot` that `guest` holds, those of offers included that wait for it; 0 for a guest that is not here.
+    pub fn references_of(&self, guest: GuestId, slot: Slot) -> u32 {
+        let state = self.guests.get(&guest);
+        state.map_or(0, |state| state.held().get(slot))
+    }
+
     /// Hashes pages of the pool again, from slot `from` on and `slots` slots far, and returns those whose bytes are
     /// not what was published: somebody wrote to the pool, or memory failed.
     ///

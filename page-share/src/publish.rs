@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use crate::attach::Attachment;
 use crate::domain::Domain;
-use crate::hash::PageHash;
-use crate::index::{Holder, Likeness};
+use crate::hash::{PageHash, Sketch};
+use crate::index::Holder;
 use crate::page::{Gfn, GuestId, Page, Slot};
 use crate::pool::Content;
 use crate::port::{Offer, PUBLISH_BATCH, PortError, Publication, Refusal, Report};
@@ -51,21 +51,19 @@ impl Domain {
             bytes,
             hashes: self.hasher.hashes(bytes),
             placed: Vec::with_capacity(pages.len()),
-            likenesses: HashSet::with_capacity(pages.len()),
+            sketches: HashSet::with_capacity(pages.len()),
         };
         self.index.warm(pages.iter().map(|page| page.sketch));
         for (item, page) in pages.iter().enumerate() {
-            let likeness = Likeness::of(page.sketch);
-            if batch.likenesses.contains(&likeness) {
-                // One content twice in a batch, or two that the index cannot tell apart: the first must be visible before
-                // the second is looked at.
+            if batch.sketches.contains(&page.sketch) {
+                // One content twice in a batch, or twins: the first must be visible before the second is looked at.
                 self.write(&mut batch, results);
             }
             match self.step(&batch, item) {
                 Step::Done(result) => results.push(result),
                 Step::Write(placed) => {
                     results.push(Publication::Granted(placed.slot));
-                    batch.likenesses.insert(likeness);
+                    batch.sketches.insert(page.sketch);
                     batch.placed.push(placed);
                 }
             }
@@ -135,7 +133,7 @@ impl Domain {
 
     /// Writes what is placed, in runs, and makes it visible. What the kernel does not take is refused.
     fn write(&mut self, batch: &mut Batch<'_>, results: &mut [Publication]) {
-        batch.likenesses.clear();
+        batch.sketches.clear();
         let placed = std::mem::take(&mut batch.placed);
         let follows = |before: &Placed, after: &Placed| {
             after.item == before.item + 1 && before.slot.next() == Some(after.slot)
@@ -188,8 +186,8 @@ struct Batch<'a> {
     hashes: Vec<PageHash>,
     /// Reserved, in item order, not written.
     placed: Vec<Placed>,
-    /// What the index will keep of their sketches.
-    likenesses: HashSet<Likeness>,
+    /// Their sketches.
+    sketches: HashSet<Sketch>,
 }
 
 #[cfg(test)]

@@ -20,6 +20,12 @@ impl Process {
         Self { child, watch }
     }
 
+    /// The same process, watched anew: as good as another one to a manager.
+    pub(crate) fn again(mut self) -> Self {
+        self.watch = GuestProcess::of_child(self.child.id()).expect("it has not been waited for");
+        self
+    }
+
     /// Kills it; returns the proof.
     pub(crate) fn die(mut self) -> Dead {
         self.child.kill().expect("it is ours");

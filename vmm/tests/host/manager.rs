@@ -1,11 +1,15 @@
 //! A manager and a guest's engine: admission, sharing through the page socket, orders, a manager that goes away.
 
+use std::os::unix::net::UnixStream;
+
 use allocator::Pages;
 use levy::api::types::{GuestChange, Phase};
 use levy::engine::{AttendError, Introduction};
-use levy::link::{FromManager, Hello, VERSION};
+use levy::link::{FromManager, FromVmm, Hello, Lines, VERSION};
 use levy::manager::host::{Doors, Host};
 use levy::manager::policy::Settings;
+use page_share::port::{Port, Report};
+use page_share::{Gfn, PAGE_SIZE, PageHasher, SocketPort};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::harness::{CONTENTS, MIB, Managed, PATIENCE, TOUCHED_PAGES, Told, hello, until};
@@ -182,4 +186,48 @@ fn a_second_manager_in_the_same_place_is_refused() {
         error.to_string().contains("another manager is running"),
         "{error}"
     );
+}
+
+/// Connects as a guest's process does, and says who it is.
+fn knock(managed: &Managed) -> UnixStream {
+    let stream = UnixStream::connect(Doors::in_dir(managed.dir.path()).guests).unwrap();
+    Lines::send(&mut &stream, &FromVmm::Hello(hello("away", 16))).unwrap();
+    stream
+}
+
+#[test]
+fn a_living_guest_that_cannot_be_welcomed_keeps_its_place_and_what_it_may_map() {
+    let managed = Managed::new(512);
+    let references = || {
+        let roster = managed.host.roster();
+        let domain = roster.domains().get("test").expect("its guest lives");
+        domain.with(|domain| domain.sizes().references).unwrap()
+    };
+    let connected = || managed.host.roster().guests().any(|(_, seat)| seat.connected);
+    let link = knock(&managed);
+    until("admission", connected);
+    let pages = Doors::in_dir(managed.dir.path()).pages;
+    let mut port = SocketPort::attach(4096, move || UnixStream::connect(&pages)).unwrap();
+    let sketch = PageHasher::new(&port.session().key).sketch(&[7; PAGE_SIZE]);
+    let reports = [1, 2].map(|gfn| Report {
+        gfn: Gfn::new(gfn),
+        sketch,
+    });
+    port.report(&reports, &mut Vec::new()).unwrap();
+    port.publish(&reports[1..], &[[7; PAGE_SIZE]], &mut Vec::new())
+        .unwrap();
+    assert_eq!(references(), 2);
+    drop(link);
+    until("the loss is seen", || !connected());
+    // It comes back to a manager that stands still, and has hung up again by the time that it is answered.
+    let refused = managed.host.doings().refused;
+    let still = managed.host.roster();
+    drop(knock(&managed));
+    drop(still);
+    until("the answer fails", || managed.host.doings().refused > refused);
+    assert_eq!(references(), 2, "its process lives");
+    let _link = knock(&managed);
+    until("it is taken back", connected);
+    assert_eq!(managed.host.roster().guests().count(), 1);
+    assert_eq!(references(), 2);
 }
