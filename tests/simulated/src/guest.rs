@@ -59,9 +59,17 @@ pub struct Checked {
 /// A line of the process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Said {
+pub enum Said {
+    /// How it is, ten times a second.
     Status(Status),
-    Checked { pages: u64, wrong: u64 },
+    /// The answer to `check`.
+    Checked {
+        /// Pages looked at.
+        pages: u64,
+        /// Words that were wrong.
+        wrong: u64,
+    },
+    /// It cannot begin, or was told nonsense.
     Failed(String),
 }
 

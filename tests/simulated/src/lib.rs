@@ -35,7 +35,7 @@ mod process;
 mod small_disk;
 mod writers;
 
-pub use guest::{Checked, Guest, Status};
+pub use guest::{Checked, Guest, Said, Status};
 pub use manager::{Footprint, Manager};
 pub use options::{Command, GuestOptions};
 pub use small_disk::SmallDisk;

@@ -64,6 +64,9 @@ pub struct GuestOptions {
     /// Folder for the swap file.
     #[arg(long, default_value = "/var/tmp")]
     pub(crate) swap: PathBuf,
+    /// Its memory is filled only when its manager limits it, not before.
+    #[arg(long)]
+    pub(crate) late_fill: bool,
 }
 
 impl GuestOptions {
@@ -80,6 +83,7 @@ impl GuestOptions {
             writers: 2,
             rate: 2000,
             swap: "/var/tmp".into(),
+            late_fill: false,
         }
     }
 
@@ -134,7 +138,26 @@ impl GuestOptions {
         }
     }
 
-    pub(crate) fn to_args(&self) -> Vec<OsString> {
+    /// The run directory of its manager.
+    #[must_use]
+    pub fn under(self, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            ..self
+        }
+    }
+
+    /// A guest that touches its memory only when its manager limits it, as a booting one does.
+    #[must_use]
+    pub fn late_fill(self) -> Self {
+        Self {
+            late_fill: true,
+            ..self
+        }
+    }
+
+    /// Arguments of [`Command`] that make a process this guest.
+    pub fn to_args(&self) -> Vec<OsString> {
         let mut args = vec!["guest".into()];
         let mut push = |option: &str, value: OsString| args.extend([option.into(), value]);
         push("--dir", self.dir.clone().into());
@@ -148,6 +171,9 @@ impl GuestOptions {
         push("--swap", self.swap.clone().into());
         if self.all_different {
             args.push("--all-different".into());
+        }
+        if self.late_fill {
+            args.push("--late-fill".into());
         }
         args
     }

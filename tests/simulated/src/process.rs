@@ -91,15 +91,20 @@ fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std
         seed: options.seed,
         all_different: options.all_different,
     };
-    pages.fill(&ram);
+    if !options.late_fill {
+        pages.fill(&ram);
+    }
     let engine = Engine::start(&ram, Some(options.swap.clone()))?;
     let region = Arc::clone(engine.region());
-    let work = Work::new(ram, pages, options.writers);
+    let work = Work::new(Arc::clone(&ram), pages, options.writers);
     let duties = NoDevices {
         work: Arc::clone(&work),
         paused: AtomicBool::new(false),
     };
     Attendant::start(introduction, engine, Box::new(duties))?;
+    if options.late_fill {
+        pages.fill(&ram);
+    }
     work.start(options.rate);
     Ok((work, region))
 }

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ),
     ("ring3", Layer::Top),
     ("bench", Layer::Top),
+    ("chaos", Layer::Top),
     ("foreign-vmm", Layer::Top),
     ("fuzz", Layer::Top),
     ("levy-tests", Layer::Top),

@@ -1,0 +1,241 @@
+//! One look at a fleet: what must hold at any time.
+
+use std::time::Duration;
+
+use crate::budget::{GRACE, Sample};
+use crate::fleet::Fleet;
+use crate::leash::tail;
+use crate::manager::View;
+use crate::memory;
+use crate::tally::Breach;
+
+/// How long a guest, or a manager, may take to come back.
+const RETURN: Duration = Duration::from_secs(5);
+
+/// How old a report may be that shows a guest to be there, seconds.
+const REPORT_AGE: f64 = 3.0;
+
+/// How long a guest may take to fill its memory, and to look at all of it.
+const WORK: Duration = Duration::from_secs(90);
+
+/// Looks in a row in which guests have more common copies than references, and how many more: they are not counted at
+/// one moment.
+const MISSING: (u32, u64) = (20, 128);
+
+/// Starts of a guest that a sound manager may refuse in a row.
+const REFUSALS: u32 = 30;
+
+impl Fleet {
+    /// Does what is due, and judges what there is to see.
+    pub(crate) fn look(&mut self) -> anyhow::Result<()> {
+        self.clock.look();
+        while let Some(deed) = self.later.due() {
+            self.act(deed)?;
+        }
+        self.bury()?;
+        let view = self.hear_manager();
+        if let Some(view) = &view {
+            self.budget
+                .is_told(view.host.settings.budget_bytes, self.clock.now());
+            self.see_returns(view);
+            self.count_references(view);
+        }
+        self.see_work();
+        self.weigh(view.as_ref());
+        Ok(())
+    }
+
+    /// What the manager says, once it says something.
+    fn hear_manager(&mut self) -> Option<View> {
+        let now = self.clock.now();
+        let rule = self.manager.life.as_mut()?;
+        if rule.process.is_stopped() {
+            return None;
+        }
+        let pid = rule.process.id();
+        let answer = self.manager.ask().ok().filter(|view| view.host.pid == pid);
+        let rule = self.manager.life.as_mut()?;
+        if rule.strained {
+            return None;
+        }
+        if let Some(view) = answer {
+            rule.silent = None;
+            if rule.sound.replace(rule.sound.unwrap_or(now)).is_none() {
+                self.tally.count("managers_there");
+                self.disturb_all();
+            }
+            return Some(view);
+        }
+        let since = *rule.silent.get_or_insert(now);
+        if now > since + RETURN && now <= since + RETURN * 2 {
+            // Once, not at each look.
+            rule.silent = Some(since.saturating_sub(RETURN * 2));
+            let what = format!(
+                "the manager does not answer for 5 s; its last words:\n{}",
+                tail(&self.manager.log(), 12)
+            );
+            self.witness.breach(Breach::NotBack, 1, &what);
+        }
+        None
+    }
+
+    /// Guests that are there, and those that should be.
+    fn see_returns(&mut self, view: &View) {
+        let now = self.clock.now();
+        let Some(since) = self.manager.life.as_ref().and_then(|rule| rule.sound) else {
+            return;
+        };
+        for guest in &mut self.guests {
+            let Some(life) = &mut guest.life else { continue };
+            if !life.is_free() || !life.runs() {
+                continue;
+            }
+            let seen = view.guests.guests.iter().find(|seen| seen.name == guest.kind.name);
+            let is_there = seen.is_some_and(|seen| {
+                seen.pid == life.process.id() && seen.connected && seen.report_age_seconds < REPORT_AGE
+            });
+            let waited = now.saturating_sub(life.sound.max(since));
+            match (is_there, life.back) {
+                (true, false) => {
+                    life.back = true;
+                    guest.failures = 0;
+                    self.tally.came_back(waited.as_secs_f64());
+                }
+                (false, true) => {
+                    self.tally.count("lost_without_a_cause");
+                    self.witness
+                        .note(&format!("{} is away without a cause: {seen:?}", guest.kind.name));
+                    life.disturb(now);
+                }
+                (false, false) if waited > RETURN && !life.late => {
+                    life.late = true;
+                    let what = format!(
+                        "{} is not back after 5 s: {}; its last words:\n{}\nthe manager's:\n{}",
+                        guest.kind.name,
+                        seen.map_or_else(
+                            || "the manager does not know it".to_owned(),
+                            |seen| format!(
+                                "connected: {}, report of {:.1} s ago",
+                                seen.connected, seen.report_age_seconds
+                            )
+                        ),
+                        tail(guest.log(), 6),
+                        tail(&self.manager.log(), 12),
+                    );
+                    self.witness.breach(Breach::NotBack, 1, &what);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Guests that fill their memory, or check it, come to an end with it.
+    fn see_work(&mut self) {
+        let now = self.clock.now();
+        let rules = self.manager.life.as_ref().and_then(|rule| rule.sound);
+        for guest in &mut self.guests {
+            let name = guest.kind.name.clone();
+            let log = guest.log().to_owned();
+            if guest.failures > REFUSALS && rules.is_some_and(|since| now > since + WORK) {
+                guest.failures = 0;
+                let what = format!("{name} cannot start again");
+                self.witness.breach(Breach::NotBack, 1, &what);
+            }
+            let Some(life) = &mut guest.life else { continue };
+            if !life.is_free() {
+                continue;
+            }
+            if !life.runs() && !life.late && rules.is_some() && now > life.began.max(life.sound) + WORK {
+                life.late = true;
+                let what = format!("{name} is not at work; its last words:\n{}", tail(&log, 6));
+                self.witness.breach(Breach::NotBack, 1, &what);
+            }
+            if !life.has_checked() && life.asked.is_some_and(|(since, _)| now > since.max(life.sound) + WORK) {
+                life.asked = None;
+                let status = life.heard().status;
+                let what = format!("{name} does not get through a check of its pages: {status:?}");
+                self.witness.breach(Breach::Stuck, 1, &what);
+            }
+        }
+    }
+
+    /// The manager must have a reference for each common copy that a guest has.
+    fn count_references(&mut self, view: &View) {
+        let statuses = self.guests.iter().map(|guest| {
+            let life = guest.life.as_ref().filter(|life| life.back && life.is_free())?;
+            life.heard().status.filter(|status| status.old_pools == 0)
+        });
+        let Some(statuses) = statuses.collect::<Option<Vec<_>>>() else {
+            self.missing = 0;
+            return;
+        };
+        self.tally.count("reference_samples");
+        let shared: u64 = statuses.iter().map(|status| status.shared).sum();
+        let references: u64 = view.host.domains.values().map(|domain| domain.references).sum();
+        self.missing = match shared > references + MISSING.1 {
+            true => self.missing + 1,
+            false => 0,
+        };
+        if self.missing == MISSING.0 {
+            let what = format!("guests have {shared} common copies and {references} references");
+            self.witness
+                .breach(Breach::ReferencesMissing, shared - references, &what);
+        }
+    }
+
+    /// Weighs what all processes hold.
+    fn weigh(&mut self, view: Option<&View>) {
+        // A process that does not run its guest yet may not have been admitted.
+        let lives = self.guests.iter().filter_map(|guest| guest.life.as_ref());
+        let guests: Vec<u32> = lives
+            .filter(|life| life.back || life.runs())
+            .map(|life| life.process.id())
+            .collect();
+        let manager = self.manager.life.as_ref().map(|rule| rule.process.id());
+        let held: Vec<u64> = guests.iter().map(|&pid| memory::held(pid)).collect();
+        let ruler = manager.map_or(0, memory::held);
+        let pools = memory::pools(guests.iter().copied().chain(manager));
+        let used = held.iter().sum::<u64>() + ruler + pools;
+        let reason = self.excuse();
+        self.tally.count("budget.samples");
+        if reason.is_none() {
+            self.tally.count("budget.samples_without_a_reason");
+        }
+        match self.budget.judge(used, reason, self.clock.now()) {
+            Sample::Within => {}
+            Sample::Explained(percent, why) => {
+                self.tally.count(&format!("budget.explained.{why}"));
+                self.tally.over(percent);
+            }
+            Sample::Exceeded(percent) => {
+                let limit = self.budget.bytes;
+                let what = format!(
+                    "{percent:.1} % more than {limit} in use: guests {held:?}, manager {ruler}, pools {pools}; the \
+                     manager says {:?} free, {:?}",
+                    view.and_then(|view| view.host.free_bytes),
+                    view.map(|view| view.host.spent)
+                );
+                self.witness.breach(Breach::BudgetExceeded, 1, &what);
+            }
+        }
+    }
+
+    /// Why more than the budget may be in use now.
+    fn excuse(&self) -> Option<&'static str> {
+        let now = self.clock.now();
+        let Some(since) = self.manager.life.as_ref().and_then(|rule| rule.is_free().then_some(rule.sound)?)
+        else {
+            return Some("no_manager");
+        };
+        let lives = || self.guests.iter().filter_map(|guest| guest.life.as_ref());
+        if lives().any(|life| life.runs() && !life.back && life.sound <= since) {
+            return Some("manager_returned");
+        }
+        let changed = self.budget.cut.map_or(since, |cut| cut.max(since));
+        let cannot_follow = |stopped: Duration| stopped < changed + GRACE;
+        if lives().any(|life| life.stopped.is_some_and(cannot_follow)) {
+            return Some("guest_stopped");
+        }
+        (self.budget.cut == Some(now)).then_some("budget_cut")
+    }
+}

@@ -1,0 +1,115 @@
+//! The manager of a fleet: a run directory that processes come and go in.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use levy::api::types::{GuestList, HostChange, HostView};
+
+use crate::api;
+use crate::leash::{Process, Start, Talks};
+use crate::refusal::Refusal;
+
+#[derive(Debug)]
+pub(crate) struct Manager {
+    /// The `levy` program; without one, this program's own part.
+    program: Option<PathBuf>,
+    dir: PathBuf,
+    args: Vec<OsString>,
+    pub(crate) life: Option<Rule>,
+}
+
+/// A manager's process.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) process: Process,
+    /// Since when it has answered, and nothing was done to it.
+    pub(crate) sound: Option<Duration>,
+    /// It has too few descriptors or threads.
+    pub(crate) strained: bool,
+    /// Since when it owes an answer.
+    pub(crate) silent: Option<Duration>,
+}
+
+/// What a manager says about everything.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) host: HostView,
+    pub(crate) guests: GuestList,
+}
+
+impl Manager {
+    pub(crate) fn new(program: Option<PathBuf>, dir: &Path, budget_mib: u64, swap: &Path) -> Self {
+        let budget = format!("{budget_mib}M");
+        let mut args: Vec<OsString> = vec!["host".into()];
+        for (option, value) in [
+            ("--budget", OsString::from(budget)),
+            ("--run-dir", dir.into()),
+            ("--swap", swap.into()),
+            ("--sample", "5s".into()),
+            ("--rebalance", "3s".into()),
+        ] {
+            args.extend([option.into(), value]);
+        }
+        Self {
+            program,
+            dir: dir.to_owned(),
+            args,
+            life: None,
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("manager.log")
+    }
+
+    pub(crate) fn start(
+        &mut self,
+        refuse: Option<Refusal>,
+        skew: Option<u64>,
+        now: Duration,
+    ) -> anyhow::Result<()> {
+        let program = self.program.iter().map(|path| path.as_os_str().to_owned());
+        let start = Start {
+            argv: program.chain(self.args.iter().cloned()).collect(),
+            refuse: refuse.into_iter().collect(),
+            skew,
+            log: self.log(),
+        };
+        self.life = Some(Rule {
+            process: Process::start(&start, Talks::No)?,
+            sound: None,
+            strained: false,
+            silent: None,
+        });
+        Ok(())
+    }
+
+    /// What it says, where it can be expected to say anything.
+    pub(crate) fn ask(&self) -> anyhow::Result<View> {
+        Ok(View {
+            host: api::get(&self.dir, "/host")?,
+            guests: api::get(&self.dir, "/guests")?,
+        })
+    }
+
+    /// Sets the budget; whether that was accepted.
+    pub(crate) fn set_budget(&self, bytes: u64) -> anyhow::Result<bool> {
+        let change = HostChange {
+            budget_bytes: Some(bytes),
+            ..HostChange::default()
+        };
+        api::change(&self.dir, "PUT", "/host", &change)
+    }
+}
+
+impl Rule {
+    /// Whether it can be expected to do anything.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.process.is_stopped() && !self.strained
+    }
+}

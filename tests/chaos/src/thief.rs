@@ -1,0 +1,181 @@
+//! Sockets of a guest's process in strange hands: shut under it, or speaking on after its death.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use page_share::port::Report;
+use page_share::wire::{Direction, HEADER, Header, Reply, Request};
+use page_share::{Gfn, PoolGeneration, Sketch, Slot};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::random::Random;
+
+/// How long the manager may take to answer a thief.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Reports and orders.
+    Guests,
+    /// Shared pages.
+    Pages,
+}
+
+/// Copies of a process's connections to its manager.
+#[derive(Debug)]
+pub(crate) struct Loot(Vec<(Door, UnixStream)>);
+
+impl Loot {
+    /// Takes them from process `pid`, which goes on without noticing.
+    pub(crate) fn take(pid: Pid) -> io::Result<Self> {
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        let mut taken = Vec::new();
+        for file in std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.flatten() {
+            let is_socket =
+                std::fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+            let number = file.file_name().to_string_lossy().parse::<i32>();
+            let (true, Ok(number)) = (is_socket, number) else {
+                continue;
+            };
+            let Ok(copy) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) else {
+                continue;
+            };
+            let stream = UnixStream::from(copy);
+            if let Some(door) = door(&stream) {
+                taken.push((door, stream));
+            }
+        }
+        Ok(Self(taken))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Ends the connections at `door` under the process; how many there were.
+    pub(crate) fn shut(&self, door: Door) -> usize {
+        let those = self.0.iter().filter(|(at, _)| *at == door);
+        those
+            .map(|(_, stream)| stream.shutdown(std::net::Shutdown::Both))
+            .filter(Result::is_ok)
+            .count()
+    }
+
+    /// Says what a dead guest could have said, and what none would; how many words were taken, and how many answered.
+    /// Only for loot of the dead: the copies are the process's own sockets, time-outs included.
+    pub(crate) fn speak(&self, random: &mut Random) -> (u64, u64) {
+        let (mut taken, mut answered) = (0, 0);
+        for (door, stream) in &self.0 {
+            let _ = stream.set_write_timeout(Some(PATIENCE));
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            match door {
+                Door::Guests => {
+                    for word in words(random) {
+                        taken += u64::from((&mut &*stream).write_all(word.as_bytes()).is_ok());
+                    }
+                }
+                Door::Pages => {
+                    let (said, heard) = forge(stream, random);
+                    taken += said;
+                    answered += heard;
+                }
+            }
+        }
+        (taken, answered)
+    }
+}
+
+/// The door that a connection leads to.
+fn door(stream: &UnixStream) -> Option<Door> {
+    let peer = stream.peer_addr().ok()?;
+    match peer.as_pathname()?.file_name()?.to_str()? {
+        "guests.sock" => Some(Door::Guests),
+        "pages.sock" => Some(Door::Pages),
+        _ => None,
+    }
+}
+
+/// Lines for the manager's ears: a limit that nobody gave, and somebody who waits for more.
+fn words(random: &mut Random) -> [String; 2] {
+    let limit = 1_u64 << random.within(20..=40);
+    let standing = format!(
+        "{{\"type\":\"standing\",\"limit_bytes\":{limit},\"gated\":true,\"waiting\":{}}}\n",
+        random.within(0..=9)
+    );
+    [standing.clone(), standing]
+}
+
+/// Requests about pages: references that the dead one had, or another has by now, are given up in its name.
+fn forge(stream: &UnixStream, random: &mut Random) -> (u64, u64) {
+    let first = random.within(0..=4) as u32 * 64;
+    let slots: Vec<Slot> = (first..first + 512).map(Slot::new).collect();
+    let gfns: Vec<Gfn> = (0..256).map(Gfn::new).collect();
+    let unknown = PoolGeneration::new(random.next() | 1);
+    let reports = gfns.iter().map(|&gfn| Report {
+        gfn,
+        sketch: Sketch::new(random.next()),
+    });
+    let reports: Vec<Report> = reports.collect();
+    // The answer to a pool that there is not names the one that there is.
+    let ask = |request: Request<'_>| ask(stream, &request);
+    let mut heard = vec![ask(Request::Claim(unknown, slots[..8].into()))];
+    let current = match heard[0] {
+        Some(Heard::Generation(generation)) => generation,
+        _ => unknown,
+    };
+    heard.push(ask(Request::Offers));
+    heard.push(ask(Request::Withdraw(gfns.as_slice().into())));
+    heard.push(ask(Request::Report(reports.into())));
+    for slot in &slots {
+        heard.push(ask(Request::Release(current, std::slice::from_ref(slot).into())));
+        if heard.last().is_some_and(Option::is_none) {
+            break;
+        }
+    }
+    let answered = heard.iter().filter(|heard| heard.is_some()).count() as u64;
+    (heard.len() as u64, answered)
+}
+
+/// Says to the manager in `dir` that this process is guest `name`, which it is not, or nothing that a guest says; what the
+/// manager answers.
+pub(crate) fn pretend(dir: &std::path::Path, name: &str, random: &mut Random) -> io::Result<String> {
+    let mut stream = UnixStream::connect(dir.join("guests.sock"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let version = levy::link::VERSION;
+    let hello = format!(
+        "{{\"type\":\"hello\",\"version\":{version},\"name\":\"{name}\",\"size\":16777216,\"min\":4096,\"shares\":1000,\
+         \"sharing\":{{\"domain\":\"simulated\"}}}}\n"
+    );
+    match random.within(0..=2) {
+        0 => stream.write_all(hello.as_bytes())?,
+        1 => stream.write_all(&hello.as_bytes()[..hello.len() / 2])?,
+        _ => stream.write_all(words(random).concat().as_bytes())?,
+    }
+    let mut answer = vec![0; 512];
+    let length = stream.read(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
+}
+
+enum Heard {
+    Generation(PoolGeneration),
+    Something,
+}
+
+/// One request and its answer; none where the manager does not listen.
+fn ask(mut stream: &UnixStream, request: &Request<'_>) -> Option<Heard> {
+    let mut out = Vec::new();
+    request.encode(&mut out);
+    stream.write_all(&out).ok()?;
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).ok()?;
+    let header = Header::parse(header, Direction::Reply).ok()?;
+    let mut payload = vec![0; header.length()];
+    stream.read_exact(&mut payload).ok()?;
+    match Reply::decode(header, &payload).ok()? {
+        Reply::Stale(_, session) => Some(Heard::Generation(session)),
+        _ => Some(Heard::Something),
+    }
+}
