@@ -102,12 +102,16 @@ impl Budget {
         if used <= self.bytes + self.bytes / TOLERANCE {
             return Sample::Within;
         }
-        match self.reason {
-            Some((name, since, last)) if now <= last + GRACE && now <= since + LONGEST => {
-                Sample::Explained(percent, name)
-            }
-            _ => Sample::Exceeded(percent),
+        match self.reason_at(now) {
+            Some(name) => Sample::Explained(percent, name),
+            None => Sample::Exceeded(percent),
         }
+    }
+
+    /// The reason that counts at a time.
+    pub(crate) fn reason_at(&self, now: Duration) -> Option<&'static str> {
+        let (name, since, last) = self.reason?;
+        (now <= last + GRACE && now <= since + LONGEST).then_some(name)
     }
 }
 
@@ -130,14 +134,29 @@ mod tests {
         let (limit, over) = (budget.bytes, budget.bytes + budget.bytes / 20);
         assert_eq!(budget.judge(limit + limit / 60, None, SECOND), Sample::Within);
         assert!(matches!(budget.judge(over, None, SECOND), Sample::Exceeded(_)));
-        assert!(matches!(budget.judge(over, Some("a"), SECOND * 2), Sample::Explained(_, "a")));
-        assert!(matches!(budget.judge(over, None, SECOND * 7), Sample::Explained(_, "a")));
-        assert!(matches!(budget.judge(over, None, SECOND * 9), Sample::Exceeded(_)));
+        assert!(matches!(
+            budget.judge(over, Some("a"), SECOND * 2),
+            Sample::Explained(_, "a")
+        ));
+        assert!(matches!(
+            budget.judge(over, None, SECOND * 7),
+            Sample::Explained(_, "a")
+        ));
+        assert!(matches!(
+            budget.judge(over, None, SECOND * 9),
+            Sample::Exceeded(_)
+        ));
         for second in 10..70 {
             let sample = budget.judge(over, Some("b"), SECOND * second);
-            assert!(matches!(sample, Sample::Explained(_, "b")), "{second}: {sample:?}");
+            assert!(
+                matches!(sample, Sample::Explained(_, "b")),
+                "{second}: {sample:?}"
+            );
         }
-        assert!(matches!(budget.judge(over, Some("b"), SECOND * 75), Sample::Exceeded(_)));
+        assert!(matches!(
+            budget.judge(over, Some("b"), SECOND * 75),
+            Sample::Exceeded(_)
+        ));
     }
 
     #[test]

@@ -74,10 +74,13 @@ impl Fleet {
         }
         let checked = self.live_until(PATIENCE, |fleet| {
             let lives = fleet.guests.iter_mut().filter_map(|guest| guest.life.as_mut());
-            lives.map(|life| life.has_checked()).fold(true, |all, one| all && one)
+            lives
+                .map(|life| life.has_checked())
+                .fold(true, |all, one| all && one)
         })?;
         if !checked && !self.is_interrupted() {
-            self.witness.breach(Breach::Stuck, 1, "not all guests got through the last check");
+            self.witness
+                .breach(Breach::Stuck, 1, "not all guests got through the last check");
         }
         self.tally.count("fleets_at_rest");
         self.live(Duration::from_secs(5))
@@ -154,7 +157,10 @@ impl Fleet {
         if let Swap::Own(disk) = &self.swap
             && disk.used_kib() > 0
         {
-            left.push(PathBuf::from(format!("{} KiB in files without names", disk.used_kib())));
+            left.push(PathBuf::from(format!(
+                "{} KiB in files without names",
+                disk.used_kib()
+            )));
         }
         for pid in &self.rulers {
             let group = PathBuf::from(format!("/sys/fs/cgroup/pids/chaos-{pid}"));

@@ -53,7 +53,10 @@ impl Fleet {
     }
 
     fn kill_manager(&mut self) -> anyhow::Result<bool> {
-        let rule = self.manager.life.take_if(|rule| !rule.process.is_stopped_for_long());
+        let rule = self
+            .manager
+            .life
+            .take_if(|rule| !rule.process.is_stopped_for_long());
         let Some(mut rule) = rule else { return Ok(false) };
         self.witness.note("the manager is killed");
         self.note_stall(rule.process.stopped_for());
@@ -107,8 +110,9 @@ impl Fleet {
         let loot = steals.then(|| Loot::take(life.process.pid()).ok()).flatten();
         let sockets = loot.as_ref().map_or(0, Loot::len);
         let name = &self.guests[place].kind.name;
-        self.witness
-            .note(&format!("{name} is killed, {sockets} of its sockets in strange hands"));
+        self.witness.note(&format!(
+            "{name} is killed, {sockets} of its sockets in strange hands"
+        ));
         self.note_stall(life.process.stopped_for());
         life.process.kill();
         self.tally.count("kills");
@@ -119,7 +123,8 @@ impl Fleet {
         if let Some(loot) = loot.filter(|_| sockets > 0) {
             self.tally.count("actions.steal_sockets");
             self.tally.add("stolen.sockets", sockets as u64);
-            let after = self.random.millis(0..=2_500);
+            // Mostly when another process runs under the name.
+            let after = rest + self.random.millis(0..=2_500);
             self.later.after(after, Deed::Speak(loot, 4));
         }
         Ok(true)
@@ -127,7 +132,12 @@ impl Fleet {
 
     fn speak(&mut self, loot: Loot, times: u32) {
         // Nothing answers a thief there, and each word would be waited for.
-        if self.manager.life.as_ref().is_some_and(super::manager::Rule::is_free) {
+        if self
+            .manager
+            .life
+            .as_ref()
+            .is_some_and(super::manager::Rule::is_free)
+        {
             let (said, answered) = loot.speak(&mut self.random);
             self.witness
                 .note(&format!("a thief says {said} words, {answered} are answered"));
@@ -141,7 +151,11 @@ impl Fleet {
     }
 
     fn stall_manager(&mut self, length: Length) -> bool {
-        let runs = self.manager.life.as_ref().is_some_and(|rule| !rule.process.is_stopped());
+        let runs = self
+            .manager
+            .life
+            .as_ref()
+            .is_some_and(|rule| !rule.process.is_stopped());
         if !runs || self.later.stops_manager() {
             return false;
         }
@@ -152,26 +166,33 @@ impl Fleet {
             (gap, second)
         });
         self.tally.count("actions.stall_manager");
-        self.tally.add("actions.stall_manager_twice", u64::from(again.is_some()));
+        self.tally
+            .add("actions.stall_manager_twice", u64::from(again.is_some()));
         self.stop_manager((time, length), again);
         true
     }
 
     fn stop_manager(&mut self, (time, length): (Duration, Length), again: Option<(Duration, Duration)>) {
-        let Some(rule) = &mut self.manager.life else { return };
-        self.witness
-            .note(&format!("the manager stops for {time:.1?}, again after {again:?}"));
+        let Some(rule) = &mut self.manager.life else {
+            return;
+        };
+        self.witness.note(&format!(
+            "the manager stops for {time:.1?}, again after {again:?}"
+        ));
         rule.process.stop(length);
         self.later.after(time, Deed::ManagerGoesOn(again));
     }
 
     fn wake_manager(&mut self) {
         let now = self.clock.now();
-        let Some(rule) = &mut self.manager.life else { return };
+        let Some(rule) = &mut self.manager.life else {
+            return;
+        };
         let Some(time) = rule.process.go_on() else { return };
         rule.silent = None;
         rule.sound = rule.sound.map(|_| now);
-        self.witness.note(&format!("the manager goes on after {time:.1?}"));
+        self.witness
+            .note(&format!("the manager goes on after {time:.1?}"));
         self.note_stall(Some(time));
         self.disturb_all();
     }
@@ -242,7 +263,11 @@ impl Fleet {
         if !self.rules() || matches!(self.strain, Some(Strain::Disk(_))) {
             return Ok(false);
         }
-        let weak = self.guests.iter().flat_map(|guest| &guest.life).any(|life| life.weak);
+        let weak = self
+            .guests
+            .iter()
+            .flat_map(|guest| &guest.life)
+            .any(|life| life.weak);
         let weak = if weak { Weak::One } else { Weak::None };
         let least = self.budget.least_mib(weak);
         let mib = self.random.within(least..=self.budget.ample_mib().max(least));
@@ -250,8 +275,10 @@ impl Fleet {
         // It holds as soon as it is said.
         self.budget.is_told(mib << 20, self.clock.now());
         let accepted = self.manager.set_budget(mib << 20).unwrap_or(false);
-        self.witness
-            .note(&format!("budget of {} MiB to {mib} MiB: {accepted}", before >> 20));
+        self.witness.note(&format!(
+            "budget of {} MiB to {mib} MiB: {accepted}",
+            before >> 20
+        ));
         self.tally.count("actions.change_budget");
         self.tally.add("budget.changes_accepted", u64::from(accepted));
         if !accepted {
@@ -269,7 +296,8 @@ impl Fleet {
         let path = format!("/guests/{}", self.guests[place].kind.name);
         let change = serde_json::json!({ "shares": shares });
         let accepted = api::change(self.manager.dir(), "PATCH", &path, &change).unwrap_or(false);
-        self.witness.note(&format!("shares of {path} to {shares}: {accepted}"));
+        self.witness
+            .note(&format!("shares of {path} to {shares}: {accepted}"));
         self.tally.count("actions.change_shares");
         Ok(true)
     }
@@ -282,7 +310,8 @@ impl Fleet {
         let place = self.random.place(self.guests.len());
         let name = &self.guests[place].kind.name;
         let heard = super::thief::pretend(self.manager.dir(), name, &mut self.random);
-        self.witness.note(&format!("an impostor says it is {name}: {heard:?}"));
+        self.witness
+            .note(&format!("an impostor says it is {name}: {heard:?}"));
         self.tally.count("actions.impostor");
         true
     }

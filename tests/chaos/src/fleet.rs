@@ -35,6 +35,8 @@ pub(crate) struct Setting {
     pub(crate) tally: Arc<Tally>,
     pub(crate) interrupted: Arc<AtomicBool>,
     pub(crate) seed: u64,
+    /// Whether everything that is done is told.
+    pub(crate) is_loud: bool,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Fleet {
         let mut random = Random::new(seed);
         let dir = tempfile::Builder::new().prefix("levy-chaos-").tempdir()?;
         let kinds: Vec<(u64, u64)> = (0..random.within(3..=5))
-            .map(|_| (random.within(16..=28), random.within(2..=6)))
+            .map(|_| (2 * random.within(8..=14), random.within(2..=6)))
             .collect();
         let sizes = kinds.iter().map(|(mib, _)| mib).sum::<u64>();
         let swap = match SmallDisk::or_skip(2 * sizes + 128) {
@@ -116,7 +118,7 @@ impl Fleet {
             random,
             clock: Clock::new(),
             budget,
-            witness: Arc::new(Witness::new(Arc::clone(&setting.tally), number, setting.seed)),
+            witness: Arc::new(Witness::new(setting, number)),
             tally: Arc::clone(&setting.tally),
             interrupted: Arc::clone(&setting.interrupted),
             rulers: Vec::new(),
@@ -159,7 +161,11 @@ impl Fleet {
 
     /// Everything is as it should be when nothing is done for a while.
     pub(crate) fn is_settled(&self) -> bool {
-        let rules = self.manager.life.as_ref().is_some_and(|rule| rule.sound.is_some());
+        let rules = self
+            .manager
+            .life
+            .as_ref()
+            .is_some_and(|rule| rule.sound.is_some());
         let runs = |guest: &Guest| guest.life.as_ref().is_some_and(|life| life.runs() && life.back);
         rules && self.later.is_empty() && self.guests.iter().all(runs)
     }
@@ -173,11 +179,14 @@ impl Fleet {
         let refuse = self.random_refusal(&OF_MANAGERS);
         let ahead = self.random.within(10..=100_000);
         let skew = self.random.one_of(1, 6).then_some(ahead);
-        self.witness
-            .note(&format!("a manager starts, refused {refuse:?}, clock ahead {skew:?}"));
-        self.tally.add("actions.managers_refused_calls", u64::from(refuse.is_some()));
-        self.tally.add("actions.managers_with_another_clock", u64::from(skew.is_some()));
-        self.manager.start(refuse, skew, self.clock.now())?;
+        self.witness.note(&format!(
+            "a manager starts, refused {refuse:?}, clock ahead {skew:?}"
+        ));
+        self.tally
+            .add("actions.managers_refused_calls", u64::from(refuse.is_some()));
+        self.tally
+            .add("actions.managers_with_another_clock", u64::from(skew.is_some()));
+        self.manager.start(refuse, skew)?;
         self.rulers
             .extend(self.manager.life.as_ref().map(|rule| rule.process.id()));
         self.disturb_all();
@@ -187,7 +196,11 @@ impl Fleet {
     /// Starts a guest's process, now and then one that the system refuses something.
     pub(crate) fn start_guest(&mut self, place: usize) -> anyhow::Result<()> {
         // One that can give up little must not make a budget impossible.
-        let weak = self.guests.iter().flat_map(|guest| &guest.life).any(|life| life.weak);
+        let weak = self
+            .guests
+            .iter()
+            .flat_map(|guest| &guest.life)
+            .any(|life| life.weak);
         let fits = !weak && self.budget.leaves_room_for_a_weak_one();
         let refuse = self.random_refusal(&OF_GUESTS).filter(|_| fits);
         let now = self.clock.now();
@@ -195,7 +208,8 @@ impl Fleet {
         self.witness
             .note(&format!("{} starts, refused {refuse:?}", guest.kind.name));
         self.tally.count("starts");
-        self.tally.add("actions.guests_refused_calls", u64::from(refuse.is_some()));
+        self.tally
+            .add("actions.guests_refused_calls", u64::from(refuse.is_some()));
         guest.start(refuse, now, &self.witness)
     }
 
@@ -248,7 +262,8 @@ impl Fleet {
             let Some(status) = life.process.ended().context("wait")? else {
                 continue;
             };
-            let (reason, ran) = (life.heard().failed.clone(), life.runs());
+            let heard = life.heard().clone();
+            let (reason, ran) = (heard.failed, heard.status.is_some());
             guest.life = None;
             self.later.forget_guest(place);
             self.later.start_guest(place, Duration::from_secs(1));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use simulated::{GuestOptions, Said, Status};
 
+use crate::hunger::Hunger;
 use crate::leash::{Process, Start, Talks};
 use crate::refusal::Refusal;
 use crate::tally::Breach;
@@ -45,10 +46,15 @@ pub(crate) struct Life {
     heard: Arc<Mutex<Heard>>,
     pub(crate) weak: bool,
     pub(crate) began: Duration,
+    /// It was seen at work.
+    pub(crate) worked: bool,
     /// Since when nothing is done to it.
     pub(crate) sound: Duration,
     /// Whether it was seen under its manager since then.
     pub(crate) back: bool,
+    /// How long it, and its manager, had no CPU since then.
+    hunger: Hunger,
+    manager_hunger: Option<Duration>,
     /// It did not come back in time, which was told.
     pub(crate) late: bool,
     /// It was stopped then, and may not know what its manager wants.
@@ -111,8 +117,11 @@ impl Guest {
             heard,
             weak: refuse.is_some(),
             began: now,
+            worked: false,
             sound: now,
             back: false,
+            hunger: Hunger::default(),
+            manager_hunger: None,
             late: false,
             stopped: None,
             strained: false,
@@ -142,6 +151,14 @@ impl Life {
         self.sound = now;
         self.back = false;
         self.late = false;
+        self.hunger = Hunger::default();
+        self.manager_hunger = None;
+    }
+
+    /// How long it was kept from coming back by nothing but a busy machine. `manager` is the same of its manager, in all.
+    pub(crate) fn starved(&mut self, manager: Duration) -> Duration {
+        let before = *self.manager_hunger.get_or_insert(manager);
+        self.hunger.look(self.process.id()) + manager.saturating_sub(before)
     }
 
     /// Has it check all its pages; not while it has not answered the last time.
@@ -212,7 +229,10 @@ impl Ear {
         }
         // Pages of zeros may be given up, and are counted as empty then: what is missing are those that were put away.
         let away = (status.compressed + status.swapped).saturating_sub(status.store_bytes / 4096);
-        let (has, min) = ((self.kind.mib * PAGES).saturating_sub(away), self.kind.min_mib * PAGES);
+        let (has, min) = (
+            (self.kind.mib * PAGES).saturating_sub(away),
+            self.kind.min_mib * PAGES,
+        );
         if has + PAGES + min / SLACK_PART < min {
             let what = format!("{name} has {has} pages of its minimum of {min}: {status:?}");
             self.witness.breach(Breach::MinimumBroken, 1, &what);

@@ -58,18 +58,24 @@ impl Fleet {
         if rule.strained {
             return None;
         }
+        let hunger = rule.hunger.look(pid);
         if let Some(view) = answer {
             rule.silent = None;
+            rule.is_told_silent = false;
             if rule.sound.replace(rule.sound.unwrap_or(now)).is_none() {
                 self.tally.count("managers_there");
                 self.disturb_all();
             }
             return Some(view);
         }
+        if rule.silent.is_none() {
+            rule.hungry_before = hunger;
+        }
         let since = *rule.silent.get_or_insert(now);
-        if now > since + RETURN && now <= since + RETURN * 2 {
+        let waited = now.saturating_sub(since + (hunger - rule.hungry_before));
+        if waited > RETURN && !rule.is_told_silent {
             // Once, not at each look.
-            rule.silent = Some(since.saturating_sub(RETURN * 2));
+            rule.is_told_silent = true;
             let what = format!(
                 "the manager does not answer for 5 s; its last words:\n{}",
                 tail(&self.manager.log(), 12)
@@ -82,7 +88,8 @@ impl Fleet {
     /// Guests that are there, and those that should be.
     fn see_returns(&mut self, view: &View) {
         let now = self.clock.now();
-        let Some(since) = self.manager.life.as_ref().and_then(|rule| rule.sound) else {
+        let rule = self.manager.life.as_ref();
+        let Some((since, hunger)) = rule.and_then(|rule| Some((rule.sound?, rule.hunger.total()))) else {
             return;
         };
         for guest in &mut self.guests {
@@ -90,11 +97,23 @@ impl Fleet {
             if !life.is_free() || !life.runs() {
                 continue;
             }
-            let seen = view.guests.guests.iter().find(|seen| seen.name == guest.kind.name);
+            if !life.worked {
+                // Its memory is full only now.
+                life.worked = true;
+                life.disturb(now);
+            }
+            let seen = view
+                .guests
+                .guests
+                .iter()
+                .find(|seen| seen.name == guest.kind.name);
             let is_there = seen.is_some_and(|seen| {
                 seen.pid == life.process.id() && seen.connected && seen.report_age_seconds < REPORT_AGE
             });
-            let waited = now.saturating_sub(life.sound.max(since));
+            let mut waited = now.saturating_sub(life.sound.max(since));
+            if !life.back {
+                waited = waited.saturating_sub(life.starved(hunger));
+            }
             match (is_there, life.back) {
                 (true, false) => {
                     life.back = true;
@@ -150,7 +169,11 @@ impl Fleet {
                 let what = format!("{name} is not at work; its last words:\n{}", tail(&log, 6));
                 self.witness.breach(Breach::NotBack, 1, &what);
             }
-            if !life.has_checked() && life.asked.is_some_and(|(since, _)| now > since.max(life.sound) + WORK) {
+            if !life.has_checked()
+                && life
+                    .asked
+                    .is_some_and(|(since, _)| now > since.max(life.sound) + WORK)
+            {
                 life.asked = None;
                 let status = life.heard().status;
                 let what = format!("{name} does not get through a check of its pages: {status:?}");
@@ -196,12 +219,13 @@ impl Fleet {
         let ruler = manager.map_or(0, memory::held);
         let pools = memory::pools(guests.iter().copied().chain(manager));
         let used = held.iter().sum::<u64>() + ruler + pools;
-        let reason = self.excuse();
+        let (reason, now) = (self.excuse(), self.clock.now());
+        let sample = self.budget.judge(used, reason, now);
         self.tally.count("budget.samples");
-        if reason.is_none() {
-            self.tally.count("budget.samples_without_a_reason");
-        }
-        match self.budget.judge(used, reason, self.clock.now()) {
+        let strict = self.budget.reason_at(now).is_none();
+        self.tally
+            .add("budget.samples_without_a_reason", u64::from(strict));
+        match sample {
             Sample::Within => {}
             Sample::Explained(percent, why) => {
                 self.tally.count(&format!("budget.explained.{why}"));
@@ -223,7 +247,11 @@ impl Fleet {
     /// Why more than the budget may be in use now.
     fn excuse(&self) -> Option<&'static str> {
         let now = self.clock.now();
-        let Some(since) = self.manager.life.as_ref().and_then(|rule| rule.is_free().then_some(rule.sound)?)
+        let Some(since) = self
+            .manager
+            .life
+            .as_ref()
+            .and_then(|rule| rule.is_free().then_some(rule.sound)?)
         else {
             return Some("no_manager");
         };

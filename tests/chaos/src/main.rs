@@ -13,6 +13,7 @@ mod course;
 mod deeds;
 mod fleet;
 mod guest;
+mod hunger;
 mod later;
 mod leash;
 mod look;
@@ -32,7 +33,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 #[derive(Parser)]
-#[command(name = "chaos", about = "Kill, stall, starve and mislead managers and guests; check every byte")]
+#[command(
+    name = "chaos",
+    about = "Kill, stall, starve and mislead managers and guests; check every byte"
+)]
 struct Cli {
     #[command(flatten)]
     run: run::Args,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use levy::api::types::{GuestList, HostChange, HostView};
 
 use crate::api;
+use crate::hunger::Hunger;
 use crate::leash::{Process, Start, Talks};
 use crate::refusal::Refusal;
 
@@ -29,6 +30,11 @@ pub(crate) struct Rule {
     pub(crate) strained: bool,
     /// Since when it owes an answer.
     pub(crate) silent: Option<Duration>,
+    /// That it does not answer was told.
+    pub(crate) is_told_silent: bool,
+    /// How long it had no CPU, in all and when it began to owe an answer.
+    pub(crate) hunger: Hunger,
+    pub(crate) hungry_before: Duration,
 }
 
 /// What a manager says about everything.
@@ -67,12 +73,7 @@ impl Manager {
         self.dir.join("manager.log")
     }
 
-    pub(crate) fn start(
-        &mut self,
-        refuse: Option<Refusal>,
-        skew: Option<u64>,
-        now: Duration,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn start(&mut self, refuse: Option<Refusal>, skew: Option<u64>) -> anyhow::Result<()> {
         let program = self.program.iter().map(|path| path.as_os_str().to_owned());
         let start = Start {
             argv: program.chain(self.args.iter().cloned()).collect(),
@@ -85,6 +86,9 @@ impl Manager {
             sound: None,
             strained: false,
             silent: None,
+            is_told_silent: false,
+            hunger: Hunger::default(),
+            hungry_before: Duration::ZERO,
         });
         Ok(())
     }

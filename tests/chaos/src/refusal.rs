@@ -24,12 +24,8 @@ pub(crate) enum Refusal {
 }
 
 /// What may be refused to a guest's process.
-pub(crate) const OF_GUESTS: [Refusal; 4] = [
-    Refusal::Room,
-    Refusal::Writing,
-    Refusal::Mapping,
-    Refusal::Moving,
-];
+pub(crate) const OF_GUESTS: [Refusal; 4] =
+    [Refusal::Room, Refusal::Writing, Refusal::Mapping, Refusal::Moving];
 
 /// What may be refused to a manager. Mapping is left out: its program is loaded by it.
 pub(crate) const OF_MANAGERS: [Refusal; 2] = [Refusal::Room, Refusal::Writing];

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// A minute's worth: 4 fleets, 32 kills, 32 stalls, one of them long
     #[arg(long)]
     quick: bool,
+    /// Tell everything that is done
+    #[arg(long)]
+    verbose: bool,
     /// Write the report to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl Args {
             tally: Arc::clone(&tally),
             interrupted,
             seed: self.seed,
+            is_loud: self.verbose,
         };
         let began = Instant::now();
         self.run_fleets(&setting)?;
@@ -127,7 +131,10 @@ impl Args {
             let file = file.unwrap_or_else(|| std::env::temp_dir().join(name));
             std::fs::write(&file, failures.join("\n\n") + "\n")
                 .with_context(|| format!("cannot write {}", file.display()))?;
-            println!("chaos: what went wrong, and what was done before: {}", file.display());
+            println!(
+                "chaos: what went wrong, and what was done before: {}",
+                file.display()
+            );
         }
         Ok(match (interrupted, tally.breaches()) {
             (true, _) => ExitCode::from(130),

@@ -14,11 +14,7 @@ pub(crate) enum Strain {
     /// No further descriptors.
     Descriptors { pid: Pid, before: Rlimit },
     /// No further threads: a control group, and the one that the process comes from.
-    Threads {
-        pid: Pid,
-        group: PathBuf,
-        home: PathBuf,
-    },
+    Threads { pid: Pid, group: PathBuf, home: PathBuf },
     /// No room on the disk: the file that takes it.
     Disk(PathBuf),
 }

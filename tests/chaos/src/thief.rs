@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use page_share::port::Report;
+use page_share::port::{Answer, Report};
 use page_share::wire::{Direction, HEADER, Header, Reply, Request};
 use page_share::{Gfn, PoolGeneration, Sketch, Slot};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -13,6 +13,9 @@ use crate::random::Random;
 
 /// How long the manager may take to answer a thief.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Common copies, and pages of a guest, that a thief tries its luck with.
+const SLOTS: u32 = 256;
 
 /// Which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,35 +110,85 @@ fn words(random: &mut Random) -> [String; 2] {
     [standing.clone(), standing]
 }
 
-/// Requests about pages: references that the dead one had, or another has by now, are given up in its name.
+/// Requests about pages: those that the dead one had, or another guest has by now, are given up in its name.
 fn forge(stream: &UnixStream, random: &mut Random) -> (u64, u64) {
-    let first = random.within(0..=4) as u32 * 64;
-    let slots: Vec<Slot> = (first..first + 512).map(Slot::new).collect();
-    let gfns: Vec<Gfn> = (0..256).map(Gfn::new).collect();
-    let unknown = PoolGeneration::new(random.next() | 1);
-    let reports = gfns.iter().map(|&gfn| Report {
-        gfn,
-        sketch: Sketch::new(random.next()),
-    });
-    let reports: Vec<Report> = reports.collect();
-    // The answer to a pool that there is not names the one that there is.
-    let ask = |request: Request<'_>| ask(stream, &request);
-    let mut heard = vec![ask(Request::Claim(unknown, slots[..8].into()))];
-    let current = match heard[0] {
-        Some(Heard::Generation(generation)) => generation,
-        _ => unknown,
+    let mut thief = Thief {
+        stream,
+        said: 0,
+        answered: 0,
     };
-    heard.push(ask(Request::Offers));
-    heard.push(ask(Request::Withdraw(gfns.as_slice().into())));
-    heard.push(ask(Request::Report(reports.into())));
-    for slot in &slots {
-        heard.push(ask(Request::Release(current, std::slice::from_ref(slot).into())));
-        if heard.last().is_some_and(Option::is_none) {
-            break;
+    let _ = thief.forge(random);
+    (thief.said, thief.answered)
+}
+
+struct Thief<'a> {
+    stream: &'a UnixStream,
+    said: u64,
+    answered: u64,
+}
+
+impl Thief<'_> {
+    /// Everything that it knows; none where the manager stops to listen.
+    fn forge(&mut self, random: &mut Random) -> Option<()> {
+        let slots: Vec<Slot> = (0..SLOTS).map(Slot::new).collect();
+        let gfns: Vec<Gfn> = (0..SLOTS).map(Gfn::new).collect();
+        // The answer to a pool that there is not names the one that there is.
+        let unknown = PoolGeneration::new(random.next() | 1);
+        let Heard::Stale(current) = self.ask(&Request::Claim(unknown, slots.as_slice().into()))? else {
+            return Some(());
+        };
+        self.ask(&Request::Offers)?;
+        let reports = gfns.iter().map(|&gfn| Report {
+            gfn,
+            sketch: Sketch::new(random.next()),
+        });
+        let reports: Vec<Report> = reports.collect();
+        self.ask(&Request::Report(reports.into()))?;
+        self.ask(&Request::Withdraw(gfns.as_slice().into()))?;
+        // What is claimed can be given up once, by right; after that, what the guest of this number has.
+        let Heard::Shared(granted) = self.ask(&Request::Claim(current, slots.as_slice().into()))? else {
+            return Some(());
+        };
+        for _ in 0..2 {
+            for slot in &granted {
+                self.ask(&Request::Release(current, std::slice::from_ref(slot).into()))?;
+            }
         }
+        Some(())
     }
-    let answered = heard.iter().filter(|heard| heard.is_some()).count() as u64;
-    (heard.len() as u64, answered)
+
+    /// One request and its answer.
+    fn ask(&mut self, request: &Request<'_>) -> Option<Heard> {
+        let mut stream = self.stream;
+        self.said += 1;
+        let mut out = Vec::new();
+        request.encode(&mut out);
+        stream.write_all(&out).ok()?;
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).ok()?;
+        let header = Header::parse(header, Direction::Reply).ok()?;
+        let mut payload = vec![0; header.length()];
+        stream.read_exact(&mut payload).ok()?;
+        let heard = match Reply::decode(header, &payload).ok()? {
+            Reply::Stale(_, session) => Heard::Stale(session),
+            Reply::Answers(answers) => {
+                let shared = answers.iter().filter_map(|answer| match answer {
+                    Answer::Shared(slot) => Some(*slot),
+                    _ => None,
+                });
+                Heard::Shared(shared.collect())
+            }
+            _ => Heard::Something,
+        };
+        self.answered += 1;
+        Some(heard)
+    }
+}
+
+enum Heard {
+    Stale(PoolGeneration),
+    Shared(Vec<Slot>),
+    Something,
 }
 
 /// Says to the manager in `dir` that this process is guest `name`, which it is not, or nothing that a guest says; what the
@@ -157,25 +210,4 @@ pub(crate) fn pretend(dir: &std::path::Path, name: &str, random: &mut Random) ->
     let mut answer = vec![0; 512];
     let length = stream.read(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
-}
-
-enum Heard {
-    Generation(PoolGeneration),
-    Something,
-}
-
-/// One request and its answer; none where the manager does not listen.
-fn ask(mut stream: &UnixStream, request: &Request<'_>) -> Option<Heard> {
-    let mut out = Vec::new();
-    request.encode(&mut out);
-    stream.write_all(&out).ok()?;
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header).ok()?;
-    let header = Header::parse(header, Direction::Reply).ok()?;
-    let mut payload = vec![0; header.length()];
-    stream.read_exact(&mut payload).ok()?;
-    match Reply::decode(header, &payload).ok()? {
-        Reply::Stale(_, session) => Some(Heard::Generation(session)),
-        _ => Some(Heard::Something),
-    }
 }

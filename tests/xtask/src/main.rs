@@ -1,7 +1,12 @@
+<<<<<<< HEAD
 //! The project's own commands: `cargo xtask check|test|bench|mutate|nested|demo`.
+=======
+//! The project's own commands: `cargo xtask check|test|bench|chaos|nested|demo`.
+>>>>>>> c697b40 (chaos: docs, CI seeds, cargo xtask chaos)
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod check;
 mod demo;
 mod guest_system;
@@ -27,6 +32,8 @@ struct Cli {
 enum Command {
     /// Measure something; each bench runs its rival in the same run and writes JSON with --json FILE
     Bench(bench::Args),
+    /// Kill, stall, starve and mislead managers and guests' processes, and check every byte; JSON with --json FILE
+    Chaos(chaos::Args),
     /// Formatting, lints, docs, layers, dependencies
     Check,
     /// Do the tests notice when the program is wrong? Tries small changes of it, one by one
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
         Command::Mutate(args) => mutate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
