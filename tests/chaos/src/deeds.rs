@@ -160,11 +160,17 @@ impl Fleet {
             return false;
         }
         let time = self.time_of(length);
-        // What comes back in the gap comes into the next stall.
-        let again = self.random.one_of(1, 3).then(|| {
-            let (gap, second) = (self.random.millis(100..=1_500), self.random.millis(1_000..=9_500));
-            (gap, second)
-        });
+        // What comes back in the gap comes into the next stall. After a long one all guests do, a second later; they give up
+        // waiting after five.
+        let again = match length {
+            Length::Long if self.random.one_of(1, 2) => {
+                Some((self.random.millis(200..=900), self.random.millis(6_500..=10_000)))
+            }
+            _ if self.random.one_of(1, 3) => {
+                Some((self.random.millis(100..=1_500), self.random.millis(1_000..=9_500)))
+            }
+            _ => None,
+        };
         self.tally.count("actions.stall_manager");
         self.tally
             .add("actions.stall_manager_twice", u64::from(again.is_some()));
