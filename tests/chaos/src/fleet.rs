@@ -84,7 +84,7 @@ impl Fleet {
         let mut random = Random::new(seed);
         let dir = tempfile::Builder::new().prefix("levy-chaos-").tempdir()?;
         let kinds: Vec<(u64, u64)> = (0..random.within(3..=5))
-            .map(|_| (2 * random.within(8..=14), random.within(2..=6)))
+            .map(|_| (random.within(16..=28), random.within(2..=6)))
             .collect();
         let sizes = kinds.iter().map(|(mib, _)| mib).sum::<u64>();
         let swap = match SmallDisk::or_skip(2 * sizes + 128) {

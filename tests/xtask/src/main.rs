@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-//! The project's own commands: `cargo xtask check|test|bench|mutate|nested|demo`.
-=======
-//! The project's own commands: `cargo xtask check|test|bench|chaos|nested|demo`.
->>>>>>> c697b40 (chaos: docs, CI seeds, cargo xtask chaos)
+//! The project's own commands: `cargo xtask check|test|bench|chaos|mutate|nested|demo`.
 #![forbid(unsafe_code)]
 
 mod bench;
