@@ -58,6 +58,40 @@ impl GuestProcess {
         Self::open(pid.ok_or(io::ErrorKind::InvalidInput)?)
     }
 
+    /// Watches process `pid` if it is the one that started at `started`, by [`GuestProcess::started`]: a manager that
+    /// takes over from another knows its guests' processes so. `None` where that process is gone.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor to spare, or does not say when the process started.
+    pub fn of_started(pid: u32, started: u64) -> io::Result<Option<Self>> {
+        let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL));
+        let process = match Self::of_child(pid) {
+            Err(error) if gone(&error) || error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+            other => other?,
+        };
+        match process.started() {
+            Ok(at) if at == started => Ok(Some(process)),
+            Ok(_) => Ok(None),
+            Err(_) if process.dead().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// When the process started, in the kernel's clock ticks since the machine did. With its number that names one
+    /// process for as long as the machine runs.
+    ///
+    /// # Errors
+    /// When it is dead, or the kernel does not say.
+    pub fn started(&self) -> io::Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The number was this process's while that was read, if it is alive still.
+        if self.dead().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        start_time(&stat)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel reports no start time"))
+    }
+
     fn open(pid: Pid) -> io::Result<Self> {
         Ok(Self::new(pid, pidfd_open(pid, PidfdFlags::empty())?))
     }
@@ -115,6 +149,12 @@ impl Dead {
     }
 }
 
+/// The twenty-second field of /proc/PID/stat; the second is in parentheses and may hold anything.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// The peer's pidfd. Unlike a number it cannot go to another process between being read and being opened.
 fn peer_pidfd(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut fd: RawFd = -1;
@@ -168,6 +208,23 @@ mod tests {
         assert!(first.dead().is_some(), "for ever");
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_found_again_by_its_number_and_start_and_no_other_is() {
+        let mut one = child();
+        let watched = GuestProcess::of_child(one.id()).unwrap();
+        let started = watched.started().unwrap();
+        let again = GuestProcess::of_started(one.id(), started).unwrap().unwrap();
+        assert!(again.is_still(&watched));
+        assert!(GuestProcess::of_started(one.id(), started + 1).unwrap().is_none());
+        assert!(GuestProcess::of_started(u32::MAX, started).unwrap().is_none());
+        one.kill().unwrap();
+        one.wait().unwrap();
+        assert!(watched.started().is_err());
+        assert!(GuestProcess::of_started(one.id(), started).unwrap().is_none());
+        let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!((start_time(stat), start_time("12 (a")), (Some(4711), None));
     }
 
     #[test]

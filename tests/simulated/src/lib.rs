@@ -32,12 +32,14 @@ mod manager;
 mod memory;
 mod options;
 mod process;
+mod protocol;
 mod small_disk;
 mod writers;
 
 pub use guest::{Checked, Guest, Said, Status};
 pub use manager::{Footprint, Manager};
 pub use options::{Command, GuestOptions};
+pub use protocol::ProtocolOptions;
 pub use small_disk::SmallDisk;
 
 use std::time::{Duration, Instant};

@@ -46,15 +46,20 @@ impl Manager {
     /// # Panics
     /// When it does not answer.
     pub fn start_with(program: &Path, budget_mib: u64, args: &[&str]) -> Self {
+        let budget = format!("{budget_mib}M");
+        Self::start_as(program, &[&["--budget", budget.as_str()], args].concat())
+    }
+
+    /// Starts one with the arguments `args` of `levy host`, its run directory left out.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_as(program: &Path, args: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("levy-simulated-")
             .tempdir()
             .expect("a temporary directory");
-        let budget = format!("{budget_mib}M");
-        let args = ["--budget", budget.as_str()]
-            .into_iter()
-            .chain(args.iter().copied());
-        let args: Vec<_> = args.map(str::to_owned).collect();
+        let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
         let manager = Self {
             program: program.to_owned(),
             child: spawn(program, dir.path(), &args),
@@ -113,6 +118,25 @@ impl Manager {
         self.kill();
         self.child = spawn(&self.program, self.dir.path(), &self.args);
         self.answers();
+    }
+
+    /// Starts another one in the same place, with other arguments.
+    ///
+    /// # Panics
+    /// When that does not answer.
+    pub fn start_again_as(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self.start_again();
+    }
+
+    /// Has its process stand still, or go on.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn still(&self, still: bool) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("it is there");
     }
 
     /// What its process has.

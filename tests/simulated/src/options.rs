@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::process;
+use crate::protocol::ProtocolOptions;
 
 /// What a process is.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -15,6 +16,8 @@ pub enum Command {
     Host(Box<levy::cli::HostArgs>),
     /// A guest's process without a guest.
     Guest(Box<GuestOptions>),
+    /// A guest's process that only talks.
+    Protocol(ProtocolOptions),
 }
 
 impl Command {
@@ -27,6 +30,7 @@ impl Command {
                 ExitCode::from(args.run())
             }
             Self::Guest(options) => process::run(&options),
+            Self::Protocol(options) => options.run(),
         }
     }
 }

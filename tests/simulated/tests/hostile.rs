@@ -337,3 +337,35 @@ fn clients_of_the_api_that_do_not_read_delay_no_guest() {
     println!("99 of 100 reports known within {} us", after.handling_p99_us);
     unharmed(&manager, &mut witnesses);
 }
+
+#[test]
+fn a_manager_without_descriptors_says_so_and_serves_on_once_it_has_some() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut witnesses = witnesses(&manager);
+    let pid = Pid::from_raw(manager.view().pid.cast_signed());
+    let most = getrlimit(Resource::Nofile);
+    let limit = |current| {
+        let limit = Rlimit {
+            current: Some(current),
+            ..most
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    };
+    // What it has, and room for no more.
+    limit(manager.footprint().fds as u64);
+    let refused = Vandal::enter(&manager, "late").err().unwrap_or_default();
+    assert!(
+        refused.contains("open files") && refused.contains("ulimit -n") && !refused.contains("domain"),
+        "the refusal names the limit and the cure: {refused}"
+    );
+    // Whoever comes again and again costs it little, and the others nothing.
+    for _ in 0..20 {
+        assert!(Vandal::enter(&manager, "late").is_err());
+    }
+    limit(4096);
+    drop(Vandal::return_to(&manager, "late"));
+    let doors = manager.view().doors;
+    assert!(doors.starved >= 1, "{doors:?}");
+    unharmed(&manager, &mut witnesses);
+}

@@ -33,7 +33,7 @@ pub(super) enum ApiError {
     )]
     Away(String),
     #[error("the manager failed to answer: {0}")]
-    Broken(#[from] tokio::task::JoinError),
+    Broken(#[from] super::workers::Ended),
 }
 
 impl ApiError {

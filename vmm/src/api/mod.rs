@@ -28,6 +28,7 @@ mod routes;
 mod server;
 pub mod types;
 pub(crate) mod view;
+mod workers;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

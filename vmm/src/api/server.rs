@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::workers::Workers;
 use super::{CONNECTIONS, PATIENCE, routes, socket_in};
 use crate::manager::host::Host;
 use crate::process::{SocketError, SocketFile};
@@ -22,9 +23,6 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes in the longest head of a request.
 const HEAD_LIMIT: usize = 16 << 10;
-
-/// Requests that wait for the manager at a time.
-const WAITING: usize = 4;
 
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]
@@ -57,15 +55,14 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(WAITING)
-        .thread_keep_alive(Duration::from_secs(2))
         .build()?;
+    let workers = Workers::start()?;
     let (end, ended) = oneshot::channel::<()>();
     let body = move || {
         let served = runtime.block_on(async {
             let listener = UnixListener::from_std(listener)?;
             // Whether the other end was dropped or used: it is over.
-            tokio::select! { () = accept(listener, host) => {}, _ = ended => {} }
+            tokio::select! { () = accept(listener, routes::router(host, workers)) => {}, _ = ended => {} }
             io::Result::Ok(())
         });
         if let Err(error) = served {
@@ -80,9 +77,8 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     })
 }
 
-async fn accept(listener: UnixListener, host: Host) {
+async fn accept(listener: UnixListener, router: axum::Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let router = routes::router(host);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;

@@ -38,6 +38,12 @@ pub struct HostView {
     pub groups: BTreeMap<String, GroupView>,
     /// What happened at the sockets of guests' processes.
     pub doors: DoorsView,
+    /// The manager's rounds.
+    #[serde(default)]
+    pub rounds: RoundsView,
+    /// Why what is set and promised now would be lost if this manager ended; none where it would not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<String>,
     /// CPU that the manager's process has used, microseconds.
     pub cpu_us: u64,
 }
@@ -68,12 +74,32 @@ pub struct DoorsView {
     pub cut_offs: u64,
     /// Connections turned away because their process had too many.
     pub crowded: u64,
+    /// Connections not served because the system refused a descriptor, a thread or memory; their processes come again.
+    #[serde(default)]
+    pub starved: u64,
     /// Microseconds from a report's sending to the policy's knowing it: half of the latest reports took no longer.
     pub handling_p50_us: u64,
     /// The same for 99 of 100.
     pub handling_p99_us: u64,
     /// The longest.
     pub handling_max_us: u64,
+}
+
+/// The manager's rounds: how often it plans and hands limits out, and what that takes. About the latest 120 of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundsView {
+    /// Rounds since the manager began.
+    pub count: u64,
+    /// Microseconds from the begin of one to the begin of the next: half of them came no later.
+    pub gap_p50_us: u64,
+    /// The same for 99 of 100.
+    pub gap_p99_us: u64,
+    /// The longest.
+    pub gap_max_us: u64,
+    /// Microseconds that a round took: half of them took no longer.
+    pub work_p50_us: u64,
+    /// The longest.
+    pub work_max_us: u64,
 }
 
 /// The settings of a manager.

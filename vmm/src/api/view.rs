@@ -7,22 +7,22 @@ use page_share::LocalManager;
 
 use super::types::{
     ActivityView, BalloonStatistics, BalloonView, CountersView, DomainView, DoorsView, GroupView, GuestView,
-    HostView, LimitsView, MemoryView, SettingsView, SpentView, TargetView,
+    HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
 };
 use crate::link::BalloonReport;
 use crate::manager::host::Host;
 use crate::manager::member::Member;
-use crate::manager::roster::{Roster, Seat};
+use crate::manager::picture::Picture;
+use crate::manager::roster::Seat;
 
 /// Pages in a MiB.
 const MIB_PAGES: u64 = 256;
 
 /// The manager as a whole.
-pub(crate) fn host(host: &Host, roster: &Roster) -> HostView {
-    let settings = roster.policy().settings();
-    let round = roster.last_round();
-    let spent = roster.spent();
-    let sum = |of: fn(&Member) -> Pages| bytes(roster.guests().map(|(member, _)| of(member)).sum());
+pub(crate) fn host(host: &Host, picture: &Picture) -> HostView {
+    let (settings, round) = (&picture.settings, picture.round.as_ref());
+    let sum = |of: fn(&Member) -> Pages| bytes(picture.guests.iter().map(|(member, _)| of(member)).sum());
+    let domains = picture.domains.iter();
     HostView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -34,37 +34,48 @@ pub(crate) fn host(host: &Host, roster: &Roster) -> HostView {
         state: round.map(|round| State::name(round.state).to_owned()),
         free_bytes: round.map(|round| round.free.saturating_mul(4096)),
         reserve_bytes: round.map_or(0, |round| bytes(round.reserve)),
-        goal_bytes: bytes(roster.policy().goal()),
+        goal_bytes: bytes(picture.goal),
         spent: SpentView {
             guests_bytes: sum(|member| member.held),
-            pools_bytes: bytes(spent.pools),
-            old_pools_bytes: bytes(roster.old_pools()),
-            manager_bytes: bytes(spent.manager),
+            pools_bytes: bytes(picture.spent.pools),
+            old_pools_bytes: bytes(picture.old_pools),
+            manager_bytes: bytes(picture.spent.manager),
         },
-        guests: roster.guests().count() as u64,
+        guests: picture.guests.len() as u64,
         promised_bytes: sum(|member| member.limits.max),
         minimums_bytes: sum(|member| member.limits.min),
-        domains: roster
-            .domains()
-            .iter()
+        domains: domains
             .map(|(name, manager)| (name.clone(), domain(manager)))
             .collect(),
-        groups: groups(roster),
+        groups: groups(picture),
         doors: doors(host),
+        rounds: rounds(host),
+        unkept: host.unkept(),
         cpu_us: cpu_us(),
     }
 }
 
+fn rounds(host: &Host) -> RoundsView {
+    let (count, gaps, work) = host.rounds();
+    RoundsView {
+        count,
+        gap_p50_us: gaps.p50,
+        gap_p99_us: gaps.p99,
+        gap_max_us: gaps.max,
+        work_p50_us: work.p50,
+        work_max_us: work.max,
+    }
+}
+
 /// All groups.
-pub(super) fn groups(roster: &Roster) -> BTreeMap<String, GroupView> {
-    let groups = roster.groups().named().enumerate();
+pub(super) fn groups(picture: &Picture) -> BTreeMap<String, GroupView> {
+    let groups = picture.groups.named().enumerate();
     groups
         .map(|(place, (name, group))| {
             let id = Some(GroupId::new(place as u32));
             let members = || {
-                roster
-                    .guests()
-                    .filter(move |(member, _)| member.limits.group == id)
+                let guests = picture.guests.iter();
+                guests.filter(move |(member, _)| member.limits.group == id)
             };
             let view = GroupView {
                 min_bytes: bytes(group.min),
@@ -85,6 +96,7 @@ fn doors(host: &Host) -> DoorsView {
         refused: doings.refused,
         cut_offs: doings.cut_offs,
         crowded: doings.crowded,
+        starved: doings.starved,
         handling_p50_us: times.p50,
         handling_p99_us: times.p99,
         handling_max_us: times.max,
@@ -115,16 +127,15 @@ fn domain(manager: &LocalManager) -> DomainView {
 }
 
 /// Every guest, or those called `name`.
-pub(crate) fn guests(roster: &Roster, name: Option<&str>) -> Vec<GuestView> {
+pub(crate) fn guests(picture: &Picture, name: Option<&str>) -> Vec<GuestView> {
     // Without a fleet there is no plan either, and everything else can still be said.
-    let fleet = roster.fleet().ok();
-    roster
-        .guests()
-        .enumerate()
+    let fleet = picture.fleet.as_ref();
+    let guests = picture.guests.iter().enumerate();
+    guests
         .filter(|(_, (_, seat))| name.is_none_or(|name| seat.name == name))
         .map(|(index, (member, seat))| {
-            let target = fleet.as_ref().and_then(|fleet| target(roster, fleet, index));
-            let group = member.limits.group.and_then(|id| roster.groups().name(id));
+            let target = fleet.and_then(|fleet| target(picture, fleet, index));
+            let group = member.limits.group.and_then(|id| picture.groups.name(id));
             GuestView {
                 group: group.map(str::to_owned),
                 ..guest(member, seat, target)
@@ -201,9 +212,9 @@ fn memory(member: &Member) -> MemoryView {
 }
 
 /// The target of the guest at `index`; none where guests came or went after the plan was made.
-fn target(roster: &Roster, fleet: &Fleet, index: usize) -> Option<TargetView> {
+fn target(picture: &Picture, fleet: &Fleet, index: usize) -> Option<TargetView> {
     let claim = fleet.claims().get(index)?;
-    let why = roster.policy().plan().explain_claim(fleet, claim)?;
+    let why = picture.plan.explain_claim(fleet, claim)?;
     Some(TargetView {
         private_bytes: bytes(why.target.pages),
         size_bytes: bytes(why.target.size),
@@ -215,7 +226,7 @@ fn target(roster: &Roster, fleet: &Fleet, index: usize) -> Option<TargetView> {
             Bound::Tax => "tax",
         }
         .to_owned(),
-        explanation: roster.named(&why.to_string()),
+        explanation: picture.names.put_into(&why.to_string()),
     })
 }
 

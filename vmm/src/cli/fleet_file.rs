@@ -235,10 +235,10 @@ impl WrittenHost {
             policy.budget = Some(source.read_value("host.budget", budget, config::size)?);
         }
         if let Some(tax) = &self.tax {
-            policy.tax = source.read_value("host.tax", tax, host::tax)?;
+            policy.tax = Some(source.read_value("host.tax", tax, host::tax)?);
         }
         if let Some(time) = &self.rebalance {
-            policy.rebalance = source.read_value("host.rebalance", time, config::duration)?;
+            policy.rebalance = Some(source.read_value("host.rebalance", time, config::duration)?);
         }
         Ok(policy)
     }

@@ -9,7 +9,8 @@ use crate::api;
 use crate::config;
 use crate::manager::budget::{Budget, Source};
 use crate::manager::cgroup::{self, Brake};
-use crate::manager::host::{Doors, Host, HostError};
+use crate::manager::host::{Doors, Host, HostError, Start, kept_in};
+use crate::manager::kept::{Kept, KeptSettings};
 use crate::manager::place;
 use crate::manager::policy::{Sampling, Settings};
 use crate::process;
@@ -19,7 +20,7 @@ Guests find the manager by its run directory. `levy run` uses the manager in the
 guests alone where there is none.
 
 Examples:
-  levy host --memory 4G                 manage 4 GiB until Ctrl-C
+  levy host --budget 4G                 manage 4 GiB until Ctrl-C
   levy run --count 8                    in another terminal: eight guests under it
   levy ls                               and how they fare
   levy host --run-dir /tmp/a --tax 0    a second manager, without idle-memory tax";
@@ -45,12 +46,12 @@ pub(super) struct PolicyArgs {
     /// less a tenth]
     #[arg(long = "budget", visible_alias = "host-memory", value_name = "SIZE", value_parser = config::size)]
     pub(super) budget: Option<u64>,
-    /// Idle-memory tax: the part of an idle page's price that its owner pays on top, in percent, below 100
-    #[arg(long, value_name = "PERCENT", default_value = "75", value_parser = tax)]
-    pub(super) tax: Tax,
-    /// Longest time between two plans
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = config::duration)]
-    pub(super) rebalance: Duration,
+    /// Idle-memory tax: the part of an idle page's price that its owner pays on top, in percent, below 100 [default: 75]
+    #[arg(long, value_name = "PERCENT", value_parser = tax)]
+    pub(super) tax: Option<Tax>,
+    /// Longest time between two plans [default: 15s]
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    pub(super) rebalance: Option<Duration>,
     /// Time that one sample of a guest's activity lasts, whole seconds
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = sample)]
     pub(super) sample: u32,
@@ -65,8 +66,8 @@ impl Default for PolicyArgs {
         let usual = Settings::new(allocator::Pages::ZERO);
         Self {
             budget: None,
-            tax: usual.tax,
-            rebalance: usual.rebalance,
+            tax: None,
+            rebalance: None,
             sample: usual.sample.seconds,
             cgroup: cgroup::Choice::default(),
         }
@@ -83,8 +84,8 @@ impl PolicyArgs {
         let pages = allocator::Pages::new(budget.bytes / 4096).min(allocator::Pages::LIMIT);
         let usual = Settings::new(pages);
         let settings = Settings {
-            tax: self.tax,
-            rebalance: self.rebalance,
+            tax: self.tax.unwrap_or(usual.tax),
+            rebalance: self.rebalance.unwrap_or(usual.rebalance),
             sample: Sampling {
                 seconds: self.sample,
                 ..usual.sample
@@ -92,6 +93,28 @@ impl PolicyArgs {
             ..usual
         };
         Ok((settings, budget))
+    }
+
+    /// What is not named on the command line is as it was set under the manager before, as far as that is possible.
+    /// Returns what of that holds on.
+    fn go_on_with(&mut self, kept: KeptSettings) -> KeptSettings {
+        let mut holds = KeptSettings::default();
+        if let (None, Some(bytes)) = (self.budget, kept.budget_bytes) {
+            (self.budget, holds.budget_bytes) = (Some(bytes), Some(bytes));
+        }
+        let tax = kept
+            .tax_percent
+            .and_then(|percent| Tax::new(percent / 100.0).ok());
+        if let (None, Some(tax)) = (self.tax, tax) {
+            (self.tax, holds.tax_percent) = (Some(tax), kept.tax_percent);
+        }
+        let rebalance = kept
+            .rebalance_seconds
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        if let (None, Some(time)) = (self.rebalance, rebalance) {
+            (self.rebalance, holds.rebalance_seconds) = (Some(time), kept.rebalance_seconds);
+        }
+        holds
     }
 }
 
@@ -152,24 +175,33 @@ impl HostArgs {
         }
     }
 
-    fn manage(self) -> Result<(), RunError> {
+    fn manage(mut self) -> Result<(), RunError> {
+        process::raise_open_files();
         let signals = process::block_end_signals().map_err(RunError::Process)?;
-        let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
         let dir = self.run_dir.unwrap_or_else(place::default_dir);
         place::make_dir(&dir).map_err(|source| RunError::Dir {
             dir: dir.clone(),
             source,
         })?;
+        // What cannot be read is said, and set aside, once it is sure that no other manager runs here.
+        let before = Kept::read(&kept_in(&dir)).ok().flatten().unwrap_or_default();
+        let kept = self.policy.go_on_with(before.settings);
+        let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
         let swap = self.swap;
         let backing = place::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
         let brake = Brake::find(&self.policy.cgroup)?;
-        let host = Host::open(Doors::in_dir(&dir), settings, backing)?;
+        let start = Start {
+            settings,
+            kept,
+            backing,
+        };
+        let host = Host::begin(Doors::in_dir(&dir), start)?;
         host.brake_with(brake);
         let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
         eprintln!(
             "levy: managing {} for guests ({}); they find me at {}",
             mib(budget.bytes),
-            why(&budget),
+            why(&budget, &kept),
             dir.display()
         );
         let closer = host.clone();
@@ -187,8 +219,9 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn why(budget: &Budget) -> String {
+fn why(budget: &Budget, kept: &KeptSettings) -> String {
     match &budget.source {
+        Source::Explicit if kept.budget_bytes.is_some() => "as set under the manager before".to_owned(),
         Source::Explicit => "as asked".to_owned(),
         Source::Cgroup(group) => format!("the limit of {}", group.display()),
         Source::Available => "what is available, less a reserve".to_owned(),

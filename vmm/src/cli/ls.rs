@@ -127,6 +127,16 @@ pub(super) fn host(host: &HostView) -> String {
         doors.refused,
         doors.cut_offs + doors.crowded,
     );
+    if doors.starved > 0 {
+        let _ = writeln!(
+            text,
+            "{} connections were not served: the system refused a descriptor, a thread or memory (see the manager's log)",
+            doors.starved
+        );
+    }
+    if let Some(reason) = &host.unkept {
+        let _ = writeln!(text, "not kept for the next manager: {reason}");
+    }
     text
 }
 

@@ -188,6 +188,13 @@ pub struct Limits {
     pub group: Option<GroupLimits>,
 }
 
+impl Limits {
+    /// Whether these are the limits that `hello` names.
+    pub fn are_of(&self, hello: &Hello) -> bool {
+        (self.min, self.shares, &self.group) == (hello.min, hello.shares, &hello.group)
+    }
+}
+
 /// A guest's sharing domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

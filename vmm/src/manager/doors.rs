@@ -4,13 +4,15 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Where guests' processes find their manager: two sockets in its run directory.
+/// Where guests' processes find their manager: two sockets in its run directory, and beside them what it keeps there.
 #[derive(Debug, Clone)]
 pub struct Doors {
     /// For reports and orders.
     pub guests: PathBuf,
     /// For the pages that are shared.
     pub pages: PathBuf,
+    /// What the next manager takes over.
+    pub kept: PathBuf,
 }
 
 impl Doors {
@@ -19,8 +21,14 @@ impl Doors {
         Self {
             guests: dir.join("guests.sock"),
             pages: dir.join("pages.sock"),
+            kept: kept_in(dir),
         }
     }
+}
+
+/// The file of the run directory `dir` in which a manager leaves what the next one takes over.
+pub fn kept_in(dir: &Path) -> PathBuf {
+    dir.join("kept.json")
 }
 
 /// Why the manager could not open its door.
@@ -38,6 +46,9 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// No thread, or what it needs.
+    #[error("the system does not let the manager serve its guests")]
+    System(#[source] io::Error),
 }
 
 /// Listens at `path`; a socket that nobody answers at is left over and replaced.

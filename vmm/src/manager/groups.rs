@@ -9,7 +9,7 @@ use super::roster::is_name;
 use crate::link::GroupLimits;
 
 /// All groups of a host. A group's [`GroupId`] is its place in the list and changes when groups before it go.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Groups {
     names: Vec<String>,
     groups: Vec<Group>,

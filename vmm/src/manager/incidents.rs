@@ -27,7 +27,16 @@ const KNOCKS_PER_SECOND: f64 = 4.0;
 const CALLERS: usize = 256;
 
 /// Handling times that are remembered.
-const REMEMBERED: usize = 8192;
+const REPORTS: usize = 8192;
+
+/// Rounds that are remembered: some half a minute of them where they come as often as they may with many guests.
+const ROUNDS: usize = 120;
+
+/// Most messages that are allowed for the time in which the manager did not listen: what fits a socket's buffer.
+const MADE_UP: f64 = 8192.0;
+
+/// Time between two words in the log about what the system refuses.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// How a guest's process behaved on its connections.
 #[derive(Debug, Clone, Copy, Default)]
@@ -86,6 +95,11 @@ impl Allowance {
         enough
     }
 
+    /// What could be sent while nobody listened for `missed` is allowed beside the rest.
+    pub(super) fn make_up_for(&mut self, missed: Duration) {
+        self.left += (missed.as_secs_f64() * self.per_second).min(MADE_UP);
+    }
+
     /// Whether nothing of it is used.
     fn is_whole(&mut self) -> bool {
         self.earn();
@@ -95,7 +109,9 @@ impl Allowance {
     fn earn(&mut self) {
         let earned = self.since.elapsed().as_secs_f64() * self.per_second;
         self.since = Instant::now();
-        self.left = (self.left + earned).min(self.burst);
+        if self.left < self.burst {
+            self.left = (self.left + earned).min(self.burst);
+        }
     }
 }
 
@@ -145,20 +161,83 @@ pub struct Doings {
     pub cut_offs: u64,
     /// Connections turned away because their process had too many.
     pub crowded: u64,
+    /// Connections not served because the system refused a descriptor, a thread or memory.
+    pub starved: u64,
 }
 
-/// How long reports took from being sent to being known to the policy.
+/// What is counted and timed, all together.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) doings: Doings,
+    /// From a report's sending to the policy's knowing it.
+    pub(super) handling: Times,
+    pub(super) rounds: Rounds,
+    /// Words about what the system refuses.
+    pub(super) shortages: Rarely,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            doings: Doings::default(),
+            handling: Times::new(REPORTS),
+            rounds: Rounds {
+                count: 0,
+                gaps: Times::new(ROUNDS),
+                work: Times::new(ROUNDS),
+            },
+            shortages: Rarely::default(),
+        }
+    }
+}
+
+/// How often rounds come, and what each takes.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    pub(super) count: u64,
+    /// From the begin of one to that of the next.
+    pub(super) gaps: Times,
+    /// From begin to end.
+    pub(super) work: Times,
+}
+
+impl Rounds {
+    /// One more, `gap` after the one before began.
+    pub(super) fn note(&mut self, gap: Duration, work: Duration) {
+        self.count += 1;
+        self.gaps.note(gap.as_micros() as u64);
+        self.work.note(work.as_micros() as u64);
+    }
+}
+
+/// What is said once a minute at most.
 #[derive(Debug, Default)]
-pub struct Handling {
+pub(super) struct Rarely(Option<Instant>);
+
+impl Rarely {
+    /// Whether it is said now.
+    pub(super) fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|last| last.elapsed() >= COMPLAINT);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
+    }
+}
+
+/// The latest times of one kind.
+#[derive(Debug)]
+pub struct Times {
     /// Microseconds; a ring.
     times: Vec<u32>,
     next: usize,
+    most: usize,
 }
 
-/// What [`Handling`] adds up to, microseconds.
+/// What [`Times`] add up to, microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HandlingTimes {
-    /// Reports that it is about: the latest.
+pub struct Spread {
+    /// Times that it is about: the latest.
     pub count: u64,
     /// Half of them took no longer.
     pub p50: u64,
@@ -168,35 +247,45 @@ pub struct HandlingTimes {
     pub max: u64,
 }
 
-impl Handling {
-    /// A report that was sent at `sent_us` has been taken in.
-    pub(super) fn note(&mut self, sent_us: u64) {
-        // The sender's word: what lies in the future, or was never filled in, is none.
-        let Some(micros) = now_us().checked_sub(sent_us).filter(|_| sent_us > 0) else {
-            return;
-        };
+impl Times {
+    /// None yet; the latest `most` will be remembered.
+    fn new(most: usize) -> Self {
+        Self {
+            times: Vec::new(),
+            next: 0,
+            most,
+        }
+    }
+
+    /// One more.
+    pub(super) fn note(&mut self, micros: u64) {
         let micros = u32::try_from(micros).unwrap_or(u32::MAX);
-        if self.times.len() < REMEMBERED {
+        if self.times.len() < self.most {
             self.times.push(micros);
         } else {
             self.times[self.next] = micros;
         }
-        self.next = (self.next + 1) % REMEMBERED;
+        self.next = (self.next + 1) % self.most;
     }
 
-    /// The times of the latest reports.
-    pub fn times(&self) -> HandlingTimes {
+    /// How they are spread.
+    pub fn spread(&self) -> Spread {
         let mut sorted = self.times.clone();
         sorted.sort_unstable();
         let at = |part: usize| sorted.get((sorted.len() * part / 100).min(sorted.len().max(1) - 1));
         let micros = |part| at(part).copied().map_or(0, u64::from);
-        HandlingTimes {
+        Spread {
             count: sorted.len() as u64,
             p50: micros(50),
             p99: micros(99),
             max: micros(100),
         }
     }
+}
+
+/// Microseconds since `then`; none where that lies in the future or is no time.
+pub(super) fn since_us(then: u64) -> Option<u64> {
+    now_us().checked_sub(then).filter(|_| then > 0)
 }
 
 /// The machine's monotonic clock, which all its processes share, in microseconds.
@@ -245,20 +334,36 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_the_latest_reports() {
-        let mut handling = Handling::default();
-        assert_eq!(handling.times(), HandlingTimes::default());
-        handling.note(0);
-        handling.note(u64::MAX);
-        assert_eq!(handling.times().count, 0, "nonsense is left out");
-        for _ in 0..REMEMBERED + 5 {
-            handling.note(now_us() - 1000);
-        }
-        let times = handling.times();
-        assert_eq!(times.count, REMEMBERED as u64);
+    fn what_was_sent_while_nobody_listened_is_no_flood() {
+        let mut allowance = Allowance::of_messages();
+        allowance.make_up_for(Duration::from_secs(36));
+        let stalled = BURST + 36.0 * PER_SECOND;
+        let taken = (0..10_000).take_while(|_| allowance.take()).count();
         assert!(
-            times.p50 >= 1000 && times.p50 <= times.p99 && times.p99 <= times.max,
-            "{times:?}"
+            (stalled as usize..=stalled as usize + 5).contains(&taken),
+            "{taken}"
         );
+        // However long it was: nothing can send more than a buffer holds.
+        allowance.make_up_for(Duration::from_secs(1 << 40));
+        assert!((0..100_000).take_while(|_| allowance.take()).count() < 10_000);
+    }
+
+    #[test]
+    fn times_are_those_of_the_latest() {
+        let mut times = Times::new(100);
+        assert_eq!(times.spread(), Spread::default());
+        for time in 0..1000 {
+            times.note(time);
+        }
+        let spread = times.spread();
+        assert_eq!((spread.count, spread.p50, spread.max), (100, 950, 999));
+        times.note(u64::MAX);
+        assert_eq!(times.spread().max, u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn a_time_that_lies_in_the_future_is_none() {
+        assert_eq!((since_us(0), since_us(u64::MAX)), (None, None));
+        assert!(since_us(now_us() - 1000).unwrap() >= 1000);
     }
 }

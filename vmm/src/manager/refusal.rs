@@ -1,9 +1,13 @@
 //! What a manager refuses, and why.
 
+use std::io;
+
 use allocator::{AdmissionError, FleetError};
 
 use crate::link::VersionError;
 use crate::manager::groups::GroupError;
+use crate::manager::spare;
+use crate::process;
 
 /// Longest guest name, bytes.
 const NAME_LIMIT: usize = 64;
@@ -35,6 +39,12 @@ pub enum AdmitError {
     /// It does not fit, or its limits contradict each other.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
+    /// Its process cannot be looked at.
+    #[error("the manager cannot see when the guest's process started")]
+    Process(#[source] io::Error),
+    /// The system has nothing left of what one more guest takes.
+    #[error("the manager cannot take one more guest: {0}")]
+    Shortage(String),
     /// Its sharing domain could not be set up.
     #[error("the sharing domain {domain:?} cannot take one more guest")]
     Domain {
@@ -42,8 +52,21 @@ pub enum AdmitError {
         domain: String,
         /// The reason.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+impl AdmitError {
+    /// The domain called `name` failed with `source`, which is not the domain's fault where a limit is reached.
+    pub(super) fn domain(name: &str, source: io::Error) -> Self {
+        match process::cure(&source) {
+            Some(_) => Self::Shortage(spare::reason(&source)),
+            None => Self::Domain {
+                domain: name.to_owned(),
+                source,
+            },
+        }
+    }
 }
 
 /// Why settings or limits stay as they are.

@@ -1,24 +1,29 @@
-//! Who is here: every admitted guest, its process and its place in the policy.
+//! The registry of admitted guests: the process of each, its limits, its sharing domain, and the policy over all.
+//!
+//! A guest is one number, [`GuestId`], given once and never again. What is known of it is found by that number and by
+//! no position in any list.
+
+mod changes;
+mod returning;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use allocator::{
-    Admission, AdmissionError, Fleet, FleetError, Group, GroupId, GuestId, Pages, Reservation, Shares,
-};
+use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation, Shares};
 use page_share::{Dead, GuestProcess, LocalManager};
 
 use crate::api::types::Phase;
 use crate::layout::{FrameSpace, PAGE_SIZE};
-use crate::link::{self, Hello, Orders, Report, Sharing, Standing};
-use crate::manager::census::{self, Census, Held};
+use crate::link::{self, Hello, Report, Sharing, Standing};
 use crate::manager::groups::{Groups, whole_pages};
-use crate::manager::incidents::Conduct;
 use crate::manager::member::{Limits, Member};
+use crate::manager::names::Names;
+use crate::manager::picture::Picture;
 use crate::manager::policy::{Policy, Round, Settings, Spent};
 pub(crate) use crate::manager::refusal::is_name;
 pub use crate::manager::refusal::{AdmitError, ChangeError};
-pub use crate::manager::seat::Seat;
+pub use crate::manager::seat::{Origin, Seat};
+use crate::manager::survey::{Measured, Survey, Surveyed};
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
 const OVERHEAD: u64 = 5 << 20;
@@ -34,32 +39,35 @@ const POOL_LIMIT: u32 = 1 << 24;
 pub struct Roster {
     policy: Policy,
     groups: Groups,
-    /// In the order of admission; `seats` has the same order.
+    /// In the order of admission, which is that of their numbers.
     members: Vec<Member>,
-    seats: Vec<Seat>,
-    census: Census,
+    /// For each member, its process.
+    seats: BTreeMap<GuestId, Seat>,
     domains: BTreeMap<String, LocalManager>,
     /// Swap and compression that may be promised.
     backing: Pages,
     next: u64,
-    old_pools: Pages,
     round: Option<Round>,
+    /// What pools and the manager itself held when that was last counted.
+    spent: Spent,
+    /// Of that, pools of managers that are gone.
+    old_pools: Pages,
 }
 
 impl Roster {
-    /// Nobody yet. `backing` is how much swap and compression may be promised.
+    /// No guest yet. `backing` is how much swap and compression may be promised.
     pub fn new(settings: Settings, backing: Pages) -> Self {
         Self {
             policy: Policy::new(settings),
             groups: Groups::default(),
             members: Vec::new(),
-            seats: Vec::new(),
-            census: Census::default(),
+            seats: BTreeMap::new(),
             domains: BTreeMap::new(),
             backing,
             next: 0,
-            old_pools: Pages::ZERO,
             round: None,
+            spent: Spent::default(),
+            old_pools: Pages::ZERO,
         }
     }
 
@@ -72,49 +80,47 @@ impl Roster {
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name.clone()));
         }
-        if let Some(index) = self.seats.iter().position(|seat| seat.name == hello.name) {
-            let seat = &mut self.seats[index];
-            let barred = seat.conduct.barred().filter(|_| process.is_still(&seat.process));
-            if let Some(seconds) = barred {
+        if let Some((&id, seat)) = self.seats.iter_mut().find(|(_, seat)| seat.name == hello.name) {
+            let is_same = process.is_still(&seat.process);
+            if let Some(seconds) = seat.conduct.barred().filter(|_| is_same) {
                 return Err(AdmitError::Barred { seconds });
             }
-            if seat.connected || !process.is_still(&seat.process) {
+            if seat.connected || !is_same {
                 return Err(AdmitError::Taken(hello.name.clone()));
             }
-            // The same process, after its connection broke: it never ceased to be here.
-            seat.connected = true;
+            // The same process, after its connection or its manager went: it never ceased to be here, with the limits
+            // that it had.
             seat.protocol = protocol;
-            return Ok(self.members[index].id);
+            return Ok(id);
         }
         if hello.shares == 0 {
             return Err(AdmitError::Shares);
         }
+        let started = process.started().map_err(AdmitError::Process)?;
         let settled = self.settle(hello);
         if settled.is_err() {
             self.groups.prune(&mut self.members);
         }
         let (limits, sharing) = settled?;
+        let seat = Seat {
+            sharing,
+            control: hello.control.clone(),
+            fleet: hello.fleet.clone(),
+            ..Seat::new(&hello.name, process, (started, protocol))
+        };
+        Ok(self.seat(limits, seat))
+    }
+
+    /// Gives a guest the next number.
+    fn seat(&mut self, limits: Limits, seat: Seat) -> GuestId {
         let id = GuestId::new(self.next);
         self.next += 1;
         self.members.push(Member::new(id, limits));
-        self.seats.push(Seat {
-            name: hello.name.clone(),
-            protocol,
-            pid: process.pid(),
-            process,
-            sharing,
-            since: Instant::now(),
-            connected: true,
-            orders: Orders::default(),
-            control: hello.control.clone(),
-            fleet: hello.fleet.clone(),
-            phase: Phase::Running,
-            conduct: Conduct::default(),
-        });
-        Ok(id)
+        self.seats.insert(id, seat);
+        id
     }
 
-    /// The limits of a guest that fits, and its place in a sharing domain.
+    /// The limits of a guest that fits, and its sharing domain.
     fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<String>), AdmitError> {
         let group = hello
             .group
@@ -133,167 +139,137 @@ impl Roster {
         others.extend(self.groups.promised(minimums()));
         self.admission()
             .check(&others, &reservation(GuestId::new(self.next), limits))?;
-        let sharing = self.join(&hello.sharing, limits.max)?;
+        let sharing = match &hello.sharing {
+            Sharing::Off => None,
+            Sharing::Domain(name) => Some(self.join(name, limits.max)?),
+        };
         Ok((limits, sharing))
     }
 
     /// Forgets the guest whose process is `dead`: its limits, its references, and its domain with the last one in it.
     pub fn bury(&mut self, dead: &Dead) {
-        let Some(index) = self.seats.iter().position(|seat| dead.is_of(&seat.process)) else {
+        let buried = self.seats.iter().find(|(_, seat)| dead.is_of(&seat.process));
+        let Some(id) = buried.map(|(&id, _)| id) else {
             return;
         };
-        self.members.remove(index);
-        let seat = self.seats.remove(index);
+        self.members.retain(|member| member.id != id);
         self.groups.prune(&mut self.members);
-        let Some(name) = seat.sharing else { return };
+        let Some(name) = self.seats.remove(&id).and_then(|seat| seat.sharing) else {
+            return;
+        };
         if let Some(domain) = self.domains.get(&name) {
             domain.with(|domain| domain.detach(dead));
         }
-        if self.seats.iter().all(|seat| seat.sharing.as_ref() != Some(&name)) {
+        if self
+            .seats
+            .values()
+            .all(|seat| seat.sharing.as_ref() != Some(&name))
+        {
             self.domains.remove(&name);
         }
     }
 
     /// The sharing domain of the guest that `process` runs, and who it is there; none while it is kept out.
-    pub fn peer(&self, process: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
-        let index = self
+    pub fn peer(&mut self, process: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+        let found = self
             .seats
             .iter()
-            .position(|seat| process.is_still(&seat.process))?;
-        let seat = &self.seats[index];
+            .find(|(_, seat)| process.is_still(&seat.process));
+        let (&id, seat) = found?;
         if seat.conduct.barred().is_some() {
             return None;
         }
-        let domain = self.domains.get(seat.sharing.as_ref()?)?;
         // Its page numbers reach beyond its number of pages: there is a hole in its memory.
-        let space = frame_space(self.members[index].limits.max)?;
+        let space = frame_space(self.member(id)?.limits.max)?;
         let peer = page_share::Peer {
             pages: space.frames(),
             process: seat.process.clone(),
         };
-        Some((self.members[index].id, domain.clone(), peer))
+        let name = seat.sharing.clone()?;
+        let domain = self.domain(&name).inspect_err(|error| {
+            log::warn!(
+                "{id} shares no pages until it connects again: the domain {name} cannot be made: {error}"
+            );
+        });
+        Some((id, domain.ok()?, peer))
     }
 
-    /// Takes in a guest's report. Reports of guests that are gone are dropped.
+    /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
     pub fn hear(&mut self, id: GuestId, report: Report) {
-        let Some(index) = self.index(id) else { return };
+        let Some(member) = find_mut(&mut self.members, id) else {
+            return;
+        };
         let paused = report.paused;
-        if self.members[index].hear(report) {
-            let phase = &mut self.seats[index].phase;
+        if !member.hear(report) {
+            return;
+        }
+        if let Some(seat) = self.seats.get_mut(&id) {
             // Whoever asked it to end knows better; anybody may have paused it at its control socket.
-            *phase = match (*phase, paused) {
+            seat.phase = match (seat.phase, paused) {
                 (Phase::Stopping, _) => Phase::Stopping,
                 (_, true) => Phase::Paused,
                 (_, false) => Phase::Running,
             };
+            seat.brought(member.limits, &member.pages());
         }
     }
 
     /// Takes in what a guest's process says about its limit. Whether it waits for memory.
     pub fn stand(&mut self, id: GuestId, standing: Standing) -> bool {
-        let Some(index) = self.index(id) else { return false };
-        let member = &mut self.members[index];
+        let Some(member) = find_mut(&mut self.members, id) else {
+            return false;
+        };
         let waited = member.standing.waiting > 0;
         member.stand(standing);
         standing.waiting > 0 || waited
     }
 
-    /// One round over everybody: counts memory, plans, and remembers the orders.
+    /// What to ask the kernel about before a round.
+    pub fn survey(&self) -> Survey {
+        let processes = self.guests().map(|(member, seat)| Surveyed {
+            id: member.id,
+            pid: seat.pid,
+            size: member.limits.max,
+            old_pools: member.report.old_pools.clone(),
+        });
+        Survey {
+            processes: processes.collect(),
+            domains: self.domains.values().cloned().collect(),
+        }
+    }
+
+    /// Takes in what the kernel said. Guests that came meanwhile keep what is known of them.
+    pub fn take_in(&mut self, measured: &Measured) {
+        for &(id, counted) in &measured.counted {
+            if let Some(member) = find_mut(&mut self.members, id) {
+                member.count(counted);
+            }
+        }
+        self.old_pools = measured.old_pools;
+        self.spent = Spent {
+            pools: measured.pools + measured.old_pools,
+            manager: measured.manager,
+        };
+    }
+
+    /// One round over all guests: plans, and remembers the orders.
     ///
     /// # Errors
     /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
     pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
-        self.census.pass(elapsed);
-        for (member, seat) in self.members.iter_mut().zip(&self.seats) {
-            // A process that has just died keeps its last count until it is buried.
-            if let Ok(counted) = self.census.of(seat.pid) {
-                member.count(counted);
-            }
-        }
-        self.old_pools = self.count_old_pools();
         let spent = self.spent();
         let round = self
             .policy
             .round(elapsed, spent, self.groups.list(), &mut self.members)?;
-        for (member, seat) in self.members.iter().zip(&mut self.seats) {
-            seat.orders = round.orders.get(&member.id).copied().unwrap_or_default();
+        for (id, seat) in &mut self.seats {
+            seat.orders = round.orders.get(id).copied().unwrap_or_default();
         }
         Ok(self.round.insert(round))
     }
 
-    /// Changes the settings.
-    ///
-    /// # Errors
-    /// When the guests' minimums do not fit the new budget; nothing has changed then.
-    pub fn set(&mut self, settings: Settings) -> Result<(), ChangeError> {
-        let before = *self.policy.settings();
-        self.policy.set(settings);
-        // Minimums are promised whatever is shared at the moment, and a promise once made is only tested against less.
-        let fits = if settings.budget < before.budget {
-            self.promises().map_err(ChangeError::Promise)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = fits.and_then(|()| Ok(self.keeps_promises()?)) {
-            self.policy.set(before);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Changes a guest's limits.
-    ///
-    /// # Errors
-    /// When they contradict themselves or the budget; nothing has changed then.
-    pub fn set_limits(&mut self, id: GuestId, limits: Limits) -> Result<(), ChangeError> {
-        let Some(index) = self.index(id) else {
-            return Ok(());
-        };
-        let before = self.members[index].limits;
-        if limits.min > before.min {
-            let minimums = || {
-                let others = self.minimums().enumerate().filter(move |(at, _)| *at != index);
-                others.map(|(_, min)| min).chain([(limits.group, limits.min)])
-            };
-            self.groups.fit(minimums())?;
-            let mut others = self.reservations();
-            others.remove(index);
-            others.extend(self.groups.promised(minimums()));
-            self.admission()
-                .check(&others, &reservation(id, limits))
-                .map_err(ChangeError::Promise)?;
-        }
-        self.members[index].limits = limits;
-        if let Err(error) = self.keeps_promises() {
-            self.members[index].limits = before;
-            return Err(error.into());
-        }
-        self.policy.replan();
-        Ok(())
-    }
-
-    /// Changes a group's limits.
-    ///
-    /// # Errors
-    /// When they contradict themselves, its members' or the budget; nothing has changed then.
-    pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), ChangeError> {
-        let before = self.groups.replace(id, group)?;
-        let fits = self.groups.fit(self.minimums()).map_err(ChangeError::from);
-        let fits = fits.and_then(|()| match group.min > before.min {
-            true => self.promises().map_err(ChangeError::Promise),
-            false => Ok(()),
-        });
-        if let Err(error) = fits.and_then(|()| Ok(self.keeps_promises()?)) {
-            self.groups.replace(id, before)?;
-            return Err(error);
-        }
-        self.policy.replan();
-        Ok(())
-    }
-
     /// A guest's limits in the words of the link.
     pub fn limits(&self, id: GuestId) -> Option<link::Limits> {
-        let limits = self.members[self.index(id)?].limits;
+        let limits = self.member(id)?.limits;
         Some(link::Limits {
             min: limits.min.get().saturating_mul(4096),
             shares: limits.shares.get(),
@@ -316,27 +292,43 @@ impl Roster {
 
     /// `text` with guests and groups called by their names instead of the allocator's numbers.
     pub fn named(&self, text: &str) -> String {
-        // The larger number first: "guest 1" is where "guest 12" begins.
-        let mut text = text.to_owned();
-        for (member, seat) in self.members.iter().zip(&self.seats).rev() {
-            text = text.replace(&member.id.to_string(), &seat.name);
-        }
-        for (place, (name, _)) in self.groups.named().enumerate().rev() {
-            let number = GroupId::new(place as u32).to_string();
-            text = text.replace(&number, &format!("group {name}"));
-        }
-        text
+        self.names().put_into(text)
     }
 
-    /// Everybody, in the order of admission.
+    /// The names of guests and groups.
+    pub(super) fn names(&self) -> Names {
+        let guests = self.seats.iter().map(|(id, seat)| (*id, seat.name.clone()));
+        let groups = self.groups.named().enumerate();
+        Names {
+            guests: guests.collect(),
+            groups: groups
+                .map(|(place, (name, _))| (GroupId::new(place as u32), name.to_owned()))
+                .collect(),
+        }
+    }
+
+    /// All guests, in the order of admission.
     pub fn guests(&self) -> impl Iterator<Item = (&Member, &Seat)> {
-        self.members.iter().zip(&self.seats)
+        self.members
+            .iter()
+            .filter_map(|member| Some((member, self.seats.get(&member.id)?)))
     }
 
-    /// One guest's seat.
+    /// The guest called `name`.
+    pub fn find(&self, name: &str) -> Option<GuestId> {
+        let mut seats = self.seats.iter();
+        seats.find(|(_, seat)| seat.name == name).map(|(&id, _)| id)
+    }
+
+    /// One guest as the policy knows it.
+    pub fn member(&self, id: GuestId) -> Option<&Member> {
+        let place = self.members.binary_search_by_key(&id, |member| member.id);
+        self.members.get(place.ok()?)
+    }
+
+    /// One guest's process.
     pub fn seat_mut(&mut self, id: GuestId) -> Option<&mut Seat> {
-        let index = self.index(id)?;
-        self.seats.get_mut(index)
+        self.seats.get_mut(&id)
     }
 
     /// The sharing domains by name.
@@ -359,65 +351,42 @@ impl Roster {
         self.round.as_ref()
     }
 
-    /// What the budget is spent on beside the guests' processes.
-    pub fn spent(&self) -> Spent {
-        let pools = self
-            .domains
-            .values()
-            .filter_map(|domain| domain.with(|d| d.pool_bytes().unwrap_or(0)));
-        let manager = Held::of(std::process::id()).unwrap_or_default().total();
-        Spent {
-            pools: whole_pages(pools.sum()) + self.old_pools(),
-            manager: whole_pages(manager),
-        }
+    /// A copy of what people want to see, to be looked at without the lock.
+    pub fn picture(&self) -> Picture {
+        Picture::of(self)
     }
 
-    /// What pools of managers that are gone occupied at the last round, each counted once.
+    /// What the budget is spent on beside the guests' processes, as last counted.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// What pools of managers that are gone occupied when that was last counted, each once.
     pub fn old_pools(&self) -> Pages {
         self.old_pools
     }
 
-    /// What the pools occupy that guests' processes name: by the kernel's count, or where that is not shown by their word,
-    /// up to their guests' sizes.
-    fn count_old_pools(&self) -> Pages {
-        let mut named = self.members.iter().zip(&self.seats);
-        let mut pools = BTreeMap::<u64, u64>::new();
-        if named.all(|(member, _)| member.report.old_pools.is_empty()) {
-            return Pages::ZERO;
-        }
-        // The pools of now are counted as such.
-        let own = census::memory_files(std::process::id()).unwrap_or_default();
-        for (member, seat) in self.members.iter().zip(&self.seats) {
-            let said = &member.report.old_pools;
-            if said.iter().all(|pool| pools.contains_key(&pool.id)) {
-                continue;
-            }
-            let files = census::memory_files(seat.pid);
-            let mut believed = member.limits.max.get().saturating_mul(4096);
-            for pool in said.iter().filter(|pool| !own.contains_key(&pool.id)) {
-                let bytes = match &files {
-                    Ok(files) => files.get(&pool.id).copied().unwrap_or(0),
-                    Err(_) => pool.bytes.min(believed),
-                };
-                believed = believed.saturating_sub(bytes);
-                let known = pools.entry(pool.id).or_default();
-                *known = bytes.max(*known);
-            }
-        }
-        whole_pages(pools.into_values().fold(0, u64::saturating_add))
-    }
-
-    fn index(&self, id: GuestId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == id)
-    }
-
     fn admission(&self) -> Admission {
-        self.policy.admission(self.spent(), &self.members, self.backing)
+        // What guests had swapped before this manager measured how much is free is not to be found free once more.
+        let brought: Pages = self.seats.values().map(Seat::swapped_before).sum();
+        let backing = (self.backing + brought).min(Pages::LIMIT);
+        self.policy.admission(self.spent, &self.members, backing)
     }
 
     /// Each guest's minimum, with its group.
     fn minimums(&self) -> impl Iterator<Item = (Option<GroupId>, Pages)> {
-        let limits = self.members.iter().map(|member| member.limits);
+        self.minimums_with(None)
+    }
+
+    /// The same where the limits of one guest are others.
+    fn minimums_with(
+        &self,
+        other: Option<(GuestId, Limits)>,
+    ) -> impl Iterator<Item = (Option<GroupId>, Pages)> {
+        let limits = self.members.iter().map(move |member| match other {
+            Some((id, limits)) if id == member.id => limits,
+            _ => member.limits,
+        });
         limits.map(|limits| (limits.group, limits.min))
     }
 
@@ -439,25 +408,31 @@ impl Roster {
             .collect()
     }
 
-    /// Takes the guest into the domain it names, which is made for the first one.
-    fn join(&mut self, sharing: &Sharing, size: Pages) -> Result<Option<String>, AdmitError> {
-        let Sharing::Domain(name) = sharing else {
-            return Ok(None);
-        };
-        let failed = |source| AdmitError::Domain {
-            domain: name.clone(),
-            source,
-        };
+    /// Takes a guest of `size` into the domain called `name`, which is made for the first one.
+    fn join(&mut self, name: &str, size: Pages) -> Result<String, AdmitError> {
+        let failed = |source| AdmitError::domain(name, source);
         if !is_name(name) {
-            return Err(AdmitError::Name(name.clone()));
+            return Err(AdmitError::Name(name.to_owned()));
         }
         frame_space(size).ok_or_else(|| failed(std::io::Error::other("guests have less than 16 TiB")))?;
-        if !self.domains.contains_key(name) {
-            let domain = page_share::Domain::new(POOL_LIMIT).map_err(failed)?;
-            self.domains.insert(name.clone(), LocalManager::new(domain));
-        }
-        Ok(Some(name.clone()))
+        self.domain(name).map_err(failed)?;
+        Ok(name.to_owned())
     }
+
+    fn domain(&mut self, name: &str) -> std::io::Result<LocalManager> {
+        if let Some(domain) = self.domains.get(name) {
+            return Ok(domain.clone());
+        }
+        let domain = LocalManager::new(page_share::Domain::new(POOL_LIMIT)?);
+        self.domains.insert(name.to_owned(), domain.clone());
+        Ok(domain)
+    }
+}
+
+/// `members` have the order of their numbers.
+fn find_mut(members: &mut [Member], id: GuestId) -> Option<&mut Member> {
+    let place = members.binary_search_by_key(&id, |member| member.id).ok()?;
+    members.get_mut(place)
 }
 
 fn reservation(guest: GuestId, limits: Limits) -> Reservation {

@@ -20,7 +20,7 @@ pub fn raise_open_files() {
 }
 
 /// What to do about `error`, where a limit is at fault that it does not name.
-pub(super) fn cure(error: &io::Error) -> Option<String> {
+pub fn cure(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => Some(format!(
             "this process may have {} open files; raise that with `ulimit -n`, or LimitNOFILE= of its service",

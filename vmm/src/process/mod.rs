@@ -11,7 +11,7 @@ mod socket;
 
 pub use held_dir::HeldDir;
 pub use keyboard::forward_stdin;
-pub use limits::{not_started, raise_open_files};
+pub use limits::{cure, not_started, raise_open_files};
 pub use log::log_to_stderr;
 pub use parent::die_with;
 pub use report::{Report, ReportStyle, chain};

@@ -4,10 +4,15 @@
 //! `levy host`. Idle: 8 guests that are left alone, once everything is merged. Busy: guests whose memory is written to
 //! all the time, which merge, break and publish while they report. A report's time runs from its sending to the moment
 //! at which the policy knows it.
+//!
+//! Many: processes that only speak the protocol, of which a few wait for memory all the time. How long do those wait for
+//! a round, what does the manager cost, and how long does a list of all guests take?
 #![forbid(unsafe_code)]
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use bench::Report;
@@ -16,6 +21,15 @@ use simulated::{Guest, GuestOptions, Manager};
 
 /// Guests in the idle part.
 const IDLE: usize = 8;
+
+/// Of many guests, so many wait for memory all the time.
+const WAITING: usize = 16;
+
+/// Rounds that the manager remembers: after so many it knows of no other.
+const ROUNDS: u64 = 120;
+
+/// Lists of all guests that are asked for.
+const LISTS: usize = 15;
 
 #[derive(Parser)]
 #[command(about = "Manager: CPU with idle guests, and handling times with many busy ones")]
@@ -26,6 +40,12 @@ struct Args {
     /// Busy guests
     #[arg(long, default_value_t = 64)]
     guests: usize,
+    /// Guests that only speak the protocol
+    #[arg(long, default_value_t = 1000)]
+    many: usize,
+    /// Only these
+    #[arg(long)]
+    only_many: bool,
     /// Seconds of each measurement
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -62,11 +82,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
         "{:<24} {:>10} {:>8} {:>8} {:>8} {:>8}",
         "", "CPU %", "reports", "p50 ms", "p99 ms", "max ms"
     );
-    let idle = GuestOptions::new("").rate(0);
-    measure(&program, ("idle", IDLE, idle), time, &mut report)?;
-    // What many busy writers do to each other on few CPUs is not the manager's doing: each visits few pages.
-    let busy = GuestOptions::new("").mib(8).rate(50);
-    measure(&program, ("busy", args.guests, busy), time, &mut report)?;
+    if !args.only_many {
+        let idle = GuestOptions::new("").rate(0);
+        measure(&program, ("idle", IDLE, idle), time, &mut report)?;
+        // What many busy writers do to each other on few CPUs is not the manager's doing: each visits few pages.
+        let busy = GuestOptions::new("").mib(8).rate(50);
+        measure(&program, ("busy", args.guests, busy), time, &mut report)?;
+    }
+    measure_many(&program, args.many, &mut report)?;
     Ok(report.write(args.json.as_deref())?)
 }
 
@@ -116,4 +139,90 @@ fn measure(
     report.set(&format!("{part}.wrong_pages"), wrong);
     anyhow::ensure!(wrong == 0, "{wrong} words were wrong");
     Ok(())
+}
+
+/// Processes that are killed when this is dropped.
+struct Crowd(Vec<Child>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+        }
+        for child in &mut self.0 {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn measure_many(program: &Path, count: usize, report: &mut Report) -> anyhow::Result<()> {
+    // Each is promised its process and its size; nothing of that is used.
+    let manager = Manager::start(program, count as u64 * 30);
+    let mut crowd = Crowd(Vec::new());
+    for number in 0..count {
+        let mut command = Command::new(program);
+        command.args(["protocol", "--name", &format!("p{number}"), "--dir"]);
+        command.arg(manager.dir());
+        if number < WAITING {
+            command.arg("--waits");
+        }
+        crowd.0.push(command.spawn()?);
+    }
+    simulated::until("all guests' admission", || manager.connected() == count);
+    let rounds = || manager.view().rounds.count;
+    // Those remembered are of the time before until all are others.
+    let begin = rounds();
+    simulated::until("quiet after the admissions", || rounds() >= begin + 20);
+    let (before, began) = (manager.view(), Instant::now());
+    simulated::until("enough rounds", || {
+        std::thread::sleep(Duration::from_millis(500));
+        rounds() >= before.rounds.count + ROUNDS
+    });
+    let (after, seconds) = (manager.view(), began.elapsed().as_secs_f64());
+    let lists: anyhow::Result<Vec<f64>> = (0..LISTS).map(|_| list(&manager, count)).collect();
+    let mut lists = lists?;
+    lists.sort_by(f64::total_cmp);
+
+    let ms = |us: u64| us as f64 / 1000.0;
+    let cpu = (after.cpu_us - before.cpu_us) as f64 / 1e6 / seconds * 100.0;
+    let part = format!("guests_{count}");
+    let figures = [
+        ("cpu_percent", cpu),
+        ("round_gap_p50_ms", ms(after.rounds.gap_p50_us)),
+        ("round_gap_p99_ms", ms(after.rounds.gap_p99_us)),
+        ("round_gap_max_ms", ms(after.rounds.gap_max_us)),
+        ("round_p50_ms", ms(after.rounds.work_p50_us)),
+        ("round_max_ms", ms(after.rounds.work_max_us)),
+        ("list_ms", lists[LISTS / 2]),
+        ("list_max_ms", lists[LISTS - 1]),
+        ("report_p99_ms", ms(after.doors.handling_p99_us)),
+    ];
+    println!("{count} guests that only speak the protocol, {WAITING} of them waiting for memory:");
+    for (name, value) in figures {
+        println!("  {name:<20} {value:>10.2}");
+        report.set(&format!("{part}.{name}"), value);
+    }
+    report.set(&format!("{part}.waiting"), WAITING);
+    report.set(&format!("{part}.refused"), after.doors.refused);
+    report.set(&format!("{part}.cut_offs"), after.doors.cut_offs);
+    report.set(&format!("{part}.descriptors"), manager.footprint().fds);
+    report.set(&format!("{part}.threads"), manager.footprint().threads);
+    anyhow::ensure!(
+        after.doors.cut_offs == 0 && manager.connected() == count,
+        "guests were lost: {:?}",
+        after.doors
+    );
+    Ok(())
+}
+
+/// Milliseconds that a list of all guests takes, its bytes read and not looked at.
+fn list(manager: &Manager, count: usize) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let mut stream = UnixStream::connect(levy::api::socket_in(manager.dir()))?;
+    stream.write_all(b"GET /guests HTTP/1.1\r\nHost: levy\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
+    anyhow::ensure!(answer.len() > count * 500, "a list of {} bytes", answer.len());
+    Ok(milliseconds)
 }

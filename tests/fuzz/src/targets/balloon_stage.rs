@@ -6,7 +6,8 @@ use balloon_driver::driver::Line;
 use balloon_driver::features::VERSION_1;
 use balloon_driver::release::{Reason, Released};
 use balloon_driver::{
-    ActivateError, Balloon, BalloonState, BrokenState, DeviceError, FRAME_SIZE, Frame, Offer, Options, Progress, Release, RingError, Run,
+    ActivateError, Balloon, BalloonState, BrokenState, DeviceError, FRAME_SIZE, Frame, Offer, Options,
+    Progress, Release, RingError, Run,
 };
 use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

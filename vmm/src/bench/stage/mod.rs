@@ -472,11 +472,11 @@ impl Stage {
         self.sample_due = (self.sample_due + SAMPLE).max(Instant::now());
         let seconds = self.seconds();
         let mut sample = {
-            let roster = self.host.roster();
+            let picture = self.host.roster().picture();
             Sample::of(
                 seconds,
-                &view::host(&self.host, &roster),
-                &view::guests(&roster, None),
+                &view::host(&self.host, &picture),
+                &view::guests(&picture, None),
             )
         };
         for guest in &mut sample.guests {

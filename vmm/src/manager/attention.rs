@@ -1,0 +1,61 @@
+//! How long a thread has really listened.
+//!
+//! A manager can be stopped for a while: by a debugger, a frozen control group, a machine that swaps. What guests said
+//! meanwhile lies in the sockets' buffers, and they were not silent because the manager was. So silence is counted in
+//! time that the listening thread ran, and what is due for time that it did not run is made up for.
+
+use std::time::{Duration, Instant};
+
+/// Longest pause between two looks that still counts as listening.
+const LISTENING: Duration = Duration::from_millis(500);
+
+/// The time between looks, told apart.
+#[derive(Debug)]
+pub(super) struct Attention {
+    last: Instant,
+}
+
+/// What has passed since the look before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// Time in which whatever was said was heard.
+    pub(super) listened: Duration,
+    /// Time in which this thread did not run.
+    pub(super) missed: Duration,
+}
+
+impl Attention {
+    /// Listening from `now` on.
+    pub(super) fn since(now: Instant) -> Self {
+        Self { last: now }
+    }
+
+    /// One look at `now`.
+    pub(super) fn look(&mut self, now: Instant) -> Passed {
+        let passed = now.saturating_duration_since(self.last);
+        self.last = now;
+        let listened = passed.min(LISTENING);
+        Passed {
+            listened,
+            missed: passed - listened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_is_not_time_spent_listening() {
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut attention = Attention::since(begin);
+        let millis = |passed: Passed| (passed.listened.as_millis(), passed.missed.as_millis());
+        assert_eq!(millis(attention.look(at(250))), (250, 0));
+        assert_eq!(millis(attention.look(at(36_250))), (500, 35_500));
+        assert_eq!(millis(attention.look(at(36_300))), (50, 0));
+        // A clock that went back is no time at all.
+        assert_eq!(millis(attention.look(at(36_000))), (0, 0));
+    }
+}

@@ -1,0 +1,89 @@
+//! The socket for shared pages: one thread for each sharing guest, which answers it within its part of a CPU.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use page_share::GuestProcess;
+
+use super::host::{Host, with_sources};
+
+/// Rest of the door after it has turned a process away: knocking without end costs little.
+const TURNED_AWAY: Duration = Duration::from_millis(1);
+
+/// Rest of the door where the system has no descriptor or no thread for one more connection.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// Stack of a thread that serves a guest.
+const STACK: usize = 512 << 10;
+
+impl Host {
+    /// Serves whoever knocks at `listener` until the manager closes.
+    pub(super) fn receive_pages(&self, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            if self.is_closing() {
+                return;
+            }
+            match stream {
+                Ok(stream) => self.attend_pages(stream),
+                // The next guest may have more luck once others are gone.
+                Err(error) => {
+                    self.starved("a guest's process could not be let in for its pages", &error);
+                    std::thread::sleep(SHORTAGE);
+                }
+            }
+        }
+    }
+
+    fn attend_pages(&self, stream: UnixStream) {
+        let process = match GuestProcess::of_peer(&stream) {
+            Ok(process) => process,
+            // A process that is gone already has nothing to say.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return,
+            Err(error) => {
+                self.starved("a guest's process cannot be watched", &error);
+                return std::thread::sleep(SHORTAGE);
+            }
+        };
+        let pid = process.pid();
+        if !self.crowd().enter(pid) {
+            self.record().doings.crowded += 1;
+            return std::thread::sleep(TURNED_AWAY);
+        }
+        let host = self.clone();
+        let body = move || {
+            host.serve_pages(stream, &process);
+            host.crowd().leave(pid);
+        };
+        let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK);
+        // Dropped with what it was to do, the connection ends, and the guest's process comes again.
+        if let Err(error) = thread.spawn(body) {
+            self.crowd().leave(pid);
+            self.starved("no thread for a guest's pages", &error);
+            std::thread::sleep(SHORTAGE);
+        }
+    }
+
+    /// One guest's page connection: its process must have been admitted before.
+    fn serve_pages(&self, stream: UnixStream, process: &GuestProcess) {
+        let found = self.roster().peer(process);
+        let Some((id, domain, peer)) = found else {
+            log::warn!("a process that runs no sharing guest of this manager wants pages; it is turned away");
+            return;
+        };
+        let kept = match stream.try_clone() {
+            Ok(kept) => kept,
+            Err(error) => return self.starved("a guest's pages cannot be served", &error),
+        };
+        self.links().take_pages(id, kept);
+        let Err(error) = page_share::serve(stream, &domain, peer) else {
+            return;
+        };
+        log::warn!(
+            "{id} shares no more pages until it connects again: {}",
+            with_sources(&error)
+        );
+        if error.is_offence() {
+            self.cut_off(id);
+        }
+    }
+}
