@@ -39,7 +39,8 @@
 //! 4. A reference is returned only after its last mapping is gone.
 //! 5. The fault handler waits for nobody: no lock that a user of guest memory holds, no I/O, no manager.
 //! 6. Guest bytes are copied before they are looked at; no Rust reference points into guest memory.
-//! 7. What would lose a page or show wrong bytes ends the process.
+//! 7. What would lose a page or show wrong bytes ends the process. What the kernel has no room for just now does not: it
+//!    is undone, left for later, or asked for again.
 //! 8. Descriptors that watch a guest close only after everything held was given back.
 //!
 //! # Lock order

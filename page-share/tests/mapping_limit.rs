@@ -136,7 +136,7 @@ fn a_block_for_which_no_mapping_is_left_stays_whole() {
             ..Options::default()
         };
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
-        // Some room as the region knows it, and less than that in truth, once it has counted.
+        // Beyond the spare ones, room for a few blocks.
         use_up_mappings(32);
         let stop = AtomicBool::new(false);
         let last: Vec<(u32, u64)> = std::thread::scope(|scope| {
