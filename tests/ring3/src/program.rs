@@ -225,9 +225,9 @@ global_asm!(
     "ring3_fill_end:",
 
     // ---- churn: parameter 0 = dwell; r15 = writes left before the window moves
-    // State e of a page (0..=255, in the table): word 0 is e; words 1.. start at c = (e / 16) * K and grow by c where
-    // e / 16 is even, by nothing where it is odd. So e = 0 is a zero page, pages of equal state are equal, half of
-    // the states compress well, a change of e is mostly one word and every 16th time the whole page.
+    // State e of a page (0..=255, in the table): word (e / 16) * 33 is e; the others start at c = (e / 16) * K and grow by c
+    // where e / 16 is even, by nothing where it is odd. So e = 0 is a zero page, pages of equal state are equal, half of
+    // the states compress well, a change of e is mostly one word, somewhere, and every 16th time the whole page.
     ".balign 16",
     ".globl ring3_churn", ".hidden ring3_churn",
     "ring3_churn:",
@@ -245,7 +245,8 @@ global_asm!(
     "mov r11, [rdi + {table}]", "mov [r11 + r12 * 4], r13d",
     "inc qword ptr [rdi + {writes}]",
     "test r13d, 15", "jz 2f",
-    "mov [r14], r13", "jmp 3f",
+    "mov ebx, r13d", "shr ebx, 4", "imul ebx, ebx, 33",
+    "mov [r14 + rbx * 8], r13", "jmp 3f",
     "2: call 7f",
     "3: RING3_CLOCK",
     "dec r15", "jnz 21b",
@@ -265,26 +266,28 @@ global_asm!(
     "mov r11, [rdi + {table}]", "mov r13d, [r11 + r12 * 4]",
     "mov r14, r12", "shl r14, 12", "add r14, [rdi + {base}]",
     "inc qword ptr [rdi + {reads}]",
-    "xor ecx, ecx", "mov r10, r13", "mov rax, [r14]", "cmp rax, r10", "jne 8f",
     "call 6f",
-    "mov ecx, 1",
-    "51: mov rax, [r14 + rcx * 8]", "cmp rax, r10", "jne 8f",
+    "xor ecx, ecx",
+    "51: mov rdx, r10", "cmp ecx, ebx", "cmove rdx, r13",
+    "mov rax, [r14 + rcx * 8]", "cmp rax, rdx", "jne 8f",
     "add r10, rsi", "inc ecx", "cmp ecx, 512", "jb 51b",
     "ret",
-    // r10 = first word, rsi = growth for state r13
-    "6: mov r10d, r13d", "shr r10d, 4", "xor esi, esi", "mov eax, r10d",
+    // r10 = first word, rsi = growth, rbx = place of the state's own word for state r13
+    "6: mov ebx, r13d", "shr ebx, 4", "imul ebx, ebx, 33",
+    "mov r10d, r13d", "shr r10d, 4", "xor esi, esi", "mov eax, r10d",
     "mov rdx, 0x9e3779b97f4a7c15", "imul r10, rdx",
     "test al, 1", "jnz 61f", "mov rsi, r10",
     "61: ret",
     // write the whole page r14 as state r13 says
     "7: call 6b",
-    "mov [r14], r13", "mov ecx, 1",
-    "71: mov [r14 + rcx * 8], r10", "add r10, rsi", "inc ecx", "cmp ecx, 512", "jb 71b",
+    "xor ecx, ecx",
+    "71: mov rdx, r10", "cmp ecx, ebx", "cmove rdx, r13",
+    "mov [r14 + rcx * 8], rdx", "add r10, rsi", "inc ecx", "cmp ecx, 512", "jb 71b",
     "ret",
-    // word rcx of the page is rax, not r10
+    // word rcx of the page is rax, not rdx
     "8: cmp qword ptr [rdi + {errors}], 0", "jne 81f",
     "lea rcx, [r14 + rcx * 8]",
-    "mov [rdi + {wrong_at}], rcx", "mov [rdi + {wrong_wanted}], r10", "mov [rdi + {wrong_found}], rax",
+    "mov [rdi + {wrong_at}], rcx", "mov [rdi + {wrong_wanted}], rdx", "mov [rdi + {wrong_found}], rax",
     "81: inc qword ptr [rdi + {errors}]",
     "RING3_EXIT {wrong}",
     "jmp 7b",
