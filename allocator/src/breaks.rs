@@ -105,12 +105,15 @@ impl BreakMeter {
     /// guests break at the same time is thereby measured, not assumed.
     pub(crate) fn together(meters: &[&Self]) -> Self {
         let common = meters.iter().map(|meter| meter.windows.len()).min().unwrap_or(0);
+        let mut sums = vec![0_u64; common];
+        for meter in meters {
+            let newest = meter.windows.range(meter.windows.len() - common..);
+            for (sum, &breaks) in sums.iter_mut().zip(newest) {
+                *sum += u64::from(breaks);
+            }
+        }
         let mut all = Self::default();
-        for back in (1..=common).rev() {
-            let breaks: u64 = meters
-                .iter()
-                .map(|meter| u64::from(meter.windows[meter.windows.len() - back]))
-                .sum();
+        for breaks in sums {
             all.observe(Pages::new(breaks));
         }
         all

@@ -18,11 +18,22 @@ fn a_launch_brakes_its_guests_at_the_budget_and_leaves_no_group() {
     let group = group_of(launch.pid()).expect("a group named after the launcher");
     let read = |name: &str| fs::read_to_string(group.join(name)).unwrap().trim().to_owned();
     let guest = launch.guest();
-    assert_eq!(read("cgroup.procs"), guest.pid.to_string());
+    let own: Vec<_> = fs::read_dir(&group)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert_eq!(own.len(), 1, "a group for each guest: {own:?}");
+    let of_guest = |name: &str| fs::read_to_string(own[0].join(name)).unwrap().trim().to_owned();
+    assert_eq!(of_guest("cgroup.procs"), guest.pid.to_string());
     assert_eq!(
-        (read("memory.high"), read("memory.max")),
-        ((300_u64 << 20).to_string(), "max".to_owned())
+        (read("memory.high"), read("memory.max"), of_guest("memory.max")),
+        ((300_u64 << 20).to_string(), "max".to_owned(), "max".to_owned())
     );
+    // What it may hold at most is the budget, and the kernel's own tables for it beside.
+    let high: u64 = of_guest("memory.high").parse().expect("it has a limit");
+    assert!(((32 << 20)..=(330 << 20)).contains(&high), "{high}");
     launch.interrupt();
     launch.until("the summary", |line| line["event"] == "summary");
     let _ = launch.wait();

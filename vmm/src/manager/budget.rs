@@ -9,12 +9,20 @@ const RESERVE_PERCENT: u64 = 10;
 /// Least memory left alone where nobody named a budget.
 const RESERVE_FLOOR: u64 = 256 << 20;
 
+/// Part of a control group's limit that is left below it, in percent. At its limit the kernel kills: what the group's
+/// processes need beside what is counted (the kernel's tables for guests, sockets, files that are being written) must fit.
+const GROUP_RESERVE_PERCENT: u64 = 10;
+
+/// Least memory left below a control group's limit, as long as that leaves half of it.
+const GROUP_RESERVE_FLOOR: u64 = 64 << 20;
+
 /// Where the budget's number came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// Somebody named it.
     Explicit,
-    /// The tightest limit of the control groups that this process is in; the path is that group's.
+    /// The tightest limit of the control groups that this process is in, less what is in use there already and a reserve of
+    /// 10 %, at least 64 MiB; the path is that group's.
     Cgroup(PathBuf),
     /// What the machine had available at the start, less a reserve of 10 %, at least 256 MiB.
     Available,
@@ -38,8 +46,8 @@ impl Budget {
         }
     }
 
-    /// The budget where nobody named one: the control group's limit where that is tighter than what the machine has
-    /// available less a reserve.
+    /// The budget where nobody named one: what the tightest control group has left, or what the machine has available,
+    /// whichever is less, each less a reserve.
     ///
     /// # Errors
     /// When /proc/meminfo cannot be read.
@@ -56,8 +64,8 @@ fn choose(available: u64, limit: Option<(u64, PathBuf)>) -> Budget {
     let reserve = (available / 100 * RESERVE_PERCENT).max(RESERVE_FLOOR);
     let bytes = available.saturating_sub(reserve);
     match limit {
-        Some((limit, group)) if limit < bytes => Budget {
-            bytes: limit,
+        Some((limit, group)) if below(limit) < bytes => Budget {
+            bytes: below(limit),
             source: Source::Cgroup(group),
         },
         _ => Budget {
@@ -65,6 +73,12 @@ fn choose(available: u64, limit: Option<(u64, PathBuf)>) -> Budget {
             source: Source::Available,
         },
     }
+}
+
+/// What may be spent of a control group's `limit`: never all of it.
+fn below(limit: u64) -> u64 {
+    let reserve = (limit / 100 * GROUP_RESERVE_PERCENT).max(GROUP_RESERVE_FLOOR);
+    limit - reserve.min(limit / 2)
 }
 
 fn available(meminfo: &str) -> Option<u64> {
@@ -78,7 +92,7 @@ fn available(meminfo: &str) -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
-/// The tightest memory limit on the way from this process's group to the root, and the group that has it.
+/// The least that a memory limit on the way from this process's group to the root leaves, and the group that has it.
 fn limit(groups: &str, mount: &Path) -> Option<(u64, PathBuf)> {
     groups
         .lines()
@@ -86,8 +100,8 @@ fn limit(groups: &str, mount: &Path) -> Option<(u64, PathBuf)> {
             // "0::/path" is the unified hierarchy, "5:memory:/path" the old one.
             let mut parts = line.splitn(3, ':');
             match (parts.next()?, parts.next()?, parts.next()?) {
-                ("0", "", path) => Some((mount.to_owned(), path, &["memory.high", "memory.max"][..])),
-                (_, "memory", path) => Some((mount.join("memory"), path, &["memory.limit_in_bytes"][..])),
+                ("0", "", path) => Some((mount.to_owned(), path, &UNIFIED)),
+                (_, "memory", path) => Some((mount.join("memory"), path, &OLD)),
                 _ => None,
             }
         })
@@ -97,13 +111,48 @@ fn limit(groups: &str, mount: &Path) -> Option<(u64, PathBuf)> {
                 .map(|p| root.join(p))
                 .collect();
             groups.into_iter().flat_map(move |group| {
-                files.iter().filter_map(move |file| {
+                let used = files.used(&group);
+                files.limits.iter().filter_map(move |file| {
                     let text = std::fs::read_to_string(group.join(file)).ok()?;
-                    Some((text.trim().parse::<u64>().ok()?, group.clone()))
+                    let limit = text.trim().parse::<u64>().ok()?;
+                    Some((limit.saturating_sub(used), group.clone()))
                 })
             })
         })
         .min()
+}
+
+/// The names of a control group's files.
+struct Files {
+    limits: &'static [&'static str],
+    usage: &'static str,
+    /// Fields of `memory.stat` that the kernel gives up for whatever asks.
+    cache: &'static [&'static str],
+}
+
+const UNIFIED: Files = Files {
+    limits: &["memory.high", "memory.max"],
+    usage: "memory.current",
+    cache: &["active_file", "inactive_file"],
+};
+
+const OLD: Files = Files {
+    limits: &["memory.limit_in_bytes"],
+    usage: "memory.usage_in_bytes",
+    cache: &["total_active_file", "total_inactive_file"],
+};
+
+impl Files {
+    /// What is in use in `group` already and stays there: caches of files are not.
+    fn used(&self, group: &Path) -> u64 {
+        let read = |name| std::fs::read_to_string(group.join(name)).unwrap_or_default();
+        let usage = read(self.usage).trim().parse::<u64>().unwrap_or(0);
+        let stat = read("memory.stat");
+        let figures = stat.lines().filter_map(|line| line.split_once(' '));
+        let cache = figures.filter(|(name, _)| self.cache.contains(name));
+        let cache = cache.filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok());
+        usage.saturating_sub(cache.sum())
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +186,40 @@ mod tests {
         std::fs::write(mount.path().join("fleet/memory.max"), format!("{}\n", 3 * GIB)).unwrap();
         let found = limit("0::/fleet/web\n", mount.path());
         assert_eq!(found, Some((2 * GIB, mount.path().join("fleet"))));
-        assert_eq!(choose(10 * GIB, found).bytes, 2 * GIB);
+        // A tenth is left below the limit.
+        assert_eq!(choose(10 * GIB, found).bytes, 2 * GIB - 2 * GIB / 100 * 10);
+        // What is in use there already is gone, but for the caches of files.
+        std::fs::write(
+            mount.path().join("fleet/memory.current"),
+            format!("{}\n", GIB / 2),
+        )
+        .unwrap();
+        let stat = format!("anon 7\nactive_file {}\ninactive_file {}\n", GIB / 8, GIB / 8);
+        std::fs::write(mount.path().join("fleet/memory.stat"), stat).unwrap();
+        let found = limit("0::/fleet/web\n", mount.path());
+        assert_eq!(found, Some((2 * GIB - GIB / 4, mount.path().join("fleet"))));
+    }
+
+    #[test]
+    fn a_groups_limit_is_never_taken_to_the_byte() {
+        for limit in [
+            0,
+            1,
+            4096,
+            1 << 20,
+            100 << 20,
+            128 << 20,
+            200 << 20,
+            GIB,
+            100 * GIB,
+        ] {
+            let bytes = below(limit);
+            assert!(limit == 0 || bytes < limit || limit == 1, "{limit}: {bytes}");
+            assert!(bytes >= limit / 2);
+            assert!(limit < 128 << 20 || limit - bytes >= GROUP_RESERVE_FLOOR);
+        }
+        let none = choose(10 * GIB, Some((1 << 30, "/g".into())));
+        assert_eq!(none.source, Source::Cgroup("/g".into()));
     }
 
     #[test]

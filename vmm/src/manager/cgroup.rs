@@ -1,5 +1,8 @@
 //! The brake between two samples: guests' processes in one control group whose `memory.high` is the budget.
 //!
+//! Below it each guest has a group of its own, whose `memory.high` is what its process may hold: one that ignores its
+//! limit is slowed down, and its neighbours are not.
+//!
 //! The manager counts once a second. What guests grow in between by more than that, the kernel slows down: above
 //! `memory.high` it makes the group's processes reclaim before they go on, and kills nobody. `memory.max`, which would
 //! have somebody killed, is never touched.
@@ -7,14 +10,19 @@
 //! That needs a control group of version 2 in which the manager may make a group with the memory controller. Where
 //! there is none the accounting and the growth gate do the work alone.
 
+mod guests;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use allocator::GuestId;
 
 use crate::process::HeldDir;
+use guests::Guests;
 
 /// Begins the names of all groups made here; the manager's process number follows. The manager holds its group: the
 /// number alone would not say whether a manager in another container still runs.
@@ -80,6 +88,8 @@ pub struct Brake {
     group: HeldDir,
     /// What `memory.high` says.
     high: Mutex<u64>,
+    /// A group for each guest; none where the kernel does not allow that: then all guests are in one.
+    guests: Option<Mutex<Guests>>,
 }
 
 impl Brake {
@@ -134,10 +144,15 @@ impl Brake {
                 .map_err(failed("passing the memory controller on"))?;
         }
         clear_away_the_dead(parent);
+        let group = HeldDir::create(parent, PREFIX, 0o755).map_err(failed("a new group"))?;
+        let guests = Guests::below(group.path()).inspect_err(|error| {
+            log::warn!("guests have no control groups of their own, a process that ignores its limit is not slowed down alone: {error}");
+        });
         Ok(Self {
             parent: parent.to_owned(),
-            group: HeldDir::create(parent, PREFIX, 0o755).map_err(failed("a new group"))?,
+            group,
             high: Mutex::new(u64::MAX),
+            guests: guests.ok().map(Mutex::new),
         })
     }
 
@@ -146,12 +161,29 @@ impl Brake {
         self.group.path()
     }
 
-    /// Takes in process `pid`: what it allocates from now on counts.
+    /// Takes in process `pid`, which runs `guest`: what it allocates from now on counts.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn take_in(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.group().join("cgroup.procs"), pid.to_string())
+    pub fn take_in(&self, guest: GuestId, pid: u32) -> io::Result<()> {
+        match self.guests() {
+            Some(mut guests) => guests.take_in(guest, pid),
+            None => fs::write(self.group().join("cgroup.procs"), pid.to_string()),
+        }
+    }
+
+    /// Brakes each guest above what it may hold, bytes, from now on; one that was given no limit yet is not braked. Removes
+    /// the groups of guests that are not named.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn follow_guests(&self, allowed: &BTreeMap<GuestId, Option<u64>>) -> io::Result<()> {
+        self.guests().map_or(Ok(()), |mut guests| guests.follow(allowed))
+    }
+
+    fn guests(&self) -> Option<MutexGuard<'_, Guests>> {
+        let guests = self.guests.as_ref()?;
+        Some(guests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Brakes above `budget` from now on, or above what the kernel cannot reclaim from the guests' processes, if that is
@@ -190,6 +222,13 @@ impl Drop for Brake {
 /// Removes a group. Guests that run on without their manager go back to the parent, or where that may have no processes
 /// stay in the group, which brakes nobody any more.
 fn remove(parent: &Path, group: &Path) {
+    for guest in guests::found(group) {
+        release(parent, &guest);
+    }
+    release(parent, group);
+}
+
+fn release(parent: &Path, group: &Path) {
     let _ = fs::write(group.join("memory.high"), "max");
     let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for pid in processes.lines() {
@@ -224,6 +263,8 @@ fn own_group() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     /// A directory with a group's files; the kernel's part (removing them with the directory) is the test's.
@@ -246,6 +287,7 @@ mod tests {
             fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(),
             "+memory"
         );
+        assert_eq!(read("cgroup.subtree_control"), "+memory");
         brake.follow(1 << 30).unwrap();
         assert_eq!(read("memory.high"), "1073741824");
         brake.follow(1 << 29).unwrap();
@@ -260,15 +302,85 @@ mod tests {
         );
         brake.follow(1 << 30).unwrap();
         assert_eq!(read("memory.high"), "1073741824");
-        brake.take_in(77).unwrap();
+        brake.take_in(GuestId::new(3), 77).unwrap();
+        brake
+            .follow_guests(&[(GuestId::new(3), Some(1 << 28))].into())
+            .unwrap();
+        let guest = brake.group().join("guest-3");
+        let of_guest = |name: &str| fs::read_to_string(guest.join(name)).unwrap_or_default();
         assert_eq!(
-            (read("cgroup.procs"), read("memory.max")),
-            ("77".into(), String::new())
+            (of_guest("cgroup.procs"), of_guest("memory.high")),
+            ("77".into(), (280_u64 << 20).to_string())
+        );
+        assert_eq!(
+            (read("cgroup.procs"), read("memory.max"), of_guest("memory.max")),
+            (String::new(), String::new(), String::new())
         );
         let group = brake.group().to_owned();
         drop(brake);
         assert_eq!(fs::read_to_string(group.join("memory.high")).unwrap(), "max");
+        assert_eq!(fs::read_to_string(guest.join("memory.high")).unwrap(), "max");
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.procs")).unwrap(), "77");
+    }
+
+    /// A process that grows without end, once it is told to begin. Killed with this.
+    struct Hog(std::process::Child);
+
+    impl Hog {
+        fn new() -> Self {
+            let script = "read begin && exec tail -n 1 /dev/zero";
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script]).stdin(std::process::Stdio::piped());
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Hog {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Where this machine lets us make control groups with a memory limit.
+    fn of_this_machine() -> Option<Brake> {
+        let root = Choice::Below("/sys/fs/cgroup".into());
+        let named = Brake::find(&root).ok().flatten();
+        named.or_else(|| Brake::find(&Choice::Auto).ok().flatten())
+    }
+
+    #[test]
+    fn the_kernel_slows_down_a_process_that_ignores_its_limit() {
+        let Some(brake) = of_this_machine() else {
+            println!("skipped: no control group of version 2 with the memory controller may be made here");
+            return;
+        };
+        let (guest, mut hog) = (GuestId::new(1), Hog::new());
+        brake.take_in(guest, hog.0.id()).unwrap();
+        brake.follow_guests(&[(guest, Some(32 << 20))].into()).unwrap();
+        hog.0.stdin.as_mut().unwrap().write_all(b"begin\n").unwrap();
+        let group = brake.group().join("guest-1");
+        let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        let slowed = || {
+            let events = read("memory.events");
+            let high = events.lines().find_map(|line| line.strip_prefix("high "));
+            high.is_some_and(|count| count != "0")
+        };
+        let begin = std::time::Instant::now();
+        while !slowed() {
+            assert!(begin.elapsed().as_secs() < 120, "nothing slows it down");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let holds: u64 = read("memory.current").trim().parse().unwrap();
+        assert!(holds < 128 << 20, "{holds}");
+        assert!(
+            hog.0.try_wait().unwrap().is_none(),
+            "it is slowed down, not killed"
+        );
+        let all = brake.group().to_owned();
+        drop(hog);
+        drop(brake);
+        assert!(!all.exists(), "{} is left", all.display());
     }
 
     #[test]

@@ -119,22 +119,27 @@ impl Groups {
 
     /// Forgets groups without members. Those behind them move up, and their members with them.
     pub(super) fn prune(&mut self, members: &mut [Member]) {
-        for place in (0..self.groups.len()).rev() {
-            let id = GroupId::new(place as u32);
-            if members.iter().any(|member| member.limits.group == Some(id)) {
-                continue;
-            }
-            self.names.remove(place);
-            self.groups.remove(place);
-            for group in members
-                .iter_mut()
-                .filter_map(|member| member.limits.group.as_mut())
-            {
-                if *group > id {
-                    *group = GroupId::new(group.get() - 1);
-                }
-            }
+        let mut used = vec![false; self.groups.len()];
+        for group in members.iter().filter_map(|member| member.limits.group) {
+            used[group.get() as usize] = true;
         }
+        let mut next = 0;
+        let moved: Vec<GroupId> = used
+            .iter()
+            .map(|&used| {
+                next += u32::from(used);
+                GroupId::new(next.saturating_sub(1))
+            })
+            .collect();
+        for group in members
+            .iter_mut()
+            .filter_map(|member| member.limits.group.as_mut())
+        {
+            *group = moved[group.get() as usize];
+        }
+        let (mut names, mut groups) = (used.iter(), used.iter());
+        self.names.retain(|_| names.next() == Some(&true));
+        self.groups.retain(|_| groups.next() == Some(&true));
     }
 
     /// What is promised to groups beyond their members' own minimums, `minimums` by group.

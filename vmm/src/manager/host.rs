@@ -231,17 +231,24 @@ impl Host {
 
     /// The brake holds whatever the budget is by now.
     pub(super) fn set_brake(&self) {
-        let budget = self.roster().policy().settings().budget;
-        if let Some(brake) = &*lock(&self.0.brake)
-            && let Err(error) = brake.follow(budget.get() * 4096)
-        {
+        let bytes = |pages: Pages| pages.get().saturating_mul(4096);
+        let (budget, allowed) = {
+            let roster = self.roster();
+            let allowed = roster.guests();
+            let allowed = allowed.map(|(member, _)| (member.id, member.given().map(bytes)));
+            (roster.policy().settings().budget, allowed.collect())
+        };
+        let brake = lock(&self.0.brake);
+        let Some(brake) = &*brake else { return };
+        let followed = brake.follow(bytes(budget));
+        if let Err(error) = followed.and(brake.follow_guests(&allowed)) {
             log::debug!("{} does not follow the budget: {error}", brake.group().display());
         }
     }
 
     fn put_on_brake(&self, id: GuestId, pid: u32) {
         if let Some(brake) = &*lock(&self.0.brake)
-            && let Err(error) = brake.take_in(pid)
+            && let Err(error) = brake.take_in(id, pid)
         {
             log::debug!("{id} is not in {}: {error}", brake.group().display());
         }

@@ -275,6 +275,11 @@ impl Member {
         self.limit.allowed()
     }
 
+    /// The same where it was given a limit.
+    pub fn given(&self) -> Option<Pages> {
+        self.limit.sent().map(|_| self.limit.allowed())
+    }
+
     /// The most that it may come to hold before it hears of another limit: what it is allowed, or what it holds anyway.
     pub fn in_force(&self) -> Pages {
         self.held.max(self.limit.allowed())
