@@ -1,14 +1,13 @@
 //! A running guest.
 
-use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use guest_images::agent_protocol::{Action, Command, Event, Report};
-use levy::control::{Client, Request};
+use levy_protocol::control::{Client, Request};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use levy::api::client::Client;
-use levy::api::types::GuestView;
-use levy::control::{Client as Control, Request};
+use levy_launcher::api_client::Client;
+use levy_protocol::api::GuestView;
+use levy_protocol::control::{Client as Control, Request};
 use serde_json::Value;
 
 use crate::{Lab, PATIENCE, files_in};

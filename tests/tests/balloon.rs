@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use guest_images::Flavour;
 use guest_images::agent_protocol::{Action, ModuleChange, Report};
-use levy::control::Request;
+use levy_protocol::control::Request;
 use levy_tests::{Guest, Lab, PATIENCE, turn};
 use serde_json::Value;
 

@@ -2,8 +2,8 @@
 //! loses no byte, and shares on.
 
 use guest_images::agent_protocol::Report;
-use levy::api::types::DomainView;
-use levy::control::Request;
+use levy_protocol::api::DomainView;
+use levy_protocol::control::Request;
 use levy_tests::{Guest, Lab, Manager, Plan, SmallDisk, files_in, turn, until};
 
 /// MiB of the pages that all guests of a test have in common, and how many pages that is.

@@ -1,6 +1,6 @@
 //! Guests that come and go leave nothing: no file, no descriptor, no page, no memory of the manager's or of the host's.
 
-use levy::control::Request;
+use levy_protocol::control::Request;
 use levy_tests::{Footprint, Guest, Lab, Manager, SmallDisk, files_in, turn, until};
 
 /// Memory that a manager may have more after fifty guests, KiB: allocators keep some.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use levy::control::{Client, Request};
+use levy_protocol::control::{Client, Request};
 use levy_tests::{Guest, Lab, PATIENCE};
 use serde_json::Value;
 

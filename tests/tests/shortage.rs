@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use guest_images::agent_protocol::{Action, ModuleChange, Report};
-use levy::api::types::{GuestView, HostChange};
-use levy::control::Request;
+use levy_protocol::api::{GuestView, HostChange};
+use levy_protocol::control::Request;
 use levy_tests::{Guest, Lab, Manager, PATIENCE, Plan, SmallDisk, turn, until};
 
 const MIB: u64 = 1 << 20;

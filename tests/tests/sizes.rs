@@ -1,6 +1,6 @@
 //! Debian guests with memory on both sides of the hole for registers, and of an odd number of MiB, under a manager.
 
-use levy::control::Request;
+use levy_protocol::control::Request;
 use levy_tests::Lab;
 
 const MIB: u64 = 1 << 20;

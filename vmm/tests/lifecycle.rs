@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use levy::control::{Client, Request};
+use levy_protocol::control::{Client, Request};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -4,4 +4,4 @@
 //! with `--json FILE`, writes a [`Report`]. A bench never asserts a time: the machine is noisy, the reader judges.
 #![forbid(unsafe_code)]
 
-pub use levy::bench::{Report, Samples};
+pub use levy_bench::{Report, Samples};

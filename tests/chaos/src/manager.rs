@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use levy::api::types::{GuestList, HostChange, HostView};
+use levy_protocol::api::{GuestList, HostChange, HostView};
 
 use crate::api;
 use crate::hunger::Hunger;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::linux::fs::MetadataExt;
 
-use levy::manager::census::Held;
+use levy_protocol::process_memory::Held;
 
 /// Bytes of anonymous memory and page tables of a process; none once it is gone.
 pub(crate) fn held(pid: u32) -> u64 {

@@ -197,7 +197,7 @@ pub(crate) fn pretend(dir: &std::path::Path, name: &str, random: &mut Random) ->
     let mut stream = UnixStream::connect(dir.join("guests.sock"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let version = levy::link::VERSION;
+    let version = levy_protocol::link::VERSION;
     let hello = format!(
         "{{\"type\":\"hello\",\"version\":{version},\"name\":\"{name}\",\"size\":16777216,\"min\":4096,\"shares\":1000,\
          \"sharing\":{{\"domain\":\"simulated\"}}}}\n"

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use levy::api::client::Client;
-use levy::api::types::HostView;
+use levy_launcher::api_client::Client;
+use levy_protocol::api::HostView;
 use tempfile::TempDir;
 
 use crate::until;

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use levy::memory::GuestRam;
+use levy_machine::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::contents::{self, Written};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
-use levy::memory::GuestRam;
+use levy_machine::memory::GuestRam;
+use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
 use page_share::Region;
 
 use crate::guest::{Said, Status};

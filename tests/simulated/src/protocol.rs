@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use levy::link::{
+use levy_protocol::link::{
     Activity, FromManager, FromVmm, Hello, Line, Lines, OLDEST, PageCounts, Report, Sharing, Standing,
-    VERSION,
+    VERSION, now_us,
 };
-use levy::manager::host::Doors;
-use levy::manager::incidents::now_us;
+use levy_protocol::run_dir::Doors;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 const MIB: u64 = 1 << 20;

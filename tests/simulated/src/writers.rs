@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use levy::memory::GuestRam;
+use levy_machine::memory::GuestRam;
 
 use crate::contents::Written;
 use crate::memory::{Pages, WORDS, load, store};

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use levy::link::{FromManager, FromVmm, Hello, Line, Lines, OLDEST, Report, Sharing, VERSION};
-use levy::manager::host::Doors;
+use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, OLDEST, Report, Sharing, VERSION};
+use levy_protocol::run_dir::Doors;
 use page_share::port::{Port, PortError, Report as PageReport};
 use page_share::{Gfn, PageHasher, Slot, SocketPort};
 use simulated::{Guest, GuestOptions, Manager, PATIENCE, until};
@@ -172,7 +172,7 @@ fn impossible_numbers_change_nothing() {
     report.activity.last = (u32::MAX, 1);
     report.activity.periods = u64::MAX;
     report.old_pools = vec![
-        levy::link::OldPool {
+        levy_protocol::link::OldPool {
             id: 1,
             bytes: u64::MAX
         };
@@ -311,7 +311,7 @@ fn asking_about_pages_without_end_takes_a_part_of_a_cpu_only() {
 fn clients_of_the_api_that_do_not_read_delay_no_guest() {
     let manager = Manager::start(Path::new(PROGRAM), 256);
     let mut witnesses = witnesses(&manager);
-    let socket = levy::api::socket_in(manager.dir());
+    let socket = levy_protocol::run_dir::api_socket(manager.dir());
     let before = manager.view().doors;
     let mut slow: Vec<_> = (0..200)
         .filter_map(|number| {

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use levy::api::client::ClientError;
-use levy::api::types::HostChange;
-use levy::engine::Engine;
-use levy::memory::GuestRam;
-use levy::virtio::blk::{Disk, OverlayDisk};
+use levy_launcher::api_client::ClientError;
+use levy_machine::memory::GuestRam;
+use levy_machine::virtio::blk::{Disk, OverlayDisk};
+use levy_member::Engine;
+use levy_protocol::api::HostChange;
 use page_share::{Gfn, PageRun};
 use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
 use vm_memory::{Bytes, GuestAddress};

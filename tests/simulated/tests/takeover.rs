@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use levy::api::types::{GroupChange, GuestChange, HostChange};
+use levy_protocol::api::{GroupChange, GuestChange, HostChange};
 use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_simulated");
@@ -219,15 +219,15 @@ fn only_the_very_process_is_taken_back() {
 #[test]
 fn groups_come_back_with_their_guests() {
     let mut manager = Manager::start(Path::new(PROGRAM), 256);
-    let hello = levy::link::Hello {
-        version: levy::link::VERSION,
-        oldest: Some(levy::link::OLDEST),
+    let hello = levy_protocol::link::Hello {
+        version: levy_protocol::link::VERSION,
+        oldest: Some(levy_protocol::link::OLDEST),
         name: "member".into(),
         size: 16 * MIB,
         min: 2 * MIB,
         shares: 1000,
-        sharing: levy::link::Sharing::Off,
-        group: Some(levy::link::GroupLimits {
+        sharing: levy_protocol::link::Sharing::Off,
+        group: Some(levy_protocol::link::GroupLimits {
             name: "web".into(),
             shares: 1000,
             min: 4 * MIB,
@@ -236,7 +236,7 @@ fn groups_come_back_with_their_guests() {
         fleet: Some("/somewhere/fleet.toml".into()),
         control: None,
     };
-    let guest = levy::engine::Introduction::make(manager.dir(), hello).unwrap();
+    let guest = levy_member::Introduction::make(manager.dir(), hello).unwrap();
     let change = GroupChange {
         shares: Some(300),
         max_bytes: Some(64 * MIB),

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use levy::manager::host::Doors;
+use levy_protocol::run_dir::Doors;
 use serde_json::{Value, json};
 use simulated::{Manager, until};
 

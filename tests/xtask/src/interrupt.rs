@@ -1,8 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP: noted, and turned into an error at the next check, so that values clean up as they drop.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::fleet_file::FleetFileError;
-use crate::api::client::{Client, ClientError};
-use crate::process;
+use levy_launcher::api_client::{Client, ClientError};
 
 /// Which manager, and for whom the answer is.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,7 +53,7 @@ impl Asking {
 /// The exit status for what came of a command: 2 for wrong usage, 1 for everything else that went wrong.
 pub(super) fn status(result: Result<(), AskError>) -> u8 {
     let Err(error) = result else { return 0 };
-    eprintln!("levy: {}", process::chain(&error));
+    eprintln!("levy: {}", levy_protocol::error_chain(&error));
     match error {
         AskError::Usage(_) => 2,
         _ => 1,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use self::sharing::{HintsArgs, SharingArgs, VersusKsmArgs};
 use super::run;
 use super::setup::{self, SetupError};
-use super::vmm::GuestArgs;
-use crate::bench::{self, Draft, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
-use crate::{config, process};
+use levy_bench::{self, Draft, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
+use levy_launcher::GuestArgs;
+use levy_machine::config;
 
 const ABOUT: &str = "\
 Every bench brings a manager of its own and takes its guests down at the end, however it ends. Guests are made as
@@ -124,7 +124,7 @@ impl BenchArgs {
             Ok(()) => 0,
             Err(BenchError::Stage(StageError::Interrupted)) => 130,
             Err(error) => {
-                eprintln!("levy: {}", process::chain(&error));
+                eprintln!("levy: {}", levy_protocol::error_chain(&error));
                 1
             }
         }
@@ -134,17 +134,19 @@ impl BenchArgs {
         match self.bench {
             Bench::Overcommit(args) => {
                 let cpus = args.quiet_scan_cpu;
-                args.scene
-                    .play("overcommit", |scene| bench::overcommit::overcommit(scene, cpus))
+                args.scene.play("overcommit", |scene| {
+                    levy_bench::overcommit::overcommit(scene, cpus)
+                })
             }
-            Bench::Wake(args) => args.play("wake", bench::overcommit::wake),
+            Bench::Wake(args) => args.play("wake", levy_bench::overcommit::wake),
             Bench::Hints(args) => args.measure(),
             Bench::Sharing(args) => args.measure(),
             Bench::SharingVsKsm(args) => args.measure(),
-            Bench::Overhead(args) => args.play("overhead", bench::overhead),
+            Bench::Overhead(args) => args.play("overhead", levy_bench::overhead),
             Bench::Tax(args) => {
                 let work = args.workload;
-                args.scene.play("tax", |scene| bench::tax(scene, work.as_deref()))
+                args.scene
+                    .play("tax", |scene| levy_bench::tax(scene, work.as_deref()))
             }
         }
     }
@@ -208,9 +210,9 @@ impl Files {
         let outcome = match found {
             Ok(outcome) => outcome,
             Err(error) => {
-                let report = draft.failed(&process::chain(&error));
+                let report = draft.failed(&levy_protocol::error_chain(&error));
                 if let Err(unwritten) = report.write(self.json.as_deref()) {
-                    eprintln!("levy: {}", process::chain(&unwritten));
+                    eprintln!("levy: {}", levy_protocol::error_chain(&unwritten));
                 }
                 return Err(error.into());
             }

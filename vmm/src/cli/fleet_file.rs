@@ -18,11 +18,9 @@ use toml::{Spanned, Value};
 
 use self::source::{Source, plain};
 use super::host::{self, PolicyArgs};
-use super::vmm::GuestArgs;
-use crate::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
-use crate::launcher::OnReboot;
-use crate::link::GroupLimits;
-use crate::manager::roster::is_name;
+use levy_launcher::{GuestArgs, OnReboot};
+use levy_machine::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
+use levy_protocol::link::{GroupLimits, is_name};
 
 /// Guests that one part of the file may stand for.
 const COUNT_LIMIT: i64 = 1024;
@@ -373,9 +371,9 @@ impl Entry<'_> {
                 with: self.sharing()?,
                 ..config::SharingOption::default()
             },
-            group: self.group()?,
+            group: self.group()?.map(config::GroupOption),
             swap: swap.to_owned(),
-            confine: crate::confine::Mode::default(),
+            confine: levy_machine::confine::Mode::default(),
         })
     }
 

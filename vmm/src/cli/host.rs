@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use allocator::Tax;
 
-use crate::api;
-use crate::config;
-use crate::manager::budget::{Budget, Source};
-use crate::manager::cgroup::{self, Brake};
-use crate::manager::host::{Doors, Host, HostError, Start, kept_in};
-use crate::manager::kept::{Kept, KeptSettings};
-use crate::manager::place;
-use crate::manager::policy::{Sampling, Settings};
-use crate::process;
+use levy_machine::{config, process};
+use levy_manager::api;
+use levy_manager::budget::{Budget, Source};
+use levy_manager::cgroup::{self, Brake};
+use levy_manager::host::{Host, HostError, Start};
+use levy_manager::kept::{Kept, KeptSettings};
+use levy_manager::policy::{Sampling, Settings};
+use levy_protocol::run_dir;
+use levy_protocol::run_dir::{Doors, kept_in};
 
 const EXAMPLES: &str = "\
 Guests find the manager by its run directory. `levy run` uses the manager in the default one by itself, and manages its
@@ -169,17 +169,17 @@ impl HostArgs {
         match self.manage() {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("levy: {}", process::chain(&error));
+                eprintln!("levy: {}", levy_protocol::error_chain(&error));
                 1
             }
         }
     }
 
     fn manage(mut self) -> Result<(), RunError> {
-        process::raise_open_files();
+        levy_protocol::raise_open_files();
         let signals = process::block_end_signals().map_err(RunError::Process)?;
-        let dir = self.run_dir.unwrap_or_else(place::default_dir);
-        place::make_dir(&dir).map_err(|source| RunError::Dir {
+        let dir = self.run_dir.unwrap_or_else(run_dir::default_dir);
+        run_dir::make_dir(&dir).map_err(|source| RunError::Dir {
             dir: dir.clone(),
             source,
         })?;
@@ -188,7 +188,7 @@ impl HostArgs {
         let kept = self.policy.go_on_with(before.settings);
         let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
         let swap = self.swap;
-        let backing = place::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
+        let backing = levy_manager::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
         let brake = Brake::find(&self.policy.cgroup)?;
         let start = Start {
             settings,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
 use super::table::{self, mib};
-use crate::api::types::{GroupView, GuestView, HostView};
+use levy_protocol::api::{GroupView, GuestView, HostView};
 
 /// List the guests of a manager.
 #[derive(Clone, Debug, clap::Args)]

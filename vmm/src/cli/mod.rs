@@ -20,5 +20,4 @@ pub use run::RunArgs;
 pub use set::SetArgs;
 pub use stop::{PauseArgs, ResumeArgs, StopArgs};
 pub use up::{DownArgs, UpArgs};
-pub(crate) use vmm::GuestArgs;
 pub use vmm::VmmArgs;

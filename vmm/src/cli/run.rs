@@ -10,15 +10,13 @@ use levy_agent::Workload;
 use super::fleet_file::FleetFileError;
 use super::host::PolicyArgs;
 use super::setup::{self, SetupError};
-use super::vmm::GuestArgs;
-use crate::config;
-use crate::launcher::{
-    Fleet, FleetError, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
+use levy_launcher::{
+    Fleet, FleetError, GuestArgs, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
 };
-use crate::manager::host::Doors;
-use crate::manager::place;
-use crate::process;
-use crate::virtio::blk::DiskError;
+use levy_machine::config;
+use levy_machine::virtio::blk::DiskError;
+use levy_protocol::run_dir;
+use levy_protocol::run_dir::Doors;
 
 const EXAMPLES: &str = "\
 Without --kernel, guests boot a stock Debian kernel with Levy's agent; without --disk they share a Debian disk, each
@@ -106,7 +104,7 @@ impl RunArgs {
         match self.launch() {
             Ok(status) => status,
             Err(error) => {
-                eprintln!("levy: {}", process::chain(&error));
+                eprintln!("levy: {}", levy_protocol::error_chain(&error));
                 1
             }
         }
@@ -168,7 +166,7 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
         Some("own") => {}
         Some(dir) => return Ok(Manager::Running(dir.into())),
         None => {
-            let dir = place::default_dir();
+            let dir = run_dir::default_dir();
             if std::os::unix::net::UnixStream::connect(Doors::in_dir(&dir).guests).is_ok() {
                 return Ok(Manager::Running(dir));
             }

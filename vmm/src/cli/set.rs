@@ -2,8 +2,8 @@
 
 use super::asking::{AskError, Asking, status};
 use super::{ls, table};
-use crate::api::types::{GroupChange, GuestChange, HostChange};
-use crate::config;
+use levy_machine::config;
+use levy_protocol::api::{GroupChange, GuestChange, HostChange};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,11 +6,10 @@ use std::time::Duration;
 use allocator::Pages;
 use guest_images::{Boot, Cache, Flavour, Images, debian::Archive};
 
-use super::vmm::GuestArgs;
-use crate::config::{DiskConfig, DiskMode};
 use crate::doctor::Machine;
-use crate::manager::place;
-use crate::process::{self, Signals};
+use levy_launcher::GuestArgs;
+use levy_machine::config::{DiskConfig, DiskMode};
+use levy_machine::process::{self, Signals};
 
 /// What is missing, or cannot be had twice.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +47,7 @@ pub(super) fn signals() -> Result<Signals, SetupError> {
 
 /// What may be promised as swap in `dir`.
 pub(super) fn backing(dir: &Path) -> Result<Pages, SetupError> {
-    place::backing(dir).map_err(|source| SetupError::Swap {
+    levy_manager::backing(dir).map_err(|source| SetupError::Swap {
         dir: dir.to_owned(),
         source,
     })

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
-use crate::api::client::{Client, ClientError};
-use crate::config;
+use levy_launcher::api_client::{Client, ClientError};
+use levy_machine::config;
 
 /// How often a guest that stops is looked for.
 const LOOK: Duration = Duration::from_millis(200);

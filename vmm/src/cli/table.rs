@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::types::GuestView;
+use levy_protocol::api::GuestView;
 
 /// A column: its name, and its figure in bytes; none where there is none yet.
 type Column = (&'static str, fn(&GuestView) -> Option<u64>);

@@ -8,12 +8,10 @@ use serde_json::json;
 use super::asking::{AskError, Asking, status};
 use super::fleet_file::{FleetFile, FleetGuest};
 use super::run::{self, RunError};
-use super::setup;
-use super::stop;
-use crate::api::client::{Client, ClientError};
-use crate::config;
-use crate::launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
-use crate::process;
+use super::{setup, stop};
+use levy_launcher::api_client::{Client, ClientError};
+use levy_launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
+use levy_machine::config;
 
 const EXAMPLE: &str = "\
 A fleet file, every key but size optional:
@@ -75,7 +73,7 @@ impl UpArgs {
         match self.launch() {
             Ok(status) => status,
             Err(error) => {
-                eprintln!("levy: {}", process::chain(&error));
+                eprintln!("levy: {}", levy_protocol::error_chain(&error));
                 1
             }
         }

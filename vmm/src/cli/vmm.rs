@@ -1,27 +1,19 @@
 //! `levy vmm`: one guest in this process.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::boot::BootFiles;
-use crate::config::{
-    self, BalloonConfig, CpusConfig, DiskConfig, GuestConfig, ManagedConfig, MemoryConfig, NetConfig,
-    SerialConfig, SharingOption,
-};
-use crate::confine;
 use crate::doctor;
-use crate::link::GroupLimits;
-use crate::machine::Outcome;
-use crate::process::{self, Report, ReportStyle, SocketFile};
-use crate::supervisor::{Event, Machine, SetupError, Supervisor};
-use crate::{control, machine};
-
-/// What every guest gets on its command line before anything else: a console, no chatter (each byte of it costs an
-/// exit), a restart that reaches us, an end instead of a hang after a panic, and no needless zeroing of pages, which
-/// would make a balloon ten times slower.
-const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet pci=off reboot=k panic=-1 init_on_alloc=0";
+use levy_launcher::GuestArgs;
+use levy_machine::boot::BootFiles;
+use levy_machine::config::{self, GuestConfig, ManagedConfig, SerialConfig};
+use levy_machine::event::Event;
+use levy_machine::process::{self, Report, ReportStyle};
+use levy_machine::supervisor::{Machine, SetupError, Supervisor};
+use levy_machine::{confine, control, vm};
+use levy_protocol::outcome::Outcome;
+use levy_protocol::socket::{SocketError, SocketFile};
 
 const EXAMPLES: &str = "\
 Options with several parts are written key=value,key=on|off.
@@ -76,61 +68,6 @@ pub struct VmmArgs {
     kvm_checked: bool,
 }
 
-/// The options that describe a guest, shared by `levy vmm` and `levy run`.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct GuestArgs {
-    /// Linux kernel, a 64-bit bzImage (what /boot/vmlinuz-* is)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
-    /// Initramfs for the kernel
-    #[arg(long, value_name = "FILE")]
-    pub(crate) initrd: Option<PathBuf>,
-    /// More words for the kernel's command line, behind Levy's own
-    #[arg(long, value_name = "WORDS", default_value = "")]
-    pub(crate) cmdline: String,
-    /// Guest memory: size=512M[,min=128M][,shares=low|normal|high|N]. The guest always gets min (a quarter of its size
-    /// unless given); shares are its right to the rest beside other guests. mergeable=on leaves the memory to the
-    /// kernel's same-page merging (KSM) and unmanaged, for comparisons: all of it is reserved then, as with min=size, and
-    /// it needs --sharing mode=off
-    #[arg(long, value_name = "size=SIZE,...", default_value = "size=512M")]
-    pub(crate) memory: MemoryConfig,
-    /// Number of vCPUs
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) cpus: CpusConfig,
-    /// A disk, a raw image: path=FILE[,readonly=on][,overlay=on][,latency=5ms]. With overlay=on the guest writes to a
-    /// private layer that is gone afterwards, and any number of guests can share the file. Repeatable
-    #[arg(long, value_name = "path=FILE,...")]
-    pub(crate) disk: Vec<DiskConfig>,
-    /// A network card on a tap: tap=NAME[,create=on][,mac=..][,host=ADDR/LEN][,guest=ADDR/LEN]. Repeatable
-    #[arg(long, value_name = "tap=NAME,...")]
-    pub(crate) net: Vec<NetConfig>,
-    /// The balloon: [size=64M][,deflate_on_oom=on|off][,free_page_reporting=on|off][,stats_polling_interval=1s]. By
-    /// default it is empty, reports free pages and gives memory back before the guest kills a process
-    #[arg(
-        long,
-        value_name = "size=SIZE,...",
-        default_value_t,
-        hide_default_value = true
-    )]
-    pub(crate) balloon: BalloonConfig,
-    /// With whom equal pages are shared: with the guests of the same launch, mode=on,domain=NAME with all guests that
-    /// name the domain, mode=off with nobody. With hints=off reads of disks that guests share do not say what to look at
-    /// first
-    #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
-    pub(crate) sharing: SharingOption,
-    /// The group that the guest claims memory with: name=web[,shares=low|normal|high|N][,min=SIZE][,max=SIZE]. The first
-    /// guest that names a group brings its limits along; the members divide what the group gets
-    #[arg(long, value_name = "name=NAME,...")]
-    pub(crate) group: Option<GroupLimits>,
-    /// Folder for the guest's swap file, which has no name and is gone when the guest ends
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    pub(crate) swap: PathBuf,
-    /// Whether the guest's process is confined to the system calls that a running guest needs: on, off, or log, which
-    /// carries forbidden ones out and notes them in the kernel's log
-    #[arg(long, value_name = "on|off|log", default_value_t)]
-    pub(crate) confine: confine::Mode,
-}
-
 /// `path=FILE` or `FILE`.
 fn path_option(text: &str) -> Result<PathBuf, String> {
     let path = text.strip_prefix("path=").unwrap_or(text);
@@ -158,7 +95,7 @@ enum VmmError {
     #[error("the host cannot start this process properly")]
     Process(#[source] std::io::Error),
     #[error(transparent)]
-    Socket(#[from] process::SocketError),
+    Socket(#[from] SocketError),
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(transparent)]
@@ -195,14 +132,14 @@ impl VmmArgs {
             Some(_) => confine::Sockets::Theirs,
             None => confine::Sockets::Ours,
         };
-        process::raise_open_files();
+        levy_protocol::raise_open_files();
         confine::begin(self.guest.confine, sockets)?;
         if let Err(error) = confine::prefer_as_victim() {
             log::debug!("memory shortage: {error}");
         }
         let checked = self.kvm_checked;
         let config = self.config()?;
-        machine::open_kvm().map_err(SetupError::Host)?;
+        vm::open_kvm().map_err(SetupError::Host)?;
         let (events, heard) = channel();
         // Everything about the files is checked before the host is, so that the cheaper mistake shows first.
         let machine = Machine::build(&config, &events)?;
@@ -221,7 +158,10 @@ impl VmmArgs {
             .map_err(VmmError::Process)?;
         let _control = match &config.control {
             Some(path) => {
-                let (file, listener) = SocketFile::bind(path)?;
+                let (mut file, listener) = SocketFile::bind(path)?;
+                if !confine::removes_sockets() {
+                    file.leave_to_starter();
+                }
                 control::serve(listener, events).map_err(VmmError::Process)?;
                 Some(file)
             }
@@ -252,7 +192,7 @@ impl VmmArgs {
                 manager,
                 sharing: self.guest.sharing.with,
                 hints: self.guest.sharing.hints,
-                group: self.guest.group,
+                group: self.guest.group.map(|group| group.0),
                 fleet: self.fleet,
                 swap: Some(self.guest.swap),
             }),
@@ -261,51 +201,6 @@ impl VmmArgs {
             control: self.control,
             deadline: self.deadline,
         })
-    }
-}
-
-impl GuestArgs {
-    /// The options as `levy vmm` takes them.
-    pub(crate) fn to_args(&self) -> Vec<OsString> {
-        let mut args = Vec::new();
-        let mut push = |option: &str, value: OsString| args.extend([option.into(), value]);
-        for (option, file) in [("--kernel", &self.kernel), ("--initrd", &self.initrd)] {
-            if let Some(file) = file {
-                push(option, file.into());
-            }
-        }
-        push("--memory", self.memory.to_string().into());
-        push("--cpus", self.cpus.count.to_string().into());
-        self.disk
-            .iter()
-            .for_each(|disk| push("--disk", disk.to_string().into()));
-        self.net
-            .iter()
-            .for_each(|net| push("--net", net.to_string().into()));
-        push("--balloon", self.balloon.to_string().into());
-        push("--sharing", self.sharing.to_string().into());
-        push("--swap", self.swap.clone().into());
-        if let Some(group) = &self.group {
-            push("--group", group.to_string().into());
-        }
-        push("--confine", self.confine.to_string().into());
-        // With `=`, since words of the kernel's may begin with a dash.
-        args.push(format!("--cmdline={}", self.cmdline).into());
-        args
-    }
-
-    fn full_cmdline(&self) -> String {
-        let mut words = vec![DEFAULT_CMDLINE.to_owned()];
-        words.extend(
-            self.net
-                .iter()
-                .enumerate()
-                .filter_map(|(card, net)| net.kernel_words(card)),
-        );
-        if !self.cmdline.is_empty() {
-            words.push(self.cmdline.clone());
-        }
-        words.join(" ")
     }
 }
 

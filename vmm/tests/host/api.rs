@@ -3,9 +3,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use levy::api;
-use levy::api::client::ClientError;
-use levy::api::types::{GuestChange, HostChange, Phase};
+use levy_launcher::api_client::ClientError;
+use levy_protocol::api::{GuestChange, HostChange, Phase};
 
 use crate::harness::{MIB, Managed, PATIENCE, Told, until};
 
@@ -200,7 +199,7 @@ fn is_open(mut stream: &UnixStream) -> bool {
 #[test]
 fn slow_and_broken_clients_harm_nobody() {
     let managed = Managed::new(256);
-    let socket = api::socket_in(managed.dir.path());
+    let socket = levy_protocol::run_dir::api_socket(managed.dir.path());
     let open = |text: &[u8]| {
         let mut stream = UnixStream::connect(&socket).unwrap();
         stream.write_all(text).unwrap();

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use levy::api;
-use levy::api::client::Client;
-use levy::api::types::Phase;
-use levy::link::Hello;
+use levy_launcher::api_client::Client;
+use levy_protocol::api::Phase;
+use levy_protocol::link::Hello;
 use serde_json::Value;
 
 use crate::harness::{MIB, Managed, hello, levy_command, until};
@@ -141,7 +140,9 @@ fn levy_host_serves_its_api_and_takes_its_socket_along() {
     let view = client.host().unwrap();
     assert_eq!((view.pid, view.settings.budget_bytes), (host.id(), 300 * MIB));
     let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(api::socket_in(&run_dir)).unwrap().permissions(),
+        &std::fs::metadata(levy_protocol::run_dir::api_socket(&run_dir))
+            .unwrap()
+            .permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
     let found = levy_command(dir.path())

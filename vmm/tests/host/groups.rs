@@ -1,9 +1,9 @@
 //! Groups of guests: who is in one, what it gets, and how it is changed.
 
-use levy::api::client::ClientError;
-use levy::api::types::GroupChange;
-use levy::engine::{AttendError, Introduction};
-use levy::link::{GroupLimits, Hello};
+use levy_launcher::api_client::ClientError;
+use levy_member::{AttendError, Introduction};
+use levy_protocol::api::GroupChange;
+use levy_protocol::link::{GroupLimits, Hello};
 
 use crate::harness::{MIB, Managed, hello, until};
 

@@ -10,13 +10,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use allocator::Pages;
-use levy::api::client::Client;
-use levy::api::{self, Server};
-use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
-use levy::manager::host::{Doors, Host};
-use levy::manager::policy::Settings;
-use levy::memory::GuestRam;
+use levy_launcher::api_client::Client;
+use levy_machine::memory::GuestRam;
+use levy_manager::api::{self, Server};
+use levy_manager::host::Host;
+use levy_manager::policy::Settings;
+use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
+use levy_protocol::run_dir::Doors;
 use page_share::Region;
 use serde_json::Value;
 use vm_memory::{Bytes, GuestAddress};
@@ -165,7 +166,7 @@ impl Managed {
 
     /// Sends `text` as it is and returns the answer's status and body.
     pub(crate) fn raw(&self, text: &[u8]) -> (u16, Value) {
-        let mut stream = UnixStream::connect(api::socket_in(self.dir.path())).unwrap();
+        let mut stream = UnixStream::connect(levy_protocol::run_dir::api_socket(self.dir.path())).unwrap();
         stream.write_all(text).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

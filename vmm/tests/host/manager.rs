@@ -3,11 +3,12 @@
 use std::os::unix::net::UnixStream;
 
 use allocator::Pages;
-use levy::api::types::{GuestChange, Phase};
-use levy::engine::{AttendError, Introduction};
-use levy::link::{FromManager, FromVmm, Hello, Lines, VERSION};
-use levy::manager::host::{Doors, Host};
-use levy::manager::policy::Settings;
+use levy_manager::host::Host;
+use levy_manager::policy::Settings;
+use levy_member::{AttendError, Introduction};
+use levy_protocol::api::{GuestChange, Phase};
+use levy_protocol::link::{FromManager, FromVmm, Hello, Lines, VERSION};
+use levy_protocol::run_dir::Doors;
 use page_share::port::{Port, Report};
 use page_share::{Gfn, PAGE_SIZE, PageHasher, SocketPort};
 use vm_memory::{Bytes, GuestAddress};

@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use allocator::GuestId;
-use levy::control::{Client, Request};
-use levy::engine::{Inventory, Key};
-use levy::link::{FromManager, Orders, Report, Standing};
-use levy::manager::host::Host;
+use levy_manager::host::Host;
+use levy_member::{Inventory, Key};
+use levy_protocol::control::{Client, Request};
+use levy_protocol::link::{FromManager, Orders, Report, Standing};
 use serde_json::Value;
 
 use crate::kernel;

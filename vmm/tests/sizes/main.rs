@@ -12,9 +12,10 @@ use std::sync::Mutex;
 
 use allocator::Pages;
 use guest::{Failed, Guest, MIB, PAGE, TWICE, UNLIKE};
-use levy::link::Orders;
-use levy::manager::host::{Doors, Host};
-use levy::manager::policy::Settings;
+use levy_manager::host::Host;
+use levy_manager::policy::Settings;
+use levy_protocol::link::Orders;
+use levy_protocol::run_dir::Doors;
 
 /// MiB. The hole begins at 3072.
 const SIZES: [u64; 16] = [

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use bench::Report;
 use clap::Parser;
 use guest_images::agent_protocol::{Action, Command as Order, Event, Report as Word, Workload};
-use levy::control::{Client, Request};
+use levy_protocol::control::{Client, Request};
 use serde_json::Value;
 
 /// Anything that takes longer hangs.

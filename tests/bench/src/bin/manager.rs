@@ -218,7 +218,7 @@ fn measure_many(program: &Path, count: usize, report: &mut Report) -> anyhow::Re
 /// Milliseconds that a list of all guests takes, its bytes read and not looked at.
 fn list(manager: &Manager, count: usize) -> anyhow::Result<f64> {
     let began = Instant::now();
-    let mut stream = UnixStream::connect(levy::api::socket_in(manager.dir()))?;
+    let mut stream = UnixStream::connect(levy_protocol::run_dir::api_socket(manager.dir()))?;
     stream.write_all(b"GET /guests HTTP/1.1\r\nHost: levy\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -44,9 +44,14 @@ pub(super) const PACKAGES: &[Package] = &[
         parts: &["page-share/src"],
     },
     Package {
-        name: "levy",
-        root: "vmm/src",
-        parts: &["vmm/src/manager", "vmm/src/engine"],
+        name: "levy-member",
+        root: "vmm/member/src",
+        parts: &["vmm/member/src"],
+    },
+    Package {
+        name: "levy-manager",
+        root: "vmm/manager/src",
+        parts: &["vmm/manager/src"],
     },
 ];
 

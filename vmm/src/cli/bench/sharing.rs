@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{BenchError, SceneArgs};
-use crate::bench::{HintedReads, Sharing, VersusKsm};
-use crate::config;
+use levy_bench::{HintedReads, Sharing, VersusKsm};
+use levy_machine::config;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct VersusKsmArgs {

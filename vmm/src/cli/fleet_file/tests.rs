@@ -47,12 +47,13 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
     let [db, web, _] = &fleet.guests[..] else { panic!() };
     assert_eq!(web.args.memory, "size=256M,min=64M,shares=2000".parse().unwrap());
     assert_eq!(web.args.sharing.with, SharingConfig::Domain("front".into()));
-    let group = web.args.group.as_ref().unwrap();
+    let option = web.args.group.as_ref().unwrap();
+    let group = &option.0;
     assert_eq!((group.name.as_str(), group.shares), ("busy", 2000));
     assert_eq!((group.min, group.max), (128 << 20, Some(400 << 20)));
     assert_eq!(
-        group.to_string().parse(),
-        Ok(group.clone()),
+        option.to_string().parse(),
+        Ok(option.clone()),
         "as levy vmm reads it"
     );
     assert_eq!(db.args.group, None);

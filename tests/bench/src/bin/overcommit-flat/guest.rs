@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use levy::engine::{Attendant, Duties, Engine, Introduction};
-use levy::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
-use levy::memory::GuestRam;
+use levy_machine::memory::GuestRam;
+use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
 use ring3::{Guest, PAGE, Program, Work};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};

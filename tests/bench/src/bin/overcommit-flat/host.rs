@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use allocator::Pages;
 use anyhow::{Context, Result, bail};
 use bench::Report;
-use levy::api;
-use levy::bench::Sample;
-use levy::bench::overcommit::{Ledger, figure};
-use levy::manager::host::{Doors, Host};
-use levy::manager::{place, policy::Settings};
+use levy_bench::Sample;
+use levy_bench::overcommit::{Ledger, figure};
+use levy_manager::api;
+use levy_manager::host::Host;
+use levy_manager::policy::Settings;
+use levy_protocol::run_dir::Doors;
 use serde::Serialize;
 
 use crate::Args;
@@ -103,7 +104,7 @@ struct Part {
 struct Run {
     began: Instant,
     host: Host,
-    client: api::client::Client,
+    client: levy_launcher::api_client::Client,
     guests: Vec<Flat>,
     samples: Vec<Sample>,
     parts: Vec<Part>,
@@ -154,8 +155,9 @@ impl Run {
         }
         let mut sample = Sample::of(self.began.elapsed().as_secs_f64(), &host, &guests);
         // By the kernel's count now, not by the manager's at its last round.
-        let held =
-            |pid: u32| levy::manager::census::Held::of(pid).map_or(0, levy::manager::census::Held::total);
+        let held = |pid: u32| {
+            levy_protocol::process_memory::Held::of(pid).map_or(0, levy_protocol::process_memory::Held::total)
+        };
         for (sample, guest) in sample.guests.iter_mut().zip(&guests) {
             sample.held_bytes = held(guest.pid);
         }
@@ -186,14 +188,18 @@ impl Run {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let dir = tempfile::tempdir()?;
     let settings = Settings::new(Pages::from_mib(args.budget));
-    let host = Host::open(Doors::in_dir(dir.path()), settings, place::backing(&args.swap)?)?;
+    let host = Host::open(
+        Doors::in_dir(dir.path()),
+        settings,
+        levy_manager::backing(&args.swap)?,
+    )?;
     let _api = api::serve(host.clone(), dir.path())?;
     let rounds = host.clone();
     std::thread::spawn(move || rounds.run());
     let rival = rival(args, dir.path())?;
     let mut run = Run {
         began: Instant::now(),
-        client: api::client::Client::at(dir.path()),
+        client: levy_launcher::api_client::Client::at(dir.path()),
         host,
         guests: Vec::new(),
         samples: Vec::new(),

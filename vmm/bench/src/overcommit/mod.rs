@@ -1,0 +1,317 @@
+//! More guests than there is memory for: does the budget hold, and do the guests?
+//!
+//! Half of the guests run services under load and rewrite and check pages beside; the other half have filled their
+//! memory with a pattern and rest, and find it as they left it at the end. One of those loses its balloon driver, so
+//! that only compression and swap are left for it.
+//!
+//! When the busy ones are done everybody is quiet, and what sharing saves is held against what an
+//! [oracle](crate::Findings) finds. The idle guests' data is checked after that: by then it was shared, compressed,
+//! swapped, and read by the oracle.
+
+mod ledger;
+mod wake;
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use levy_agent::{Action, ModuleChange};
+use serde::Serialize;
+use serde_json::Map;
+
+use super::saving::Saving;
+use super::{Guest, Outcome, Report, RunId, Scene, Stage, StageError};
+use levy_launcher::GuestArgs;
+
+pub use ledger::{Ledger, figure};
+pub use wake::wake;
+
+/// Longer than any bench: these runs are told when to end.
+const ENDLESS: u32 = 100_000;
+
+/// How long everybody goes on after the services are done, so that idle guests are seen under pressure.
+const AFTER: Duration = Duration::from_secs(10);
+
+/// How long a verdict may take: setting a service up on an emulated host that does the same for others takes minutes, of
+/// which the agent allows ten for the server alone.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
+/// How long everybody is quiet before the savings are counted.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Who takes part.
+struct Cast {
+    budget: u64,
+    size: u64,
+    /// Names of busy guests, and what they run: a service first, or nothing.
+    busy: &'static [(&'static str, &'static str)],
+    /// What a busy guest checks beside, at a rate that leaves the CPU to its service: alone with it on a third of an
+    /// emulated one it gets through 170 pages a second.
+    churn: &'static str,
+    idle: u32,
+    /// MiB that an idle guest has filled.
+    filled: u32,
+}
+
+/// Services of a size that an emulated CPU sets up in minutes while seven other guests use it; what the idle ones have
+/// filled makes memory short.
+const FULL: Cast = Cast {
+    budget: 1 << 30,
+    size: 256 << 20,
+    busy: &[
+        ("redis", "redis mib=32 seconds=60"),
+        ("nginx", "nginx files=128 seconds=60"),
+        ("pgbench", "pgbench scale=1 seconds=60"),
+        ("dbench", "dbench clients=2 seconds=60"),
+    ],
+    churn: "churn mib=40 rate=10",
+    idle: 4,
+    filled: 168,
+};
+
+const QUICK: Cast = Cast {
+    budget: 288 << 20,
+    size: 192 << 20,
+    busy: &[
+        ("redis", "redis mib=32 seconds=15"),
+        ("churn", "churn mib=64 seconds=15"),
+    ],
+    churn: "churn mib=16 rate=500 seed=7",
+    idle: 1,
+    filled: 96,
+};
+
+/// How one guest fared.
+#[derive(Clone, Debug, Serialize)]
+struct Fate {
+    name: String,
+    /// All its data was right, its service did its work, and it never killed a process for want of memory.
+    ok: bool,
+    /// Operations of its service per second.
+    rate: f64,
+    unit: String,
+    oom_kills: u64,
+    /// What was wrong.
+    trouble: Vec<String>,
+}
+
+/// One guest on stage.
+struct Player {
+    guest: Guest,
+    service: Option<RunId>,
+    /// Runs that go on until they are told to end.
+    checks: Vec<RunId>,
+}
+
+/// Runs the bench. While guests work, scanning may use what it usually may; while they are quiet, `quiet_scan_cpu` CPUs.
+///
+/// # Errors
+/// When guests cannot be started or end unasked. Wrong data is no error: it is what the report is about.
+pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageError> {
+    let cast = if scene.quick { QUICK } else { FULL };
+    let mut stage = Stage::open(scene, scene.settings(cast.budget))?;
+    let guest = GuestArgs {
+        memory: format!("size={}M", cast.size >> 20)
+            .parse()
+            .map_err(|error| StageError::Impossible(format!("{error}")))?,
+        ..scene.guest.clone()
+    };
+    let mut players = Vec::new();
+    for number in 1..=cast.idle {
+        let mut player = enter(&mut stage, &guest, &format!("idle-{number}"))?;
+        let words = format!("fill mib={} seed={number} seconds={ENDLESS}", cast.filled);
+        player.checks.push(stage.run(player.guest, &words)?);
+        players.push(player);
+    }
+    // The last one's balloon is gone before anybody asks it for anything.
+    let silent = players[players.len() - 1].guest;
+    stage.tell(
+        silent,
+        Action::Module {
+            name: "virtio_balloon".into(),
+            change: ModuleChange::Remove,
+        },
+    )?;
+    let silent = stage.name(silent).to_owned();
+    let first = players.len();
+    for (name, _) in cast.busy {
+        players.push(enter(&mut stage, &guest, name)?);
+    }
+    // All are up before the first one works, so that they work at the same time however long a boot takes.
+    for (player, (_, words)) in players[first..].iter_mut().zip(cast.busy) {
+        let churn = format!("{} seconds={ENDLESS}", cast.churn);
+        player.checks.push(stage.run(player.guest, &churn)?);
+        player.service = Some(stage.run(player.guest, words)?);
+    }
+    stage.say(&format!("{} busy guests are at work", cast.busy.len()));
+    for player in &players {
+        if let Some(service) = player.service {
+            // A bad verdict, or none, is counted below.
+            let _ = await_verdict(&mut stage, service)?;
+        }
+    }
+    stage.pass(AFTER)?;
+    let mut fates = Vec::new();
+    for player in &players[first..] {
+        fates.push(fate(&mut stage, player)?);
+        scene.draft.set("fates", &fates);
+    }
+    let guests: Vec<Guest> = players.iter().map(|player| player.guest).collect();
+    let saving = quiet(&mut stage, &guests, quiet_scan_cpu)?;
+    scene.draft.set("saving", &saving);
+    for (place, player) in players[..first].iter().enumerate() {
+        fates.insert(place, fate(&mut stage, player)?);
+        scene.draft.set("fates", &fates);
+    }
+    let ledger = Ledger::of(stage.samples(), guest.memory.min);
+    let mut outcome = outcome(&stage, ledger, fates, &silent);
+    let _ = writeln!(outcome.table, "after {} s of quiet, {saving}", QUIET.as_secs());
+    outcome.report.set("quiet_seconds", QUIET.as_secs());
+    outcome.report.set("quiet_scan_cpu", quiet_scan_cpu);
+    outcome.report.set("reclaimed_of_oracle", saving.of_oracle);
+    outcome.report.set("saving", saving);
+    Ok(outcome)
+}
+
+/// What is saved once nobody has worked for a while.
+fn quiet(stage: &mut Stage, guests: &[Guest], scan_cpu: f64) -> Result<Saving, StageError> {
+    stage.say(&format!("quiet for {} s", QUIET.as_secs()));
+    stage.set(|settings| settings.scan.cpu = scan_cpu)?;
+    stage.pass(QUIET)?;
+    stage.say("everybody stands still, and an oracle reads all pages");
+    let saving = Saving::measure(stage, guests)?;
+    stage.say(&saving.to_string());
+    Ok(saving)
+}
+
+fn enter(stage: &mut Stage, args: &GuestArgs, name: &str) -> Result<Player, StageError> {
+    let guest = stage.start(name, args)?;
+    stage.ready(&[guest])?;
+    Ok(Player {
+        guest,
+        service: None,
+        checks: Vec::new(),
+    })
+}
+
+/// Waits for a verdict; what is wrong with it, or that it did not come.
+fn await_verdict(stage: &mut Stage, run: RunId) -> Result<Option<String>, StageError> {
+    let what = format!(
+        "{} in {} gives its verdict",
+        stage.run_of(run).name,
+        stage.name(run.guest)
+    );
+    let verdict = stage.until(PATIENCE, &what, |stage| stage.run_of(run).verdict.clone());
+    match verdict {
+        Ok(verdict) if verdict.ok => Ok(None),
+        Ok(verdict) => Ok(Some(verdict.detail)),
+        Err(error) => allow_failure(Err(error)),
+    }
+}
+
+/// Wrong data and late words are findings; everything else ends the bench.
+fn allow_failure(result: Result<(), StageError>) -> Result<Option<String>, StageError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error @ (StageError::Failed { .. } | StageError::Late { .. } | StageError::Refused { .. })) => {
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends a guest's checks and hears what they found.
+fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
+    let mut trouble = Vec::new();
+    for &run in &player.checks {
+        stage.stop_run(run)?;
+        trouble.extend(await_verdict(stage, run)?);
+    }
+    let verdict = player.service.and_then(|run| stage.run_of(run).verdict.clone());
+    if let Some(service) = player.service {
+        trouble.extend(await_verdict(stage, service)?);
+    }
+    let asked = match stage.tell(
+        player.guest,
+        Action::Exec {
+            argv: ["grep", "oom_kill", "/proc/vmstat"].map(String::from).into(),
+            seconds: 60,
+        },
+    ) {
+        Ok(answer) => answer,
+        Err(error) => {
+            trouble.extend(allow_failure(Err(error))?);
+            Map::new()
+        }
+    };
+    let counted = asked
+        .get("stdout")
+        .and_then(|text| text.as_str())
+        .unwrap_or_default();
+    let oom_kills = counted
+        .split_whitespace()
+        .nth(1)
+        .and_then(|count| count.parse().ok());
+    if oom_kills != Some(0) {
+        trouble.push(format!("processes killed for want of memory: {counted:?}"));
+    }
+    Ok(Fate {
+        name: stage.name(player.guest).to_owned(),
+        ok: trouble.is_empty(),
+        rate: verdict.as_ref().map_or(0.0, |verdict| verdict.rate),
+        unit: verdict.map_or_else(String::new, |verdict| verdict.unit),
+        oom_kills: oom_kills.unwrap_or(0),
+        trouble,
+    })
+}
+
+fn outcome(stage: &Stage, ledger: Ledger, fates: Vec<Fate>, silent: &str) -> Outcome {
+    let samples = stage.samples();
+    let most = |of: fn(&super::GuestSample) -> u64| {
+        let all = samples.iter().filter_map(|sample| sample.guest(silent)).map(of);
+        all.max().unwrap_or(0) >> 20
+    };
+    let (compressed, swapped) = (
+        most(|guest| guest.compressed_bytes),
+        most(|guest| guest.swapped_bytes),
+    );
+    let guests_ok = fates.iter().filter(|fate| fate.ok).count();
+    let mut table = format!(
+        "{:<10} {:>4} {:>12} {:<14} trouble\n",
+        "guest", "ok", "per second", "of"
+    );
+    for fate in &fates {
+        let ok = if fate.ok { "yes" } else { "NO" };
+        let trouble = fate.trouble.join("; ");
+        let _ = writeln!(
+            table,
+            "{:<10} {ok:>4} {:>12.1} {:<14} {trouble}",
+            fate.name, fate.rate, fate.unit
+        );
+    }
+    let _ = writeln!(
+        table,
+        "{} samples: {} above the budget by more than 2 %, most {:.1} % of it; {} of guests below their minimum\n\
+         seconds in high, soft, hard, low: {:?}\n\
+         {silent} had no balloon: up to {compressed} MiB of it compressed, {swapped} MiB swapped",
+        ledger.samples,
+        ledger.budget_exceeded_samples,
+        ledger.most_of_budget * 100.0,
+        ledger.below_minimum_samples,
+        ledger.states,
+    );
+    let mut report = Report::new("overcommit");
+    report.set("guests", fates.len());
+    report.set("guests_ok", guests_ok);
+    report.set("budget_exceeded_samples", ledger.budget_exceeded_samples);
+    report.set("ledger", ledger);
+    report.set("fates", fates);
+    report.set("silent_balloon.guest", silent);
+    report.set("silent_balloon.most_compressed_mib", compressed);
+    report.set("silent_balloon.most_swapped_mib", swapped);
+    report.set("samples", samples);
+    Outcome {
+        report,
+        table,
+        figure: figure("Overcommitted guests", samples),
+    }
+}

@@ -1,0 +1,61 @@
+//! What a bench changes at its manager while guests run.
+
+use allocator::{GuestId, Pages, Shares};
+
+use super::{Guest, Stage, StageError};
+use levy_manager::policy::Settings;
+
+impl Stage {
+    /// Changes the manager's settings.
+    ///
+    /// # Errors
+    /// When the guests' minimums do not fit them.
+    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), StageError> {
+        let mut roster = self.host.roster();
+        let mut settings = *roster.policy().settings();
+        change(&mut settings);
+        Ok(roster.set(settings)?)
+    }
+
+    /// Changes a guest's minimum, in bytes, and shares.
+    ///
+    /// # Errors
+    /// When it is not admitted yet, or its limits do not fit.
+    pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), StageError> {
+        let name = self.name(guest);
+        let mut roster = self.host.roster();
+        let known: Option<(GuestId, _)> = roster
+            .guests()
+            .find(|(_, seat)| seat.name == name)
+            .map(|(member, _)| (member.id, member.limits));
+        let Some((id, mut limits)) = known else {
+            return Err(StageError::Impossible(format!(
+                "guest {name} is not admitted yet"
+            )));
+        };
+        limits.min = Pages::new(min_bytes / 4096);
+        limits.shares = Shares::new(shares);
+        Ok(roster.set_limits(id, limits)?)
+    }
+
+    /// Sets the budget at which the plan hands out `wanted` private memory: what processes and reserves need beside it
+    /// changes a little all the time, so call it again now and then.
+    ///
+    /// # Errors
+    /// As [`Stage::set`].
+    pub fn hand_out(&self, wanted: Pages) -> Result<(), StageError> {
+        let (given, budget) = {
+            let roster = self.host.roster();
+            let fleet = roster
+                .fleet()
+                .map_err(|error| StageError::Impossible(error.to_string()))?;
+            (fleet.supply().memory, roster.policy().settings().budget)
+        };
+        // Within one in a hundred it is not worth a new plan.
+        if given.get().abs_diff(wanted.get()) <= wanted.get() / 100 {
+            return Ok(());
+        }
+        let budget = Pages::new((budget + wanted).get().saturating_sub(given.get()));
+        self.set(|settings| settings.budget = budget)
+    }
+}

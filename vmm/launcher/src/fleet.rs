@@ -1,0 +1,496 @@
+//! All guests of one launch, from the first process to the last.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use allocator::Pages;
+use levy_agent::{Event as AgentEvent, Workload};
+use serde_json::{Value, json};
+
+use super::Note;
+use super::agent::Agent;
+use super::guest::{Guest, Step};
+use super::screen::Screen;
+use super::summary::Summary;
+use super::vmm_process::VmmProcess;
+use levy_machine::process::Signals;
+use levy_manager::api;
+use levy_manager::cgroup::{Brake, CgroupError, Choice};
+use levy_manager::host::{Host, HostError};
+use levy_manager::policy::Settings;
+use levy_protocol::control::Request;
+use levy_protocol::run_dir::{Doors, RunDir};
+
+/// How long a guest may take to switch itself off.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+/// The same after Ctrl-C.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
+/// How long a VMM process may take to end once its guest has.
+const PROCESS_GRACE: Duration = Duration::from_secs(10);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Lines of console shown of a guest that did not end well.
+const CONSOLE_LINES: usize = 15;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The guests.
+    pub guests: Vec<PlannedGuest>,
+    /// How long a verdict may take beyond the time that the workload announces.
+    pub patience: Duration,
+    /// Leave guests running after their verdict.
+    pub keep: bool,
+    /// Who manages the guests' memory.
+    pub manager: Manager,
+}
+
+/// One guest of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedGuest {
+    /// Its name.
+    pub name: String,
+    /// Arguments of its `levy vmm`.
+    pub args: Vec<OsString>,
+    /// What it runs; without, it runs until it is switched off.
+    pub workload: Option<Workload>,
+    /// What happens when it restarts.
+    pub on_reboot: OnReboot,
+    /// Private layers of its disks that a restart shall find, from [`keep_layers`](super::keep_layers).
+    pub layers: Vec<Arc<File>>,
+}
+
+/// What happens when a guest asks for a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReboot {
+    /// Its process ends and another one takes its place, with the same name and the same disks. All of the guest's
+    /// memory goes with the old process.
+    #[default]
+    Restart,
+    /// It has ended.
+    Exit,
+}
+
+/// Who manages the guests' memory.
+#[derive(Clone, Debug)]
+pub enum Manager {
+    /// Nobody.
+    None,
+    /// The manager whose run directory this is.
+    Running(PathBuf),
+    /// This launcher, for as long as its guests run; with what may be promised as
+    /// swap, and with the control group that slows guests down between two samples.
+    Own(Box<Settings>, Pages, Choice),
+}
+
+/// Why guests could not be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// There is no place for sockets.
+    #[error(
+        "cannot make a folder for the guests' sockets; set XDG_RUNTIME_DIR or TMPDIR to a writable place"
+    )]
+    RunDir(#[source] io::Error),
+    /// A process cannot be started.
+    #[error("cannot start a process for guest {name}")]
+    Start {
+        /// The guest.
+        name: String,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The guests cannot be managed.
+    #[error(transparent)]
+    Manager(#[from] HostError),
+    /// The control group that was named cannot be used.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The manager cannot be asked anything.
+    #[error(transparent)]
+    Api(#[from] api::ServeError),
+    /// No threads.
+    #[error("the host cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Guests that run.
+pub struct Fleet {
+    guests: Vec<Guest>,
+    plan: Plan,
+    screen: Screen,
+    notes: Sender<Note>,
+    heard: Receiver<Note>,
+    interrupted: bool,
+    /// This launcher's own manager, and its API.
+    host: Option<(Host, api::Server)>,
+    // Last: removed when no process uses it any more.
+    dir: RunDir,
+}
+
+impl Fleet {
+    /// Starts all guests of `plan`.
+    ///
+    /// # Errors
+    /// When the host refuses a folder, a process or a thread. Guests that were started are taken down again.
+    pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
+        // A process takes a handful of files for each guest.
+        levy_protocol::raise_open_files();
+        let (notes, heard) = channel();
+        let dir = RunDir::new().map_err(FleetError::RunDir)?;
+        let host = match &plan.manager {
+            Manager::Own(settings, backing, group) => {
+                let (host, api) = manage(dir.path(), settings, *backing)?;
+                host.brake_with(Brake::find(group).inspect_err(|_| host.close())?);
+                Some((host, api))
+            }
+            Manager::None | Manager::Running(_) => None,
+        };
+        let mut fleet = Self {
+            host,
+            guests: Vec::new(),
+            plan,
+            screen,
+            notes,
+            heard,
+            interrupted: false,
+            dir,
+        };
+        let interrupts = fleet.notes.clone();
+        signals
+            .watch(move |_| {
+                let _ = interrupts.send(Note::Signal);
+            })
+            .map_err(FleetError::Thread)?;
+        for number in 0..fleet.plan.guests.len() {
+            let name = fleet.plan.guests[number].name.clone();
+            let vmm = fleet.start(number).map_err(|source| FleetError::Start {
+                name: name.clone(),
+                source,
+            })?;
+            fleet.screen.add(&name);
+            fleet.guests.push(Guest::new(&name, vmm));
+            fleet.show(number);
+        }
+        Ok(fleet)
+    }
+
+    /// Starts the process of guest `number`, for the first time or in the place of one that has ended.
+    fn start(&self, number: usize) -> io::Result<VmmProcess> {
+        let PlannedGuest { name, args, .. } = &self.plan.guests[number];
+        let mut args = args.clone();
+        if let Some(manager) = self.manager() {
+            args.extend(["--manager".into(), manager.into()]);
+        }
+        VmmProcess::start((number, name), &args, self.dir.path(), &self.notes)
+    }
+
+    /// Run directory of the guests' manager.
+    fn manager(&self) -> Option<&Path> {
+        match &self.plan.manager {
+            Manager::None => None,
+            Manager::Running(dir) => Some(dir),
+            Manager::Own(..) => Some(self.dir.path()),
+        }
+    }
+
+    /// Watches the guests until all have ended.
+    pub fn run(mut self) -> Summary {
+        while self.guests.iter().any(|guest| !guest.ended) {
+            match self.heard.recv_timeout(TICK) {
+                Ok(note) => self.handle(note),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            (0..self.guests.len()).for_each(|number| self.connect_agent(number));
+            self.give_up_on_late_verdicts();
+        }
+        self.release_brake();
+        let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
+        let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
+        let summary = Summary::of(guests, &busy, self.interrupted);
+        let mut value = json!(summary);
+        value["event"] = "summary".into();
+        self.screen.finish(&summary.to_text(), &value);
+        summary
+    }
+
+    /// Removes the control group that slows guests down. Only once the last guest has ended: it holds all of them.
+    fn release_brake(&self) {
+        if let Some((host, _)) = &self.host {
+            host.brake_with(None);
+        }
+    }
+
+    fn handle(&mut self, note: Note) {
+        match note {
+            Note::Vmm(number, value) => self.vmm_said(number, &value),
+            Note::Agent(number, event) => self.agent_said(number, &event),
+            Note::Closed(number) => self.ended(number),
+            Note::Signal => self.interrupt(),
+        }
+    }
+
+    fn vmm_said(&mut self, number: usize, value: &Value) {
+        self.screen.event(value);
+        self.guests[number].heard_vmm(value);
+        self.connect_agent(number);
+        self.show(number);
+    }
+
+    /// Connects to the agent of a guest that runs. What this process is short of now it may have later.
+    fn connect_agent(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        if !guest.lacks_agent() {
+            return;
+        }
+        match Agent::connect(guest.vmm.agent(), number, &self.notes) {
+            Ok(agent) => guest.agent = Some(agent),
+            Err(error) => {
+                let complaint = format!("no way to the agent: {}", levy_protocol::error_chain(&error));
+                if !guest.summary.complaints.contains(&complaint) {
+                    guest.summary.complaints.push(complaint);
+                }
+            }
+        }
+    }
+
+    fn agent_said(&mut self, number: usize, event: &AgentEvent) {
+        let guest = &mut self.guests[number];
+        if guest.agent.is_none() {
+            // The last words of the time before a restart.
+            return;
+        }
+        self.screen
+            .event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
+        let step = guest.heard_agent(event.id, &event.report);
+        self.show(number);
+        match step {
+            Step::Nothing => {}
+            Step::Ready => self.ready(number),
+            Step::Verdict => self.verdict(number),
+        }
+    }
+
+    fn ready(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
+        // After a restart the workload begins anew, unless it was done.
+        if guest.summary.verdict.is_none()
+            && let Some(workload) = &self.plan.guests[number].workload
+            && let Err(e) = guest.start(workload, self.plan.patience)
+        {
+            let complaint = format!("cannot send the workload: {e}");
+            guest.summary.complaints.push(complaint);
+        }
+    }
+
+    fn verdict(&mut self, number: usize) {
+        let guest = &mut self.guests[number];
+        guest.verdict_due = None;
+        if let Ok(stats) = guest.vmm.ask(&Request::Stats) {
+            guest.summary.stats = Some(stats);
+        }
+        if !self.plan.keep {
+            self.stop(number, STOP_GRACE);
+        }
+    }
+
+    fn stop(&mut self, number: usize, grace: Duration) {
+        let guest = &mut self.guests[number];
+        let grace_ms = grace.as_millis() as u64;
+        // A VMM that has told its guest's end needs not be asked.
+        if guest.summary.outcome.is_some() {
+            return;
+        }
+        match guest.vmm.ask(&Request::Stop { grace_ms }) {
+            Ok(_) => {}
+            // This process is short of something, which is not the guest's fault.
+            Err(error) if error.is_shortage() => guest.vmm.interrupt(),
+            Err(_) => guest.vmm.kill(),
+        }
+    }
+
+    fn give_up_on_late_verdicts(&mut self) {
+        let now = Instant::now();
+        for guest in &mut self.guests {
+            if guest.ended || guest.verdict_due.is_none_or(|due| now < due) {
+                continue;
+            }
+            guest.verdict_due = None;
+            let because = "the workload gave no verdict in time".to_owned();
+            if guest.vmm.ask(&Request::GiveUp { because }).is_err() {
+                guest.vmm.kill();
+            }
+        }
+    }
+
+    /// The first Ctrl-C lets guests write their disks back, the second one does not.
+    fn interrupt(&mut self) {
+        let running: Vec<_> = (0..self.guests.len())
+            .filter(|&n| !self.guests[n].ended)
+            .collect();
+        if self.interrupted {
+            running
+                .into_iter()
+                .for_each(|number| self.guests[number].vmm.kill());
+            return;
+        }
+        self.interrupted = true;
+        self.screen
+            .say("stopping all guests; press Ctrl-C again to end them at once");
+        for number in running {
+            self.stop(number, INTERRUPT_GRACE);
+        }
+    }
+
+    fn ended(&mut self, number: usize) {
+        let restarts = self.plan.guests[number].on_reboot == OnReboot::Restart && !self.interrupted;
+        if restarts && self.guests[number].may_restart() {
+            return self.restart(number);
+        }
+        let guest = &mut self.guests[number];
+        guest.ended = true;
+        let status = guest.vmm.wait(PROCESS_GRACE);
+        guest.summary.status = match &status {
+            Ok(status) => status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+            Err(_) => 1,
+        };
+        guest.vmm.clear_away();
+        if guest.summary.message.is_empty() {
+            guest.summary.message = match status {
+                Ok(status) if status.signal() == Some(libc::SIGSYS) => {
+                    "its VMM made a system call that its confinement forbids; its last line on standard error names it"
+                        .to_owned()
+                }
+                Ok(status) => format!("its VMM ended without a word: {status}"),
+                Err(e) => format!("its VMM cannot be waited for: {e}"),
+            };
+        }
+        if guest.summary.status != 0 && guest.summary.outcome.is_some() {
+            guest.summary.console = guest.vmm.console_tail(CONSOLE_LINES);
+        }
+        self.show(number);
+        let message = self.guests[number].summary.message.clone();
+        self.screen.done(number, &message);
+    }
+
+    /// Another process takes the place of one whose guest asked for a restart.
+    fn restart(&mut self, number: usize) {
+        // Nothing of the old one may be there any more: its sockets, its taps and its locks on disks.
+        let gone = self.guests[number].vmm.wait(PROCESS_GRACE);
+        let started = gone.and_then(|_| self.start(number));
+        let guest = &mut self.guests[number];
+        match started {
+            Ok(vmm) => {
+                guest.restarted(vmm);
+                let name = guest.summary.name.clone();
+                let count = guest.summary.restarts;
+                self.screen
+                    .event(&json!({"event": "restart", "guest": name, "restarts": count}));
+                self.show(number);
+            }
+            Err(error) => {
+                guest.ended = true;
+                guest.summary.status = 1;
+                guest.summary.message = format!("its VMM cannot be started again: {error}");
+                self.show(number);
+            }
+        }
+    }
+
+    fn show(&mut self, number: usize) {
+        let summary = &self.guests[number].summary;
+        let text = match summary.state.as_str() {
+            "ended" | "failed" => summary.message.clone(),
+            state => state.to_owned(),
+        };
+        let (name, text) = (summary.name.clone(), text);
+        self.screen.state(number, &name, &text);
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if let Some((host, _)) = &self.host {
+            host.close();
+        }
+        for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
+            guest.vmm.kill();
+        }
+        self.release_brake();
+    }
+}
+
+/// Manages the guests that knock at `dir`, on threads of its own.
+pub fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<(Host, api::Server), FleetError> {
+    let host = Host::open(Doors::in_dir(dir), *settings, backing)?;
+    let api = api::serve(host.clone(), dir)?;
+    let running = host.clone();
+    let body = move || running.run();
+    std::thread::Builder::new()
+        .name("manager".into())
+        .spawn(body)
+        .map_err(|e| FleetError::Thread(levy_protocol::not_started(e)))?;
+    Ok((host, api))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ScreenStyle;
+    use levy_machine::process::block_end_signals;
+
+    /// Guests that end at once: this program is no `levy`.
+    fn plan(guests: usize, group: Choice) -> Plan {
+        let guest = |number| PlannedGuest {
+            name: format!("g{number}"),
+            args: Vec::new(),
+            workload: None,
+            on_reboot: OnReboot::Exit,
+            layers: Vec::new(),
+        };
+        let settings = Box::new(Settings::new(Pages::from_mib(256)));
+        Plan {
+            guests: (1..=guests).map(guest).collect(),
+            patience: Duration::ZERO,
+            keep: false,
+            manager: Manager::Own(settings, Pages::from_mib(256), group),
+        }
+    }
+
+    #[test]
+    fn the_brake_holds_until_the_last_guest_has_ended() {
+        let parent = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("cgroup.controllers", "memory"),
+            ("cgroup.subtree_control", "memory"),
+            ("cgroup.procs", ""),
+        ] {
+            std::fs::write(parent.path().join(name), text).unwrap();
+        }
+        let signals = block_end_signals().unwrap();
+        let plan = plan(2, Choice::Below(parent.path().to_owned()));
+        let mut fleet = Fleet::launch(plan, Screen::new(ScreenStyle::Json), signals).unwrap();
+        let high = parent
+            .path()
+            .join(format!("levy-{}", std::process::id()))
+            .join("memory.high");
+        // A group that was given up says so, for guests that may still be in it.
+        let is_given_up = || std::fs::read_to_string(&high).is_ok_and(|text| text == "max");
+        assert!(high.parent().unwrap().is_dir());
+        fleet.stop(0, Duration::ZERO);
+        assert!(!is_given_up(), "the first stop lets all guests go");
+        let summary = fleet.run();
+        assert!(is_given_up());
+        assert_eq!(summary.guests.len(), 2);
+    }
+}

@@ -1,0 +1,357 @@
+//! What the filters forbid and allow, tried in child processes; and what the pool needs them for.
+#![allow(unsafe_code)]
+// UNSAFETY: system calls by number, which is what filters are about. None of them gets a pointer that the kernel would
+// write through.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use page_share::port::Port;
+use page_share::{Domain, Gfn, LocalManager, PageRun};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::rules::{self, When};
+use super::*;
+use crate::memory::GuestRam;
+use levy_member::{Engine, Inventory, Key};
+
+/// Tells a child of the test process what to do: `MODE ROLE DEED`.
+const ORDER: &str = "LEVY_CONFINE_TEST";
+/// What the main thread does when it is asked what is in a guest's pages.
+const INVENTORY: &str = "take an inventory";
+/// How a child ends whose deed came back, allowed or refused.
+const SURVIVED: &str = "came back with ";
+
+/// System calls that no thread of a VMM may make, whatever their arguments are.
+const NEVER: &[(&str, i64)] = &[
+    ("open", libc::SYS_open),
+    ("openat", libc::SYS_openat),
+    ("openat2", libc::SYS_openat2),
+    ("creat", libc::SYS_creat),
+    ("open_by_handle_at", libc::SYS_open_by_handle_at),
+    ("memfd_create", libc::SYS_memfd_create),
+    ("memfd_secret", libc::SYS_memfd_secret),
+    ("userfaultfd", libc::SYS_userfaultfd),
+    ("mknodat", libc::SYS_mknodat),
+    ("linkat", libc::SYS_linkat),
+    ("symlinkat", libc::SYS_symlinkat),
+    ("rename", libc::SYS_rename),
+    ("renameat2", libc::SYS_renameat2),
+    ("unlinkat", libc::SYS_unlinkat),
+    ("fchmod", libc::SYS_fchmod),
+    ("fchmodat", libc::SYS_fchmodat),
+    ("fchmodat2", libc::SYS_fchmodat2),
+    ("chmod", libc::SYS_chmod),
+    ("fchown", libc::SYS_fchown),
+    ("execve", libc::SYS_execve),
+    ("execveat", libc::SYS_execveat),
+    ("fork", libc::SYS_fork),
+    ("vfork", libc::SYS_vfork),
+    ("kill", libc::SYS_kill),
+    ("pidfd_open", libc::SYS_pidfd_open),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd),
+    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
+    ("ptrace", libc::SYS_ptrace),
+    ("process_vm_readv", libc::SYS_process_vm_readv),
+    ("process_vm_writev", libc::SYS_process_vm_writev),
+    ("process_madvise", libc::SYS_process_madvise),
+    ("mount", libc::SYS_mount),
+    ("pivot_root", libc::SYS_pivot_root),
+    ("chroot", libc::SYS_chroot),
+    ("unshare", libc::SYS_unshare),
+    ("setns", libc::SYS_setns),
+    ("setuid", libc::SYS_setuid),
+    ("setrlimit", libc::SYS_setrlimit),
+    ("prlimit64", libc::SYS_prlimit64),
+    ("bpf", libc::SYS_bpf),
+    ("perf_event_open", libc::SYS_perf_event_open),
+    ("io_uring_setup", libc::SYS_io_uring_setup),
+    ("io_setup", libc::SYS_io_setup),
+    ("init_module", libc::SYS_init_module),
+    ("keyctl", libc::SYS_keyctl),
+    ("dup2", libc::SYS_dup2),
+    ("bind", libc::SYS_bind),
+    ("listen", libc::SYS_listen),
+    ("seccomp", libc::SYS_seccomp),
+    ("rt_sigaction", libc::SYS_rt_sigaction),
+    ("mlock", libc::SYS_mlock),
+    ("vmsplice", libc::SYS_vmsplice),
+];
+
+/// Calls that are forbidden for some arguments.
+const SOMETIMES: &[(&str, i64, [u64; 3])] = &[
+    ("clone a process", libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0]),
+    ("map code", libc::SYS_mmap, [0, 4096, libc::PROT_EXEC as u64]),
+    ("make code", libc::SYS_mprotect, [0, 4096, libc::PROT_EXEC as u64]),
+    ("add seals", libc::SYS_fcntl, [0, libc::F_ADD_SEALS as u64, 1]),
+    ("speak IPv4", libc::SYS_socket, [libc::AF_INET as u64, 1, 0]),
+    ("speak netlink", libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0]),
+    ("signal process 1", libc::SYS_tgkill, [1, 1, 0]),
+    ("create a VM", libc::SYS_ioctl, [0, 0xAE01, 0]),
+    ("steal a terminal's input", libc::SYS_ioctl, [0, libc::TIOCSTI, 0]),
+    (
+        "become dumpable",
+        libc::SYS_prctl,
+        [libc::PR_SET_DUMPABLE as u64, 1, 0],
+    ),
+];
+
+fn order(mode: Mode, role: Role, deed: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "confine::tests::in_a_child", "--nocapture"])
+        .env(ORDER, format!("{mode} {} {deed}", role.name()))
+        // A VMM settles this in `begin`, before it has threads; a test runs on one that has an arena already.
+        .env("MALLOC_ARENA_MAX", "1")
+        .output()
+        .unwrap()
+}
+
+/// Whether the deed ended the child by SIGSYS, with a message that names the thread.
+fn is_forbidden(role: Role, deed: &str) -> bool {
+    let output = order(Mode::On, role, deed);
+    let text = String::from_utf8_lossy(&output.stderr);
+    let killed = output.status.signal() == Some(libc::SIGSYS);
+    let named = text.contains(&format!("({}) made a system call", role.name()));
+    // The C library starts threads with all signals blocked: then there is no message.
+    let silent = deed == "start a thread";
+    assert!(killed == named || silent, "{role:?} {deed}: {output:?}");
+    killed
+}
+
+/// Not a test of its own: what children do. Without an order it has nothing to do.
+#[test]
+fn in_a_child() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    let (mode, rest) = order.split_once(' ').unwrap();
+    let (role, deed) = rest.split_once(' ').unwrap();
+    let role = Role::ALL.into_iter().find(|r| r.name() == role).unwrap();
+    // An engine's threads confine themselves; these are not to.
+    let kept = (deed == INVENTORY).then(Kept::new);
+    begin(mode.parse().unwrap(), Sockets::Theirs).unwrap();
+    let manager = LocalManager::new(Domain::new(64).unwrap());
+    let pool = Arc::clone(&manager.attach(64).unwrap().session().pool);
+    let smaps = File::open("/proc/self/smaps").unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    far.set_nonblocking(true).unwrap();
+    let deed = deed.to_owned();
+    let body = move || {
+        enter(role);
+        let result = match &kept {
+            Some(kept) => kept.inventory(),
+            None => do_deed(&deed, &pool, &smaps, &near),
+        };
+        println!("{SURVIVED}{result}");
+    };
+    std::thread::spawn(body).join().unwrap();
+}
+
+fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 {
+    if let Some((_, call)) = NEVER.iter().find(|(name, _)| *name == deed) {
+        return call_by_number(*call, [0; 3]);
+    }
+    if let Some((_, call, arguments)) = SOMETIMES.iter().find(|(name, ..)| *name == deed) {
+        return call_by_number(*call, *arguments);
+    }
+    let fd = pool.as_raw_fd();
+    let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    match deed {
+        "reopen the pool" => {
+            let file = File::options().write(true).open(format!("/proc/self/fd/{fd}"));
+            file.and_then(|file| file.write_at(b"x", 0)).map_or(-1, |_| 0)
+        }
+        "change the pool's mode" => call_by_number(libc::SYS_fchmod, [fd as u64, 0o600, 0]),
+        "cut the pool" => call_by_number(libc::SYS_ftruncate, [fd as u64, 0, 0]),
+        "punch the pool" => call_by_number(libc::SYS_fallocate, [fd as u64, 3, 0]),
+        "seal the pool" => call_by_number(
+            libc::SYS_fcntl,
+            [fd as u64, libc::F_ADD_SEALS as u64, libc::F_SEAL_WRITE as u64],
+        ),
+        "map the pool for writing" => {
+            // SAFETY: a new mapping wherever the kernel puts it; it is not touched.
+            let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, read_write, shared, fd, 0) };
+            if at == libc::MAP_FAILED { -1 } else { 0 }
+        }
+        "live" => live(near),
+        "read smaps" => {
+            smaps.rewind().unwrap();
+            smaps.read_to_string(&mut String::new()).map_or(-1, |_| 0)
+        }
+        "start a thread" => std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("client".into());
+            let started = thread.spawn_scoped(scope, || live(near));
+            started.map_or(-1, |thread| thread.join().unwrap())
+        }),
+        "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
+        other => panic!("no such deed: {other}"),
+    }
+}
+
+/// Guest memory of which some is compressed and some is swapped.
+struct Kept {
+    engine: Engine,
+    _ram: Arc<GuestRam>,
+    _dir: tempfile::TempDir,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let ram = Arc::new(GuestRam::new(2 << 20).unwrap());
+        ram.view()
+            .write_slice(&vec![7; 64 * 4096], GuestAddress(0))
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::start_with(&ram, Some(dir.path().to_owned()), member_threads()).unwrap();
+        engine.region().split_blocks(u32::MAX);
+        let run = |first| PageRun {
+            first: Gfn::new(first),
+            count: 32,
+        };
+        assert_eq!(engine.region().compress(run(0)), 32);
+        assert_eq!(engine.region().swap_out(run(32)).unwrap(), 32);
+        Self {
+            engine,
+            _ram: ram,
+            _dir: dir,
+        }
+    }
+
+    /// 0 when it has what is compressed and what is swapped.
+    fn inventory(&self) -> i64 {
+        let key = Key::parse(&"0123456789abcdef".repeat(4)).unwrap();
+        let inventory = Inventory::take(self.engine.region(), &key, 0, 64);
+        match inventory.kinds == "C".repeat(32) + &"W".repeat(32) {
+            true => 0,
+            false => -1,
+        }
+    }
+}
+
+/// What any thread does: allocate and free much, lock, sleep, look at the clock, write.
+fn live(near: &UnixStream) -> i64 {
+    let mut blocks: Vec<Vec<u8>> = (8..22).map(|shift| vec![1; 1 << shift]).collect();
+    blocks[3].extend_from_slice(&[2; 1 << 20]);
+    drop(blocks);
+    // Much that is below malloc's threshold for mappings, given back from the top: arenas are made smaller.
+    let mut small: Vec<Vec<u8>> = (0..200).map(|_| vec![1; 60_000]).collect();
+    while small.pop().is_some() {}
+    let (sender, receiver) = std::sync::mpsc::channel();
+    sender.send(std::time::Instant::now()).unwrap();
+    let _ = receiver.recv().unwrap().elapsed();
+    let _ = receiver.recv_timeout(std::time::Duration::from_millis(1));
+    std::thread::sleep(std::time::Duration::from_millis(1));
+    std::thread::yield_now();
+    let _ = std::collections::HashMap::<u8, u8>::new();
+    let _ = rustix::io::write(near, b"x");
+    0
+}
+
+fn call_by_number(call: i64, [a, b, c]: [u64; 3]) -> i64 {
+    // SAFETY: no pointers but null ones; where the filters let a call through, the kernel refuses these arguments.
+    unsafe { libc::syscall(call, a, b, c, 0, 0, 0) }
+}
+
+fn survived(output: &Output) -> Option<i64> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.split_once(SURVIVED))?;
+    line.1.trim().parse().ok()
+}
+
+#[test]
+fn every_table_keeps_away_from_what_no_vmm_needs() {
+    for role in Role::ALL {
+        for rule in rules::of(role).iter().copied().flatten() {
+            assert!(!rule.caller.is_empty());
+            let never = NEVER.iter().find(|(_, call)| *call == rule.call);
+            assert!(never.is_none(), "{role:?} may {never:?}");
+            let careful = [libc::SYS_clone, libc::SYS_ioctl, libc::SYS_fcntl, libc::SYS_prctl];
+            if careful.contains(&rule.call) || rule.call == libc::SYS_mmap {
+                assert!(!rule.when.is_empty(), "{role:?}: {rule:?}");
+            }
+            let seals = libc::F_ADD_SEALS as u64;
+            let any_seal = rule
+                .when
+                .iter()
+                .any(|when| matches!(when, When::Is(1, value) if *value == seals));
+            assert!(rule.call != libc::SYS_fcntl || !any_seal, "{role:?}: {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn forbidden_calls_end_the_process_with_a_message() {
+    // Each call from one role, and each role with some calls: all pairs would be a thousand processes.
+    for (at, (deed, _)) in NEVER.iter().enumerate() {
+        let role = Role::ALL[at % Role::ALL.len()];
+        assert!(is_forbidden(role, deed), "{role:?} may {deed}");
+    }
+    for role in Role::ALL {
+        for (deed, ..) in SOMETIMES {
+            assert!(is_forbidden(role, deed), "{role:?} may {deed}");
+        }
+    }
+}
+
+#[test]
+fn the_message_names_the_call() {
+    let output = order(Mode::On, Role::Vcpu, "openat");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("openat (257) with 0x0 0x0 0x0"), "{text}");
+    assert_eq!(survived(&order(Mode::Off, Role::Vcpu, "openat")), Some(-1));
+}
+
+#[test]
+fn every_role_can_live() {
+    for role in Role::ALL {
+        let output = order(Mode::On, role, "live");
+        assert_eq!(survived(&output), Some(0), "{role:?}: {output:?}");
+    }
+    for (role, deed, result) in [
+        (Role::Main, "read smaps", 0),
+        (Role::Main, INVENTORY, 0),
+        (Role::Control, "start a thread", 0),
+        (Role::Attendant, "call a manager", -1),
+        (Role::Scanner, "call a manager", -1),
+    ] {
+        let output = order(Mode::On, role, deed);
+        assert_eq!(survived(&output), Some(result), "{role:?} {deed}: {output:?}");
+    }
+    assert!(is_forbidden(Role::Vcpu, "start a thread"));
+    assert!(is_forbidden(Role::Vcpu, "call a manager"));
+}
+
+/// A process that has the pool's read-only descriptor can open it again for writing: the file is its user's. Confined,
+/// it cannot, nor get there by any other way.
+#[test]
+fn the_pool_stays_read_only_for_confined_processes_alone() {
+    assert_eq!(
+        survived(&order(Mode::Off, Role::Scanner, "change the pool's mode")),
+        Some(0)
+    );
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(
+            survived(&order(Mode::Off, Role::Scanner, "reopen the pool")),
+            Some(0)
+        );
+    }
+    for role in Role::ALL {
+        for deed in ["reopen the pool", "change the pool's mode", "seal the pool"] {
+            assert!(is_forbidden(role, deed), "{role:?} may {deed}");
+        }
+        for deed in ["cut the pool", "punch the pool", "map the pool for writing"] {
+            let refused = is_forbidden(role, deed) || survived(&order(Mode::On, role, deed)) == Some(-1);
+            assert!(refused, "{role:?} may {deed}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_was_forgotten_is_found() {
+    // In this process nobody is confined: the harness's own threads are the forgotten ones.
+    assert!(!limits::unconfined().unwrap().is_empty());
+}

@@ -1,0 +1,91 @@
+//! The VMM's end of the control socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, atomic::AtomicUsize, atomic::Ordering};
+use std::thread;
+use std::time::Duration;
+
+use levy_protocol::control::{Reply, Request};
+
+use crate::confine::{self, Role};
+use crate::event::Event;
+
+/// Connections at a time; more wait in the backlog.
+const MOST: usize = 8;
+/// Bytes in the longest request.
+const LINE: u64 = 64 << 10;
+/// A client that does not read its reply for so long is dropped.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time until the next attempt after a client could not be let in.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Accepts connections on `listener` for the rest of the process and passes their requests on to `events`.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    spawn("control", move || {
+        confine::enter(Role::Control);
+        loop {
+            // Out of descriptors or memory for a moment; clients wait in the backlog meanwhile.
+            let Ok((client, _)) = listener.accept() else {
+                thread::sleep(RETRY);
+                continue;
+            };
+            while open.load(Ordering::SeqCst) >= MOST {
+                thread::sleep(Duration::from_millis(20));
+            }
+            open.fetch_add(1, Ordering::SeqCst);
+            let (events, still_open) = (events.clone(), Arc::clone(&open));
+            let talking = spawn("control client", move || {
+                // A client that breaks off is its own business.
+                let _ = talk(&client, &events);
+                still_open.fetch_sub(1, Ordering::SeqCst);
+            });
+            if talking.is_err() {
+                open.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.into()).stack_size(128 << 10);
+    builder
+        .spawn(body)
+        .map(|_| ())
+        .map_err(levy_protocol::not_started)
+}
+
+fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::with_capacity(4096, client);
+    loop {
+        let mut line = Vec::new();
+        if (&mut reader).take(LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_slice(&line) {
+            Ok(request) => ask(request, events),
+            Err(e) => Reply::Error(e.to_string()),
+        };
+        let mut text = serde_json::to_vec(&reply)?;
+        text.push(b'\n');
+        (&mut &*client).write_all(&text)?;
+        if !line.ends_with(b"\n") {
+            return Ok(());
+        }
+    }
+}
+
+fn ask(request: Request, events: &Sender<Event>) -> Reply {
+    let (answer, answered) = channel();
+    let gone = || Reply::Error("the guest has ended".to_owned());
+    if events.send(Event::Control(request, answer)).is_err() {
+        return gone();
+    }
+    answered.recv().unwrap_or_else(|_| gone())
+}

@@ -1,0 +1,24 @@
+//! What happens to a guest, on its way to the thread that watches it.
+
+use std::sync::mpsc::Sender;
+
+use levy_protocol::control::{Reply, Request};
+
+/// Something that happened to the guest or is asked of it.
+#[derive(Debug)]
+pub enum Event {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest asked for a restart.
+    Restarted,
+    /// A vCPU cannot go on.
+    Crashed(String),
+    /// The guest's kernel panicked; its words.
+    Panicked(String),
+    /// A whole line from the guest's agent.
+    AgentLine(Vec<u8>),
+    /// The host asked this process to end (SIGINT, SIGTERM, SIGHUP).
+    Signal(&'static str),
+    /// Somebody on the control socket asks for something.
+    Control(Request, Sender<Reply>),
+}

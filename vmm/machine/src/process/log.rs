@@ -1,0 +1,84 @@
+//! Log lines on standard error, few enough that no guest can flood them.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+/// Lines per [`WINDOW`] at most.
+const MOST: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+
+struct Stderr {
+    name: String,
+    window: Mutex<Window>,
+}
+
+struct Window {
+    began: Instant,
+    lines: u32,
+}
+
+impl Window {
+    /// Whether one more line is allowed, and how many were left out before it.
+    fn admit(&mut self, now: Instant) -> Option<u32> {
+        let mut missed = 0;
+        if now.duration_since(self.began) >= WINDOW {
+            missed = self.lines.saturating_sub(MOST);
+            *self = Self { began: now, lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= MOST).then_some(missed)
+    }
+}
+
+impl Log for Stderr {
+    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let admitted = self
+            .window
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(Instant::now());
+        let Some(missed) = admitted else { return };
+        if missed > 0 {
+            eprintln!("levy: {}: {missed} more messages were left out", self.name);
+        }
+        eprintln!("levy: {}: {}", self.name, record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends log lines to standard error, with `name` (the guest's) before each. What a guest can cause is limited to 20
+/// lines in 10 seconds.
+pub fn log_to_stderr(name: &str) {
+    let logger = Stderr {
+        name: name.to_owned(),
+        window: Mutex::new(Window {
+            began: Instant::now(),
+            lines: 0,
+        }),
+    };
+    // A second logger is refused, which leaves the first: fine.
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let began = Instant::now();
+        let mut window = Window { began, lines: 0 };
+        let admitted = (0..1000).filter(|_| window.admit(began).is_some()).count();
+        assert_eq!(admitted, 20);
+        assert_eq!(window.admit(began + WINDOW), Some(980));
+    }
+}

@@ -1,0 +1,13 @@
+//! What belongs to a process rather than to a guest: signals, its parent, socket files, what it says.
+
+mod keyboard;
+mod log;
+mod parent;
+mod report;
+mod signals;
+
+pub use keyboard::forward_stdin;
+pub use log::log_to_stderr;
+pub use parent::die_with;
+pub use report::{Report, ReportStyle};
+pub use signals::{Signals, block_end_signals};

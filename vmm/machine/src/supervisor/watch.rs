@@ -1,0 +1,418 @@
+//! Watching a running guest until it ends.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::build::Machine;
+use super::footprint::Footprint;
+use crate::event::Event;
+use crate::process::Report;
+use crate::virtio::balloon::{Balloon, Change};
+use levy_member::{Inventory, Key, PageFigures};
+use levy_protocol::control::{Reply, Request};
+use levy_protocol::outcome::Outcome;
+
+/// How long a panicked kernel may take to restart before it counts as ended.
+const PANIC_GRACE: Duration = Duration::from_secs(3);
+/// How long a guest may take to switch itself off when the host is told to end (Ctrl-C).
+const SIGNAL_GRACE: Duration = Duration::from_secs(3);
+/// Command ids of the VMM's own; a launcher counts from 1.
+const OWN_ID: u64 = u64::MAX >> 11;
+
+/// When the guest came how far, in milliseconds since its process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timing {
+    /// The vCPUs were let go.
+    pub started_ms: Option<u64>,
+    /// The agent's first line.
+    pub booted_ms: Option<u64>,
+    /// The agent's word that it is ready.
+    pub ready_ms: Option<u64>,
+}
+
+/// One guest and all that is known about it.
+pub struct Supervisor<'a> {
+    machine: Machine,
+    events: Receiver<Event>,
+    report: &'a mut Report,
+    began: Instant,
+    timing: Timing,
+    panic: Option<String>,
+    due: Option<Due>,
+    deadline: Option<Duration>,
+    stopping: bool,
+}
+
+/// What happens when nothing else does.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    what: WhatIsDue,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhatIsDue {
+    Ready,
+    PowerOff,
+    Restart,
+}
+
+/// The part of an agent's line that the VMM itself reads.
+#[derive(Deserialize)]
+struct AgentLine {
+    event: String,
+}
+
+impl<'a> Supervisor<'a> {
+    /// A supervisor of `machine`, of which it hears through `events`; `began` is when its process started.
+    pub fn new(machine: Machine, events: Receiver<Event>, report: &'a mut Report, began: Instant) -> Self {
+        Self {
+            machine,
+            events,
+            report,
+            began,
+            timing: Timing::default(),
+            panic: None,
+            due: None,
+            deadline: None,
+            stopping: false,
+        }
+    }
+
+    /// Lets the guest run and watches it to its end, which takes it down. `deadline` bounds the time to `ready`.
+    pub fn run(mut self, deadline: Option<Duration>) -> Outcome {
+        self.deadline = deadline;
+        self.due = deadline.map(|time| Due {
+            at: self.began + time,
+            what: WhatIsDue::Ready,
+        });
+        self.machine.vcpus.resume();
+        self.timing.started_ms = Some(self.elapsed_ms());
+        self.report.state("running", self.elapsed_ms());
+        loop {
+            let outcome = match self.next() {
+                Some(event) => self.handle(event),
+                None => self.overdue(),
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Event> {
+        let Some(due) = self.due else {
+            // The machine holds a sender, so there is always somebody to wait for.
+            return self.events.recv().ok();
+        };
+        let left = due.at.saturating_duration_since(Instant::now());
+        self.events.recv_timeout(left).ok()
+    }
+
+    fn overdue(&mut self) -> Option<Outcome> {
+        let due = self.due.take()?;
+        match due.what {
+            WhatIsDue::Ready => {
+                let limit = self.deadline.unwrap_or_default();
+                Some(self.hung(&format!("not ready within {limit:?}")))
+            }
+            WhatIsDue::PowerOff => Some(Outcome::Killed),
+            WhatIsDue::Restart => self.panic.take().map(|message| Outcome::Panicked { message }),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Option<Outcome> {
+        match event {
+            Event::PoweredOff if self.stopping => Some(Outcome::Stopped),
+            Event::PoweredOff => Some(Outcome::PoweredOff),
+            Event::Restarted => Some(match self.panic.take() {
+                Some(message) => Outcome::Panicked { message },
+                // It was asked to end, and has: whatever its own idea of that.
+                None if self.stopping => Outcome::Stopped,
+                None => Outcome::Rebooted,
+            }),
+            Event::Crashed(message) => Some(match self.panic.take() {
+                Some(message) => Outcome::Panicked { message },
+                None => Outcome::Crashed { message },
+            }),
+            Event::Panicked(message) => {
+                self.note_panic(message);
+                None
+            }
+            Event::AgentLine(line) => {
+                self.agent_said(&line);
+                None
+            }
+            Event::Signal(name) => self.signal(name),
+            Event::Control(request, reply) => {
+                let (answer, outcome) = self.serve(request);
+                // Whoever asked may be gone.
+                let _ = reply.send(answer);
+                outcome
+            }
+        }
+    }
+
+    fn note_panic(&mut self, message: String) {
+        if self.panic.is_none() {
+            self.report.state("panicked", self.elapsed_ms());
+        }
+        // The console's words say more than pvpanic's; keep whichever came with words.
+        if self
+            .panic
+            .as_ref()
+            .is_none_or(|known| !known.starts_with("Kernel"))
+        {
+            self.panic = Some(message);
+        }
+        self.due = Some(Due {
+            at: Instant::now() + PANIC_GRACE,
+            what: WhatIsDue::Restart,
+        });
+    }
+
+    fn agent_said(&mut self, line: &[u8]) {
+        if self.timing.ready_ms.is_some() {
+            return;
+        }
+        let now = self.elapsed_ms();
+        if self.timing.booted_ms.is_none() {
+            self.timing.booted_ms = Some(now);
+            self.report.state("booted", now);
+        }
+        let event = serde_json::from_slice::<AgentLine>(line).ok();
+        if event.is_some_and(|line| line.event == "ready") {
+            self.timing.ready_ms = Some(now);
+            self.machine.up.store(true, Ordering::SeqCst);
+            self.report.state("ready", now);
+            self.due = self.due.filter(|due| due.what != WhatIsDue::Ready);
+        }
+    }
+
+    /// The first signal asks the guest, a second one does not.
+    fn signal(&mut self, name: &'static str) -> Option<Outcome> {
+        if self.stopping || !self.ask_to_power_off(SIGNAL_GRACE) {
+            return Some(Outcome::Killed);
+        }
+        log::info!("{name}: asked the guest to switch itself off");
+        None
+    }
+
+    /// Asks the guest to switch itself off within `grace`: its agent, or, where that is not there, whoever listens to
+    /// the power button. `false` when the guest cannot do anything because it is paused.
+    fn ask_to_power_off(&mut self, grace: Duration) -> bool {
+        if self.is_paused() {
+            return false;
+        }
+        let told =
+            self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "poweroff", "id": OWN_ID}));
+        if !told {
+            // An eventfd refuses only when it was signalled 2^64 times: the button is pressed then anyway.
+            let _ = self.machine.devices.handles.power_button.write(1);
+        }
+        self.stopping = true;
+        self.due = Some(Due {
+            at: Instant::now() + grace,
+            what: WhatIsDue::PowerOff,
+        });
+        true
+    }
+
+    /// Sends the agent a command; `false` when too much waits for it already.
+    fn tell_agent(&self, command: &Value) -> bool {
+        let handles = &self.machine.devices.handles;
+        let line = format!("{command}\n");
+        let sent = handles
+            .console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(line.as_bytes());
+        if let Some(kick) = handles.plug("console").and_then(|plug| plug.kicks().first()) {
+            let _ = kick.write(1);
+        }
+        sent
+    }
+
+    fn serve(&mut self, request: Request) -> (Reply, Option<Outcome>) {
+        match request {
+            Request::Status => (Reply::Ok(self.status()), None),
+            Request::Stats => (self.stats(), None),
+            Request::Registers => (Reply::Ok(json!({"vcpus": self.registers()})), None),
+            Request::Pause => {
+                self.machine.paused.store(true, Ordering::SeqCst);
+                let stuck = self.machine.vcpus.pause().iter().filter(|p| p.is_none()).count();
+                match stuck {
+                    0 => (Reply::Ok(json!({"state": "paused"})), None),
+                    n => (
+                        Reply::Error(format!("{n} vCPUs did not leave the guest within 5 s")),
+                        None,
+                    ),
+                }
+            }
+            Request::Resume => {
+                self.machine.vcpus.resume();
+                self.machine.paused.store(false, Ordering::SeqCst);
+                (Reply::Ok(json!({"state": "running"})), None)
+            }
+            Request::Inventory { key, first, pages } => (self.inventory(&key, first, pages), None),
+            Request::Balloon {
+                amount_mib,
+                deflate_on_oom,
+                stats_polling_interval_s,
+            } => {
+                let change = Change {
+                    amount_mib,
+                    deflate_on_oom,
+                    stats_polling_interval_s,
+                };
+                (self.change_balloon(change), None)
+            }
+            Request::BalloonStatistics => {
+                let statistics = |balloon: &mut Balloon| Reply::Ok(balloon.balloon_statistics());
+                (self.with_balloon(statistics), None)
+            }
+            Request::Stop { grace_ms } => {
+                let asked = self.ask_to_power_off(Duration::from_millis(grace_ms));
+                let outcome = (!asked).then_some(Outcome::Killed);
+                (Reply::Ok(json!({"asked": asked})), outcome)
+            }
+            Request::Restart => {
+                let told =
+                    self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "reboot", "id": OWN_ID}));
+                match told {
+                    true => (Reply::Ok(json!({"asked": true})), None),
+                    false => (
+                        Reply::Error("the guest has no agent that listens".to_owned()),
+                        None,
+                    ),
+                }
+            }
+            Request::GiveUp { because } => {
+                let outcome = self.hung(&because);
+                (Reply::Ok(json!({"message": outcome.to_string()})), Some(outcome))
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.machine.paused.load(Ordering::SeqCst)
+    }
+
+    fn change_balloon(&self, change: Change) -> Reply {
+        self.with_balloon(|balloon| match balloon.change(change) {
+            Ok(()) => Reply::Ok(balloon.figures()),
+            Err(error) => Reply::Error(error.to_string()),
+        })
+    }
+
+    fn with_balloon(&self, what: impl FnOnce(&mut Balloon) -> Reply) -> Reply {
+        match &self.machine.devices.handles.balloon {
+            Some(balloon) => what(&mut balloon.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned()),
+        }
+    }
+
+    fn inventory(&self, key: &str, first: u32, pages: u32) -> Reply {
+        let Some(key) = Key::parse(key) else {
+            return Reply::Error("the key is not 64 hexadecimal digits".to_owned());
+        };
+        if !self.is_paused() {
+            return Reply::Error("the guest runs and changes its pages; pause it first".to_owned());
+        }
+        match self.machine.vm.ram().manager() {
+            Some(region) => Reply::Ok(json!(Inventory::take(region, &key, first, pages))),
+            None => Reply::Error("this guest's memory is not managed; start it with --manager".to_owned()),
+        }
+    }
+
+    fn registers(&mut self) -> Vec<Option<crate::vm::Registers>> {
+        let registers = self.machine.vcpus.pause();
+        if !self.is_paused() {
+            self.machine.vcpus.resume();
+        }
+        registers
+    }
+
+    fn hung(&mut self, what: &str) -> Outcome {
+        let stage = match (self.timing.ready_ms, self.timing.booted_ms) {
+            (Some(_), _) => "it was ready before",
+            (None, Some(_)) => "its agent had started",
+            (None, None) => "its agent never spoke",
+        };
+        let vcpus: Vec<_> = (0..)
+            .zip(self.machine.vcpus.pause())
+            .map(|(id, registers)| match registers {
+                Some(registers) => format!("vCPU {id}: {registers}"),
+                None => format!("vCPU {id}: did not leave the guest"),
+            })
+            .collect();
+        Outcome::Hung {
+            message: format!("{what}; {stage}; {}", vcpus.join(", ")),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let state = match () {
+            () if self.is_paused() => "paused",
+            () if self.panic.is_some() => "panicked",
+            () if self.stopping => "stopping",
+            () if self.timing.ready_ms.is_some() => "ready",
+            () if self.timing.booted_ms.is_some() => "booted",
+            () => "running",
+        };
+        json!({"state": state, "pid": std::process::id(), "uptime_ms": self.elapsed_ms(), "timing": self.timing})
+    }
+
+    fn stats(&self) -> Reply {
+        let ram = self.machine.vm.ram();
+        let memory = match Footprint::measure(&self.machine.smaps, ram.regions()) {
+            Ok(memory) => memory,
+            Err(e) => return Reply::Error(format!("cannot read /proc/self/smaps: {e}")),
+        };
+        let handles = &self.machine.devices.handles;
+        let plugs: serde_json::Map<_, _> = handles
+            .plugs
+            .iter()
+            .map(|plug| (plug.name().to_owned(), json!(plug.stats())))
+            .collect();
+        let balloon = handles
+            .balloon
+            .as_ref()
+            .map(|balloon| balloon.lock().unwrap_or_else(PoisonError::into_inner).figures());
+        let console = handles
+            .console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stats();
+        let disks: Vec<_> = handles
+            .disks
+            .iter()
+            .map(|d| d.lock().unwrap_or_else(PoisonError::into_inner).stats())
+            .collect();
+        let nets: Vec<_> = handles
+            .nets
+            .iter()
+            .map(|n| n.lock().unwrap_or_else(PoisonError::into_inner).stats())
+            .collect();
+        Reply::Ok(json!({
+            "memory": memory,
+            "released_pages": ram.released_pages(),
+            "pages": ram.manager().map(|region| PageFigures::of(&region.stats(), ram.expected().told())),
+            "balloon": balloon,
+            "devices": plugs,
+            "disks": disks,
+            "nets": nets,
+            "console": console,
+            "unknown_accesses": self.machine.devices.bus.unknown_accesses(),
+        }))
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+}

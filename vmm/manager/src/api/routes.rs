@@ -1,0 +1,297 @@
+//! What each request does.
+//!
+//! Every handler works on a thread for waiting: the roster's lock is held by a round for as long as that takes, which
+//! delays no other client's answer. What is shown is copied out under that lock and put into words without it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use allocator::{GuestId, Pages, Shares, Tax};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+
+use super::failure::ApiError;
+use super::types::{
+    BalloonStatistics, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView, Phase,
+};
+use super::workers::Workers;
+use super::{BODY_LIMIT, view};
+use crate::host::Host;
+use crate::kept::KeptSettings;
+use crate::picture::Picture;
+use crate::policy::Settings;
+use crate::roster::Roster;
+use levy_protocol::link::{FromManager, Limits};
+
+type Answer<T> = Result<Json<T>, ApiError>;
+type Told = Result<(StatusCode, Json<GuestView>), ApiError>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// One manager, and the threads on which requests wait for it.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    host: Host,
+    workers: Workers,
+}
+
+impl Served {
+    /// Does `work` with the manager where waiting harms no other client.
+    async fn aside<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&Host) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<Json<T>, ApiError> {
+        let host = self.host;
+        self.workers.run(move || work(&host)).await?.map(Json)
+    }
+}
+
+/// All routes, over one manager.
+pub(super) fn router(host: Host, workers: Workers) -> Router {
+    Router::new()
+        .route("/host", get(show_host).put(change_host))
+        .route("/guests", get(list))
+        .route("/guests/{name}", get(show).patch(change))
+        .route("/guests/{name}/balloon/statistics", get(statistics))
+        .route("/guests/{name}/stop", post(stop))
+        .route("/guests/{name}/pause", post(pause))
+        .route("/guests/{name}/resume", post(resume))
+        .route("/groups", get(list_groups))
+        .route("/groups/{name}", get(show_group).patch(change_group))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(Served { host, workers })
+}
+
+async fn no_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::NoRoute {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+async fn no_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::NoMethod {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+async fn show_host(State(served): State<Served>) -> Answer<HostView> {
+    served
+        .aside(move |host| Ok(view::host(host, &picture(host))))
+        .await
+}
+
+async fn change_host(State(served): State<Served>, body: Body) -> Answer<HostView> {
+    let change: HostChange = read(body)?;
+    served
+        .aside(move |host| {
+            let mut roster = host.roster();
+            let settings = changed(*roster.policy().settings(), change)?;
+            roster
+                .set(settings)
+                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+            drop(roster);
+            host.keep_settings(KeptSettings {
+                budget_bytes: change.budget_bytes,
+                tax_percent: change.tax_percent,
+                rebalance_seconds: change.rebalance_seconds,
+            });
+            Ok(view::host(host, &picture(host)))
+        })
+        .await
+}
+
+async fn list(State(served): State<Served>) -> Answer<GuestList> {
+    served
+        .aside(move |host| {
+            Ok(GuestList {
+                guests: view::guests(&picture(host), None),
+            })
+        })
+        .await
+}
+
+async fn show(State(served): State<Served>, Path(name): Path<String>) -> Answer<GuestView> {
+    served.aside(move |host| one(&picture(host), &name)).await
+}
+
+async fn change(State(served): State<Served>, Path(name): Path<String>, body: Body) -> Answer<GuestView> {
+    let change: GuestChange = read(body)?;
+    served
+        .aside(move |host| {
+            let mut roster = host.roster();
+            let id = find(&roster, &name)?;
+            let mut limits = roster
+                .member(id)
+                .map(|member| member.limits)
+                .ok_or_else(|| ApiError::NoGuest(name.clone()))?;
+            if let Some(min) = change.min_bytes {
+                limits.min = pages(min);
+            }
+            if let Some(shares) = change.shares {
+                limits.shares = Shares::new(shares);
+            }
+            roster
+                .set_limits(id, limits)
+                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+            let limits = roster.limits(id);
+            drop(roster);
+            host.keep();
+            tell_limits(host, [(id, limits)]);
+            one(&picture(host), &name)
+        })
+        .await
+}
+
+async fn list_groups(State(served): State<Served>) -> Answer<BTreeMap<String, GroupView>> {
+    served.aside(move |host| Ok(view::groups(&picture(host)))).await
+}
+
+async fn show_group(State(served): State<Served>, Path(name): Path<String>) -> Answer<GroupView> {
+    served.aside(move |host| one_group(&picture(host), &name)).await
+}
+
+async fn change_group(
+    State(served): State<Served>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer<GroupView> {
+    let change: GroupChange = read(body)?;
+    served
+        .aside(move |host| {
+            let mut roster = host.roster();
+            let id = roster.groups().find(&name);
+            let id = id.ok_or_else(|| ApiError::NoGroup(name.clone()))?;
+            let mut group = roster.groups().list()[id.get() as usize];
+            group.min = change.min_bytes.map_or(group.min, pages);
+            group.max = change.max_bytes.map_or(group.max, pages);
+            group.shares = change.shares.map_or(group.shares, Shares::new);
+            roster
+                .set_group(id, group)
+                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
+            let members = roster
+                .guests()
+                .filter(|(member, _)| member.limits.group == Some(id));
+            let limits: Vec<_> = members
+                .map(|(member, _)| (member.id, roster.limits(member.id)))
+                .collect();
+            drop(roster);
+            host.keep();
+            tell_limits(host, limits);
+            one_group(&picture(host), &name)
+        })
+        .await
+}
+
+/// Guests' processes remember their limits, so that another manager hears of them. Not under the roster's lock, which
+/// a guest that is cut off on this occasion needs.
+fn tell_limits(host: &Host, limits: impl IntoIterator<Item = (GuestId, Option<Limits>)>) {
+    for (id, limits) in limits {
+        if let Some(limits) = limits {
+            host.tell(id, &FromManager::Limits(limits));
+        }
+    }
+}
+
+async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> Answer<BalloonStatistics> {
+    served
+        .aside(move |host| {
+            let roster = host.roster();
+            let id = find(&roster, &name)?;
+            roster
+                .member(id)
+                .and_then(|member| member.report.balloon.as_ref())
+                .map(view::statistics)
+                .ok_or(ApiError::NoBalloon(name))
+        })
+        .await
+}
+
+async fn stop(State(served): State<Served>, Path(name): Path<String>) -> Told {
+    direct(served, name, (FromManager::Stop, Phase::Stopping)).await
+}
+
+async fn pause(State(served): State<Served>, Path(name): Path<String>) -> Told {
+    direct(served, name, (FromManager::Pause, Phase::Paused)).await
+}
+
+async fn resume(State(served): State<Served>, Path(name): Path<String>) -> Told {
+    direct(served, name, (FromManager::Resume, Phase::Running)).await
+}
+
+/// Tells a guest's process to bring it into a phase.
+async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> Told {
+    let told = served.aside(move |host| {
+        let id = find(&host.roster(), &name)?;
+        // Not under the roster's lock: whoever does not read is waited for.
+        if !host.tell(id, &message) {
+            return Err(ApiError::Away(name));
+        }
+        if let Some(seat) = host.roster().seat_mut(id) {
+            seat.phase = phase;
+        }
+        one(&picture(host), &name)
+    });
+    Ok((StatusCode::ACCEPTED, told.await?))
+}
+
+fn picture(host: &Host) -> Picture {
+    host.roster().picture()
+}
+
+fn one_group(picture: &Picture, name: &str) -> Result<GroupView, ApiError> {
+    view::groups(picture)
+        .remove(name)
+        .ok_or_else(|| ApiError::NoGroup(name.to_owned()))
+}
+
+fn one(picture: &Picture, name: &str) -> Result<GuestView, ApiError> {
+    view::guests(picture, Some(name))
+        .pop()
+        .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
+}
+
+fn find(roster: &Roster, name: &str) -> Result<GuestId, ApiError> {
+    roster
+        .find(name)
+        .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
+}
+
+fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
+    let mut settings = before;
+    if let Some(budget) = change.budget_bytes {
+        settings.budget = pages(budget);
+    }
+    if let Some(percent) = change.tax_percent {
+        settings.tax = Tax::new(percent / 100.0).map_err(|_| ApiError::Value {
+            key: "tax_percent",
+            what: format!("{percent} is no tax; it goes from 0 to below 100"),
+        })?;
+    }
+    if let Some(seconds) = change.rebalance_seconds {
+        if !(0.1..=86_400.0).contains(&seconds) {
+            return Err(ApiError::Value {
+                key: "rebalance_seconds",
+                what: format!("{seconds} is out of range; it goes from 0.1 to 86400"),
+            });
+        }
+        settings.rebalance = Duration::from_secs_f64(seconds);
+    }
+    Ok(settings)
+}
+
+/// Whole pages, rounded up, within what the allocator counts with.
+fn pages(bytes: u64) -> Pages {
+    Pages::new(bytes.div_ceil(4096)).min(Pages::LIMIT)
+}
+
+fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    Ok(serde_json::from_slice(&body?)?)
+}

@@ -1,0 +1,122 @@
+//! The socket and its clients.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::workers::Workers;
+use super::{CONNECTIONS, PATIENCE, routes};
+use crate::host::Host;
+use levy_protocol::socket::{SocketError, SocketFile};
+
+/// How long a client may take to send a request's head.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes in the longest head of a request.
+const HEAD_LIMIT: usize = 16 << 10;
+
+/// Why there is no API.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// No thread, or what it needs.
+    #[error("the system does not let the manager serve its API")]
+    System(#[from] io::Error),
+}
+
+/// A served API; ends, and its socket with it, when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    _file: SocketFile,
+    _end: oneshot::Sender<()>,
+}
+
+/// Serves the API of `host` in its run directory `dir`, on a thread of its own.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
+    let path = levy_protocol::run_dir::api_socket(dir);
+    let (file, listener) = SocketFile::bind(&path)?;
+    // Whoever may connect may stop guests: their owner.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let workers = Workers::start()?;
+    let (end, ended) = oneshot::channel::<()>();
+    let body = move || {
+        let served = runtime.block_on(async {
+            let listener = UnixListener::from_std(listener)?;
+            // Whether the other end was dropped or used: it is over.
+            tokio::select! { () = accept(listener, routes::router(host, workers)) => {}, _ = ended => {} }
+            io::Result::Ok(())
+        });
+        if let Err(error) = served {
+            log::error!("the API cannot be served: {error}");
+        }
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new().name("api".into()).spawn(body)?;
+    Ok(Server {
+        _file: file,
+        _end: end,
+    })
+}
+
+async fn accept(listener: UnixListener, router: axum::Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = converse(stream, service);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                log::warn!("a client of the API could not be let in: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One request and its answer.
+fn converse(
+    stream: UnixStream,
+    service: TowerToHyperService<axum::Router>,
+) -> impl Future<Output = ()> + Send {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_LIMIT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    async move {
+        // Clients that break off, or are broken off, are their own business.
+        match tokio::time::timeout(PATIENCE, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!("a client of the API: {error}"),
+            Err(_) => log::debug!("a client of the API took too long"),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The manager at work: the sockets where guests' processes knock, their connections, and the round once a second.
+//!
+//! Threads: one that listens to all guests ([`super::connections`]), one at the socket for pages and one more for each
+//! sharing guest, which serves its pages ([`super::pages`]), and the caller's own, which runs the rounds
+//! ([`super::rounds`]). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
+//! while asking the kernel about processes; a sharing domain has a lock of its own.
+//!
+//! # What a hostile process can do
+//! A process that breaks the protocol, or sends more than a guest has to say, is cut off at both sockets, counted, and
+//! kept out for a while. No thread waits for it meanwhile: orders go out without waiting, and a process that leaves them
+//! unread is cut off. Its references stay counted until it is dead.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use allocator::{GuestId, Pages};
+use page_share::GuestProcess;
+
+use super::bell::Bell;
+use super::cgroup::Brake;
+use super::connections::Connections;
+use super::doors::listen;
+pub use super::doors::{Doors, HostError, kept_in};
+use super::incidents::{Crowd, Doings, Record, Spread, since_us};
+use super::keeper::Keeper;
+use super::kept::KeptSettings;
+use super::links::Links;
+use super::outgoing::push;
+use super::policy::Settings;
+use super::roster::Roster;
+use super::spare;
+use levy_protocol::link::{FromManager, Hello, Limits, Report, Standing, VERSION, Welcome};
+use levy_protocol::process_memory::Census;
+
+/// The manager of one host. Clones are the same manager.
+#[derive(Debug, Clone)]
+pub struct Host(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    roster: Mutex<Roster>,
+    links: Mutex<Links>,
+    crowd: Mutex<Crowd>,
+    record: Mutex<Record>,
+    keeper: Mutex<Keeper>,
+    doors: Doors,
+    closing: AtomicBool,
+    brake: Mutex<Option<Brake>>,
+    bell: Bell,
+}
+
+/// How a manager begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Its settings.
+    pub settings: Settings,
+    /// Of these, what was set at run time, under it or a manager before it, and holds for the next one too.
+    pub kept: KeptSettings,
+    /// How much swap and compression may be promised.
+    pub backing: Pages,
+}
+
+/// A guest that is admitted and does not know it yet.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) id: GuestId,
+    welcome: Welcome,
+    /// Its limits, where it believes in others.
+    limits: Option<Limits>,
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// In good order, or by an accident.
+    Left(String),
+    /// Its process was not admitted.
+    Refused(String),
+    /// The process at the other end broke the rules.
+    Offence(String),
+}
+
+impl Host {
+    /// Opens the sockets and lets guests in; those that a manager before admitted here are taken back, whatever the
+    /// budget is now. `backing` is how much swap and compression may be promised.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn open(doors: Doors, settings: Settings, backing: Pages) -> Result<Self, HostError> {
+        let kept = KeptSettings::default();
+        Self::begin(
+            doors,
+            Start {
+                settings,
+                kept,
+                backing,
+            },
+        )
+    }
+
+    /// The same with settings that hold for the next manager too.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn begin(doors: Doors, start: Start) -> Result<Self, HostError> {
+        let guests = listen(&doors.guests)?;
+        let pages = listen(&doors.pages)?;
+        let mut roster = Roster::new(start.settings, start.backing);
+        let (keeper, before) = Keeper::open(&doors.kept, start.kept);
+        // What guests hold that are taken back, and what this process does, counts from the beginning.
+        let mut census = Census::default();
+        roster.take_in(&roster.survey().measure(&mut census));
+        if let Some(before) = before {
+            roster.take_back(&before);
+            roster.take_in(&roster.survey().measure(&mut census));
+        }
+        let host = Self(Arc::new(Shared {
+            roster: Mutex::new(roster),
+            links: Mutex::default(),
+            crowd: Mutex::default(),
+            record: Mutex::default(),
+            keeper: Mutex::new(keeper),
+            doors,
+            closing: AtomicBool::new(false),
+            bell: Bell::default(),
+            brake: Mutex::new(None),
+        }));
+        host.keep();
+        let connections = Connections::new(host.clone(), guests).map_err(HostError::System)?;
+        let beside = host.clone();
+        start_thread("guests", move || connections.run())
+            .and_then(|()| start_thread("pages", move || beside.receive_pages(&pages)))
+            .inspect_err(|_| host.close())?;
+        Ok(host)
+    }
+
+    /// The guests and the policy over them. Hold it briefly: every guest's report waits for it.
+    pub fn roster(&self) -> MutexGuard<'_, Roster> {
+        lock(&self.0.roster)
+    }
+
+    /// Puts all guests, those that are admitted from now on too, into the control group of `brake`, until this is called
+    /// with `None`, which removes the group.
+    pub fn brake_with(&self, brake: Option<Brake>) {
+        let processes = self.roster().survey().processes;
+        *lock(&self.0.brake) = brake;
+        for process in processes {
+            self.put_on_brake(process.id, process.pid);
+        }
+    }
+
+    /// Ends [`Host::run`], closes the sockets and hangs up. Guests run on without a manager and look for the next one.
+    pub fn close(&self) {
+        if self.0.closing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for door in [&self.0.doors.guests, &self.0.doors.pages] {
+            // Wakes the thread that listens there; it then sees that it is over.
+            let _ = UnixStream::connect(door);
+            let _ = std::fs::remove_file(door);
+        }
+        self.0.bell.ring();
+        self.links().close();
+    }
+
+    /// Tells one guest something, and says whether it went out. Never waits: a process that left so much unread that
+    /// there is no room is cut off.
+    pub fn tell(&self, id: GuestId, message: &FromManager) -> bool {
+        let mut links = self.links();
+        let Some(stream) = links.of(id) else {
+            return false;
+        };
+        let sent = push(&stream, message);
+        if let Err(error) = &sent {
+            log::warn!("{id} does not read what it is told, it is cut off: {error}");
+            let _ = stream.shutdown(Shutdown::Both);
+            links.ended(id, &stream);
+            self.record().doings.cut_offs += 1;
+        }
+        sent.is_ok()
+    }
+
+    /// What has happened at the sockets so far.
+    pub fn doings(&self) -> Doings {
+        self.record().doings
+    }
+
+    /// How long the latest reports took from being sent to being known here, microseconds.
+    pub fn handling(&self) -> Spread {
+        self.record().handling.spread()
+    }
+
+    /// How many rounds there were; from the begin of one to that of the next, and what each took, microseconds.
+    pub fn rounds(&self) -> (u64, Spread, Spread) {
+        let record = self.record();
+        (
+            record.rounds.count,
+            record.rounds.gaps.spread(),
+            record.rounds.work.spread(),
+        )
+    }
+
+    /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on.
+    pub fn keep(&self) {
+        // The newest is written last: this lock is held from looking to writing.
+        let mut keeper = lock(&self.0.keeper);
+        let (groups, guests) = self.roster().kept();
+        keeper.write(groups, guests);
+    }
+
+    /// Keeps settings that were changed at run time.
+    pub fn keep_settings(&self, change: KeptSettings) {
+        lock(&self.0.keeper).change(change);
+        self.keep();
+    }
+
+    /// Why what was set and promised would be lost with this manager, where that is so.
+    pub fn unkept(&self) -> Option<String> {
+        lock(&self.0.keeper).failure()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.0.bell
+    }
+
+    /// The brake holds whatever the budget is by now.
+    pub(super) fn set_brake(&self) {
+        let bytes = |pages: Pages| pages.get().saturating_mul(4096);
+        let (budget, allowed) = {
+            let roster = self.roster();
+            let allowed = roster.guests();
+            let allowed = allowed.map(|(member, _)| (member.id, member.given().map(bytes)));
+            (roster.policy().settings().budget, allowed.collect())
+        };
+        let brake = lock(&self.0.brake);
+        let Some(brake) = &*brake else { return };
+        let followed = brake.follow(bytes(budget));
+        if let Err(error) = followed.and(brake.follow_guests(&allowed)) {
+            log::debug!("{} does not follow the budget: {error}", brake.group().display());
+        }
+    }
+
+    fn put_on_brake(&self, id: GuestId, pid: u32) {
+        if let Some(brake) = &*lock(&self.0.brake)
+            && let Err(error) = brake.take_in(id, pid)
+        {
+            log::debug!("{id} is not in {}: {error}", brake.group().display());
+        }
+    }
+
+    /// Admits the guest that introduces itself on `stream`.
+    pub(super) fn admit(&self, hello: &Hello, stream: &UnixStream) -> Result<Admission, String> {
+        let process = GuestProcess::of_peer(stream).map_err(|e| {
+            format!(
+                "the manager cannot watch the guest's process: {}",
+                spare::reason(&e)
+            )
+        })?;
+        let pid = process.pid();
+        // A guest that restarts comes back under its name at once, in another process.
+        self.bury_the_dead();
+        let mut roster = self.roster();
+        // Its connection before this one may be closed, and that not be seen yet.
+        let left = roster.find(&hello.name).filter(|id| self.links().is_left(*id));
+        if let Some(seat) = left.and_then(|id| roster.seat_mut(id)) {
+            seat.connected = false;
+        }
+        let id = roster.admit(hello, process).map_err(|e| with_sources(&e))?;
+        let version = hello.range().common().map_err(|e| e.to_string())?;
+        let limits = roster.limits(id).filter(|limits| !limits.are_of(hello));
+        let rebalance = roster.policy().settings().rebalance;
+        drop(roster);
+        self.put_on_brake(id, pid);
+        let welcome = Welcome {
+            version,
+            newest: VERSION.min(hello.version),
+            rebalance_seconds: rebalance.as_secs() as u32,
+        };
+        Ok(Admission { id, welcome, limits })
+    }
+
+    /// Tells a guest that it is admitted. A process that cannot be told stays admitted: it lives.
+    pub(super) fn welcome(&self, stream: &Arc<UnixStream>, admission: Admission) -> std::io::Result<()> {
+        let Admission { id, welcome, limits } = admission;
+        push(stream, &FromManager::Welcome(welcome))?;
+        if let Some(limits) = limits {
+            push(stream, &FromManager::Limits(limits))?;
+        }
+        let mut roster = self.roster();
+        self.links().take(id, stream);
+        if let Some(seat) = roster.seat_mut(id) {
+            seat.connected = true;
+        }
+        drop(roster);
+        log::info!("{id} is here");
+        // Without a limit it grows freely.
+        self.0.bell.ring();
+        Ok(())
+    }
+
+    /// Takes in a report.
+    pub(super) fn hear(&self, id: GuestId, report: Report) {
+        let sent_us = report.sent_us;
+        self.roster().hear(id, report);
+        let mut record = self.record();
+        record.doings.reports += 1;
+        // The sender's word: what lies in the future, or was never filled in, is none.
+        if let Some(micros) = since_us(sent_us) {
+            record.handling.note(micros);
+        }
+    }
+
+    /// Takes in how a guest stands with its limit.
+    pub(super) fn stand(&self, id: GuestId, standing: Standing) {
+        if self.roster().stand(id, standing) {
+            self.0.bell.ring();
+        }
+    }
+
+    /// A connection is over: that of guest `id`, where one was admitted on it.
+    pub(super) fn ended(&self, end: &End, id: Option<GuestId>, stream: &Arc<UnixStream>) {
+        let Some(id) = id else {
+            if let End::Refused(reason) = end {
+                log::info!("a guest was refused: {reason}");
+                self.record().doings.refused += 1;
+                let reason = reason.clone();
+                // It may be gone already, and then hears nothing.
+                let _ = push(stream, &FromManager::Refused { reason });
+            }
+            return;
+        };
+        if matches!(end, End::Offence(_)) {
+            self.cut_off(id);
+        }
+        let mut roster = self.roster();
+        if self.links().ended(id, stream)
+            && let Some(seat) = roster.seat_mut(id)
+        {
+            seat.connected = false;
+        }
+    }
+
+    /// Ends both connections of a guest whose process broke the rules, and keeps it out for a while.
+    pub(super) fn cut_off(&self, id: GuestId) {
+        if let Some(seat) = self.roster().seat_mut(id) {
+            seat.conduct.offend();
+        }
+        self.record().doings.cut_offs += 1;
+        self.links().cut(id);
+    }
+
+    /// The system refuses what serving one more guest takes.
+    pub(super) fn starved(&self, what: &str, error: &std::io::Error) {
+        let mut record = self.record();
+        record.doings.starved += 1;
+        if record.shortages.is_due() {
+            log::warn!("{what}: {}", spare::reason(error));
+        }
+    }
+
+    pub(super) fn links(&self) -> MutexGuard<'_, Links> {
+        lock(&self.0.links)
+    }
+
+    pub(super) fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        lock(&self.0.crowd)
+    }
+
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        lock(&self.0.record)
+    }
+}
+
+fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), HostError> {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(body).map(drop).map_err(HostError::System)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error with all its reasons, on one line.
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}

@@ -1,0 +1,59 @@
+//! Who gets how much of a host's memory, and which pages are stored once?
+//!
+//! The manager is trusted; the processes that it talks to are not. It never maps guest memory and never uses KVM.
+//!
+//! # Nouns
+//! | question | where |
+//! |---|---|
+//! | who is here, and what was promised? | [`roster`], [`groups`]; for the next manager [`kept`] |
+//! | who says what, and is told what? | `connections`, `pages`, `links`; how they behave, [`incidents`] |
+//! | what does the machine say? | [`survey`], [`budget`], [`cgroup`] |
+//! | who should hold how much? | [`policy`], [`limiter`], [`member`]; when that is asked, `rounds` |
+//! | what do people see? | [`picture`], [`api`] |
+//!
+//! - [`host::Host`]: the manager at work: sockets, threads, the round.
+//! - [`roster::Roster`]: the registry of admitted guests: process, limits, sharing domain.
+//! - [`member::Member`]: one guest as the policy sees it; [`policy::Policy`]: one round, values in, orders out;
+//!   [`limiter::Limiter`]: who may hold how much now.
+//! - [`budget`], [`cgroup`], [`groups`]: what may be spent, the kernel's brake, guests that claim memory together.
+//! - [`mod@backing`]: what may be promised as swap.
+//! - [`api`]: the HTTP API.
+//!
+//! # Invariants
+//! 1. A guest's references go only when the kernel says that its process is dead.
+//! 2. The sum of all limits never exceeds the budget less pools, the manager and a margin.
+//! 3. No thread holds the registry's lock while it reads or writes a socket.
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod attention;
+mod backing;
+mod bell;
+pub mod budget;
+pub mod cgroup;
+mod connections;
+mod deal;
+mod doors;
+pub mod groups;
+pub mod host;
+pub mod incidents;
+mod keeper;
+pub mod kept;
+mod limit;
+pub mod limiter;
+mod links;
+pub mod member;
+mod names;
+mod outgoing;
+mod pages;
+pub mod picture;
+pub mod policy;
+mod refusal;
+pub mod roster;
+mod rounds;
+mod seat;
+mod spare;
+pub mod survey;
+mod told;
+
+pub use backing::backing;

@@ -1,0 +1,80 @@
+//! What a manager refuses, and why.
+
+use std::io;
+
+use allocator::{AdmissionError, FleetError};
+
+use crate::groups::GroupError;
+use crate::spare;
+use levy_protocol::link::{NAME_LIMIT, VersionError};
+
+/// Why a guest is not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// It speaks no version of the protocol that the manager speaks.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A name that nobody can type or show.
+    #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
+    Name(String),
+    /// The name is in use.
+    #[error("a guest called {0:?} is running already; choose another name or stop that one")]
+    Taken(String),
+    /// Shares of zero.
+    #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
+    Shares,
+    /// It broke the rules lately.
+    #[error("the guest's process was cut off for breaking the protocol; it may come back in {seconds} s")]
+    Barred {
+        /// Seconds left.
+        seconds: u64,
+    },
+    /// Its group cannot be, or cannot take it in.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// It does not fit, or its limits contradict each other.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Its process cannot be looked at.
+    #[error("the manager cannot see when the guest's process started")]
+    Process(#[source] io::Error),
+    /// The system has nothing left of what one more guest takes.
+    #[error("the manager cannot take one more guest: {0}")]
+    Shortage(String),
+    /// Its sharing domain could not be set up.
+    #[error("the sharing domain {domain:?} cannot take one more guest")]
+    Domain {
+        /// The domain.
+        domain: String,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl AdmitError {
+    /// The domain called `name` failed with `source`, which is not the domain's fault where a limit is reached.
+    pub(super) fn domain(name: &str, source: io::Error) -> Self {
+        match levy_protocol::cure(&source) {
+            Some(_) => Self::Shortage(spare::reason(&source)),
+            None => Self::Domain {
+                domain: name.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+/// Why settings or limits stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// What was promised to the guests would not hold any more.
+    #[error("that would break a promise: {0}")]
+    Promise(AdmissionError),
+    /// A group's limits contradict themselves or its members'.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// No plan can be made.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}

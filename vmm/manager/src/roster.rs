@@ -1,0 +1,451 @@
+//! The registry of admitted guests: the process of each, its limits, its sharing domain, and the policy over all.
+//!
+//! A guest is one number, [`GuestId`], given once and never again. What is known of it is found by that number and by
+//! no position in any list.
+
+mod changes;
+mod returning;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation, Shares};
+use page_share::{Dead, GuestProcess, LocalManager};
+
+use crate::api::types::Phase;
+use crate::groups::{Groups, whole_pages};
+use crate::member::{Limits, Member};
+use crate::names::Names;
+use crate::picture::Picture;
+use crate::policy::{Policy, Round, Settings, Spent};
+pub use crate::refusal::{AdmitError, ChangeError};
+pub use crate::seat::{Origin, Seat};
+use crate::survey::{Measured, Survey, Surveyed};
+use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
+pub(crate) use levy_protocol::link::is_name;
+use levy_protocol::link::{self, Hello, Report, Sharing, Standing};
+
+/// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
+const OVERHEAD: u64 = 5 << 20;
+
+/// Memory that it needs per guest memory for page tables and page states, in thousandths.
+const OVERHEAD_PER_MILLE: u64 = 6;
+
+/// Pages that one domain's pool may hold; a pool never outgrows the budget, this only bounds its tables.
+const POOL_LIMIT: u32 = 1 << 24;
+
+/// All guests, their domains and the policy over them.
+#[derive(Debug)]
+pub struct Roster {
+    policy: Policy,
+    groups: Groups,
+    /// In the order of admission, which is that of their numbers.
+    members: Vec<Member>,
+    /// For each member, its process.
+    seats: BTreeMap<GuestId, Seat>,
+    domains: BTreeMap<String, LocalManager>,
+    /// Swap and compression that may be promised.
+    backing: Pages,
+    next: u64,
+    round: Option<Round>,
+    /// What pools and the manager itself held when that was last counted.
+    spent: Spent,
+    /// Of that, pools of managers that are gone.
+    old_pools: Pages,
+}
+
+impl Roster {
+    /// No guest yet. `backing` is how much swap and compression may be promised.
+    pub fn new(settings: Settings, backing: Pages) -> Self {
+        Self {
+            policy: Policy::new(settings),
+            groups: Groups::default(),
+            members: Vec::new(),
+            seats: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            backing,
+            next: 0,
+            round: None,
+            spent: Spent::default(),
+            old_pools: Pages::ZERO,
+        }
+    }
+
+    /// Admits a guest, or says why not. A guest that was cut off and comes back is who it was.
+    ///
+    /// # Errors
+    /// See [`AdmitError`]; nothing has changed then.
+    pub fn admit(&mut self, hello: &Hello, process: GuestProcess) -> Result<GuestId, AdmitError> {
+        let protocol = hello.range().common()?;
+        if !is_name(&hello.name) {
+            return Err(AdmitError::Name(hello.name.clone()));
+        }
+        if let Some((&id, seat)) = self.seats.iter_mut().find(|(_, seat)| seat.name == hello.name) {
+            let is_same = process.is_still(&seat.process);
+            if let Some(seconds) = seat.conduct.barred().filter(|_| is_same) {
+                return Err(AdmitError::Barred { seconds });
+            }
+            if seat.connected || !is_same {
+                return Err(AdmitError::Taken(hello.name.clone()));
+            }
+            // The same process, after its connection or its manager went: it never ceased to be here, with the limits
+            // that it had.
+            seat.protocol = protocol;
+            return Ok(id);
+        }
+        if hello.shares == 0 {
+            return Err(AdmitError::Shares);
+        }
+        let started = process.started().map_err(AdmitError::Process)?;
+        let settled = self.settle(hello);
+        if settled.is_err() {
+            self.groups.prune(&mut self.members);
+        }
+        let (limits, sharing) = settled?;
+        let seat = Seat {
+            sharing,
+            control: hello.control.clone(),
+            fleet: hello.fleet.clone(),
+            ..Seat::new(&hello.name, process, (started, protocol))
+        };
+        Ok(self.seat(limits, seat))
+    }
+
+    /// Gives a guest the next number.
+    fn seat(&mut self, limits: Limits, seat: Seat) -> GuestId {
+        let id = GuestId::new(self.next);
+        self.next += 1;
+        self.members.push(Member::new(id, limits));
+        self.seats.insert(id, seat);
+        id
+    }
+
+    /// The limits of a guest that fits, and its sharing domain.
+    fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<String>), AdmitError> {
+        let group = hello
+            .group
+            .as_ref()
+            .map(|group| self.groups.enter(group))
+            .transpose()?;
+        let limits = Limits {
+            min: whole_pages(hello.min),
+            max: whole_pages(hello.size),
+            shares: Shares::new(hello.shares),
+            group,
+        };
+        let minimums = || self.minimums().chain([(group, limits.min)]);
+        self.groups.fit(minimums())?;
+        let mut others = self.reservations();
+        others.extend(self.groups.promised(minimums()));
+        self.admission()
+            .check(&others, &reservation(GuestId::new(self.next), limits))?;
+        let sharing = match &hello.sharing {
+            Sharing::Off => None,
+            Sharing::Domain(name) => Some(self.join(name, limits.max)?),
+        };
+        Ok((limits, sharing))
+    }
+
+    /// Forgets the guest whose process is `dead`: its limits, its references, and its domain with the last one in it.
+    pub fn bury(&mut self, dead: &Dead) {
+        let buried = self.seats.iter().find(|(_, seat)| dead.is_of(&seat.process));
+        let Some(id) = buried.map(|(&id, _)| id) else {
+            return;
+        };
+        self.members.retain(|member| member.id != id);
+        self.groups.prune(&mut self.members);
+        let Some(name) = self.seats.remove(&id).and_then(|seat| seat.sharing) else {
+            return;
+        };
+        if let Some(domain) = self.domains.get(&name) {
+            domain.with(|domain| domain.detach(dead));
+        }
+        if self
+            .seats
+            .values()
+            .all(|seat| seat.sharing.as_ref() != Some(&name))
+        {
+            self.domains.remove(&name);
+        }
+    }
+
+    /// The sharing domain of the guest that `process` runs, and who it is there; none while it is kept out.
+    pub fn peer(&mut self, process: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+        let found = self
+            .seats
+            .iter()
+            .find(|(_, seat)| process.is_still(&seat.process));
+        let (&id, seat) = found?;
+        if seat.conduct.barred().is_some() {
+            return None;
+        }
+        // Its page numbers reach beyond its number of pages: there is a hole in its memory.
+        let space = frame_space(self.member(id)?.limits.max)?;
+        let peer = page_share::Peer {
+            pages: space.frames(),
+            process: seat.process.clone(),
+        };
+        let name = seat.sharing.clone()?;
+        let domain = self.domain(&name).inspect_err(|error| {
+            log::warn!(
+                "{id} shares no pages until it connects again: the domain {name} cannot be made: {error}"
+            );
+        });
+        Some((id, domain.ok()?, peer))
+    }
+
+    /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
+    pub fn hear(&mut self, id: GuestId, report: Report) {
+        let Some(member) = find_mut(&mut self.members, id) else {
+            return;
+        };
+        let paused = report.paused;
+        if !member.hear(report) {
+            return;
+        }
+        if let Some(seat) = self.seats.get_mut(&id) {
+            // Whoever asked it to end knows better; anybody may have paused it at its control socket.
+            seat.phase = match (seat.phase, paused) {
+                (Phase::Stopping, _) => Phase::Stopping,
+                (_, true) => Phase::Paused,
+                (_, false) => Phase::Running,
+            };
+            seat.brought(member.limits, &member.pages());
+        }
+    }
+
+    /// Takes in what a guest's process says about its limit. Whether it waits for memory.
+    pub fn stand(&mut self, id: GuestId, standing: Standing) -> bool {
+        let Some(member) = find_mut(&mut self.members, id) else {
+            return false;
+        };
+        let waited = member.standing.waiting > 0;
+        member.stand(standing);
+        standing.waiting > 0 || waited
+    }
+
+    /// What to ask the kernel about before a round.
+    pub fn survey(&self) -> Survey {
+        let processes = self.guests().map(|(member, seat)| Surveyed {
+            id: member.id,
+            pid: seat.pid,
+            size: member.limits.max,
+            old_pools: member.report.old_pools.clone(),
+        });
+        Survey {
+            processes: processes.collect(),
+            domains: self.domains.values().cloned().collect(),
+        }
+    }
+
+    /// Takes in what the kernel said. Guests that came meanwhile keep what is known of them.
+    pub fn take_in(&mut self, measured: &Measured) {
+        for &(id, counted) in &measured.counted {
+            if let Some(member) = find_mut(&mut self.members, id) {
+                member.count(counted);
+            }
+        }
+        self.old_pools = measured.old_pools;
+        self.spent = Spent {
+            pools: measured.pools + measured.old_pools,
+            manager: measured.manager,
+        };
+    }
+
+    /// One round over all guests: plans, and remembers the orders.
+    ///
+    /// # Errors
+    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
+    pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
+        let spent = self.spent();
+        let round = self
+            .policy
+            .round(elapsed, spent, self.groups.list(), &mut self.members)?;
+        for (id, seat) in &mut self.seats {
+            seat.orders = round.orders.get(id).copied().unwrap_or_default();
+        }
+        Ok(self.round.insert(round))
+    }
+
+    /// A guest's limits in the words of the link.
+    pub fn limits(&self, id: GuestId) -> Option<link::Limits> {
+        let limits = self.member(id)?.limits;
+        Some(link::Limits {
+            min: limits.min.get().saturating_mul(4096),
+            shares: limits.shares.get(),
+            group: limits.group.and_then(|group| self.groups.limits(group)),
+        })
+    }
+
+    /// The fleet as the allocator sees it now.
+    ///
+    /// # Errors
+    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
+    pub fn fleet(&self) -> Result<Fleet, FleetError> {
+        self.policy.fleet(self.spent(), self.groups.list(), &self.members)
+    }
+
+    fn keeps_promises(&self) -> Result<(), FleetError> {
+        self.policy
+            .keeps_promises(self.spent(), self.groups.list(), &self.members)
+    }
+
+    /// `text` with guests and groups called by their names instead of the allocator's numbers.
+    pub fn named(&self, text: &str) -> String {
+        self.names().put_into(text)
+    }
+
+    /// The names of guests and groups.
+    pub(super) fn names(&self) -> Names {
+        let guests = self.seats.iter().map(|(id, seat)| (*id, seat.name.clone()));
+        let groups = self.groups.named().enumerate();
+        Names {
+            guests: guests.collect(),
+            groups: groups
+                .map(|(place, (name, _))| (GroupId::new(place as u32), name.to_owned()))
+                .collect(),
+        }
+    }
+
+    /// All guests, in the order of admission.
+    pub fn guests(&self) -> impl Iterator<Item = (&Member, &Seat)> {
+        self.members
+            .iter()
+            .filter_map(|member| Some((member, self.seats.get(&member.id)?)))
+    }
+
+    /// The guest called `name`.
+    pub fn find(&self, name: &str) -> Option<GuestId> {
+        let mut seats = self.seats.iter();
+        seats.find(|(_, seat)| seat.name == name).map(|(&id, _)| id)
+    }
+
+    /// One guest as the policy knows it.
+    pub fn member(&self, id: GuestId) -> Option<&Member> {
+        let place = self.members.binary_search_by_key(&id, |member| member.id);
+        self.members.get(place.ok()?)
+    }
+
+    /// One guest's process.
+    pub fn seat_mut(&mut self, id: GuestId) -> Option<&mut Seat> {
+        self.seats.get_mut(&id)
+    }
+
+    /// The sharing domains by name.
+    pub fn domains(&self) -> &BTreeMap<String, LocalManager> {
+        &self.domains
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The policy: settings and plan.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The last round.
+    pub fn last_round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// A copy of what people want to see, to be looked at without the lock.
+    pub fn picture(&self) -> Picture {
+        Picture::of(self)
+    }
+
+    /// What the budget is spent on beside the guests' processes, as last counted.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// What pools of managers that are gone occupied when that was last counted, each once.
+    pub fn old_pools(&self) -> Pages {
+        self.old_pools
+    }
+
+    fn admission(&self) -> Admission {
+        // What guests had swapped before this manager measured how much is free is not to be found free once more.
+        let brought: Pages = self.seats.values().map(Seat::swapped_before).sum();
+        let backing = (self.backing + brought).min(Pages::LIMIT);
+        self.policy.admission(self.spent, &self.members, backing)
+    }
+
+    /// Each guest's minimum, with its group.
+    fn minimums(&self) -> impl Iterator<Item = (Option<GroupId>, Pages)> {
+        self.minimums_with(None)
+    }
+
+    /// The same where the limits of one guest are others.
+    fn minimums_with(
+        &self,
+        other: Option<(GuestId, Limits)>,
+    ) -> impl Iterator<Item = (Option<GroupId>, Pages)> {
+        let limits = self.members.iter().map(move |member| match other {
+            Some((id, limits)) if id == member.id => limits,
+            _ => member.limits,
+        });
+        limits.map(|limits| (limits.group, limits.min))
+    }
+
+    /// Whether all that was promised fits the budget, one guest after the other, then the groups.
+    fn promises(&self) -> Result<(), AdmissionError> {
+        let (admission, mut promised) = (self.admission(), self.reservations());
+        let groups = self.groups.promised(self.minimums());
+        promised.extend(groups.into_iter().filter(|group| group.max > Pages::ZERO));
+        for (index, applicant) in promised.iter().enumerate() {
+            admission.check(&promised[..index], applicant)?;
+        }
+        Ok(())
+    }
+
+    fn reservations(&self) -> Vec<Reservation> {
+        self.members
+            .iter()
+            .map(|member| reservation(member.id, member.limits))
+            .collect()
+    }
+
+    /// Takes a guest of `size` into the domain called `name`, which is made for the first one.
+    fn join(&mut self, name: &str, size: Pages) -> Result<String, AdmitError> {
+        let failed = |source| AdmitError::domain(name, source);
+        if !is_name(name) {
+            return Err(AdmitError::Name(name.to_owned()));
+        }
+        frame_space(size).ok_or_else(|| failed(std::io::Error::other("guests have less than 16 TiB")))?;
+        self.domain(name).map_err(failed)?;
+        Ok(name.to_owned())
+    }
+
+    fn domain(&mut self, name: &str) -> std::io::Result<LocalManager> {
+        if let Some(domain) = self.domains.get(name) {
+            return Ok(domain.clone());
+        }
+        let domain = LocalManager::new(page_share::Domain::new(POOL_LIMIT)?);
+        self.domains.insert(name.to_owned(), domain.clone());
+        Ok(domain)
+    }
+}
+
+/// `members` have the order of their numbers.
+fn find_mut(members: &mut [Member], id: GuestId) -> Option<&mut Member> {
+    let place = members.binary_search_by_key(&id, |member| member.id).ok()?;
+    members.get_mut(place)
+}
+
+fn reservation(guest: GuestId, limits: Limits) -> Reservation {
+    let bytes = limits.max.get().saturating_mul(4096);
+    Reservation {
+        guest,
+        min: limits.min,
+        max: limits.max,
+        overhead: whole_pages(OVERHEAD + bytes / 1000 * OVERHEAD_PER_MILLE),
+    }
+}
+
+/// The page numbers of a guest with so many pages of RAM.
+fn frame_space(ram: Pages) -> Option<FrameSpace> {
+    FrameSpace::of_ram(ram.get().checked_mul(PAGE_SIZE)?)
+}

@@ -1,0 +1,170 @@
+//! The round once a second, and how often there may be one.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use allocator::GuestId;
+use page_share::Dead;
+
+use super::host::Host;
+use super::told::Told;
+use levy_protocol::link::{FromManager, Orders};
+use levy_protocol::process_memory::Census;
+
+/// Shortest time between two rounds.
+const QUICK: Duration = Duration::from_millis(20);
+
+/// Rounds take no more than this part of a CPU, as a divisor, however often a guest asks for one.
+const PART: u32 = 20;
+
+/// Longest time for which a guest that waits has no round: more guests than that suffices for cost more of a CPU.
+const LONGEST_REST: Duration = Duration::from_millis(240);
+
+/// Most that may pass in one round. Where there is more between two, the manager did not run, and nothing that guests
+/// did or left undone meanwhile is known.
+const LONGEST_ROUND: Duration = Duration::from_secs(2);
+
+/// Time between two rounds where the one before could not plan.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// When rounds are due.
+#[derive(Debug)]
+struct Pace {
+    last: Instant,
+    soonest: Duration,
+    next: Duration,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            last: now,
+            soonest: QUICK,
+            next: AGAIN,
+        }
+    }
+
+    /// A round begins at `now`; returns the time since the one before.
+    fn begin(&mut self, now: Instant) -> Duration {
+        let gap = now.saturating_duration_since(self.last);
+        self.last = now;
+        gap
+    }
+
+    /// It took `cpu` of this thread's time, and the next is due after `next`. Time for which others had the CPU is not
+    /// counted: on a busy machine rounds would become rare just when they are needed.
+    fn end(&mut self, cpu: Duration, next: Duration) {
+        self.soonest = (cpu * PART).clamp(QUICK, LONGEST_REST);
+        self.next = next.max(self.soonest);
+    }
+}
+
+impl Host {
+    /// Runs rounds until [`Host::close`].
+    pub fn run(&self) {
+        let mut pace = Pace::new(Instant::now());
+        let (mut told, mut census) = (Told::default(), Census::default());
+        while !self.is_closing() {
+            self.bell().wait(pace.last + pace.soonest, pace.last + pace.next);
+            let (began, cpu) = (Instant::now(), thread_cpu());
+            let gap = pace.begin(began);
+            self.bury_the_dead();
+            self.set_brake();
+            let elapsed = gap.min(LONGEST_ROUND);
+            self.count(elapsed, &mut census);
+            let next = self.round(elapsed, &mut told).unwrap_or_else(|error| {
+                log::error!("no plan this second, the last orders stay: {error}");
+                AGAIN
+            });
+            pace.end(thread_cpu().saturating_sub(cpu), next);
+            self.record().rounds.note(gap, began.elapsed());
+        }
+    }
+
+    /// Counts what is held. Asking the kernel about a thousand processes takes long enough to do it without the roster's
+    /// lock.
+    fn count(&self, elapsed: Duration, census: &mut Census) {
+        census.pass(elapsed);
+        let survey = self.roster().survey();
+        let measured = survey.measure(census);
+        self.roster().take_in(&measured);
+    }
+
+    /// One round; returns when the next one is due.
+    fn round(&self, elapsed: Duration, told: &mut Told) -> Result<Duration, allocator::FleetError> {
+        let (next, orders) = {
+            let mut roster = self.roster();
+            let next = roster.round(elapsed)?.next;
+            // A guest that waits is answered, whatever the answer.
+            for (member, _) in roster.guests().filter(|(member, _)| member.waits()) {
+                told.forget(member.id);
+            }
+            let orders = roster.guests().map(|(member, seat)| (member.id, seat.orders));
+            (next, orders.collect::<BTreeMap<GuestId, Orders>>())
+        };
+        told.keep(|id| orders.contains_key(&id));
+        for (id, orders) in orders {
+            if told.is_news(id, &orders) && self.tell(id, &FromManager::Orders(orders)) {
+                told.tell(id, orders);
+            }
+        }
+        Ok(next)
+    }
+
+    /// A closed connection releases nothing; a dead process does.
+    pub(super) fn bury_the_dead(&self) {
+        let buried = {
+            let mut roster = self.roster();
+            let dead: Vec<(GuestId, Dead)> = roster
+                .guests()
+                .filter_map(|(member, seat)| Some((member.id, seat.process.dead()?)))
+                .collect();
+            for (id, dead) in &dead {
+                roster.bury(dead);
+                self.links().remove(*id);
+            }
+            !dead.is_empty()
+        };
+        if buried {
+            self.keep();
+        }
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.unsigned_abs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_rest_by_the_cpu_they_took_and_never_long() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let mut rests = |cpu_ms: u64, next_ms: u64| {
+            pace.end(Duration::from_millis(cpu_ms), Duration::from_millis(next_ms));
+            (pace.soonest.as_millis(), pace.next.as_millis())
+        };
+        assert_eq!(rests(0, 1000), (20, 1000));
+        assert_eq!(rests(5, 1000), (100, 1000));
+        assert_eq!(rests(5, 0), (100, 100));
+        // A thousand guests on a slow machine: whoever waits is still heard four times a second.
+        assert_eq!(rests(400, 0), (240, 240));
+        assert_eq!(rests(60_000, 250), (240, 250));
+    }
+
+    #[test]
+    fn gaps_are_counted_from_begin_to_begin() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        assert_eq!(pace.begin(begin + Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(
+            pace.begin(begin + Duration::from_millis(1300)),
+            Duration::from_millis(300)
+        );
+        assert_eq!(pace.begin(begin), Duration::ZERO, "a clock that goes back");
+    }
+}

@@ -1,0 +1,95 @@
+//! A guest's process, as its manager knows it.
+
+use std::time::Instant;
+
+use allocator::Pages;
+use page_share::GuestProcess;
+
+use crate::api::types::Phase;
+use crate::incidents::Conduct;
+use crate::member::Limits;
+use levy_protocol::link::{Orders, PageCounts};
+
+/// A guest's process and how it came here.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// The name given by whoever started it.
+    pub name: String,
+    /// The version of the protocol that it speaks with this manager.
+    pub protocol: u32,
+    /// Its process's number.
+    pub pid: u32,
+    /// When that started, in the kernel's clock ticks since the machine did.
+    pub started: u64,
+    /// Its process: only the proof that it is dead ends the guest and its references.
+    pub process: GuestProcess,
+    /// The sharing domain that it is in.
+    pub sharing: Option<String>,
+    /// When it was admitted.
+    pub since: Instant,
+    /// Whether its connection stands: from when it was told that it is admitted.
+    pub connected: bool,
+    /// What it was last told.
+    pub orders: Orders,
+    /// Its control socket, for people.
+    pub control: Option<String>,
+    /// The fleet file that it was started from.
+    pub fleet: Option<String>,
+    /// What its virtual CPUs do: what they were last told from here, or what its process says.
+    pub phase: Phase,
+    /// What became of its connections.
+    pub conduct: Conduct,
+    /// What of it is older than its manager.
+    pub origin: Origin,
+}
+
+/// What of a guest is older than its manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing: it was admitted by this manager.
+    New,
+    /// It was admitted by one before, and has not reported yet.
+    Survivor,
+    /// So it was, and had swapped so much when it was first heard.
+    Swapped(Pages),
+}
+
+impl Seat {
+    /// The process of the guest called `name`, which has just come. Of `(started, protocol)` the first is when it
+    /// started, the second the version that it speaks.
+    pub(super) fn new(name: &str, process: GuestProcess, (started, protocol): (u64, u32)) -> Self {
+        Self {
+            name: name.to_owned(),
+            protocol,
+            pid: process.pid(),
+            started,
+            process,
+            sharing: None,
+            since: Instant::now(),
+            connected: false,
+            orders: Orders::default(),
+            control: None,
+            fleet: None,
+            phase: Phase::Running,
+            conduct: Conduct::default(),
+            origin: Origin::New,
+        }
+    }
+
+    /// Takes in what a guest that came back has in its swap file. What was free there when its manager began did not
+    /// count that; by its own word, but never more than it could have been promised.
+    pub(super) fn brought(&mut self, limits: Limits, pages: &PageCounts) {
+        if self.origin == Origin::Survivor {
+            let most = limits.max.less(limits.min);
+            self.origin = Origin::Swapped(Pages::new(pages.swapped).min(most));
+        }
+    }
+
+    /// What it had swapped before its manager began.
+    pub(super) fn swapped_before(&self) -> Pages {
+        match self.origin {
+            Origin::Swapped(pages) => pages,
+            Origin::New | Origin::Survivor => Pages::ZERO,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the kernel says about memory, asked without any lock.
+
+use std::collections::BTreeMap;
+
+use allocator::{GuestId, Pages};
+use page_share::LocalManager;
+
+use super::groups::whole_pages;
+use levy_protocol::link::OldPool;
+use levy_protocol::process_memory::{self, Census, Counted, Held};
+
+/// Whom to ask about.
+#[derive(Debug)]
+pub struct Survey {
+    /// All guests' processes.
+    pub(super) processes: Vec<Surveyed>,
+    /// Sharing domains, for their pools.
+    pub(super) domains: Vec<LocalManager>,
+}
+
+/// One guest's process.
+#[derive(Debug)]
+pub(super) struct Surveyed {
+    pub(super) id: GuestId,
+    pub(super) pid: u32,
+    /// Its guest's size.
+    pub(super) size: Pages,
+    /// Pools of managers that are gone of which it says that it has pages.
+    pub(super) old_pools: Vec<OldPool>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// What each guest's process costs. One that has just died is left out: its last count holds until it is buried.
+    pub(super) counted: Vec<(GuestId, Counted)>,
+    /// Pools of common copies, each page once.
+    pub(super) pools: Pages,
+    /// Pools of managers that are gone, each once.
+    pub(super) old_pools: Pages,
+    /// The manager's own process.
+    pub(super) manager: Pages,
+}
+
+impl Survey {
+    /// Asks; `census` knows what of it is due.
+    pub fn measure(&self, census: &mut Census) -> Measured {
+        let processes = self.processes.iter();
+        let counted = processes.filter_map(|process| Some((process.id, census.of(process.pid).ok()?)));
+        let pools = self
+            .domains
+            .iter()
+            .filter_map(|domain| domain.with(|domain| domain.pool_bytes().unwrap_or(0)));
+        Measured {
+            counted: counted.collect(),
+            pools: whole_pages(pools.fold(0, u64::saturating_add)),
+            old_pools: self.old_pools(),
+            manager: whole_pages(Held::of(std::process::id()).unwrap_or_default().total()),
+        }
+    }
+
+    /// What the pools occupy that guests' processes name: by the kernel's count, or where that is not shown by their word,
+    /// up to their guests' sizes.
+    fn old_pools(&self) -> Pages {
+        let mut pools = BTreeMap::<u64, u64>::new();
+        if self.processes.iter().all(|process| process.old_pools.is_empty()) {
+            return Pages::ZERO;
+        }
+        // The pools of now are counted as such.
+        let own = process_memory::memory_files(std::process::id()).unwrap_or_default();
+        for process in &self.processes {
+            let said = &process.old_pools;
+            if said.iter().all(|pool| pools.contains_key(&pool.id)) {
+                continue;
+            }
+            let files = process_memory::memory_files(process.pid);
+            let mut believed = process.size.get().saturating_mul(4096);
+            for pool in said.iter().filter(|pool| !own.contains_key(&pool.id)) {
+                let bytes = match &files {
+                    Ok(files) => files.get(&pool.id).copied().unwrap_or(0),
+                    Err(_) => pool.bytes.min(believed),
+                };
+                believed = believed.saturating_sub(bytes);
+                let known = pools.entry(pool.id).or_default();
+                *known = bytes.max(*known);
+            }
+        }
+        whole_pages(pools.into_values().fold(0, u64::saturating_add))
+    }
+}

@@ -1,0 +1,401 @@
+//! The guest's side of the link: introduces the guest, reports, obeys, and reconnects.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use page_share::{Gfn, Pace, PageRun, SocketPort};
+
+use super::allowance::Allowance;
+use super::sampler::Sampler;
+use super::swapper::Swapper;
+use super::{Engine, OwnThread};
+use levy_protocol::link::{
+    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
+    Report, now_us,
+};
+use levy_protocol::run_dir::Doors;
+
+/// Time between two reports.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How often the link is looked after in between: an order waits no longer.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the manager may take to admit a guest, or to take a report.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long pages are compressed, and then swapped, on one order.
+const SQUEEZE: Duration = Duration::from_millis(500);
+
+/// Pages squeezed between two looks at the clock.
+const PART: u32 = 64;
+
+/// Shortest and longest time between two attempts to find a manager that went away. Guests of one manager draw different
+/// ones, so that they do not all come to the next one at once.
+const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
+
+/// Why a guest has no manager.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendError {
+    /// Nobody is there.
+    #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]
+    Absent {
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not want this guest.
+    #[error("the manager refuses this guest: {0}")]
+    Refused(String),
+    /// It answered nonsense, or nothing in time.
+    #[error("the manager does not speak this protocol")]
+    Talk(#[from] LineError),
+    /// It fell silent.
+    #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
+    Silent,
+    /// The page socket does not take the guest.
+    #[error("the manager admits the guest but not to its sharing domain")]
+    Join(#[source] io::Error),
+    /// The system refuses what attending takes.
+    #[error("cannot start to attend to this guest's memory")]
+    System(#[source] io::Error),
+}
+
+/// What of the orders is not done to memory: somebody else carries it out.
+pub trait Duties: Send {
+    /// Asks the balloon for `pages`.
+    fn balloon(&mut self, pages: u64);
+    /// How the balloon is doing; `None` without one.
+    fn balloon_report(&self) -> Option<BalloonReport>;
+    /// Whether its virtual CPUs stand still, whoever stopped them.
+    fn is_paused(&self) -> bool;
+    /// Whether the guest is past its boot, so that its memory may be put under management.
+    fn is_up(&self) -> bool;
+    /// Ends the guest.
+    fn stop(&mut self);
+    /// Stops its virtual CPUs, or lets them run again.
+    fn pause(&mut self, paused: bool);
+}
+
+/// A guest that was admitted.
+#[derive(Debug)]
+pub struct Introduction {
+    doors: Doors,
+    hello: Hello,
+    link: Link,
+}
+
+#[derive(Debug)]
+struct Link {
+    stream: UnixStream,
+    lines: Lines,
+}
+
+impl Introduction {
+    /// Asks the manager whose run directory is `dir` to admit the guest that `hello` describes.
+    ///
+    /// # Errors
+    /// See [`AttendError`].
+    pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
+        let doors = Doors::in_dir(dir);
+        let link = introduce(&doors, &hello)?;
+        Ok(Self { doors, hello, link })
+    }
+}
+
+/// The thread that attends to one guest for as long as its process lives.
+#[derive(Debug)]
+pub struct Attendant;
+
+impl Attendant {
+    /// Begins to attend to the guest whose memory `engine` manages.
+    ///
+    /// # Errors
+    /// When the page socket does not take the guest ([`AttendError::Join`]), or the system refuses a thread or a descriptor
+    /// ([`AttendError::System`]).
+    pub fn start(
+        introduction: Introduction,
+        engine: Engine,
+        duties: Box<dyn Duties>,
+    ) -> Result<(), AttendError> {
+        let Introduction { doors, hello, link } = introduction;
+        let region = engine.region();
+        let threads = engine.threads;
+        if matches!(hello.sharing, levy_protocol::link::Sharing::Domain(_)) {
+            let pages = doors.pages.clone();
+            let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))
+                .map_err(AttendError::Join)?;
+            region.connect(Box::new(port)).map_err(AttendError::Join)?;
+        }
+        let swapper = Arc::new(Swapper::new(Arc::clone(region)));
+        let mut shift = Shift {
+            allowance: Allowance::start(&swapper, hello.min, threads).map_err(AttendError::System)?,
+            swapper,
+            engine,
+            duties,
+            orders: Orders::default(),
+            sampler: Sampler::default(),
+            report_due: Instant::now(),
+            written: (Instant::now(), 0),
+            hello,
+        };
+        let body = move || {
+            threads.started(OwnThread::Attendant);
+            let mut link = link;
+            loop {
+                let reason = shift.attend(link);
+                log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
+                shift.alone();
+                link = find(&doors, &shift.hello);
+                log::info!("a manager is back");
+            }
+        };
+        thread::Builder::new()
+            .name("attendant".into())
+            .stack_size(256 << 10)
+            .spawn(body)
+            .map(|_| ())
+            .map_err(|e| AttendError::System(levy_protocol::not_started(e)))
+    }
+}
+
+/// Looks for a manager until one takes the guest. One that refuses it may come to other thoughts, or be replaced.
+fn find(doors: &Doors, hello: &Hello) -> Link {
+    let mut said = None;
+    loop {
+        thread::sleep(drawn(RETRY));
+        let error = match introduce(doors, hello) {
+            Ok(link) => return link,
+            Err(error) => error,
+        };
+        let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
+        if refused.is_some() && refused != said {
+            log::warn!("{error}; the guest keeps what it has, and asks again");
+            said = refused;
+        }
+    }
+}
+
+/// A time from `range`, by chance.
+fn drawn(range: std::ops::Range<Duration>) -> Duration {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let part = (random >> 32) as f64 / f64::from(u32::MAX);
+    range.start + (range.end - range.start).mul_f64(part)
+}
+
+/// Everything an attendant works with.
+struct Shift {
+    engine: Engine,
+    duties: Box<dyn Duties>,
+    orders: Orders,
+    sampler: Sampler,
+    allowance: Allowance,
+    swapper: Arc<Swapper>,
+    report_due: Instant,
+    /// When written pages were last counted, and the count.
+    written: (Instant, u64),
+    /// How the guest is introduced when a manager comes back.
+    hello: Hello,
+}
+
+impl Shift {
+    /// Reports and obeys until the link breaks; says why it did.
+    fn attend(&mut self, mut link: Link) -> String {
+        match link.stream.try_clone() {
+            Ok(voice) => self.allowance.speak_to(voice),
+            Err(error) => return error.to_string(),
+        }
+        self.report_due = Instant::now();
+        loop {
+            match link.lines.next::<FromManager>(&mut &link.stream) {
+                Ok(Line::Message(message)) => self.obey(&message),
+                Ok(Line::Later | Line::Unknown) => {}
+                Ok(Line::End) => return "it closed the connection".to_owned(),
+                Err(error) => return error.to_string(),
+            }
+            match self.duties.is_paused() {
+                // Nobody could touch anything: that is no sign of idleness.
+                true => self.sampler.forget(self.engine.region()),
+                false => self.sampler.tick(
+                    self.engine.region(),
+                    self.orders.sample_pages,
+                    Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
+                ),
+            }
+            if Instant::now() >= self.report_due {
+                self.report_due = Instant::now() + REPORT;
+                let report = FromVmm::Report(self.report());
+                match self.allowance.say(&report) {
+                    Ok(()) => {}
+                    // It stalls: it hears the next one, or is replaced, which closes the connection.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => {
+                        self.hear_last_words(&mut link);
+                        return error.to_string();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A manager that closed the connection may have said something before: limits that were changed must not be lost.
+    fn hear_last_words(&mut self, link: &mut Link) {
+        while let Ok(Line::Message(message)) = link.lines.next::<FromManager>(&mut &link.stream) {
+            self.obey(&message);
+        }
+    }
+
+    /// No manager: the last limit and what was promised hold on, and nothing is sampled that is told to no manager.
+    fn alone(&mut self) {
+        self.allowance.lose_manager();
+        self.sampler.forget(self.engine.region());
+        self.orders = Orders::default();
+    }
+
+    fn obey(&mut self, message: &FromManager) {
+        match message {
+            FromManager::Orders(orders) => self.follow(*orders),
+            FromManager::Limits(limits) => self.adopt(limits),
+            FromManager::Stop => self.duties.stop(),
+            FromManager::Pause => self.duties.pause(true),
+            FromManager::Resume => self.duties.pause(false),
+            // The introduction is over; a manager that repeats it says nothing new.
+            FromManager::Welcome(_) | FromManager::Refused { .. } => {}
+        }
+    }
+
+    /// What was changed here must hold with the next manager too.
+    fn adopt(&mut self, limits: &Limits) {
+        self.hello.min = limits.min;
+        self.allowance.promise(limits.min);
+        self.hello.shares = limits.shares;
+        self.hello.group.clone_from(&limits.group);
+    }
+
+    fn follow(&mut self, orders: Orders) {
+        // Every time: after a manager's return the last orders are not those that the balloon follows.
+        self.duties.balloon(orders.balloon_pages);
+        self.engine.set_pace(Pace {
+            cpu_share: orders.scan_cpu.clamp(0.001, 1.0),
+            pages_per_second: u32::try_from(orders.scan_pages_per_second)
+                .unwrap_or(u32::MAX)
+                .max(1),
+        });
+        if self.duties.is_up() {
+            self.engine.split_blocks(orders.split_blocks);
+        }
+        self.allowance.set(orders.limit_bytes, orders.owed_bytes);
+        self.squeeze(orders.compress_pages, orders.swap_pages);
+        if orders.compress_pages > 0 || orders.swap_pages > 0 {
+            // The manager plans no further squeeze on figures from before this one.
+            self.report_due = Instant::now();
+        }
+        self.orders = orders;
+    }
+
+    /// Compresses, then swaps, pages on which sharing found nothing, for as long as a report can wait. What is left to
+    /// do then is the next order's: a manager that hears nothing plans with old figures, and in the end hangs up. A guest's
+    /// minimum stays: what was ordered a moment ago may be gone by other ways.
+    fn squeeze(&mut self, compress: u64, swap: u64) {
+        if compress == 0 && swap == 0 {
+            return;
+        }
+        let pages = |count: u64| u32::try_from(count.min(self.allowance.spare())).unwrap_or(u32::MAX);
+        let (region, until) = (self.engine.region(), Instant::now() + SQUEEZE);
+        let mut incompressible = 0;
+        for part in parts(region.cold_pages(pages(compress))) {
+            incompressible += part.count - region.compress(part).min(part.count);
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        // The memory is wanted either way: what does not compress goes to the file.
+        let until = Instant::now() + SQUEEZE;
+        for part in parts(region.cold_pages(pages(swap).saturating_add(incompressible))) {
+            if self.swapper.swap_out(part).is_none() || Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        let stats = self.engine.region().stats();
+        let (then, before) = std::mem::replace(&mut self.written, (Instant::now(), stats.pages_written));
+        let seconds = then.elapsed().as_secs_f64().max(0.001);
+        Report {
+            pages: PageCounts {
+                private: stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit,
+                shared: stats.shared,
+                zero: stats.zero,
+                compressed: stats.compressed,
+                swapped: stats.swapped,
+                ballooned: stats.ballooned,
+                empty: stats.empty,
+            },
+            activity: self.sampler.activity(stats.samples_touched),
+            balloon: self.duties.balloon_report(),
+            cow_breaks: stats.cow_breaks,
+            written_per_second: ((stats.pages_written - before) as f64 / seconds) as u64,
+            // Neighbours came along unasked: no sign of need.
+            pages_in: (stats.pages_decompressed + stats.pages_swapped_in)
+                .saturating_sub(stats.neighbours_decompressed + stats.neighbours_swapped_in),
+            store_bytes: stats.store_bytes,
+            engine_cpu_us: (stats.handler_cpu_ns + stats.scan_cpu_ns) / 1000,
+            paused: self.duties.is_paused(),
+            old_pools: self.old_pools(),
+            sent_us: now_us(),
+        }
+    }
+}
+
+impl Shift {
+    fn old_pools(&self) -> Vec<OldPool> {
+        let pools = self.engine.region().old_pools();
+        let described = |pool: page_share::OldPool| OldPool {
+            id: pool.inode,
+            bytes: pool.bytes,
+        };
+        pools.into_iter().map(described).collect()
+    }
+}
+
+/// Runs in parts after each of which there is time for a look at the clock.
+fn parts(runs: Vec<PageRun>) -> impl Iterator<Item = PageRun> {
+    runs.into_iter().flat_map(|run| {
+        (0..run.count).step_by(PART as usize).map(move |at| PageRun {
+            first: Gfn::new(run.first.get() + at),
+            count: PART.min(run.count - at),
+        })
+    })
+}
+
+fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+    let absent = |source| AttendError::Absent {
+        path: doors.guests.clone(),
+        source,
+    };
+    let stream = UnixStream::connect(&doors.guests).map_err(absent)?;
+    stream.set_read_timeout(Some(TICK)).map_err(absent)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
+    Lines::send(&mut &stream, &FromVmm::Hello(hello.clone())).map_err(absent)?;
+    let mut link = Link {
+        stream,
+        lines: Lines::default(),
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match link.lines.next::<FromManager>(&mut &link.stream)? {
+            Line::Message(FromManager::Welcome(_)) => return Ok(link),
+            Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
+            Line::End => return Err(AttendError::Silent),
+            Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
+            Line::Message(_) | Line::Unknown | Line::Later => return Err(AttendError::Silent),
+        }
+    }
+}

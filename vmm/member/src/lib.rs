@@ -1,0 +1,170 @@
+//! How does a VMM put its guest's memory under a Levy manager?
+//!
+//! This library is for any VMM: it uses neither KVM nor Levy's own machine, and its process is as trustworthy as the
+//! guest that may have broken it.
+//!
+//! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
+//! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
+//! the manager was away, while its last limit holds on. Without one, the engine still merges zero pages.
+#![forbid(unsafe_code)]
+
+mod allowance;
+mod attendant;
+mod expected;
+mod figures;
+mod inventory;
+mod lease;
+mod memory;
+mod promised;
+mod sampler;
+mod swapper;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadStarted};
+
+use levy_protocol::not_started;
+
+pub use attendant::{AttendError, Attendant, Duties, Introduction};
+pub use expected::Expected;
+pub use figures::PageFigures;
+pub use inventory::{Inventory, Key, Kind};
+pub use memory::{Memory, PlainMemory};
+
+/// Part of a guest's memory that the compressed store may take, as a divisor.
+const STORE_PART: u64 = 4;
+
+/// Why a guest's memory cannot be managed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel lacks something, or the memory is of the wrong kind.
+    #[error(
+        "this guest's memory cannot be managed, so no budget can hold it; to run the guest all the same, unmanaged and \
+         outside every budget, give `levy run` --manager none, or leave --manager out of `levy vmm`"
+    )]
+    Adopt(#[from] AdoptError),
+    /// The swap file cannot be made.
+    #[error("cannot make a swap file in {dir}; give another --swap", dir = dir.display())]
+    Swap {
+        /// Where.
+        dir: PathBuf,
+        /// The reason.
+        #[source]
+        source: page_share::SwapError,
+    },
+    /// The system refuses a thread.
+    #[error("cannot start a thread for this guest's memory")]
+    Thread(#[source] io::Error),
+}
+
+/// Tells what the system has too little of from what it cannot do.
+fn refused(error: AdoptError) -> EngineError {
+    match error {
+        AdoptError::System { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+            EngineError::Thread(not_started(source))
+        }
+        error => error.into(),
+    }
+}
+
+/// What is called first on each thread that this library starts: for a VMM that confines its threads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Threads {
+    /// On the threads of the region.
+    pub region: ThreadStarted,
+    /// On this library's own.
+    pub own: Option<fn(OwnThread)>,
+}
+
+/// A thread of this library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnThread {
+    /// Talks to the manager, compresses and swaps.
+    Attendant,
+    /// Keeps the process within its limit.
+    Allowance,
+}
+
+impl Threads {
+    fn started(self, thread: OwnThread) {
+        if let Some(own) = self.own {
+            own(thread);
+        }
+    }
+}
+
+/// What manages one guest's memory.
+///
+/// Dropping it stops the scan; the guest must have ended by then, its memory is not brought back.
+#[derive(Debug)]
+pub struct Engine {
+    region: Arc<Region>,
+    scan: ScanThread,
+    /// The memory stays for as long as anything works on it.
+    memory: Arc<dyn Memory>,
+    threads: Threads,
+}
+
+impl Engine {
+    /// Adopts `memory` and starts scanning it at the default pace. `swap` is where a swap file may grow, if anywhere.
+    ///
+    /// Memory starts out as the kernel has it, in blocks that nothing watches, so that a boot costs what it costs without
+    /// us; [`Region::split_blocks`] puts it under management.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn start<M: Memory + 'static>(memory: &Arc<M>, swap: Option<PathBuf>) -> Result<Self, EngineError> {
+        Self::start_with(memory, swap, Threads::default())
+    }
+
+    /// Like [`start`](Self::start); `threads` hears of every thread that is started.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn start_with<M: Memory + 'static>(
+        memory: &Arc<M>,
+        swap: Option<PathBuf>,
+        threads: Threads,
+    ) -> Result<Self, EngineError> {
+        let memory: Arc<dyn Memory> = Arc::clone(memory) as Arc<dyn Memory>;
+        let bytes = memory.bytes();
+        let swap = swap
+            .map(|dir| {
+                page_share::Swap::create(&dir, u32::try_from(bytes / 4096).unwrap_or(u32::MAX))
+                    .map_err(|source| EngineError::Swap { dir, source })
+            })
+            .transpose()?;
+        let region = memory.adopt(Options {
+            blocks: Blocks::Huge,
+            store_bytes: (bytes / STORE_PART) as usize,
+            swap,
+            thread_started: threads.region,
+        });
+        let region = region.map_err(refused)?;
+        let scan = ScanThread::start(Arc::clone(&region), Pace::default())
+            .map_err(|e| EngineError::Thread(not_started(e)))?;
+        Ok(Self {
+            region,
+            scan,
+            memory,
+            threads,
+        })
+    }
+
+    /// The memory's region.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Puts up to `blocks` blocks of 2 MiB under management, first those that hold what other guests probably have too.
+    pub fn split_blocks(&self, blocks: u32) {
+        self.memory.expected().split(&self.region, blocks);
+    }
+
+    /// Changes how fast it is scanned.
+    pub fn set_pace(&self, pace: Pace) {
+        self.scan.set_pace(pace);
+    }
+}

@@ -1,0 +1,57 @@
+//! A guest's memory, as the VMM that owns it hands it over.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use page_share::{AdoptError, MemoryRange, Options, Region};
+
+use super::Expected;
+
+/// Memory that a VMM owns and has managed.
+pub trait Memory: fmt::Debug + Send + Sync {
+    /// Its size, bytes of RAM; holes in the guest's address space are not counted.
+    fn bytes(&self) -> u64;
+
+    /// Puts all of it under a region with `options`. From then on only the region may drop pages of it.
+    ///
+    /// # Errors
+    /// See [`AdoptError`].
+    fn adopt(&self, options: Options) -> Result<Arc<Region>, AdoptError>;
+
+    /// Pages that probably equal other guests' and are not under management yet.
+    fn expected(&self) -> &Expected;
+}
+
+/// Memory of a VMM that has mapped it itself and drops no page of it any more once it is adopted.
+#[derive(Debug)]
+pub struct PlainMemory {
+    bytes: u64,
+    ranges: Mutex<Vec<MemoryRange>>,
+    expected: Expected,
+}
+
+impl PlainMemory {
+    /// The memory in `ranges`, which hold `bytes` bytes together.
+    pub fn new(ranges: Vec<MemoryRange>, bytes: u64) -> Self {
+        Self {
+            bytes,
+            ranges: Mutex::new(ranges),
+            expected: Expected::default(),
+        }
+    }
+}
+
+impl Memory for PlainMemory {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn adopt(&self, options: Options) -> Result<Arc<Region>, AdoptError> {
+        let ranges = std::mem::take(&mut *self.ranges.lock().unwrap_or_else(PoisonError::into_inner));
+        Region::adopt(ranges, options).map(Arc::new)
+    }
+
+    fn expected(&self) -> &Expected {
+        &self.expected
+    }
+}

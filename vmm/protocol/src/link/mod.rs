@@ -1,0 +1,46 @@
+//! What a guest's VMM process and the manager say to each other.
+//!
+//! The VMM connects to the manager's unix socket and introduces itself ([`Hello`]); the manager admits it
+//! ([`Welcome`]) or refuses with a reason. The hello names the versions of the protocol that the VMM speaks, the welcome
+//! the one that both speak from then on. From then on it is one JSON object a line, once a second a [`Report`] up and
+//! [`Orders`] down. A guest that shares pages opens a second connection, to the manager's page socket, for the binary
+//! batches of `page_share::SocketPort`; the manager knows by the process at its other end which guest it is.
+//!
+//! # What a hostile peer can do, and what still holds
+//! A VMM process is as trustworthy as the guest that may have broken it. Lines are bounded, fields are checked when
+//! parsed, numbers that nobody could mean are clamped where they are used, and whoever breaks the rules is cut off: its
+//! guest runs on alone, its references stay counted until the process is dead. A manager that lies can starve a guest
+//! or stop it, but neither read nor change its memory.
+#![forbid(unsafe_code)]
+
+mod line;
+mod message;
+mod reading;
+#[cfg(test)]
+mod transcripts;
+mod version;
+
+pub use line::{Line, LineError, Lines};
+pub use message::{
+    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, Limits, OldPool, Orders, PageCounts,
+    Report, Sharing, Standing, Welcome,
+};
+pub use reading::Message;
+pub use version::{OLDEST, Range, VERSION, VersionError};
+
+/// Longest name of a guest, a group or a sharing domain, bytes.
+pub const NAME_LIMIT: usize = 64;
+
+/// Whether guests, groups and domains may be called so: 1 to [`NAME_LIMIT`] letters, digits, `.`, `_` and `-`.
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_LIMIT).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Microseconds on the machine's monotonic clock, the same in all its processes.
+pub fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+}
