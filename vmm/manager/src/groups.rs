@@ -5,8 +5,7 @@
 use allocator::{Group, GroupId, GuestId, Pages, Reservation, Shares};
 
 use super::member::Member;
-use super::roster::is_name;
-use levy_protocol::link::GroupLimits;
+use levy_protocol::link::{GroupLimits, is_name};
 
 /// All groups of a host. A group's [`GroupId`] is its place in the list and changes when groups before it go.
 #[derive(Debug, Clone, Default)]

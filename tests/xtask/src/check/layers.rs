@@ -1,5 +1,9 @@
 //! Who may depend on whom.
 
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
 use super::metadata::{Metadata, Package};
 
 /// What a package may use besides its own code and, in tests, the crates of [`FOR_TESTS`].
@@ -18,14 +22,59 @@ const LAYERS: &[(&str, Layer)] = &[
     ("balloon-driver", Layer::Uses(&[])),
     ("levy-agent", Layer::Uses(&[])),
     ("guest-images", Layer::Uses(&["levy-agent"])),
+    ("levy-protocol", Layer::Uses(&[])),
+    (
+        "levy-manager",
+        Layer::Uses(&["allocator", "levy-protocol", "page-share"]),
+    ),
+    ("levy-member", Layer::Uses(&["levy-protocol", "page-share"])),
+    (
+        "levy-machine",
+        Layer::Uses(&[
+            "allocator",
+            "balloon-driver",
+            "levy-agent",
+            "levy-member",
+            "levy-protocol",
+            "page-share",
+        ]),
+    ),
+    (
+        "levy-launcher",
+        Layer::Uses(&[
+            "allocator",
+            "guest-images",
+            "levy-agent",
+            "levy-machine",
+            "levy-manager",
+            "levy-protocol",
+        ]),
+    ),
+    (
+        "levy-bench",
+        Layer::Uses(&[
+            "allocator",
+            "guest-images",
+            "levy-agent",
+            "levy-launcher",
+            "levy-machine",
+            "levy-manager",
+            "levy-member",
+            "levy-protocol",
+        ]),
+    ),
     (
         "levy",
         Layer::Uses(&[
             "allocator",
-            "page-share",
-            "balloon-driver",
             "guest-images",
             "levy-agent",
+            "levy-bench",
+            "levy-launcher",
+            "levy-machine",
+            "levy-manager",
+            "levy-member",
+            "levy-protocol",
         ]),
     ),
     ("ring3", Layer::Top),
@@ -39,10 +88,62 @@ const LAYERS: &[(&str, Layer)] = &[
 ];
 
 /// What any of our crates may use in its tests.
-const FOR_TESTS: &[&str] = &["ring3"];
+const FOR_TESTS: &[&str] = &["ring3", "page-share"];
 
-pub(super) fn complaints(metadata: &Metadata) -> Vec<String> {
-    metadata.ours().flat_map(of).collect()
+/// What a package must never be built with, however far down: the boundary of trust.
+const NEVER: &[(&str, &[&str])] = &[
+    (
+        "levy-manager",
+        &[
+            "kvm-bindings",
+            "kvm-ioctls",
+            "levy-machine",
+            "levy-member",
+            "virtio-queue",
+            "vm-memory",
+            "vm-superio",
+        ],
+    ),
+    (
+        "levy-member",
+        &["kvm-bindings", "kvm-ioctls", "levy-machine", "levy-manager"],
+    ),
+    (
+        "levy-machine",
+        &["levy-manager", "levy-launcher", "axum", "plotters"],
+    ),
+];
+
+/// Crates that only one package of ours may ask for.
+const ONLY: &[(&str, &str)] = &[("plotters", "levy-bench")];
+
+pub(super) fn complaints(metadata: &Metadata) -> Result<Vec<String>> {
+    let mut complaints: Vec<String> = metadata.ours().flat_map(of).collect();
+    for (package, never) in NEVER {
+        complaints.extend(forbidden(package, never, &built_with(package)?));
+    }
+    Ok(complaints)
+}
+
+/// The packages that `package` is built with, as cargo resolves them for it alone.
+fn built_with(package: &str) -> Result<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}", "--package", package])
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Those of `never` that are in cargo's list.
+fn forbidden(package: &str, never: &[&str], list: &str) -> Vec<String> {
+    let found = |name: &&&str| list.lines().any(|line| line.split(' ').next() == Some(**name));
+    let complain =
+        |name| format!("{package} must never be built with {name} (see `cargo tree --package {package}`)");
+    never.iter().filter(found).map(complain).collect()
 }
 
 fn of(package: &Package) -> Vec<String> {
@@ -64,7 +165,8 @@ fn of(package: &Package) -> Vec<String> {
             Layer::Pure => false,
             Layer::Uses(allowed) => !is_ours || allowed.contains(&used),
         };
-        if !fine {
+        let reserved = ONLY.iter().find(|(only, whose)| *only == used && whose != name);
+        if !fine || reserved.is_some() && !matches!(layer, Layer::Top) {
             complaints.push(format!("{name} must not depend on {used}"));
         }
     }
@@ -104,6 +206,22 @@ mod tests {
         assert_eq!(of(&plain), ["allocator must not depend on libc"]);
         let tests = package("allocator", &registry.replace("KIND", "\"dev\""));
         assert_eq!(of(&tests), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_boundary_of_trust_holds_however_far_down() {
+        let list = "levy-manager v0.1.0 (/x)\npage-share v0.1.0\nvm-memory v0.18.0\nvm-memory-extra v1\n";
+        let found = forbidden("levy-manager", &["kvm-ioctls", "vm-memory"], list);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].contains("must never be built with vm-memory"),
+            "{found:?}"
+        );
+        let plots = package(
+            "levy-machine",
+            r#"{"name": "plotters", "req": "^0.3", "kind": null, "source": "registry+x"}"#,
+        );
+        assert_eq!(of(&plots), ["levy-machine must not depend on plotters"]);
     }
 
     #[test]

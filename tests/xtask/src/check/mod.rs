@@ -1,5 +1,6 @@
 //! `cargo xtask check`: everything that can be said about the sources without running them.
 
+mod circles;
 mod dependencies;
 mod layers;
 mod licence;
@@ -36,7 +37,10 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     step("sources", &|| sources::complaints(metadata.root()))?;
-    step("layers", &|| Ok(layers::complaints(&metadata)))?;
+    step("layers", &|| layers::complaints(&metadata))?;
+    step("circles", &|| {
+        circles::complaints(metadata.root(), &sources::rust_files(metadata.root())?)
+    })?;
     step("dependencies", &|| Ok(dependencies::complaints(&metadata)))?;
     step("format", &|| cargo(&["fmt", "--all", "--check"]))?;
     step("clippy", &|| {

@@ -17,7 +17,7 @@ pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
 }
 
 /// The Rust files that are or would be committed.
-fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("git")
         .current_dir(root)
         .args([
