@@ -47,8 +47,8 @@ impl Breach {
     }
 }
 
-/// Failures that are described; further ones are only counted.
-const DESCRIBED: usize = 60;
+/// Failures of one kind that are described; further ones are only counted.
+const DESCRIBED: usize = 12;
 
 /// Times of one kind that are kept for the report.
 const TIMES: usize = 20_000;
@@ -104,7 +104,8 @@ impl Tally {
     pub(crate) fn breach(&self, breach: Breach, count: u64, tell: impl FnOnce() -> String) {
         let mut inner = self.inner();
         *inner.breaches.entry(breach).or_default() += count;
-        if inner.failures.len() < DESCRIBED {
+        let before = inner.failures.iter();
+        if before.filter(|text| text.starts_with(breach.name())).count() < DESCRIBED {
             let text = format!("{}: {}", breach.name(), tell());
             eprintln!("chaos: {}", text.lines().next().unwrap_or_default());
             inner.failures.push(text);
