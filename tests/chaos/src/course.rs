@@ -136,7 +136,8 @@ impl Fleet {
             ended.is_some()
         })?;
         if !ended.is_some_and(|status| status.success()) {
-            let what = format!("the last manager, told to end: {ended:?}");
+            let threads = memory::whereabouts(rule.process.id());
+            let what = format!("the last manager, told to end: {ended:?}; its threads:\n{threads}");
             self.witness.breach(Breach::Abort, 1, &what);
         }
         self.look_for_leavings();

@@ -7,6 +7,7 @@ use crate::budget::Weak;
 use crate::fleet::Fleet;
 use crate::guest::Life;
 use crate::later::Deed;
+use crate::memory;
 use crate::quota::{Action, Length};
 use crate::strain::Strain;
 use crate::tally::Breach;
@@ -79,7 +80,8 @@ impl Fleet {
             ended.is_some()
         })?;
         if !ended.is_some_and(|status| status.success()) && !self.is_interrupted() {
-            let what = format!("a manager that was told to end: {ended:?}");
+            let threads = memory::whereabouts(rule.process.id());
+            let what = format!("a manager that was told to end: {ended:?}; its threads:\n{threads}");
             self.witness.breach(Breach::Abort, 1, &what);
         }
         self.manager_is_gone();

@@ -1,9 +1,13 @@
 //! One look at a fleet: what must hold at any time.
 
+use std::path::Path;
 use std::time::Duration;
+
+use levy::api::types::GuestView;
 
 use crate::budget::{GRACE, Sample};
 use crate::fleet::Fleet;
+use crate::guest::Guest;
 use crate::leash::tail;
 use crate::manager::View;
 use crate::memory;
@@ -77,8 +81,9 @@ impl Fleet {
             // Once, not at each look.
             rule.is_told_silent = true;
             let what = format!(
-                "the manager does not answer for 5 s; its last words:\n{}",
-                tail(&self.manager.log(), 12)
+                "the manager does not answer for 5 s; its last words:\n{}\nits threads:\n{}",
+                tail(&self.manager.log(), 12),
+                memory::whereabouts(pid)
             );
             self.witness.breach(Breach::NotBack, 1, &what);
         }
@@ -128,19 +133,8 @@ impl Fleet {
                 }
                 (false, false) if waited > RETURN && !life.late => {
                     life.late = true;
-                    let what = format!(
-                        "{} is not back after 5 s: {}; its last words:\n{}\nthe manager's:\n{}",
-                        guest.kind.name,
-                        seen.map_or_else(
-                            || "the manager does not know it".to_owned(),
-                            |seen| format!(
-                                "connected: {}, report of {:.1} s ago",
-                                seen.connected, seen.report_age_seconds
-                            )
-                        ),
-                        tail(guest.log(), 6),
-                        tail(&self.manager.log(), 12),
-                    );
+                    let pid = life.process.id();
+                    let what = away(guest, pid, seen, &self.manager.log());
                     self.witness.breach(Breach::NotBack, 1, &what);
                 }
                 _ => {}
@@ -176,7 +170,9 @@ impl Fleet {
             {
                 life.asked = None;
                 let status = life.heard().status;
-                let what = format!("{name} does not get through a check of its pages: {status:?}");
+                let threads = memory::whereabouts(life.process.id());
+                let what =
+                    format!("{name} does not get through a check: {status:?}; its threads:\n{threads}");
                 self.witness.breach(Breach::Stuck, 1, &what);
             }
         }
@@ -266,4 +262,22 @@ impl Fleet {
         }
         (self.budget.cut == Some(now)).then_some("budget_cut")
     }
+}
+
+/// A guest that is not where it should be.
+fn away(guest: &Guest, pid: u32, seen: Option<&GuestView>, manager_log: &Path) -> String {
+    let seen = match seen {
+        None => "the manager does not know it".to_owned(),
+        Some(seen) => {
+            let (connected, age) = (seen.connected, seen.report_age_seconds);
+            format!("connected: {connected}, report of {age:.1} s ago")
+        }
+    };
+    format!(
+        "{} is not back after 5 s: {seen}; its last words:\n{}\nthe manager's:\n{}\nits threads:\n{}",
+        guest.kind.name,
+        tail(guest.log(), 6),
+        tail(manager_log, 12),
+        memory::whereabouts(pid)
+    )
 }

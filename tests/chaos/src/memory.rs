@@ -1,4 +1,4 @@
-//! What a fleet holds of the machine's memory, by the kernel's word.
+//! What a fleet's processes hold of the machine, and where they are, by the kernel's word.
 
 use std::collections::BTreeMap;
 use std::os::linux::fs::MetadataExt;
@@ -36,4 +36,15 @@ pub(crate) fn descriptors(pid: u32) -> usize {
 /// Threads of a process.
 pub(crate) fn threads(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
+/// What each thread of a process waits for: its name, the kernel's function, and the system call's number and arguments.
+pub(crate) fn whereabouts(pid: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let lines = tasks.into_iter().flatten().flatten().map(|task| {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let [name, function, call] = ["comm", "wchan", "syscall"].map(read);
+        format!("  {} in {} ({})", name.trim(), function.trim(), call.trim())
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
