@@ -75,8 +75,9 @@ impl Fleet {
         let checked = self.live_until(PATIENCE, |fleet| {
             let lives = fleet.guests.iter_mut().filter_map(|guest| guest.life.as_mut());
             lives
-                .map(|life| life.has_checked())
-                .fold(true, |all, one| all && one)
+                .filter_map(|life| (!life.has_checked()).then_some(()))
+                .count()
+                == 0
         })?;
         if !checked && !self.is_interrupted() {
             self.witness

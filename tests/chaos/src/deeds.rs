@@ -340,7 +340,7 @@ impl Fleet {
             0 => Strain::descriptors(manager, spare),
             1 => Strain::threads(manager, spare as usize),
             2 => Strain::descriptors(guest, spare),
-            _ if self.budget.bytes < self.budget.ample_mib() * 4 / 5 << 20 => return false,
+            _ if self.budget.bytes < (self.budget.ample_mib() * 4 / 5) << 20 => return false,
             _ => Strain::disk(self.swap.path()),
         };
         let name = ["manager_files", "manager_threads", "guest_files", "disk_full"][kind as usize];

@@ -81,7 +81,7 @@ impl Drop for Strain {
         match self {
             // A process that is gone needs nothing.
             Self::Descriptors { pid, before } => {
-                let _ = prlimit(Some(*pid), Resource::Nofile, before.clone());
+                let _ = prlimit(Some(*pid), Resource::Nofile, *before);
             }
             Self::Threads { group, home, .. } => {
                 let _ = fs::write(group.join("pids.max"), "max");
