@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use levy::api::types::GuestView;
+use levy_protocol::api::GuestView;
 
 use crate::budget::{GRACE, Sample};
 use crate::fleet::Fleet;
