@@ -21,6 +21,8 @@ enum Step {
     Touch(u32, u32),
     Scan(u8),
     ScanPart(u32),
+    /// Writes a word of pages between the look at them and their merging: contents become their likes.
+    Turn(PageRun),
     Hint(PageRun),
     Unshare,
     Release(PageRun, bool),
@@ -52,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..PAGES, 0..WORDS).prop_map(|(page, word)| Step::Touch(page, word)),
         8 => (1u8..6).prop_map(Step::Scan),
         2 => (1u32..3000).prop_map(Step::ScanPart),
+        4 => run().prop_map(Step::Turn),
         2 => run().prop_map(Step::Hint),
         1 => Just(Step::Unshare),
         4 => (run(), any::<bool>()).prop_map(|(run, balloon)| Step::Release(run, balloon)),
@@ -169,6 +172,25 @@ impl Guest {
                 let word = self.memory.load(at);
                 self.memory.store(at, !word);
                 self.memory.store(at, word);
+            }
+            Step::Turn(run) => {
+                region.scan_pass();
+                // One chunk is looked at, and what equals other pages is still to be merged.
+                region.scan_step(1);
+                for at in range(run) {
+                    let like = match self.model[at] {
+                        content @ 2..6 => content ^ 1,
+                        content => content,
+                    };
+                    let (before, after) = (page(self.model[at]), page(like));
+                    let words = before.as_chunks::<8>().0.iter().zip(after.as_chunks::<8>().0);
+                    for (word, (_, &new)) in words.enumerate().filter(|(_, (old, new))| old != new) {
+                        let address = at * PAGE_SIZE + word * 8;
+                        self.memory.store(address, u64::from_le_bytes(new));
+                    }
+                    self.model[at] = like;
+                }
+                region.scan_pass();
             }
             Step::Scan(passes) => (0..passes).for_each(|_| region.scan_pass()),
             Step::ScanPart(pages) => drop(region.scan_step(pages)),
