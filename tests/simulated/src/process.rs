@@ -75,6 +75,7 @@ fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std
     let hello = Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         name: options.name.clone(),
         size: options.mib << 20,
         min: options.min_mib << 20,

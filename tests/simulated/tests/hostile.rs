@@ -80,6 +80,7 @@ fn hello(name: &str) -> Hello {
     Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         name: name.into(),
         size: u64::from(PAGES) * 4096,
         min: 4096,

@@ -1,31 +1,24 @@
-//! The guest's side of the link: introduces the guest, reports, obeys, and reconnects.
+//! The guest's side of the link once it is admitted: reports, obeys, and finds the next manager.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use page_share::{Gfn, Pace, PageRun, SocketPort};
+use page_share::{Gfn, Pace, PageRun, SocketPort, Stats};
 
 use super::allowance::Allowance;
+use super::introduction::{AttendError, Introduction, Link, introduce};
 use super::sampler::Sampler;
 use super::swapper::Swapper;
 use super::{Engine, OwnThread};
 use levy_protocol::link::{
-    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, LineError, Lines, OldPool, Orders, PageCounts,
-    Report, now_us,
+    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, OldPool, Orders, PageCounts, Report, now_us,
 };
 use levy_protocol::run_dir::Doors;
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
-
-/// How often the link is looked after in between: an order waits no longer.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How long the manager may take to admit a guest, or to take a report.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long pages are compressed, and then swapped, on one order.
 const SQUEEZE: Duration = Duration::from_millis(500);
@@ -36,35 +29,6 @@ const PART: u32 = 64;
 /// Shortest and longest time between two attempts to find a manager that went away. Guests of one manager draw different
 /// ones, so that they do not all come to the next one at once.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
-
-/// Why a guest has no manager.
-#[derive(Debug, thiserror::Error)]
-pub enum AttendError {
-    /// Nobody is there.
-    #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]
-    Absent {
-        /// Where it should be.
-        path: std::path::PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// It does not want this guest.
-    #[error("the manager refuses this guest: {0}")]
-    Refused(String),
-    /// It answered nonsense, or nothing in time.
-    #[error("the manager does not speak this protocol")]
-    Talk(#[from] LineError),
-    /// It fell silent.
-    #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
-    Silent,
-    /// The page socket does not take the guest.
-    #[error("the manager admits the guest but not to its sharing domain")]
-    Join(#[source] io::Error),
-    /// The system refuses what attending takes.
-    #[error("cannot start to attend to this guest's memory")]
-    System(#[source] io::Error),
-}
 
 /// What of the orders is not done to memory: somebody else carries it out.
 pub trait Duties: Send {
@@ -80,32 +44,6 @@ pub trait Duties: Send {
     fn stop(&mut self);
     /// Stops its virtual CPUs, or lets them run again.
     fn pause(&mut self, paused: bool);
-}
-
-/// A guest that was admitted.
-#[derive(Debug)]
-pub struct Introduction {
-    doors: Doors,
-    hello: Hello,
-    link: Link,
-}
-
-#[derive(Debug)]
-struct Link {
-    stream: UnixStream,
-    lines: Lines,
-}
-
-impl Introduction {
-    /// Asks the manager whose run directory is `dir` to admit the guest that `hello` describes.
-    ///
-    /// # Errors
-    /// See [`AttendError`].
-    pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
-        let doors = Doors::in_dir(dir);
-        let link = introduce(&doors, &hello)?;
-        Ok(Self { doors, hello, link })
-    }
 }
 
 /// The thread that attends to one guest for as long as its process lives.
@@ -151,7 +89,7 @@ impl Attendant {
                 let reason = shift.attend(link);
                 log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
                 shift.alone();
-                link = find(&doors, &shift.hello);
+                link = shift.find(&doors);
                 log::info!("a manager is back");
             }
         };
@@ -161,23 +99,6 @@ impl Attendant {
             .spawn(body)
             .map(|_| ())
             .map_err(|e| AttendError::System(levy_protocol::not_started(e)))
-    }
-}
-
-/// Looks for a manager until one takes the guest. One that refuses it may come to other thoughts, or be replaced.
-fn find(doors: &Doors, hello: &Hello) -> Link {
-    let mut said = None;
-    loop {
-        thread::sleep(drawn(RETRY));
-        let error = match introduce(doors, hello) {
-            Ok(link) => return link,
-            Err(error) => error,
-        };
-        let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
-        if refused.is_some() && refused != said {
-            log::warn!("{error}; the guest keeps what it has, and asks again");
-            said = refused;
-        }
     }
 }
 
@@ -205,6 +126,24 @@ struct Shift {
 }
 
 impl Shift {
+    /// Looks for a manager until one takes the guest. One that refuses it may come to other thoughts, or be replaced.
+    fn find(&mut self, doors: &Doors) -> Link {
+        let mut said = None;
+        loop {
+            thread::sleep(drawn(RETRY));
+            self.hello.pages = Some(counts(&self.engine.region().stats()));
+            let error = match introduce(doors, &self.hello) {
+                Ok(link) => return link,
+                Err(error) => error,
+            };
+            let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
+            if refused.is_some() && refused != said {
+                log::warn!("{error}; the guest keeps what it has, and asks again");
+                said = refused;
+            }
+        }
+    }
+
     /// Reports and obeys until the link breaks; says why it did.
     fn attend(&mut self, mut link: Link) -> String {
         match link.stream.try_clone() {
@@ -329,15 +268,7 @@ impl Shift {
         let (then, before) = std::mem::replace(&mut self.written, (Instant::now(), stats.pages_written));
         let seconds = then.elapsed().as_secs_f64().max(0.001);
         Report {
-            pages: PageCounts {
-                private: stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit,
-                shared: stats.shared,
-                zero: stats.zero,
-                compressed: stats.compressed,
-                swapped: stats.swapped,
-                ballooned: stats.ballooned,
-                empty: stats.empty,
-            },
+            pages: counts(&stats),
             activity: self.sampler.activity(stats.samples_touched),
             balloon: self.duties.balloon_report(),
             cow_breaks: stats.cow_breaks,
@@ -365,6 +296,19 @@ impl Shift {
     }
 }
 
+/// Pages by state, in the words of the link.
+fn counts(stats: &Stats) -> PageCounts {
+    PageCounts {
+        private: stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit,
+        shared: stats.shared,
+        zero: stats.zero,
+        compressed: stats.compressed,
+        swapped: stats.swapped,
+        ballooned: stats.ballooned,
+        empty: stats.empty,
+    }
+}
+
 /// Runs in parts after each of which there is time for a look at the clock.
 fn parts(runs: Vec<PageRun>) -> impl Iterator<Item = PageRun> {
     runs.into_iter().flat_map(|run| {
@@ -375,27 +319,14 @@ fn parts(runs: Vec<PageRun>) -> impl Iterator<Item = PageRun> {
     })
 }
 
-fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
-    let absent = |source| AttendError::Absent {
-        path: doors.guests.clone(),
-        source,
-    };
-    let stream = UnixStream::connect(&doors.guests).map_err(absent)?;
-    stream.set_read_timeout(Some(TICK)).map_err(absent)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
-    Lines::send(&mut &stream, &FromVmm::Hello(hello.clone())).map_err(absent)?;
-    let mut link = Link {
-        stream,
-        lines: Lines::default(),
-    };
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match link.lines.next::<FromManager>(&mut &link.stream)? {
-            Line::Message(FromManager::Welcome(_)) => return Ok(link),
-            Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
-            Line::End => return Err(AttendError::Silent),
-            Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
-            Line::Message(_) | Line::Unknown | Line::Later => return Err(AttendError::Silent),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_between_attempts_differ_and_are_bounded() {
+        let times: Vec<_> = (0..100).map(|_| drawn(RETRY)).collect();
+        assert!(times.iter().all(|time| RETRY.contains(time)), "{times:?}");
+        assert!(times.iter().min() < times.iter().max());
     }
 }

@@ -12,6 +12,7 @@ mod allowance;
 mod attendant;
 mod expected;
 mod figures;
+mod introduction;
 mod inventory;
 mod lease;
 mod memory;
@@ -27,9 +28,10 @@ use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadSt
 
 use levy_protocol::not_started;
 
-pub use attendant::{AttendError, Attendant, Duties, Introduction};
+pub use attendant::{Attendant, Duties};
 pub use expected::Expected;
 pub use figures::PageFigures;
+pub use introduction::{AttendError, Introduction};
 pub use inventory::{Inventory, Key, Kind};
 pub use memory::{Memory, PlainMemory};
 

@@ -232,6 +232,7 @@ pub(crate) fn hello(name: &str, mib: u64) -> Hello {
     Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         name: name.into(),
         size: mib * MIB,
         min: mib * MIB / 4,

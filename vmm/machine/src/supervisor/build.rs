@@ -180,6 +180,7 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
     let hello = Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         name: config.name.clone(),
         size: config.memory.bytes,
         min: match config.memory.mergeable {

@@ -145,6 +145,7 @@ mod tests {
         FromVmm::Hello(Hello {
             version: VERSION,
             oldest: Some(OLDEST),
+            pages: None,
             name: "web-1".into(),
             size: 512 << 20,
             min: 128 << 20,

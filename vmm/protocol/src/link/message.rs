@@ -139,6 +139,10 @@ pub struct Hello {
     /// Unix socket on which this VMM takes `status`, `stop` and the like, for people.
     #[serde(default)]
     pub control: Option<String>,
+    /// Where its pages are, of a guest that ran under another manager before: it is there already, whatever was promised
+    /// meanwhile. None of a guest that starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PageCounts>,
 }
 
 impl Hello {
@@ -150,12 +154,13 @@ impl Hello {
         }
     }
 
-    /// The same hello for a manager that speaks no other version than `version`.
+    /// The same hello for a manager that speaks no other version than `version`, from before versions were negotiated.
     #[must_use]
     pub fn in_version(&self, version: u32) -> Self {
         Self {
             version,
             oldest: None,
+            pages: None,
             ..self.clone()
         }
     }

@@ -92,6 +92,7 @@ fn a_hello_in_version_3_has_no_field_that_a_manager_of_version_3_refuses() {
     let now = Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         ..hello
     };
     assert_ne!(written(&FromVmm::Hello(now.clone())), known);

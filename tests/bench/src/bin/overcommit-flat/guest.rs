@@ -84,6 +84,7 @@ pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
     let hello = Hello {
         version: VERSION,
         oldest: Some(OLDEST),
+        pages: None,
         name: format!("flat-{}", number + 1),
         size: bytes,
         min: bytes / MIN_PART,

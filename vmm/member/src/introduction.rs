@@ -1,0 +1,185 @@
+//! How a guest is introduced to its manager.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use levy_protocol::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, OLDEST};
+use levy_protocol::run_dir::Doors;
+
+/// How long the manager may take to admit a guest.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the link is looked after: an order waits no longer.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Why a guest has no manager.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendError {
+    /// Nobody is there.
+    #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]
+    Absent {
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not want this guest.
+    #[error("the manager refuses this guest: {0}")]
+    Refused(String),
+    /// It answered nonsense, or nothing in time.
+    #[error("the manager does not speak this protocol")]
+    Talk(#[from] LineError),
+    /// It fell silent.
+    #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
+    Silent,
+    /// The page socket does not take the guest.
+    #[error("the manager admits the guest but not to its sharing domain")]
+    Join(#[source] io::Error),
+    /// The system refuses what attending takes.
+    #[error("cannot start to attend to this guest's memory")]
+    System(#[source] io::Error),
+}
+
+/// A guest that was admitted.
+#[derive(Debug)]
+pub struct Introduction {
+    pub(super) doors: Doors,
+    pub(super) hello: Hello,
+    pub(super) link: Link,
+}
+
+/// A connection on which a guest was admitted.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) stream: UnixStream,
+    pub(super) lines: Lines,
+}
+
+impl Introduction {
+    /// Asks the manager whose run directory is `dir` to admit the guest that `hello` describes.
+    ///
+    /// # Errors
+    /// See [`AttendError`].
+    pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
+        let doors = Doors::in_dir(dir);
+        let link = introduce(&doors, &hello)?;
+        Ok(Self { doors, hello, link })
+    }
+}
+
+/// Introduces the guest in the newest version that both sides speak.
+pub(super) fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+    match introduce_as(doors, hello) {
+        Err(AttendError::Refused(reason)) if is_before_negotiation(hello, &reason) => {
+            introduce_as(doors, &hello.in_version(OLDEST))
+        }
+        other => other,
+    }
+}
+
+/// Whether a manager that gives this `reason` does not know of negotiation: it names the field that is new to it.
+fn is_before_negotiation(hello: &Hello, reason: &str) -> bool {
+    hello.oldest == Some(OLDEST) && reason.contains("`oldest`")
+}
+
+fn introduce_as(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+    let absent = |source| AttendError::Absent {
+        path: doors.guests.clone(),
+        source,
+    };
+    let stream = UnixStream::connect(&doors.guests).map_err(absent)?;
+    stream.set_read_timeout(Some(TICK)).map_err(absent)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
+    Lines::send(&mut &stream, &FromVmm::Hello(hello.clone())).map_err(absent)?;
+    let mut link = Link {
+        stream,
+        lines: Lines::default(),
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match link.lines.next::<FromManager>(&mut &link.stream)? {
+            Line::Message(FromManager::Welcome(_)) => return Ok(link),
+            Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
+            Line::End => return Err(AttendError::Silent),
+            Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
+            Line::Message(_) | Line::Unknown | Line::Later => return Err(AttendError::Silent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use levy_protocol::link::{PageCounts, Sharing, VERSION};
+
+    fn hello() -> Hello {
+        Hello {
+            version: VERSION,
+            oldest: Some(OLDEST),
+            pages: Some(PageCounts::default()),
+            name: "g1".into(),
+            size: 1 << 30,
+            min: 1 << 28,
+            shares: 1000,
+            sharing: Sharing::Off,
+            group: None,
+            fleet: None,
+            control: None,
+        }
+    }
+
+    /// Answers each line of `answers` to one introduction, and returns what was said to it.
+    fn answered(answers: &'static [&'static str]) -> (Result<(), String>, Vec<serde_json::Value>) {
+        let dir = tempfile::tempdir().unwrap();
+        let doors = Doors::in_dir(dir.path());
+        let listener = UnixListener::bind(&doors.guests).unwrap();
+        let manager = std::thread::spawn(move || {
+            let answer = |answer: &&str| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                writeln!(stream, "{answer}").unwrap();
+                serde_json::from_str(&line).unwrap()
+            };
+            answers.iter().map(answer).collect()
+        });
+        let met = introduce(&doors, &hello()).map(drop).map_err(|e| e.to_string());
+        (met, manager.join().unwrap())
+    }
+
+    /// The words of the first release.
+    const OLD_REFUSAL: &str = "{\"type\":\"refused\",\"reason\":\"the peer sent what is no message: unknown field \
+        `oldest`, expected one of `version`, `name`, `size`\"}";
+    const OLD_WELCOME: &str = "{\"type\":\"welcome\",\"rebalance_seconds\":15}";
+
+    #[test]
+    fn a_manager_from_before_negotiation_hears_its_own_version() {
+        let (met, said) = answered(&[OLD_REFUSAL, OLD_WELCOME]);
+        assert_eq!(met, Ok(()));
+        assert_eq!(said[0]["version"], VERSION);
+        assert_eq!(
+            (&said[0]["oldest"], &said[1]["version"]),
+            (&OLDEST.into(), &OLDEST.into())
+        );
+        let unknown = said[1]
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| ["oldest", "pages"].contains(&key.as_str()));
+        assert_eq!(unknown.count(), 0, "{}", said[1]);
+    }
+
+    #[test]
+    fn a_refusal_for_another_reason_is_final() {
+        let (met, said) = answered(&["{\"type\":\"refused\",\"reason\":\"no room\"}"]);
+        assert!(met.unwrap_err().contains("no room"));
+        assert_eq!(said.len(), 1);
+        assert!(said[0]["pages"].is_object());
+    }
+}
