@@ -226,11 +226,12 @@ fn last_range(mib: u64) -> Range<u64> {
 /// What its kernel touches: something near its beginning, and its end, unless the initrd is there.
 fn touched(mib: u64) -> Vec<Range<u64>> {
     let last = last_range(mib);
-    let mut touched = vec![16 * MIB..16 * MIB + TOUCHED.0];
-    if last.end > INITRD_LIMIT {
-        touched.push(last.start.max(last.end - TOUCHED.1)..last.end);
+    let beginning = 16 * MIB..16 * MIB + TOUCHED.0;
+    let end = last.start.max(last.end - TOUCHED.1)..last.end;
+    match last.end <= INITRD_LIMIT {
+        true => Vec::from([beginning]),
+        false => vec![beginning, end],
     }
-    touched
 }
 
 /// Where the VMM puts the initrd: as high as it fits.

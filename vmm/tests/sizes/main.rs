@@ -121,60 +121,15 @@ fn through(host: &Host, dir: &Path, row: &mut Row) -> Result<(), Failed> {
     let guest = Guest::start(host, dir, row.mib)?;
     let (report, _) = guest.until("a report", |report, _| report.pages.private > 0)?;
     let pages = report.pages;
-    let all = [
-        pages.private,
-        pages.shared,
-        pages.zero,
-        pages.compressed,
-        pages.swapped,
-        pages.ballooned,
-    ];
-    let size = (all.iter().sum::<u64>() + pages.empty) * PAGE;
+    let kept = pages.private + pages.shared + pages.zero + pages.compressed + pages.swapped;
+    let size = (kept + pages.ballooned + pages.empty) * PAGE;
     if size != row.mib * MIB {
         return Err(format!("its pages by state are {size} bytes together"));
     }
     row.started = true;
     guest.touched()?;
     let before = guest.contents()?;
-
-    // A closed gate puts all of its memory under management.
-    let tight = Orders {
-        limit_bytes: Some(guest.held()? + MIB / 4),
-        scan_cpu: 1.0,
-        scan_pages_per_second: 10_000_000,
-        ..Orders::default()
-    };
-    guest.order(tight)?;
-    guest.until("a closed gate", |_, standing| standing.gated)?;
-    let roomy = Orders {
-        limit_bytes: Some(guest.held()? + 64 * MIB),
-        ..tight
-    };
-    guest.order(roomy)?;
-    let twice = 2 * TWICE / PAGE;
-    let (report, _) = guest.until("sharing", |report, _| report.pages.shared >= twice * 9 / 10)?;
-    row.shared = report.pages.shared;
-
-    let unlike = UNLIKE / PAGE;
-    guest.order(Orders {
-        swap_pages: unlike / 2,
-        ..roomy
-    })?;
-    let (report, _) = guest.until("swapping", |report, _| report.pages.swapped > 0)?;
-    row.swapped = report.pages.swapped;
-
-    let limit = guest.held()?.saturating_sub(3 * MIB);
-    guest.order(Orders {
-        limit_bytes: Some(limit),
-        ..tight
-    })?;
-    guest.until("its limit", |_, standing| {
-        standing.limit_bytes == Some(limit)
-            && standing.gated
-            && guest.held().is_ok_and(|held| held <= limit + TOLERANCE)
-    })?;
-    row.limited = Some((limit, guest.held()?));
-
+    reclaim(&guest, row)?;
     let after = guest.contents()?;
     row.kept = before
         .iter()
@@ -194,6 +149,47 @@ fn through(host: &Host, dir: &Path, row: &mut Row) -> Result<(), Failed> {
         0 => Ok(()),
         status => Err(format!("it ended with status {status}")),
     }
+}
+
+/// Has the guest's memory shared, swapped and held to a limit.
+fn reclaim(guest: &Guest<'_>, row: &mut Row) -> Result<(), Failed> {
+    // A closed gate puts all of it under management.
+    let tight = Orders {
+        limit_bytes: Some(guest.held()? + MIB / 4),
+        scan_cpu: 1.0,
+        scan_pages_per_second: 10_000_000,
+        ..Orders::default()
+    };
+    guest.order(tight)?;
+    guest.until("a closed gate", |_, standing| standing.gated)?;
+    let roomy = Orders {
+        limit_bytes: Some(guest.held()? + 64 * MIB),
+        ..tight
+    };
+    guest.order(roomy)?;
+    let twice = 2 * TWICE / PAGE;
+    let (report, _) = guest.until("sharing", |report, _| report.pages.shared >= twice * 9 / 10)?;
+    row.shared = report.pages.shared;
+
+    guest.order(Orders {
+        swap_pages: UNLIKE / PAGE / 2,
+        ..roomy
+    })?;
+    let (report, _) = guest.until("swapping", |report, _| report.pages.swapped > 0)?;
+    row.swapped = report.pages.swapped;
+
+    let limit = guest.held()?.saturating_sub(3 * MIB);
+    guest.order(Orders {
+        limit_bytes: Some(limit),
+        ..tight
+    })?;
+    guest.until("its limit", |_, standing| {
+        standing.limit_bytes == Some(limit)
+            && standing.gated
+            && guest.held().is_ok_and(|held| held <= limit + TOLERANCE)
+    })?;
+    row.limited = Some((limit, guest.held()?));
+    Ok(())
 }
 
 /// Bytes of memory that this machine has.
