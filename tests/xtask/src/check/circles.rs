@@ -15,10 +15,15 @@ type Graph = BTreeMap<String, BTreeSet<String>>;
 /// Complains of every circle in the crates below `root` whose Rust files are `files`.
 pub(super) fn complaints(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
     let mut crates = BTreeMap::<PathBuf, Graph>::new();
+    let mut folders = BTreeSet::<(PathBuf, String)>::new();
     for file in files {
         let Some((source, module)) = place(file) else {
             continue;
         };
+        let below = file.strip_prefix(&source);
+        if below.is_ok_and(|below| below.iter().count() > 1) {
+            folders.insert((source.clone(), module.clone()));
+        }
         let text =
             fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {}", file.display()))?;
         let mentioned = mentions(&text, is_top_level(file, &source));
