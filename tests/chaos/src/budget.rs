@@ -14,6 +14,9 @@ const TOLERANCE: u64 = 50;
 /// How long a reason counts after it has ended: pages are compressed and written until then.
 pub(crate) const GRACE: Duration = Duration::from_secs(6);
 
+/// So long the cut itself is a reason: the manager has heard of it, and tells its guests.
+const TELLING: Duration = Duration::from_millis(500);
+
 /// No reason counts for longer than this after it began, beside a manager that is away.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -91,7 +94,8 @@ impl Budget {
 
     /// Judges a sample of `used` bytes; `reason` is why more than the budget may be in use now, if there is one.
     pub(crate) fn judge(&mut self, used: u64, reason: Option<&'static str>, now: Duration) -> Sample {
-        if let Some(name) = reason {
+        let cut = self.cut.filter(|cut| now <= *cut + TELLING);
+        if let Some(name) = reason.or(cut.map(|_| "budget_cut")) {
             let since = match self.reason {
                 Some((before, since, last)) if before == name && now <= last + GRACE => since,
                 _ => now,
@@ -164,8 +168,23 @@ mod tests {
         let mut budget = Budget::new([(64, 8)].into_iter());
         budget.is_told(budget.bytes + 1, SECOND);
         assert_eq!(budget.cut, None);
-        budget.is_told(budget.bytes - 1, SECOND);
+        let over = budget.bytes;
+        budget.is_told(over * 3 / 4, SECOND);
         assert_eq!(budget.cut, Some(SECOND));
+        let soon = SECOND + TELLING / 2;
+        assert!(matches!(
+            budget.judge(over, None, soon),
+            Sample::Explained(_, "budget_cut")
+        ));
+        assert!(matches!(
+            budget.judge(over, None, SECOND * 6),
+            Sample::Explained(_, "budget_cut")
+        ));
+        assert!(matches!(
+            budget.judge(over, None, SECOND * 8),
+            Sample::Exceeded(_)
+        ));
+        budget.is_told(over, SECOND * 9);
         assert!(budget.least_mib(Weak::None) < budget.usual_mib());
         assert!(budget.usual_mib() < budget.ample_mib());
     }

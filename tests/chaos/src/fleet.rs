@@ -262,7 +262,7 @@ impl Fleet {
             let Some(status) = life.process.ended().context("wait")? else {
                 continue;
             };
-            let heard = life.heard().clone();
+            let heard = life.last_words();
             let (reason, ran) = (heard.failed, heard.status.is_some());
             guest.life = None;
             self.later.forget_guest(place);

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use simulated::{GuestOptions, Said, Status};
@@ -44,6 +45,7 @@ pub(crate) struct Life {
     pub(crate) process: Process,
     input: ChildStdin,
     heard: Arc<Mutex<Heard>>,
+    ear: Option<JoinHandle<()>>,
     pub(crate) weak: bool,
     pub(crate) began: Duration,
     /// It was seen at work.
@@ -110,11 +112,12 @@ impl Guest {
             wrong: 0,
             lost: 0,
         };
-        std::thread::Builder::new().spawn(move || ear.listen(output))?;
+        let ear = std::thread::Builder::new().spawn(move || ear.listen(output))?;
         self.life = Some(Life {
             process,
             input,
             heard,
+            ear: Some(ear),
             weak: refuse.is_some(),
             began: now,
             worked: false,
@@ -134,6 +137,15 @@ impl Guest {
 impl Life {
     pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that it has said, once it has ended.
+    pub(crate) fn last_words(&mut self) -> Heard {
+        if let Some(ear) = self.ear.take() {
+            // Its output ended with it.
+            let _ = ear.join();
+        }
+        self.heard().clone()
     }
 
     /// Whether its memory is filled and its writers work.

@@ -112,8 +112,10 @@ impl Fleet {
                 .guests
                 .iter()
                 .find(|seen| seen.name == guest.kind.name);
+            // Who comes back shows it by a report; who is there is there while its connection stands.
             let is_there = seen.is_some_and(|seen| {
-                seen.pid == life.process.id() && seen.connected && seen.report_age_seconds < REPORT_AGE
+                let reports = life.back || seen.report_age_seconds < REPORT_AGE;
+                seen.pid == life.process.id() && seen.connected && reports
             });
             let mut waited = now.saturating_sub(life.sound.max(since));
             if !life.back {
@@ -127,8 +129,9 @@ impl Fleet {
                 }
                 (false, true) => {
                     self.tally.count("lost_without_a_cause");
+                    let known = seen.map(|seen| (seen.pid, seen.connected));
                     self.witness
-                        .note(&format!("{} is away without a cause: {seen:?}", guest.kind.name));
+                        .note(&format!("{} is away without a cause: {known:?}", guest.kind.name));
                     life.disturb(now);
                 }
                 (false, false) if waited > RETURN && !life.late => {
@@ -242,7 +245,6 @@ impl Fleet {
 
     /// Why more than the budget may be in use now.
     fn excuse(&self) -> Option<&'static str> {
-        let now = self.clock.now();
         let Some(since) = self
             .manager
             .life
@@ -260,7 +262,7 @@ impl Fleet {
         if lives().any(|life| life.stopped.is_some_and(cannot_follow)) {
             return Some("guest_stopped");
         }
-        (self.budget.cut == Some(now)).then_some("budget_cut")
+        None
     }
 }
 
