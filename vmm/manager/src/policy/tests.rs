@@ -483,9 +483,9 @@ fn a_balloon_that_drips_keeps_no_other_way_from_reclaiming() {
         dead_balloon: true,
     };
     let mut host = Host::new(Pages::from_mib(400), vec![idle(), idle()]);
-    let mut size = 0;
     let mut squeezed = Vec::new();
-    for second in 0..12 {
+    // A page a second.
+    for size in 0..12 {
         for member in &mut host.members {
             member.held = Pages::from_mib(194);
             let mut report = Report::default();
@@ -503,10 +503,9 @@ fn a_balloon_that_drips_keeps_no_other_way_from_reclaiming() {
             member.hear(report);
         }
         let round = host.round(SECOND);
-        size += 1;
         assert_eq!(round.state, State::Soft);
         if told(&round, 0).compress_pages > 0 {
-            squeezed.push(second);
+            squeezed.push(size);
         }
     }
     assert!(
