@@ -72,7 +72,9 @@ fn a_guest_of_version_3_is_managed_in_version_3() {
     voice.say(REPORT_3);
     voice.say(STANDING_3);
     let seen = || manager.client().guest("old").unwrap();
-    until("its report", || seen().memory.private_bytes == 12000 * 4096);
+    until("its report", || {
+        seen().activity.written_bytes_per_second == 1171 * 4096
+    });
     assert_eq!(seen().protocol, 3);
     for _ in 0..3 {
         let orders = voice.hear().expect("it is managed");
@@ -99,9 +101,11 @@ fn a_guest_of_a_newer_version_is_managed_in_ours_and_may_say_what_we_do_not_know
     voice.say(&REPORT_3.replace("\"empty\":288", "\"empty\":288,\"huge\":7"));
     voice.say("{\"type\":\"weather\",\"degrees\":21}");
     voice.say(&STANDING_3.replace('}', ",\"since\":1}"));
-    voice.say(&REPORT_3.replace("12000", "11000"));
+    voice.say(&REPORT_3.replace("1171", "999"));
     let seen = || manager.client().guest("new").unwrap();
-    until("its last report", || seen().memory.private_bytes == 11000 * 4096);
+    until("its last report", || {
+        seen().activity.written_bytes_per_second == 999 * 4096
+    });
     assert!(
         seen().connected && seen().protocol == 4 && seen().counters.cut_offs == 0,
         "{:?}",
