@@ -99,6 +99,7 @@ impl ProtocolOptions {
             group: None,
             fleet: None,
             control: None,
+            pages: None,
         }
     }
 

@@ -231,6 +231,7 @@ fn groups_come_back_with_their_guests() {
         }),
         fleet: Some("/somewhere/fleet.toml".into()),
         control: None,
+        pages: None,
     };
     let guest = levy_member::Introduction::make(manager.dir(), hello).unwrap();
     let change = GroupChange {
