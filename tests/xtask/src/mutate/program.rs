@@ -20,38 +20,31 @@ const INJECTED: &str = include_str!("injected/levy_mutants.rs");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Package {
     pub(super) name: &'static str,
-    /// The folder of its crate's root.
-    root: &'static str,
-    /// The parts that are changed.
-    parts: &'static [&'static str],
+    /// Its sources, `lib.rs` among them.
+    sources: &'static str,
 }
 
 /// In the order in which they depend on each other. What fails here first is a folder that moved.
 pub(super) const PACKAGES: &[Package] = &[
     Package {
         name: "allocator",
-        root: "allocator/src",
-        parts: &["allocator/src"],
+        sources: "allocator/src",
     },
     Package {
         name: "balloon-driver",
-        root: "balloon-driver/src",
-        parts: &["balloon-driver/src"],
+        sources: "balloon-driver/src",
     },
     Package {
         name: "page-share",
-        root: "page-share/src",
-        parts: &["page-share/src"],
+        sources: "page-share/src",
     },
     Package {
         name: "levy-member",
-        root: "vmm/member/src",
-        parts: &["vmm/member/src"],
+        sources: "vmm/member/src",
     },
     Package {
         name: "levy-manager",
-        root: "vmm/manager/src",
-        parts: &["vmm/manager/src"],
+        sources: "vmm/manager/src",
     },
 ];
 
@@ -81,16 +74,14 @@ impl Program {
     pub(super) fn read(root: &Path, packages: &[Package]) -> Result<Self> {
         let mut program = Self {
             sources: BTreeMap::new(),
-            roots: packages.iter().map(|package| package.root).collect(),
+            roots: packages.iter().map(|package| package.sources).collect(),
             mutants: Vec::new(),
             removed: BTreeSet::new(),
             rewritten: BTreeMap::new(),
         };
         for package in packages {
             let mut files = Vec::new();
-            for part in package.parts {
-                collect(root, Path::new(part), &mut files)?;
-            }
+            collect(root, Path::new(package.sources), &mut files)?;
             program.add(package.name, files)?;
         }
         Ok(program)
@@ -184,13 +175,20 @@ impl Program {
             scratch.write(&Path::new(root).join("levy_mutants.rs"), points.as_bytes())?;
             let lib = Path::new(root).join("lib.rs");
             let text = match rewritten.get(&lib) {
-                Some(rewritten) => rewritten.text.clone(),
-                None => fs::read_to_string(scratch.tree.join(&lib)).context("a package has no lib.rs")?,
+                Some(rewritten) => &rewritten.text,
+                None => bail!(
+                    "{} is not there; mend PACKAGES in mutate/program.rs",
+                    lib.display()
+                ),
             };
-            scratch.write(&lib, with_module(&text).as_bytes())?;
+            scratch.write(&lib, with_module(text).as_bytes())?;
         }
         for (file, rewritten) in &rewritten {
-            if !file.ends_with("lib.rs") {
+            let is_root = self
+                .roots
+                .iter()
+                .any(|root| *file == Path::new(root).join("lib.rs"));
+            if !is_root {
                 scratch.write(file, rewritten.text.as_bytes())?;
             }
         }
@@ -201,12 +199,7 @@ impl Program {
 
 /// `text` with the injected module, at its end so that no byte before it moves.
 fn with_module(text: &str) -> String {
-    let module = "\nmod levy_mutants;\n";
-    if text.ends_with(module) {
-        text.to_owned()
-    } else {
-        format!("{text}{module}")
-    }
+    format!("{text}\nmod levy_mutants;\n")
 }
 
 /// Where the modules that `file` declares have their files.
