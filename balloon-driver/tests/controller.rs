@@ -343,3 +343,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_limits_are_those_of_the_documentation() {
+    let limits = Limits::default();
+    let seconds = [
+        limits.no_progress,
+        limits.retry_after,
+        limits.silence,
+        limits.stale_after,
+        limits.recovery,
+        limits.remember_pain,
+    ];
+    assert_eq!(seconds.map(|time| time.as_secs()), [3, 60, 10, 5, 10, 120]);
+    assert_eq!(
+        (limits.slowest, limits.fastest, limits.dead_band),
+        (1024, 65_536, 256)
+    );
+    assert_eq!(limits.available_floor, 32 << 20);
+    assert_eq!(
+        (limits.major_faults_per_second, limits.swap_in_per_second),
+        (200, 8 << 20)
+    );
+}

@@ -266,6 +266,42 @@ fn a_reset_leaves_a_device_as_new_but_for_its_target() {
 }
 
 #[test]
+fn notifications_of_queues_that_are_not_there_are_counted_and_ignored() {
+    let mut scene = Scene::new(balloon_driver::features::REPORTING);
+    for queue in [4, 5, u16::MAX] {
+        assert_eq!(scene.device.handle_queue_event(queue).unwrap(), Progress::Done);
+    }
+    assert_eq!(scene.device.counters().ignored_events, 3);
+    assert_eq!(scene.device.handle_queue_event(0).unwrap(), Progress::Done);
+    assert_eq!(
+        scene.device.counters().ignored_events,
+        3,
+        "an empty queue is there"
+    );
+}
+
+#[test]
+fn a_chain_that_makes_no_sense_counts_once_on_whatever_queue() {
+    for (kind, len, device_writes) in [
+        (QueueKind::Inflate, 6, false),
+        (QueueKind::Deflate, 4, true),
+        (QueueKind::Statistics, 10, true),
+        (QueueKind::Hinting, 3, false),
+        (QueueKind::Reporting, 4096, false),
+    ] {
+        let mut scene = Scene::new(0);
+        let buffer = Buffer {
+            address: GuestAddress(3000 * 4096),
+            len,
+            device_writes,
+        };
+        let queue = fill(&mut scene, kind, 3, &[buffer]);
+        assert_eq!(scene.device.handle_queue_event(queue).unwrap(), Progress::Done);
+        assert_eq!(scene.device.counters().malformed_chains, 3, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_device_can_be_printed() {
     let Stage { mut device, .. } = Stage::new(all_on(), 0);
     device.set_target(2748).unwrap();

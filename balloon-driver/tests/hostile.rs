@@ -364,7 +364,9 @@ fn a_saved_state_that_lies_is_refused() {
     heads.driver.as_mut().unwrap().queues[0].next_used = 9;
     let mut unparked = good.clone();
     unparked.driver.as_mut().unwrap().parked_statistics = None;
-    for bad in [parked, size, address, heads, unparked] {
+    let mut without_queue = good.clone();
+    without_queue.driver.as_mut().unwrap().features &= !balloon_driver::features::STATISTICS;
+    for bad in [parked, size, address, heads, unparked, without_queue] {
         let mut device = Balloon::restore(Options::default(), port(), &bad).unwrap();
         assert!(
             device
