@@ -281,6 +281,72 @@ fn notifications_of_queues_that_are_not_there_are_counted_and_ignored() {
 }
 
 #[test]
+fn the_length_of_the_configuration_follows_what_is_offered() {
+    use balloon_driver::{Offer, Options};
+    for (free_page_hinting, page_poison, len) in [
+        (Offer::Off, Offer::Off, 8),
+        (Offer::On, Offer::Off, 12),
+        (Offer::Off, Offer::On, 16),
+        (Offer::On, Offer::On, 16),
+    ] {
+        let options = Options {
+            free_page_hinting,
+            page_poison,
+            ..Options::default()
+        };
+        let device = Balloon::<Memory, _>::new(options, Anonymous::new(stage::memory()).unwrap());
+        assert_eq!(device.config_len(), len, "{options:?}");
+    }
+}
+
+#[test]
+fn the_driver_half_refuses_buffers_that_linux_never_sends() {
+    let mut scene = Scene::new(0);
+    for count in [0, 257] {
+        let frames = vec![3000; count];
+        assert!(
+            scene.driver.send_frames(QueueKind::Inflate, &frames).is_err(),
+            "{count}"
+        );
+    }
+    for count in [0, 33] {
+        let runs = vec![run(3000, 1); count];
+        assert!(scene.driver.send_report(&runs).is_err(), "{count}");
+    }
+    assert!(scene.driver.send_statistics(&[]).is_err());
+    scene.send(QueueKind::Inflate, &[3000; 256]);
+    scene.device.set_target(1).unwrap();
+    assert_eq!(scene.line.raised(), 2, "a buffer and a target");
+}
+
+#[test]
+fn every_buffer_is_counted_by_its_queue() {
+    let mut scene = Scene::new(0);
+    scene.send(QueueKind::Inflate, &[3000]);
+    scene.send(QueueKind::Deflate, &[3000]);
+    let sent = [
+        scene.driver.send_statistics(&[(4, 1)]).unwrap(),
+        scene.driver.send_hint_command(7).unwrap(),
+        scene.driver.send_report(&[run(3000, 1)]).unwrap(),
+    ];
+    for sent in sent {
+        assert_eq!(
+            scene.device.handle_queue_event(sent.queue).unwrap(),
+            Progress::Done
+        );
+    }
+    let seen = scene.device.counters();
+    let buffers = [
+        seen.inflate_buffers,
+        seen.deflate_buffers,
+        seen.statistics_buffers,
+        seen.hint_buffers,
+        seen.report_buffers,
+    ];
+    assert_eq!(buffers, [1; 5]);
+}
+
+#[test]
 fn a_chain_that_makes_no_sense_counts_once_on_whatever_queue() {
     for (kind, len, device_writes) in [
         (QueueKind::Inflate, 6, false),

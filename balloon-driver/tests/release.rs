@@ -394,7 +394,7 @@ fn a_huge_page_goes_when_the_last_of_its_frames_is_in_the_balloon() {
 #[test]
 fn memory_that_is_not_made_of_whole_frames_is_refused_by_its_address() {
     for (address, len) in [(0x800, 0x4000), (0x1000, 0x4200), (0x800, 0x3800)] {
-        let ranges = [(GuestAddress(0x10_0000), 0x1000), (GuestAddress(address), len)];
+        let ranges = [(GuestAddress(address), len), (GuestAddress(0x10_0000), 0x1000)];
         let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
         let text = format!("{}", Anonymous::new(memory).err().expect("a refusal"));
         assert!(

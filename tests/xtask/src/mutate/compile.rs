@@ -42,7 +42,15 @@ struct Complaint {
     level: String,
     message: String,
     rendered: Option<String>,
+    code: Option<Code>,
     spans: Vec<Span>,
+    children: Vec<Complaint>,
+}
+
+/// The number of an error, such as E0382.
+#[derive(Deserialize)]
+struct Code {
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -137,16 +145,37 @@ fn settle(program: &mut Program, scratch: &Scratch, args: &[&str]) -> Result<Sai
     bail!("after {ROUNDS} rounds there are still changes that do not compile");
 }
 
-/// The points in the places that an error names; where it names none with a point, those in its other places.
+/// The points in the places that an error names.
 fn blame(program: &Program, error: &Complaint) -> Vec<u32> {
-    let of = |primary: bool| -> Vec<u32> {
-        let spans = error.spans.iter().filter(|span| span.is_primary == primary);
-        spans
-            .flat_map(|span| program.blamed(&span.file_name, &(span.byte_start..span.byte_end)))
+    let blamed = |spans: Vec<&Span>| -> Vec<u32> {
+        let each = spans.into_iter();
+        each.flat_map(|span| program.blamed(&span.file_name, &(span.byte_start..span.byte_end)))
             .collect()
     };
-    let primary = of(true);
-    if primary.is_empty() { of(false) } else { primary }
+    let found = suspects(error).into_iter().map(blamed);
+    found
+        .into_iter()
+        .find(|blamed| !blamed.is_empty())
+        .unwrap_or_default()
+}
+
+/// The places that an error names, the likeliest first: its own, what it labels, its notes. The use of a value that a
+/// skipped statement would have set is the other way round: the statement is in the notes.
+fn suspects(error: &Complaint) -> Vec<Vec<&Span>> {
+    let of = |primary: bool| {
+        error
+            .spans
+            .iter()
+            .filter(move |span| span.is_primary == primary)
+            .collect()
+    };
+    let notes = error.children.iter().flat_map(|note| &note.spans).collect();
+    let mut suspects = vec![of(true), of(false), notes];
+    let code = error.code.as_ref().map_or("", |code| &code.code);
+    if ["E0381", "E0382"].contains(&code) {
+        suspects.reverse();
+    }
+    suspects
 }
 
 fn cargo(scratch: &Scratch, args: &[&str]) -> Result<Said> {
@@ -188,5 +217,43 @@ impl TestProgram {
 
     pub(super) fn path(&self) -> &Path {
         &self.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line of each place that is suspected, in order.
+    fn suspected(code: &str) -> Vec<usize> {
+        let span = |at: usize, primary: bool| {
+            format!(
+                r#"{{"file_name":"a.rs","byte_start":{at},"byte_end":{at},"is_primary":{primary},"x":1}}"#
+            )
+        };
+        let note = format!(
+            r#"{{"level":"note","message":"","rendered":null,"code":null,"spans":[{}],"children":[]}}"#,
+            span(3, true)
+        );
+        let text = format!(
+            r#"{{"reason":"compiler-message","message":{{"level":"error","message":"","rendered":null,
+                 "code":{{"code":"{code}","explanation":null}},"spans":[{},{}],"children":[{note}]}}}}"#,
+            span(1, true),
+            span(2, false)
+        );
+        let mut said = Said::default();
+        take(&mut said, &text.replace('\n', " "));
+        let suspects = suspects(&said.errors[0]);
+        suspects
+            .into_iter()
+            .flatten()
+            .map(|span| span.byte_start)
+            .collect()
+    }
+
+    #[test]
+    fn an_error_is_looked_for_where_its_cause_is_likeliest() {
+        assert_eq!(suspected("E0283"), [1, 2, 3]);
+        assert_eq!(suspected("E0382"), [3, 2, 1]);
     }
 }

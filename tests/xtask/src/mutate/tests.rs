@@ -234,7 +234,10 @@ fn every_change_does_what_it_says_and_none_does_nothing() {
         of(Kind::Some, "Some(*value << 1)", "None"),
         unchanged.replace("Some(8), Some(10)", "None, None")
     );
-    assert_eq!(of(Kind::Number, "1000", "1001"), unchanged.replace("] true", "] false"));
+    assert_eq!(
+        of(Kind::Number, "1000", "1001"),
+        unchanged.replace("] true", "] false")
+    );
     let same: Vec<&Point> = (0..)
         .zip(&points)
         .filter(|(number, _)| {
