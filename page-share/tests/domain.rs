@@ -452,3 +452,37 @@ fn a_claim_gets_slots_that_are_in_use_and_no_others() {
     assert_eq!(answers.iter().filter(|answer| **answer != noted).count(), 20);
     check(&manager);
 }
+
+/// Nothing that only the victim has may enter the pool, whatever sketches an attacker makes up: not even those that
+/// agree with the victim's in 46 bits, as a flood of them is sure to bring about.
+#[test]
+fn a_flood_of_made_up_sketches_brings_no_page_of_another_guest_into_the_pool() {
+    const SECRETS: u32 = 4000;
+    let manager = manager(10_000);
+    let [mut attacker, mut victim] = [0; 2].map(|_| Guest::attach(&manager, SECRETS * 16));
+    let secrets: Vec<(u32, u32)> = (0..SECRETS).map(|gfn| (gfn, 1_000_000 + gfn)).collect();
+    let named = victim.named(&secrets);
+    let mut answers = Vec::new();
+    for (round, low) in (0..16).zip([1u64, 2, 3, 0x3_ffff, 0x2_0000, 0x1_5555].into_iter().cycle()) {
+        let alike = |report: &Report| Report {
+            gfn: Gfn::new(report.gfn.get() + round * SECRETS),
+            // The last few differ in one of the upper bits.
+            sketch: Sketch::new(report.sketch.get() ^ if round < 12 { low } else { 1 << (round * 4) }),
+        };
+        let flood: Vec<Report> = named.iter().map(alike).collect();
+        attacker.port.report(&flood, &mut answers).unwrap();
+    }
+    assert_eq!(
+        manager.with(|domain| domain.sizes().hints),
+        Some(u64::from(SECRETS) * 10)
+    );
+    victim.port.report(&named, &mut answers).unwrap();
+    let asked = answers.iter().filter(|answer| **answer != Answer::Noted).count();
+    assert_eq!(asked, 0, "of {SECRETS} pages that nobody else has");
+    // Published all the same, they stay the victim's.
+    let published = victim.publish(&secrets);
+    assert!(published.iter().all(|result| *result == Publication::Noted));
+    assert!(attacker.offers().is_empty());
+    check(&manager);
+    assert_eq!(manager.with(|domain| domain.sizes().pool_pages), Some(0));
+}
