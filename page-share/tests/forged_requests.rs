@@ -10,14 +10,19 @@ mod forged;
 mod guest_process;
 
 use forged::dice::Dice;
-use forged::world::{Count, Step, World};
+use forged::step::{Count, Step};
+use forged::world::World;
 use guest_process::Process;
 
 /// Steps of one world; the next one begins with an empty domain.
 const EPISODE: usize = 2000;
 
-/// Runs that failed once: episodes, by seed.
-const FOUND: &[u64] = &[];
+/// Steps of a usual run.
+const USUAL: u64 = 40_000;
+
+/// Episodes that failed once, by the seed that was printed then: references that went when a process came back, a request
+/// done in an epoch that was over, and references restated after some of them were unmapped.
+const FOUND: &[u64] = &[11_400_714_819_323_198_485, 11_400_714_819_323_198_494];
 
 /// What an episode leaves for the next one: processes that still live.
 struct Run {
@@ -102,7 +107,7 @@ fn run(run: &mut Run, seed: u64) {
 
 #[test]
 fn no_request_without_authority_changes_anything_and_nothing_mapped_is_ever_lost() {
-    let (length, seed) = (number("LEVY_STEPS", 100_000), number("LEVY_SEED", 1));
+    let (length, seed) = (number("LEVY_STEPS", USUAL), number("LEVY_SEED", 1));
     let mut all = Run::new();
     for &found in FOUND {
         run(&mut all, found);
@@ -118,7 +123,8 @@ fn no_request_without_authority_changes_anything_and_nothing_mapped_is_ever_lost
     for (what, count) in Count::ALL.iter().zip(all.counts) {
         println!("{count:10} {what:?}");
     }
-    if length >= 100_000 {
+    // Other seeds may miss what is rare.
+    if length >= USUAL && seed == 1 {
         let idle = Count::ALL.iter().zip(all.counts).find(|(_, count)| *count == 0);
         assert!(idle.is_none(), "{idle:?} never happened");
     }

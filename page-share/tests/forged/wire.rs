@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use page_share::port::{Answer, Offer, Publication, Report};
-use page_share::{Attachment, Gfn, PoolGeneration, Slot};
+use page_share::port::{Answer, Offer, PortError, Publication, Report};
+use page_share::{Attachment, Domain, Gfn, PoolGeneration, Slot};
 
-use super::contents::Content;
+use super::contents::{self, Content};
 
 /// What a guest's process says.
 #[derive(Debug, Clone)]
@@ -19,6 +19,37 @@ pub(crate) enum Request {
     Withdraw(Vec<Gfn>),
     Release(PoolGeneration, Vec<Slot>),
     Claim(PoolGeneration, Vec<Slot>),
+}
+
+/// The manager does what it is asked.
+pub(crate) fn call(domain: &mut Domain, from: Attachment, request: &Request) -> Result<Reply, PortError> {
+    match request {
+        Request::Hello => Ok(Reply::Done),
+        Request::Restate(held) => domain.restate(from, held).map(|()| Reply::Done),
+        Request::Report(reports) => {
+            let mut answers = Vec::new();
+            domain.report(from, reports, &mut answers)?;
+            Ok(Reply::Answers(answers))
+        }
+        Request::Publish(reports, bytes) => {
+            let bytes: Vec<_> = bytes.iter().map(|&content| contents::page(content)).collect();
+            let mut results = Vec::new();
+            domain.publish(from, reports, &bytes, &mut results)?;
+            Ok(Reply::Publications(results))
+        }
+        Request::Offers => {
+            let mut offers = Vec::new();
+            domain.offers(from, &mut offers)?;
+            Ok(Reply::Offers(offers))
+        }
+        Request::Withdraw(gfns) => domain.withdraw(from, gfns).map(|()| Reply::Done),
+        Request::Release(generation, slots) => domain.release(from, *generation, slots).map(|()| Reply::Done),
+        Request::Claim(generation, slots) => {
+            let mut answers = Vec::new();
+            domain.claim(from, *generation, slots, &mut answers)?;
+            Ok(Reply::Answers(answers))
+        }
+    }
 }
 
 /// What the manager answers.

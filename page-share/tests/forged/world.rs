@@ -8,141 +8,32 @@ use page_share::port::{PortError, Report};
 use page_share::{Attachment, Dead, Domain, DomainKey, Gfn, PageHasher, PoolGeneration, Sketch, Slot};
 
 use super::contents::{self, COMMON, Content, Contents};
-use super::dice::Dice;
 use super::guest::{Asked, Guest, PAGES};
-use super::wire::{Connection, Life, Reply, Request};
+use super::step::{Count, Step, What};
+use super::wire::{Connection, Life, Reply, Request, call};
 use crate::guest_process::Process;
 
-const GUESTS: usize = 4;
-const POOL: u32 = 16;
+pub(super) const GUESTS: usize = 4;
+pub(super) const POOL: u32 = 16;
 const KEY: [u8; 32] = [8; 32];
 
 /// Connections that are remembered beside those that guests use.
 const CONNECTIONS: usize = 24;
 
-/// One thing that happens. Its operands choose among what there is when it happens.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
-    what: What,
-    a: u32,
-    b: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Send,
-    Deliver,
-    Receive,
-    Merge,
-    Write,
-    Unmap,
-    Lose,
-    Reconnect,
-    Die,
-    Bury,
-    Forge,
-    Replay,
-    Restart,
-}
-
-/// How often each is rolled.
-const WEIGHTS: [(What, u32); 13] = [
-    (What::Send, 480),
-    (What::Deliver, 600),
-    (What::Receive, 480),
-    (What::Merge, 240),
-    (What::Write, 100),
-    (What::Unmap, 60),
-    (What::Lose, 40),
-    (What::Reconnect, 120),
-    (What::Die, 1),
-    (What::Bury, 8),
-    (What::Forge, 120),
-    (What::Replay, 80),
-    (What::Restart, 2),
-];
-
-impl Step {
-    pub(crate) fn roll(dice: &mut Dice) -> Self {
-        let mut rolled = dice.roll(WEIGHTS.iter().map(|(_, weight)| weight).sum());
-        let what = WEIGHTS.iter().find(|(_, weight)| {
-            let found = rolled < *weight;
-            rolled = rolled.wrapping_sub(*weight);
-            found
-        });
-        let what = what.map_or(What::Send, |(what, _)| *what);
-        let [a, b] = [0; 2].map(|_| dice.roll(u32::MAX));
-        Self { what, a, b }
-    }
-}
-
-/// What is counted, so that an idle run shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Count {
-    Sent,
-    Done,
-    Merged,
-    Differed,
-    Broken,
-    Unmapped,
-    Lost,
-    Reconnected,
-    Restated,
-    Died,
-    Buried,
-    ProofUsedAgain,
-    Restarted,
-    Forged,
-    Replayed,
-    /// Requests without authority, all refused.
-    Superseded,
-    /// Requests of hostile processes that named what they must not.
-    Refused,
-    /// Hellos that were read when another connection had been welcomed since they were sent.
-    LateHello,
-    DeadHello,
-    Secrets,
-}
-
-impl Count {
-    pub(crate) const ALL: [Self; 20] = [
-        Self::Sent,
-        Self::Done,
-        Self::Merged,
-        Self::Differed,
-        Self::Broken,
-        Self::Unmapped,
-        Self::Lost,
-        Self::Reconnected,
-        Self::Restated,
-        Self::Died,
-        Self::Buried,
-        Self::ProofUsedAgain,
-        Self::Restarted,
-        Self::Forged,
-        Self::Replayed,
-        Self::Superseded,
-        Self::Refused,
-        Self::LateHello,
-        Self::DeadHello,
-        Self::Secrets,
-    ];
-}
-
 pub(crate) struct World {
-    domain: Domain,
-    generation: PoolGeneration,
-    pool: Arc<File>,
-    contents: Contents,
-    guests: Vec<Guest>,
-    connections: Vec<Connection>,
+    pub(super) domain: Domain,
+    pub(super) generation: PoolGeneration,
+    pub(super) pool: Arc<File>,
+    pub(super) contents: Contents,
+    pub(super) guests: Vec<Guest>,
+    pub(super) connections: Vec<Connection>,
     /// For each life that this domain has admitted: the newest right to speak for it, and on which connection.
-    current: HashMap<Life, (Attachment, u64)>,
-    dead: Vec<(Life, Dead)>,
-    buried: Vec<Dead>,
-    spare: Vec<Process>,
-    lives: u32,
-    opened: u64,
+    pub(super) current: HashMap<Life, (Attachment, u64)>,
+    pub(super) dead: Vec<(Life, Dead)>,
+    pub(super) buried: Vec<Dead>,
+    pub(super) spare: Vec<Process>,
+    pub(super) lives: u32,
+    pub(super) opened: u64,
     pub(crate) counts: [u64; Count::ALL.len()],
 }
 
@@ -191,7 +82,7 @@ impl World {
         Guest::new(Life(self.lives), process, hostile)
     }
 
-    fn count(&mut self, what: Count) {
+    pub(super) fn count(&mut self, what: Count) {
         self.counts[what as usize] += 1;
     }
 
@@ -225,7 +116,7 @@ impl World {
     fn write(&mut self, guest: usize, b: u32) {
         let guest = &mut self.guests[guest];
         let gfn = b % PAGES;
-        let secret = b / PAGES % 4 == 0;
+        let secret = (b / PAGES).is_multiple_of(4);
         let content = match secret {
             true => guest.secret(gfn),
             false => 1 + b / PAGES / 4 % (COMMON - 1),
@@ -284,7 +175,7 @@ impl World {
         self.count(Count::Reconnected);
     }
 
-    fn connection(&mut self, number: u64) -> Option<&mut Connection> {
+    pub(super) fn connection(&mut self, number: u64) -> Option<&mut Connection> {
         self.connections
             .iter_mut()
             .find(|connection| connection.number == number)
@@ -331,11 +222,13 @@ impl World {
                 (Request::Release(generation, guest.take_returns()), Asked::Other)
             }
             3 => (Request::Offers, Asked::Offers),
-            4 if b / 8 % 4 == 0 => {
+            4 if (b / 8).is_multiple_of(4) => {
                 let slots: Vec<Slot> = (0..3).map(|at| self.some_slot(b >> (8 + at))).collect();
                 (Request::Claim(generation, slots.clone()), Asked::Claim(slots))
             }
-            5 if b / 8 % 4 == 0 => (Request::Withdraw(vec![Gfn::new(b / 32 % PAGES)]), Asked::Other),
+            5 if (b / 8).is_multiple_of(4) => {
+                (Request::Withdraw(vec![Gfn::new(b / 32 % PAGES)]), Asked::Other)
+            }
             _ => {
                 let first = b / 8 % PAGES;
                 let pages = (first..PAGES)
@@ -348,100 +241,6 @@ impl World {
         })
     }
 
-    /// A slot near those that are in use: publishers' windows are 512 slots apart.
-    fn some_slot(&self, b: u32) -> Slot {
-        Slot::new(b % 5 * 512 + b / 5 % (POOL / 2))
-    }
-
-    /// Whatever a hostile process might say.
-    fn forged(&mut self, b: u32) -> Request {
-        let slots: Vec<Slot> = (0..b / 16 % 4)
-            .map(|at| self.some_slot(b.rotate_left(at * 7)))
-            .collect();
-        let about: Vec<(u32, Content)> = (0..4)
-            .map(|at| {
-                (
-                    b.rotate_left(at * 5) % (PAGES + u32::from(b % 64 == 0)),
-                    self.some_content(b.rotate_left(at * 9)),
-                )
-            })
-            .collect();
-        let mut reports = named(&mut self.contents, &about);
-        // Sketches like those of pages that others have, in all but a few bits.
-        if b % 3 == 0 {
-            for report in &mut reports {
-                report.sketch = Sketch::new(report.sketch.get() ^ u64::from(b % 0x3_ffff + 1));
-            }
-        }
-        let generation = match b % 32 {
-            0 => PoolGeneration::new(7),
-            _ => self.generation,
-        };
-        match b / 4 % 8 {
-            0 | 1 => Request::Report(reports),
-            2 => {
-                let bytes = about
-                    .iter()
-                    .map(|&(_, content)| 1 + (content + u32::from(b % 5 == 0)) % (COMMON - 1));
-                Request::Publish(reports, bytes.collect())
-            }
-            3 => Request::Offers,
-            4 => Request::Withdraw(about.iter().map(|&(gfn, _)| Gfn::new(gfn)).collect()),
-            5 => Request::Release(generation, slots),
-            6 => Request::Claim(generation, slots),
-            _ => Request::Restate(slots),
-        }
-    }
-
-    /// A content of some guest, one of its own perhaps.
-    fn some_content(&self, b: u32) -> Content {
-        let guest = &self.guests[b as usize % GUESTS];
-        let gfn = b / 4 % PAGES;
-        let content = guest.memory[gfn as usize];
-        // What only one page has is not known to others; they know what it is called in most bits at the most.
-        match content >= COMMON && b % 3 != 0 {
-            true => 1,
-            false => content,
-        }
-    }
-
-    /// Whether what is sent on this connection by others than its process harms that process alone, or nothing at all.
-    fn is_open_to_forgery(&self, connection: &Connection) -> bool {
-        let mut living = self.guests.iter().filter(|guest| !guest.hostile);
-        if !living.any(|guest| guest.life == connection.life) {
-            return true;
-        }
-        let current = self.current.get(&connection.life).map(|(_, number)| *number);
-        connection.attachment.is_some() && (connection.closed || current != Some(connection.number))
-    }
-
-    fn forge(&mut self, a: u32, b: u32) {
-        let request = self.forged(b);
-        if let Some(place) = self.forgeable(a) {
-            self.connections[place].requests.push_back(request);
-            self.connections[place].forged = true;
-            self.count(Count::Forged);
-        }
-    }
-
-    /// What was said on a connection once is said again.
-    fn replay(&mut self, a: u32, b: u32) {
-        let Some(place) = self.forgeable(a) else { return };
-        let connection = &mut self.connections[place];
-        if !connection.past.is_empty() {
-            let again = connection.past[b as usize % connection.past.len()].clone();
-            connection.requests.push_back(again);
-            connection.forged = true;
-            self.count(Count::Replayed);
-        }
-    }
-
-    fn forgeable(&self, a: u32) -> Option<usize> {
-        let open = |&place: &usize| self.is_open_to_forgery(&self.connections[place]);
-        let places: Vec<usize> = (0..self.connections.len()).filter(open).collect();
-        places.get(a as usize % places.len().max(1)).copied()
-    }
-
     fn die(&mut self, guest: usize) {
         let hostile = self.guests[guest].hostile;
         let reborn = self.born(hostile);
@@ -452,7 +251,7 @@ impl World {
 
     /// The manager learns of a death, perhaps once more.
     fn bury(&mut self, a: u32) -> Result<(), String> {
-        if a % 4 == 0 && !self.buried.is_empty() {
+        if a.is_multiple_of(4) && !self.buried.is_empty() {
             let dead = &self.buried[a as usize / 4 % self.buried.len()];
             if self.domain.detach(dead) {
                 return Err("a death ended a guest twice".to_owned());
@@ -485,7 +284,7 @@ impl World {
 
     /// The manager reads the next request of some connection, often of one on which a guest waits for the answer.
     fn deliver(&mut self, guest: usize, b: u32) -> Result<(), String> {
-        let used = self.guests[guest].connection.filter(|_| b % 4 > 0);
+        let used = self.guests[guest].connection.filter(|_| !b.is_multiple_of(4));
         let waiting = |&place: &usize| {
             let connection = &self.connections[place];
             !connection.requests.is_empty() && used.is_none_or(|used| used == connection.number)
@@ -589,7 +388,7 @@ impl World {
         match (reply, guest.asked.take()) {
             (Reply::End, _) => guest.connection = None,
             (Reply::Welcome(generation), Some(Asked::Hello(held))) => {
-                self.welcomed(number, generation, &held)
+                self.welcomed(number, generation, &held);
             }
             (Reply::Answers(answers), Some(Asked::Report(about))) => guest.answered(&about, &answers)?,
             (Reply::Answers(answers), Some(Asked::Claim(slots))) => {
@@ -636,87 +435,12 @@ impl World {
             guest.returns.clear();
         }
     }
-
-    /// What must be true now. The bytes of some pages at each step, of all of them now and then.
-    pub(crate) fn check(&self, number: usize) -> Result<(), String> {
-        self.domain.check()?;
-        for guest in self.guests.iter().filter(|guest| !guest.hostile) {
-            let held = guest.held(self.generation);
-            if held.is_empty() {
-                continue;
-            }
-            let Some((attachment, _)) = self.current.get(&guest.life) else {
-                return Err(format!(
-                    "{:?} lives and holds {held:?}, the domain does not know it",
-                    guest.life
-                ));
-            };
-            for (slot, count) in held {
-                let referred = self.domain.references_of(attachment.guest(), slot);
-                if referred < count {
-                    return Err(format!(
-                        "{:?} holds {slot:?} {count} times, counted are {referred}",
-                        guest.life
-                    ));
-                }
-            }
-            self.check_bytes(guest, number)?;
-        }
-        Ok(())
-    }
-
-    fn check_bytes(&self, guest: &Guest, number: usize) -> Result<(), String> {
-        for (&gfn, &(generation, slot)) in &guest.mapped {
-            let turn = number % 64 == 0 || number as u32 % PAGES == gfn;
-            if !turn || generation != self.generation {
-                continue;
-            }
-            let (found, written) = (contents::read(&self.pool, slot), guest.memory[gfn as usize]);
-            if found != Some(written) {
-                return Err(format!(
-                    "{:?}: page {gfn} should hold {written}, there is {found:?}",
-                    guest.life
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
-fn named(contents: &mut Contents, about: &[(u32, Content)]) -> Vec<Report> {
+pub(super) fn named(contents: &mut Contents, about: &[(u32, Content)]) -> Vec<Report> {
     let named = about.iter().map(|&(gfn, content)| Report {
         gfn: Gfn::new(gfn),
         sketch: contents.sketch(content),
     });
     named.collect()
-}
-
-fn call(domain: &mut Domain, from: Attachment, request: &Request) -> Result<Reply, PortError> {
-    match request {
-        Request::Hello => Ok(Reply::Done),
-        Request::Restate(held) => domain.restate(from, held).map(|()| Reply::Done),
-        Request::Report(reports) => {
-            let mut answers = Vec::new();
-            domain.report(from, reports, &mut answers)?;
-            Ok(Reply::Answers(answers))
-        }
-        Request::Publish(reports, bytes) => {
-            let bytes: Vec<_> = bytes.iter().map(|&content| contents::page(content)).collect();
-            let mut results = Vec::new();
-            domain.publish(from, reports, &bytes, &mut results)?;
-            Ok(Reply::Publications(results))
-        }
-        Request::Offers => {
-            let mut offers = Vec::new();
-            domain.offers(from, &mut offers)?;
-            Ok(Reply::Offers(offers))
-        }
-        Request::Withdraw(gfns) => domain.withdraw(from, gfns).map(|()| Reply::Done),
-        Request::Release(generation, slots) => domain.release(from, *generation, slots).map(|()| Reply::Done),
-        Request::Claim(generation, slots) => {
-            let mut answers = Vec::new();
-            domain.claim(from, *generation, slots, &mut answers)?;
-            Ok(Reply::Answers(answers))
-        }
-    }
 }
