@@ -74,6 +74,15 @@ struct World {
     device: Device,
 }
 
+/// State, config space, what was hinted and whether that is all, whether it is active, frames that the guest has free.
+type Seen = (
+    BalloonState,
+    [u8; CONFIG_SIZE],
+    Option<(Vec<Run>, bool)>,
+    bool,
+    usize,
+);
+
 impl World {
     fn new() -> Self {
         let stage = Stage::new(all_on(), 0);
@@ -178,15 +187,7 @@ impl World {
     }
 
     /// All that a host and a guest can tell devices apart by, but for what the host only observes.
-    fn seen(
-        &self,
-    ) -> (
-        BalloonState,
-        [u8; CONFIG_SIZE],
-        Option<(Vec<Run>, bool)>,
-        bool,
-        usize,
-    ) {
+    fn seen(&self) -> Seen {
         let mut config = [0; CONFIG_SIZE];
         self.device.read_config(0, &mut config);
         let hinted = self
