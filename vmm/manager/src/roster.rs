@@ -91,6 +91,10 @@ impl Roster {
             // The same process, after its connection or its manager went: it never ceased to be here, with the limits
             // that it had.
             seat.protocol = protocol;
+            let member = self.members.iter().find(|member| member.id == id);
+            if let (Some(member), Some(pages)) = (member, &hello.pages) {
+                seat.brought(member.limits, pages);
+            }
             return Ok(id);
         }
         if hello.shares == 0 {
