@@ -5,6 +5,7 @@
 mod contents;
 mod managed_guest;
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use contents::page;
@@ -136,17 +137,22 @@ fn a_block_for_which_no_mapping_is_left_stays_whole() {
             ..Options::default()
         };
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
-        // Beyond the spare ones, room for a few blocks.
-        use_up_mappings(32);
-        let stop = AtomicBool::new(false);
+        let (stop, begun) = (AtomicBool::new(false), Barrier::new(4));
         let last: Vec<(u32, u64)> = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..3)
                 .map(|writer| {
-                    let (memory, stop) = (&memory, &stop);
+                    let (memory, stop, begun) = (&memory, &stop, &begun);
                     let third = BLOCKS * 512 / 3;
-                    scope.spawn(move || rewrite(memory, writer * third..(writer + 1) * third, stop))
+                    scope.spawn(move || {
+                        begun.wait();
+                        rewrite(memory, writer * third..(writer + 1) * third, stop)
+                    })
                 })
                 .collect();
+            // A thread that finds no mapping for its stacks ends the process.
+            begun.wait();
+            // Beyond the spare ones, room for a few blocks.
+            use_up_mappings(32);
             // One block in three, so that none is a neighbour of another: each costs two mappings.
             for block in (0..BLOCKS).step_by(3) {
                 region.split_run(PageRun::new(Gfn::new(block * 512), 1));
