@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use contents::page;
 use managed_guest::*;
-use page_share::{AdoptError, AnonymousMemory, Blocks, Gfn, Options, PAGE_SIZE, PageRun, Region, Release};
+use page_share::{
+    AdoptError, AnonymousMemory, Blocks, Gfn, Options, PAGE_SIZE, PageRun, Region, Release, Stats,
+};
 
 /// Uses up mappings until only `left` more are allowed.
 fn use_up_mappings(left: usize) {
@@ -138,6 +140,7 @@ fn a_block_for_which_no_mapping_is_left_stays_whole() {
         };
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
         let (stop, begun) = (AtomicBool::new(false), Barrier::new(4));
+        let (mut before, mut full) = (Stats::default(), Stats::default());
         let last: Vec<(u32, u64)> = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..3)
                 .map(|writer| {
@@ -153,33 +156,36 @@ fn a_block_for_which_no_mapping_is_left_stays_whole() {
             begun.wait();
             // Beyond the spare ones, room for a few blocks.
             use_up_mappings(32);
-            // One block in three, so that none is a neighbour of another: each costs two mappings.
-            for block in (0..BLOCKS).step_by(3) {
+            // One block in four, so that none is a neighbour of another: each costs two mappings.
+            for block in (0..BLOCKS).step_by(4) {
                 region.split_run(PageRun::new(Gfn::new(block * 512), 1));
                 region.scan_pass();
                 region.compress(PageRun::new(Gfn::new(block * 512), 64));
             }
-            let before = region.stats();
-            // Whatever else uses mappings up, also those that were spare.
+            before = region.stats();
+            // Whatever else uses mappings up, also those that were spare: blocks between are left whole ...
             use_up_mappings(0);
-            for block in 0..BLOCKS {
+            for block in (2..BLOCKS).step_by(4) {
                 region.split_run(PageRun::new(Gfn::new(block * 512), 1));
+            }
+            full = region.stats();
+            // ... and whatever is tried at the limit harms nothing.
+            for block in 0..BLOCKS {
                 region.compress(PageRun::new(Gfn::new(block * 512), 64));
                 region.rebuild_block(Gfn::new(block * 512));
+                region.split_blocks(1);
             }
-            region.split_blocks(BLOCKS);
             region.scan_pass();
             region.close_gate();
             region.open_gate();
-            let after = region.stats();
-            assert!(before.blocks_split > 0, "{before:#?}");
-            assert!(after.splits_refused > 0 && after.huge > 0, "{after:#?}");
             stop.store(true, Ordering::Relaxed);
             writers
                 .into_iter()
                 .flat_map(|writer| writer.join().unwrap())
                 .collect()
         });
+        assert!(before.blocks_split > 0, "{before:#?}");
+        assert!(full.splits_refused > 0 && full.huge > 0, "{full:#?}");
         let check = |when: &str| {
             for &(at, value) in &last {
                 for word in WORDS {
