@@ -173,25 +173,7 @@ impl Guest {
                 self.memory.store(at, !word);
                 self.memory.store(at, word);
             }
-            Step::Turn(run) => {
-                region.scan_pass();
-                // One chunk is looked at, and what equals other pages is still to be merged.
-                region.scan_step(1);
-                for at in range(run) {
-                    let like = match self.model[at] {
-                        content @ 2..6 => content ^ 1,
-                        content => content,
-                    };
-                    let (before, after) = (page(self.model[at]), page(like));
-                    let words = before.as_chunks::<8>().0.iter().zip(after.as_chunks::<8>().0);
-                    for (word, (_, &new)) in words.enumerate().filter(|(_, (old, new))| old != new) {
-                        let address = at * PAGE_SIZE + word * 8;
-                        self.memory.store(address, u64::from_le_bytes(new));
-                    }
-                    self.model[at] = like;
-                }
-                region.scan_pass();
-            }
+            Step::Turn(run) => self.turn(run),
             Step::Scan(passes) => (0..passes).for_each(|_| region.scan_pass()),
             Step::ScanPart(pages) => drop(region.scan_step(pages)),
             Step::Hint(run) => region.hint(shift(run)),
@@ -236,6 +218,28 @@ impl Guest {
             Step::Rebuild(block) => drop(region.rebuild_block(Gfn::new(512 + block * 512))),
             Step::RestartManager | Step::StopManager | Step::DropAndAdopt(_) | Step::Discard => {}
         }
+    }
+
+    /// Changes pages of `run` in one word each, between the look that finds them quiet and their merging.
+    fn turn(&mut self, run: PageRun) {
+        let Some(region) = &self.region else { return };
+        region.scan_pass();
+        // One chunk is looked at, and what equals other pages is still to be merged.
+        region.scan_step(1);
+        for at in run.first.get() as usize..(run.first.get() + run.count) as usize {
+            let like = match self.model[at] {
+                content @ 2..6 => content ^ 1,
+                content => content,
+            };
+            let (before, after) = (page(self.model[at]), page(like));
+            let words = before.as_chunks::<8>().0.iter().zip(after.as_chunks::<8>().0);
+            for (word, (_, &new)) in words.enumerate().filter(|(_, (old, new))| old != new) {
+                let address = at * PAGE_SIZE + word * 8;
+                self.memory.store(address, u64::from_le_bytes(new));
+            }
+            self.model[at] = like;
+        }
+        region.scan_pass();
     }
 
     /// Looks at every `stride`-th page from `from` on.
