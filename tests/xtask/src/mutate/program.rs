@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -139,9 +139,8 @@ impl Program {
 
     /// The points of `file` that the compiler's complaint about the bytes of `span` is due to.
     pub(super) fn blamed(&self, file: &Path, span: &Range<usize>) -> Vec<u32> {
-        self.rewritten
-            .get(file)
-            .map_or_else(Vec::new, |file| file.blamed(span))
+        let rewritten = self.rewritten.get(&direct(file));
+        rewritten.map_or_else(Vec::new, |rewritten| rewritten.blamed(span))
     }
 
     /// What tells these sources and points from others.
@@ -181,7 +180,10 @@ impl Program {
                     lib.display()
                 ),
             };
-            scratch.write(&lib, with_module(text).as_bytes())?;
+            // At the end, so that no byte before it moves.
+            let text = format!("{text}\nmod levy_mutants;\n");
+            scratch.write(&lib, text.as_bytes())?;
+            serve_tests(scratch, Path::new(root))?;
         }
         for (file, rewritten) in &rewritten {
             let is_root = self
@@ -197,9 +199,42 @@ impl Program {
     }
 }
 
-/// `text` with the injected module, at its end so that no byte before it moves.
-fn with_module(text: &str) -> String {
-    format!("{text}\nmod levy_mutants;\n")
+/// Tests that compile sources of their package into a crate of their own, as a model of them, need the injected
+/// functions there, too.
+fn serve_tests(scratch: &Scratch, sources: &Path) -> Result<()> {
+    let module = scratch.tree.join(sources).join("levy_mutants.rs");
+    let tests = sources.with_file_name("tests");
+    let Ok(entries) = fs::read_dir(scratch.tree.join(&tests)) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        for file in [tests.join(&name), tests.join(&name).join("main.rs")] {
+            // A folder, or a test without one.
+            let Ok(text) = fs::read_to_string(scratch.tree.join(&file)) else {
+                continue;
+            };
+            let mut lines = text.lines().map(str::trim_start);
+            let takes_sources = lines.any(|line| line.starts_with("#[path") && line.contains("/src/"));
+            if takes_sources && !text.contains("mod levy_mutants;") {
+                let text = format!("{text}\n#[path = {module:?}]\nmod levy_mutants;\n");
+                scratch.write(&file, text.as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `file` without steps up: `a/b/../c` is `a/c`.
+fn direct(file: &Path) -> PathBuf {
+    let mut direct = PathBuf::new();
+    for part in file.components() {
+        match part {
+            Component::ParentDir => drop(direct.pop()),
+            part => direct.push(part),
+        }
+    }
+    direct
 }
 
 /// Where the modules that `file` declares have their files.
@@ -246,4 +281,45 @@ pub(super) fn chosen(only: &[String]) -> Result<Vec<Package>> {
     }
     let wanted = |package: &&Package| only.is_empty() || only.iter().any(|name| name == package.name);
     Ok(PACKAGES.iter().filter(wanted).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_up_are_taken() {
+        assert_eq!(
+            direct(Path::new("a/tests/b/../../src/c.rs")),
+            Path::new("a/src/c.rs")
+        );
+        assert_eq!(direct(Path::new("a/src/c.rs")), Path::new("a/src/c.rs"));
+    }
+
+    #[test]
+    fn tests_made_of_a_package_s_sources_get_the_functions_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch {
+            tree: folder.path().to_owned(),
+            build: folder.path().join("build"),
+            folder: folder.path().to_owned(),
+        };
+        let model = "#[path = \"../../src/a.rs\"]\nmod a;\n";
+        for (file, text) in [
+            ("p/tests/m/main.rs", model),
+            ("p/tests/n.rs", "fn f() {}\n"),
+            ("p/tests/m/x.rs", model),
+        ] {
+            scratch.write(Path::new(file), text.as_bytes()).unwrap();
+        }
+        for _ in 0..2 {
+            serve_tests(&scratch, Path::new("p/src")).unwrap();
+        }
+        let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap();
+        let served = read("p/tests/m/main.rs");
+        assert!(served.starts_with(model), "{served}");
+        assert_eq!(served.matches("p/src/levy_mutants.rs").count(), 1, "{served}");
+        assert_eq!(read("p/tests/n.rs"), "fn f() {}\n");
+        assert_eq!(read("p/tests/m/x.rs"), model, "not the root of a crate");
+    }
 }
