@@ -4,6 +4,7 @@ mod error;
 mod hinting;
 mod options;
 mod snapshot;
+pub(crate) mod state;
 
 use std::fmt;
 use std::io;

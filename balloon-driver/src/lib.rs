@@ -90,7 +90,6 @@ mod queues;
 pub mod release;
 mod ring;
 mod rounds;
-mod state;
 mod statistics;
 mod store;
 
@@ -98,6 +97,7 @@ pub use config::{
     ACTUAL_OFFSET, CONFIG_SIZE, HINT_COMMAND_OFFSET, HINT_DONE, HINT_STOP, POISON_OFFSET, TARGET_OFFSET,
 };
 pub use counters::Counters;
+pub use device::state::{BalloonState, BrokenState, DriverState, HintingPhase, HintingState, RoundState};
 pub use device::{
     ActivateError, Balloon, DeviceError, Offer, Options, Progress, QUEUE_SIZE, StatisticsRequest,
 };
@@ -106,5 +106,4 @@ pub use frame_set::FrameSet;
 pub use interrupt::Interrupt;
 pub use release::Release;
 pub use ring::RingError;
-pub use state::{BalloonState, BrokenState, DriverState, HintingPhase, HintingState, RoundState};
 pub use statistics::{STATISTIC_SIZE, Statistics, Values, encode};

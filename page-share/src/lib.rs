@@ -73,10 +73,8 @@ pub mod port;
 mod publish;
 mod region;
 mod series;
-mod slab;
 mod socket;
 mod sparse;
-mod store;
 mod swap;
 pub mod wire;
 
@@ -88,9 +86,9 @@ pub use local::{LocalManager, LocalPort};
 pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
 pub use pool::EXTENT_SLOTS;
 pub use region::{
-    AdoptError, AnonymousMemory, Blocks, Growth, MemoryRange, OldPool, Options, Pace, PageRun, Pin, Region,
-    RegionThread, Release, Sample, ScanThread, State, Stats, Step, SwapOutError, ThreadStarted,
+    AdoptError, AnonymousMemory, Blocks, COMPRESSED_LIMIT, Compressed, Compressor, Growth, MemoryRange,
+    OldPool, Options, Pace, PageRun, Pin, Region, RegionThread, Release, Sample, ScanThread, State, Stats,
+    Step, Store, StoreError, StoreHandle, SwapOutError, ThreadStarted,
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
-pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
 pub use swap::{Hole, Located, LocatedRun, READ_LIMIT, Swap, SwapError, SwapSlot};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use virtio_queue::Queue;
 use vm_memory::GuestAddressSpace;
 
+use super::state::{BalloonState, BrokenState};
 use super::{Balloon, Options, Progress};
 use crate::features::QueueKind;
 use crate::interrupt::Interrupt;
 use crate::release::Release;
-use crate::state::{BalloonState, BrokenState};
 
 impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
     /// Everything a device needs to go on elsewhere; between two calls only, while no event is being handled.

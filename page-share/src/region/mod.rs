@@ -28,10 +28,12 @@ mod sample;
 mod scan;
 mod scanner;
 mod set_up;
+mod slab;
 mod spare;
 mod squeeze;
 mod state;
 mod stats;
+mod store;
 mod stretch;
 mod swapper;
 mod userfault;
@@ -66,6 +68,7 @@ pub use set_up::{Blocks, Options, RegionThread, ThreadStarted};
 pub use squeeze::SwapOutError;
 pub use state::State;
 pub use stats::Stats;
+pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
 
 /// Kernel memory for one mapping, bytes.
 const MAPPING_BYTES: u64 = 231;

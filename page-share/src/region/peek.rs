@@ -10,7 +10,7 @@ use crate::region::guest::Guest;
 use crate::region::run::PageRun;
 use crate::region::scanner::lock;
 use crate::region::state::{Claim, State};
-use crate::store::StoreHandle;
+use crate::region::store::StoreHandle;
 
 /// One page as it was found.
 struct Found {

@@ -22,9 +22,9 @@ use crate::region::scanner::Scanner;
 use crate::region::squeeze::Keeping;
 use crate::region::state::{PageTable, State};
 use crate::region::stats::Counters;
+use crate::region::store::Store;
 use crate::region::swapper::Swapper;
 use crate::region::userfault::{GUEST_FEATURES, POOL_FEATURES, Pagemap, Userfault, Watch};
-use crate::store::Store;
 use crate::swap::Swap;
 
 /// How the region's blocks of 2 MiB start out.

@@ -9,7 +9,7 @@ use crate::region::engine::{BATCH, Engine};
 use crate::region::guest::Guest;
 use crate::region::run::PageRun;
 use crate::region::state::{Claim, PageTable, Pinned, State, mark};
-use crate::store::{Compressor, Store, StoreError, StoreHandle};
+use crate::region::store::{Compressor, Store, StoreError, StoreHandle};
 use crate::swap::{READ_LIMIT, Swap, SwapError, SwapSlot};
 
 /// Pages that come back together: the aligned group around the one that is touched.

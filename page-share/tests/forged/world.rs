@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use page_share::port::{PortError, Report};
-use page_share::{Attachment, Dead, Domain, DomainKey, Gfn, PageHasher, PoolGeneration, Sketch, Slot};
+use page_share::{Attachment, Dead, Domain, DomainKey, Gfn, PageHasher, PoolGeneration, Slot};
 
 use super::contents::{self, COMMON, Content, Contents};
 use super::guest::{Asked, Guest, PAGES};

@@ -1,4 +1,6 @@
 //! The options that describe a guest, as they are typed and as they are passed on.
+// The comments on fields are help texts, in which brackets hold what may be left out.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! The manager at work: the sockets where guests' processes knock, their connections, and the round once a second.
 //!
-//! Threads: one that listens to all guests ([`super::connections`]), one at the socket for pages and one more for each
-//! sharing guest, which serves its pages ([`super::pages`]), and the caller's own, which runs the rounds
-//! ([`super::rounds`]). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
+//! Threads: one that listens to all guests (`connections`), one at the socket for pages and one more for each
+//! sharing guest, which serves its pages (`pages`), and the caller's own, which runs the rounds
+//! (`rounds`). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
 //! while asking the kernel about processes; a sharing domain has a lock of its own.
 //!
 //! # What a hostile process can do

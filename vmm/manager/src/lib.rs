@@ -14,9 +14,9 @@
 //! - [`host::Host`]: the manager at work: sockets, threads, the round.
 //! - [`roster::Roster`]: the registry of admitted guests: process, limits, sharing domain.
 //! - [`member::Member`]: one guest as the policy sees it; [`policy::Policy`]: one round, values in, orders out;
-//!   [`limiter::Limiter`]: who may hold how much now.
+//!   `limiter::Limiter`: who may hold how much now.
 //! - [`budget`], [`cgroup`], [`groups`]: what may be spent, the kernel's brake, guests that claim memory together.
-//! - [`mod@backing`]: what may be promised as swap.
+//! - [`backing()`]: what may be promised as swap.
 //! - [`api`]: the HTTP API.
 //!
 //! # Invariants

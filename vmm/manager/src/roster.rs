@@ -12,7 +12,6 @@ use std::time::Duration;
 use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation, Shares};
 use page_share::{Dead, GuestProcess, LocalManager};
 
-use crate::api::types::Phase;
 use crate::groups::{Groups, whole_pages};
 use crate::member::{Limits, Member};
 use crate::names::Names;
@@ -21,6 +20,7 @@ use crate::policy::{Policy, Round, Settings, Spent};
 pub use crate::refusal::{AdmitError, ChangeError};
 pub use crate::seat::{Origin, Seat};
 use crate::survey::{Measured, Survey, Surveyed};
+use levy_protocol::api::Phase;
 use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
 pub(crate) use levy_protocol::link::is_name;
 use levy_protocol::link::{self, Hello, Report, Sharing, Standing};

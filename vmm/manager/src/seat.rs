@@ -5,9 +5,9 @@ use std::time::Instant;
 use allocator::Pages;
 use page_share::GuestProcess;
 
-use crate::api::types::Phase;
 use crate::incidents::Conduct;
 use crate::member::Limits;
+use levy_protocol::api::Phase;
 use levy_protocol::link::{Orders, PageCounts};
 
 /// A guest's process and how it came here.

@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 use lz4_flex::block::decompress_into;
 
 use crate::page::{PAGE_SIZE, Page};
-use crate::slab::Slab;
+use crate::region::slab::Slab;
 use block::{BLOCK, Block, NONE, STEP};
 use compressor::{HEADER, LARGEST, SUMS, header};
 
