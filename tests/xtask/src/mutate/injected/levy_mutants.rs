@@ -53,7 +53,9 @@ fn ask() {
 }
 
 fn reached(point: u32) {
-    let known = REACHED.get(point as usize).is_none_or(|known| known.swap(true, Ordering::Relaxed));
+    // Read first: threads that come by all the time must not fight for the line.
+    let known = |known: &AtomicBool| known.load(Ordering::Relaxed) || known.swap(true, Ordering::Relaxed);
+    let known = REACHED.get(point as usize).is_none_or(known);
     if !known && let Some(Some(list)) = LIST.get() {
         // One call per line: several processes append to the same file.
         let mut list: &File = list;
