@@ -18,7 +18,7 @@ const QUICK: Duration = Duration::from_millis(20);
 const PART: u32 = 20;
 
 /// Longest time for which a guest that waits has no round: more guests than that suffices for cost more of a CPU.
-const LONGEST_REST: Duration = Duration::from_millis(240);
+const LONGEST_REST: Duration = Duration::from_millis(230);
 
 /// Most that may pass in one round. Where there is more between two, the manager did not run, and nothing that guests
 /// did or left undone meanwhile is known.
@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(rests(5, 1000), (100, 1000));
         assert_eq!(rests(5, 0), (100, 100));
         // A thousand guests on a slow machine: whoever waits is still heard four times a second.
-        assert_eq!(rests(400, 0), (240, 240));
-        assert_eq!(rests(60_000, 250), (240, 250));
+        assert_eq!(rests(400, 0), (230, 230));
+        assert_eq!(rests(60_000, 250), (230, 250));
     }
 
     #[test]
