@@ -194,7 +194,7 @@ impl Domain {
             }
             None => {
                 self.drop_hint(guest, gfn);
-                self.set_hint(guest, gfn, sketch);
+                self.add_hint(guest, gfn, sketch);
                 Answer::Noted
             }
         }
@@ -344,10 +344,11 @@ impl Domain {
         }
     }
 
-    pub(crate) fn set_hint(&mut self, guest: GuestId, gfn: Gfn, sketch: Sketch) {
+    /// Makes `gfn` the hint of a content that the index does not know.
+    pub(crate) fn add_hint(&mut self, guest: GuestId, gfn: Gfn, sketch: Sketch) {
         if let Some(state) = self.guests.get_mut(&guest) {
             state.set_hint(gfn, Trace::of(sketch));
-            self.index.set(sketch, Holder::Hint(guest, gfn));
+            self.index.add(sketch, Holder::Hint(guest, gfn));
         }
     }
 

@@ -186,14 +186,18 @@ impl Index {
     pub(crate) fn set(&mut self, sketch: Sketch, holder: Holder) {
         let trace = Trace::of(sketch);
         let segment = &mut self.segments[trace.segment()];
-        let entry = Entry::new(sketch, holder);
         match segment.find(trace, |entry| entry.names(sketch)) {
-            Some(place) => segment.places[place] = entry,
-            None => {
-                segment.insert(entry);
-                self.entries += 1;
-            }
+            Some(place) => segment.places[place] = Entry::new(sketch, holder),
+            None => self.add(sketch, holder),
         }
+    }
+
+    /// Like [`set`](Self::set) for a content that is not known, without looking for it once more.
+    pub(crate) fn add(&mut self, sketch: Sketch, holder: Holder) {
+        debug_assert_eq!(self.find(sketch), None);
+        let segment = Trace::of(sketch).segment();
+        self.segments[segment].insert(Entry::new(sketch, holder));
+        self.entries += 1;
     }
 
     /// Forgets the content of `sketch` if `holder` has it. Returns whether that was so.

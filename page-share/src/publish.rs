@@ -1,6 +1,7 @@
 //! How a content enters the pool: verified, placed, written, and only then visible.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::attach::Attachment;
 use crate::domain::Domain;
@@ -51,7 +52,7 @@ impl Domain {
             bytes,
             hashes: self.hasher.hashes(bytes),
             placed: Vec::with_capacity(pages.len()),
-            sketches: HashSet::with_capacity(pages.len()),
+            sketches: HashSet::with_capacity_and_hasher(pages.len(), BuildHasherDefault::default()),
         };
         self.index.warm(pages.iter().map(|page| page.sketch));
         for (item, page) in pages.iter().enumerate() {
@@ -89,7 +90,7 @@ impl Domain {
             Some(Holder::Hint(..)) => Publication::Noted,
             None => {
                 self.drop_hint(batch.guest, gfn);
-                self.set_hint(batch.guest, gfn, sketch);
+                self.add_hint(batch.guest, gfn, sketch);
                 Publication::Noted
             }
         };
@@ -102,7 +103,7 @@ impl Domain {
             // The other guest cannot take an offer: this page is the better hint.
             self.drop_hint(hint.0, hint.1);
             self.drop_hint(batch.guest, gfn);
-            self.set_hint(batch.guest, gfn, sketch);
+            self.add_hint(batch.guest, gfn, sketch);
             return Step::Done(Publication::Noted);
         }
         if self.may_hold_more(batch.guest) {
@@ -187,7 +188,28 @@ struct Batch<'a> {
     /// Reserved, in item order, not written.
     placed: Vec<Placed>,
     /// Their sketches.
-    sketches: HashSet<Sketch>,
+    sketches: HashSet<Sketch, BuildHasherDefault<AsIs>>,
+}
+
+/// A sketch is a hash already. Those of a process that makes them up may all meet in one place of the table, which has no
+/// more of them than a batch.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, sketch: u64) {
+        self.0 = sketch;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[cfg(test)]
