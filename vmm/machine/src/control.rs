@@ -50,14 +50,13 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
             }
         }
     })
+    // Said here, not where clients' threads are started: those are confined, and may open nothing to say why.
+    .map_err(levy_protocol::not_started)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let builder = thread::Builder::new().name(name.into()).stack_size(128 << 10);
-    builder
-        .spawn(body)
-        .map(|_| ())
-        .map_err(levy_protocol::not_started)
+    builder.spawn(body).map(|_| ())
 }
 
 fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {

@@ -1,8 +1,17 @@
 //! What a process may have at a time, and what to do where that is too little.
 
 use std::io;
+use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limit of open files since this process raised it: a confined thread may not ask for it.
+static OPEN_FILES: OnceLock<Option<u64>> = OnceLock::new();
+
+fn open_files() -> Option<u64> {
+    let asked = || getrlimit(Resource::Nofile).current;
+    OPEN_FILES.get().copied().unwrap_or_else(asked)
+}
 
 /// Raises the limit of open files as far as this process may by itself: many systems begin with 1024, of which a guest
 /// takes several. Where the kernel refuses, the limit stays.
@@ -17,6 +26,7 @@ pub fn raise_open_files() {
     {
         log::debug!("the limit of open files stays: {error}");
     }
+    let _ = OPEN_FILES.set(getrlimit(Resource::Nofile).current);
 }
 
 /// What to do about `error`, where a limit is at fault that it does not name.
@@ -24,7 +34,7 @@ pub fn cure(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => Some(format!(
             "this process may have {} open files; raise that with `ulimit -n`, or LimitNOFILE= of its service",
-            shown(getrlimit(Resource::Nofile).current)
+            shown(open_files())
         )),
         libc::ENFILE => Some("this machine may have no more open files; raise sysctl fs.file-max".to_owned()),
         _ => None,

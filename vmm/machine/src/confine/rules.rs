@@ -148,6 +148,11 @@ const PAGES: &[Rule] = &[
     ),
     only(sys::SYS_ioctl, PAGEMAP_SCAN, "written and broken pages"),
     may(
+        sys::SYS_munlock,
+        "spare pages that broken pages come home to, where all memory is locked",
+    ),
+    may(sys::SYS_msync, "whether an address is mapped"),
+    may(
         sys::SYS_pread64,
         "the swap file; the list of mappings; the base image",
     ),

@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use page_share::port::Port;
-use page_share::{Domain, Gfn, LocalManager, PageRun};
+use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PageRun, Region};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rules::{self, When};
@@ -25,6 +25,8 @@ use levy_member::{Engine, Inventory, Key};
 const ORDER: &str = "LEVY_CONFINE_TEST";
 /// What the main thread does when it is asked what is in a guest's pages.
 const INVENTORY: &str = "take an inventory";
+/// What a scanner does with shared pages that are written to, until they are at home again.
+const HOMECOMING: &str = "bring pages home";
 /// How a child ends whose deed came back, allowed or refused.
 const SURVIVED: &str = "came back with ";
 
@@ -102,6 +104,13 @@ const SOMETIMES: &[(&str, i64, [u64; 3])] = &[
     ),
 ];
 
+/// The scanner's whole work on shared pages, for which it needs calls that nothing else makes.
+#[test]
+fn a_scanner_brings_pages_home() {
+    let output = order(Mode::On, Role::Scanner, HOMECOMING);
+    assert_eq!(survived(&output), Some(0), "{output:?}");
+}
+
 fn order(mode: Mode, role: Role, deed: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "confine::tests::in_a_child", "--nocapture"])
@@ -133,6 +142,7 @@ fn in_a_child() {
     let role = Role::ALL.into_iter().find(|r| r.name() == role).unwrap();
     // An engine's threads confine themselves; these are not to.
     let kept = (deed == INVENTORY).then(Kept::new);
+    let broken = (deed == HOMECOMING).then(Broken::new);
     begin(mode.parse().unwrap(), Sockets::Theirs).unwrap();
     let manager = LocalManager::new(Domain::new(64).unwrap());
     let pool = Arc::clone(&manager.attach(64).unwrap().session().pool);
@@ -142,9 +152,10 @@ fn in_a_child() {
     let deed = deed.to_owned();
     let body = move || {
         enter(role);
-        let result = match &kept {
-            Some(kept) => kept.inventory(),
-            None => do_deed(&deed, &pool, &smaps, &near),
+        let result = match (&kept, &broken) {
+            (Some(kept), _) => kept.inventory(),
+            (_, Some(broken)) => broken.come_home(),
+            _ => do_deed(&deed, &pool, &smaps, &near),
         };
         println!("{SURVIVED}{result}");
     };
@@ -228,6 +239,52 @@ impl Kept {
         match inventory.kinds == "C".repeat(32) + &"W".repeat(32) {
             true => 0,
             false => -1,
+        }
+    }
+}
+
+/// Two guests' memory that shares all of its pages, of which one guest has written to some.
+struct Broken {
+    regions: [Region; 2],
+    _memory: [AnonymousMemory; 2],
+    _manager: LocalManager,
+}
+
+impl Broken {
+    const PAGES: u32 = 200;
+    const WRITTEN: u32 = 32;
+
+    fn new() -> Self {
+        let manager = LocalManager::new(Domain::new(4096).unwrap());
+        let memory = [(); 2].map(|()| AnonymousMemory::new(Self::PAGES).unwrap());
+        let regions = memory.each_ref().map(|memory| {
+            (0..Self::PAGES).for_each(|page| memory.write_page(page, &[page as u8 + 1; 4096]));
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            let port = manager.attach(region.page_limit()).unwrap();
+            region.connect(Box::new(port)).unwrap();
+            region
+        });
+        let shared = || regions.iter().map(|region| region.stats().shared).min();
+        for _ in 0..100 {
+            regions.iter().for_each(Region::scan_pass);
+        }
+        assert!(shared() >= Some(u64::from(Self::WRITTEN)), "{:?}", shared());
+        (0..Self::WRITTEN).for_each(|page| memory[0].write_page(page, &[page as u8 ^ 0x80; 4096]));
+        Self {
+            regions,
+            _memory: memory,
+            _manager: manager,
+        }
+    }
+
+    /// 0 when pages that were written to have come home.
+    fn come_home(&self) -> i64 {
+        for _ in 0..100 {
+            self.regions[0].scan_pass();
+        }
+        match self.regions[0].stats().pages_rehomed {
+            0 => -1,
+            _ => 0,
         }
     }
 }
