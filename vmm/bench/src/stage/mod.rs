@@ -1,9 +1,9 @@
 //! Guests under a manager of the bench's own.
 //!
 //! ```no_run
-//! # fn bench(scene: &crate::Scene) -> Result<(), crate::StageError> {
+//! # fn bench(scene: &levy_bench::Scene) -> Result<(), levy_bench::StageError> {
 //! use std::time::Duration;
-//! use crate::Stage;
+//! use levy_bench::Stage;
 //!
 //! let mut settings = scene.settings(1 << 30);
 //! settings.rebalance = Duration::from_secs(5);
