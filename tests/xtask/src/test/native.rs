@@ -29,8 +29,6 @@ const OPTIMISED: &[&str] = &[
     "--package",
     "allocator",
     "--package",
-    "levy",
-    "--package",
     "levy-machine",
     "--package",
     "levy-manager",
