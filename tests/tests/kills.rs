@@ -158,7 +158,7 @@ fn a_guest_that_is_killed_while_it_merges_takes_its_references_and_nothing_else(
     assert_eq!(after.guests, 2);
     assert!(manager.client().guest("victim").is_err(), "its name is free");
     let files = files_in(manager.dir());
-    assert_eq!(files, ["api.sock", "guests.sock", "pages.sock"]);
+    assert_eq!(files, ["api.sock", "guests.sock", "kept.json", "pages.sock"]);
     assert_eq!(disk.used_kib(), 0, "neither its layer nor its swap file is left");
     guests.into_iter().for_each(Busy::end);
 }
