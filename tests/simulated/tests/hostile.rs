@@ -312,8 +312,19 @@ fn asking_about_pages_without_end_takes_a_part_of_a_cpu_only() {
 fn clients_of_the_api_that_do_not_read_delay_no_guest() {
     let manager = Manager::start(Path::new(PROGRAM), 256);
     let mut witnesses = witnesses(&manager);
+    // A busy machine may keep the witnesses themselves from reporting: then once more.
+    until("reports while clients do not read", || {
+        reports_beside_slow_clients(&manager) >= 5
+    });
+    let times = manager.view().doors;
+    println!("99 of 100 reports known within {} us", times.handling_p99_us);
+    unharmed(&manager, &mut witnesses);
+}
+
+/// How many reports the manager takes in while 200 clients of its API send half a request, or read no answer.
+fn reports_beside_slow_clients(manager: &Manager) -> u64 {
     let socket = levy_protocol::run_dir::api_socket(manager.dir());
-    let before = manager.view().doors;
+    let before = manager.view().doors.reports;
     let mut slow: Vec<_> = (0..200)
         .filter_map(|number| {
             let mut stream = UnixStream::connect(&socket).ok()?;
@@ -331,12 +342,7 @@ fn clients_of_the_api_that_do_not_read_delay_no_guest() {
     until("an answer for those who behave", || {
         manager.client().host().is_ok()
     });
-    let after = manager.view().doors;
-    until("reports of those who waited", || {
-        manager.view().doors.reports >= before.reports + 5
-    });
-    println!("99 of 100 reports known within {} us", after.handling_p99_us);
-    unharmed(&manager, &mut witnesses);
+    manager.view().doors.reports - before
 }
 
 #[test]
