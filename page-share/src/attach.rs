@@ -27,7 +27,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// What somebody claims to be: good for nothing unless the domain gave it out.
+    /// What a caller claims to be: good for nothing unless the domain gave it out.
     pub const fn new(guest: GuestId, epoch: Epoch) -> Self {
         Self { guest, epoch }
     }

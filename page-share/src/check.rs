@@ -15,7 +15,7 @@ impl Domain {
     }
 
     /// Hashes pages of the pool again, from slot `from` on and `slots` slots far, and returns those whose bytes are
-    /// not what was published: somebody wrote to the pool, or memory failed.
+    /// not what was published: a process wrote to the pool, or memory failed.
     ///
     /// # Errors
     /// When the pool cannot be read.

@@ -33,7 +33,7 @@ struct Watch {
 pub struct Dead(Arc<Watch>);
 
 impl GuestProcess {
-    /// Watches the process at the other end of `stream`: the one that connected, whoever holds its descriptor now.
+    /// Watches the process at the other end of `stream`: the one that connected, whichever process holds its descriptor now.
     ///
     /// # Errors
     /// When that process is gone already, or the kernel has no descriptor to spare.

@@ -478,7 +478,7 @@ fn a_flood_of_made_up_sketches_brings_no_page_of_another_guest_into_the_pool() {
     );
     victim.port.report(&named, &mut answers).unwrap();
     let asked = answers.iter().filter(|answer| **answer != Answer::Noted).count();
-    assert_eq!(asked, 0, "of {SECRETS} pages that nobody else has");
+    assert_eq!(asked, 0, "of {SECRETS} pages that no other guest has");
     // Published all the same, they stay the victim's.
     let published = victim.publish(&secrets);
     assert!(published.iter().all(|result| *result == Publication::Noted));

@@ -127,7 +127,7 @@ fn check_blocks(layout: &Layout) -> Result<(), AdoptError> {
 fn check_unwatched(layout: &Layout, watch: &Userfault) -> Result<(), AdoptError> {
     for run in layout.runs() {
         let span = layout.span(run);
-        // Only what became ours is let go: older kernels let anybody unregister anything.
+        // Only what became ours is let go: older kernels let any descriptor unregister anything.
         let tried = watch.register(span, Watch::MissingAndWrites);
         match tried.and_then(|()| watch.unregister(span)) {
             Ok(()) => {}

@@ -236,7 +236,7 @@ fn refuse(guest: &Guest, claim: Claim, error: Errno) {
         // Nothing was there: dropped by somebody outside.
         Errno::NOENT => guest.settle(claim, State::Empty),
         Errno::AGAIN | Errno::NOMEM => guest.settle(claim, from),
-        // Pinned, shared with a child, locked since it was adopted, mapped anew by somebody else ...
+        // Pinned, shared with a child, locked since it was adopted, mapped anew by the caller ...
         _ => {
             guest.table.add_marks(page, mark::STUCK);
             guest.counters.pages_stuck.add(1);

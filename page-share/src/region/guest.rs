@@ -175,7 +175,7 @@ impl Guest {
         }
     }
 
-    /// Somebody waits for a page of our areas, which only mlockall(2) touches: zeros, so that it goes on.
+    /// A thread waits for a page of our areas, which only mlockall(2) touches: zeros, so that it goes on.
     pub(crate) fn satisfy(&self, address: usize) {
         self.watch.fill_foreign(address);
     }
@@ -227,7 +227,7 @@ impl Guest {
     }
 
     /// Watched anonymous memory where the kernel unmapped what was there and then failed. Its pages are in our hands,
-    /// and whoever touches them waits, so nothing else will do. Not for the handler.
+    /// and a thread that touches them waits, so nothing else will do. Not for the handler.
     pub(crate) fn map_anew(&self, span: Span, error: Errno) {
         log::warn!("{span:?} lost its mapping: {error}");
         self.insist("map", span, || {

@@ -384,7 +384,7 @@ impl Worker {
         guest.table.claim(page, state)
     }
 
-    /// A page that should be there is missing: somebody outside dropped it, the kernel still watches what was to be left to
+    /// A page that should be there is missing: a caller dropped it, the kernel still watches what was to be left to
     /// it, or the fault is old news.
     fn refill(&self, guest: &Guest, page: u32, state: State) -> Outcome {
         let Some(claim) = guest.table.claim(page, state) else {

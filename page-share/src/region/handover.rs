@@ -1,4 +1,4 @@
-//! How a page changes hands: claimed, settled, and whoever waited for it woken. `tests/state_machine` compiles this file a
+//! How a page changes hands: claimed, settled, and the threads that waited for it woken. `tests/state_machine` compiles this file a
 //! second time, on a model checker's atomics.
 
 use crate::region::run::PageRun;

@@ -212,7 +212,7 @@ impl Arena {
     pub(crate) fn reserve(pages: usize) -> Result<Self, Errno> {
         let len = (pages + 2) * PAGE_SIZE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
+        // SAFETY: a new mapping at an address of the kernel's choice replaces none.
         let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         let start = mapped(guard)? + PAGE_SIZE;
         let arena = Self {
@@ -227,7 +227,7 @@ impl Arena {
     pub(crate) fn reserve_closed(pages: usize) -> Result<Self, Errno> {
         let len = (pages + 2) * PAGE_SIZE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
+        // SAFETY: a new mapping at an address of the kernel's choice replaces none.
         let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         let start = mapped(guard)? + PAGE_SIZE;
         let arena = Self {
@@ -348,7 +348,7 @@ impl Span {
     /// Makes pages of [`Arena::reserve_closed`] like any others, and not locked: moving a locked mapping fills it.
     pub(crate) fn open(self) -> Result<(), Errno> {
         let rw = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: pages of an arena of ours; more access to them and no lock on them harm nobody.
+        // SAFETY: pages of an arena of ours; no other code relies on less access to them or on a lock.
         let done = unsafe {
             libc::mprotect(self.start as *mut _, self.len(), rw) == 0
                 && libc::munlock(self.start as *const _, self.len()) == 0
@@ -444,7 +444,7 @@ impl MemoryRange {
     ///
     /// # Safety
     /// `host` is the start of that many pages of private anonymous memory, readable and writable, best mapped with
-    /// MAP_NORESERVE. It stays mapped for as long as this value and any region that adopts it; nobody else maps, unmaps,
+    /// MAP_NORESERVE. It stays mapped for as long as this value and any region that adopts it; no other code maps, unmaps,
     /// moves, locks or advises it meanwhile; and no Rust reference points into it. [`Region::adopt`](crate::Region::adopt)
     /// refuses what it can see is not so.
     pub unsafe fn adopt(first: Gfn, host: NonNull<u8>, pages: u32) -> Self {

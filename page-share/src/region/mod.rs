@@ -463,7 +463,7 @@ impl Drop for Region {
         self.scanner().leave(&self.engine);
         let left = |run| self.guest.watch.unregister(self.guest.span(run));
         if let Some(error) = self.guest.layout.runs().filter_map(|run| left(run).err()).last() {
-            // Until its descriptor closes, missing pages are filled by nobody but the handler.
+            // Until its descriptor closes, only the handler fills missing pages.
             log::warn!("guest memory stays watched until the process ends: {error}");
             self.handler.detach();
             self.swapper.detach();

@@ -123,7 +123,7 @@ impl Region {
         let io = |what| move |source| AdoptError::System { what, source };
         let mut engine = Engine::new(guest.clone()).map_err(io("setting up the engine"))?;
         let scanner = Scanner::new().map_err(io("drawing random numbers"))?;
-        // Before there are threads: should it fail, the descriptor closes and nobody watches any more. Whoever touches a
+        // Before there are threads: should it fail, the descriptor closes and nothing watches any more. A thread that touches a
         // missing page meanwhile waits for the handler.
         take_over(&guest, blocks, &mut engine.pagemap)?;
         let (mut swapper, swap_ins) =

@@ -78,7 +78,7 @@ fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
         let now = thread_cpu();
         guest.counters.handler_cpu_ns.add((now - cpu).as_nanos() as u64);
         cpu = now;
-        // Whoever waits for the page asks again at once: a disk that fails is left in peace for a moment.
+        // The thread that waits for the page asks again at once: a disk that fails is left in peace for a moment.
         failures = if guest.counters.swap_reads_failed.get() > failed {
             failures + 1
         } else {

@@ -199,7 +199,7 @@ impl Userfault {
         Progress::of(done, arg.zeropage, span.pages())
     }
 
-    /// Maps a zero page at `address`, which is registered and in nobody's memory, and wakes who waits for it.
+    /// Maps a zero page at `address`, which is registered and belongs to no guest, and wakes the threads that wait for it.
     pub(crate) fn fill_foreign(&self, address: usize) {
         let range = sys::uffdio_range {
             start: (address / PAGE_SIZE * PAGE_SIZE) as u64,
@@ -218,7 +218,7 @@ impl Userfault {
         // SAFETY: as in `open`; the kernel fills only an empty page of an area that is registered here.
         let filled = unsafe { ioctl(&self.fd, zero, &raw mut fill) };
         if filled.is_err() {
-            // It is there, or the area is gone: whoever waits finds out by trying again.
+            // It is there, or the area is gone: a thread that waits finds out by trying again.
             // SAFETY: as in `wake`.
             let _ = unsafe { ioctl(&self.fd, again, &raw mut wake) };
         }

@@ -42,7 +42,7 @@ pub(crate) fn page(content: Content) -> Page {
     page
 }
 
-/// The content that `slot` of `pool` has; `None` when it is not one that anybody wrote.
+/// The content that `slot` of `pool` has; `None` when it is not one that a guest wrote.
 pub(crate) fn read(pool: &File, slot: Slot) -> Option<Content> {
     let mut ends = [[0; 4]; 2];
     pool.read_exact_at(&mut ends[0], slot.offset()).ok()?;

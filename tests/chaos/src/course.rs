@@ -59,7 +59,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Everybody is there, nothing is short, and every page is right.
+    /// Every guest is there, nothing is short, and every page is right.
     fn come_to_rest(&mut self) -> anyhow::Result<()> {
         // What was put off still happens.
         self.live_until(PATIENCE, |fleet| fleet.later.is_empty())?;
@@ -145,7 +145,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Sockets, swap files and control groups that nobody has any more.
+    /// Sockets, swap files and control groups without an owner.
     fn look_for_leavings(&self) {
         let mut left = Vec::new();
         let entries = |dir: &std::path::Path| std::fs::read_dir(dir).into_iter().flatten().flatten();

@@ -44,7 +44,7 @@ impl Leash {
         // It may have gone before that.
         anyhow::ensure!(
             getppid().map(Pid::as_raw_nonzero).map(i32::from) == Some(self.parent),
-            "nobody waits for this process any more"
+            "no parent waits for this process any more"
         );
         self.refuse.iter().try_for_each(|refusal| refusal.apply())?;
         if self.argv[0] == "guest" || self.argv[0] == "host" {
@@ -63,7 +63,7 @@ pub(crate) struct Start {
     pub(crate) argv: Vec<OsString>,
     /// What is refused to it.
     pub(crate) refuse: Vec<Refusal>,
-    /// Seconds that its monotonic clock is ahead of everybody else's.
+    /// Seconds that its monotonic clock is ahead of other processes'.
     pub(crate) skew: Option<u64>,
     /// Where its stderr goes, at the end of the file.
     pub(crate) log: PathBuf,

@@ -2,7 +2,7 @@
 //!
 //! Each fleet has a run directory, a manager and a few guests' processes with real memory, engines and sockets
 //! ([`simulated`]). A seed decides what is done to it. All the time, and after everything that is done, it is looked at:
-//! no byte may be wrong, no budget exceeded without a reason, nobody may break, or stay away, or be left behind. What was
+//! no byte may be wrong, no budget exceeded without a reason, no process may break, stay away, or be left behind. What was
 //! done is counted, so that a harness that does nothing shows. `docs/testing.md` explains actions and invariants.
 #![forbid(unsafe_code)]
 

@@ -100,7 +100,7 @@ fn door(stream: &UnixStream) -> Option<Door> {
     }
 }
 
-/// Lines for the manager's ears: a limit that nobody gave, and somebody who waits for more.
+/// Lines for the manager's ears: a limit that it never gave, and accesses that wait for more.
 fn words(random: &mut Random) -> [String; 2] {
     let limit = 1_u64 << random.within(20..=40);
     let standing = format!(

@@ -366,7 +366,7 @@ fn a_manager_without_descriptors_says_so_and_serves_on_once_it_has_some() {
         refused.contains("open files") && refused.contains("ulimit -n") && !refused.contains("domain"),
         "the refusal names the limit and the cure: {refused}"
     );
-    // Whoever comes again and again costs it little, and the others nothing.
+    // A process that comes again and again costs it little, and the others nothing.
     for _ in 0..20 {
         assert!(Vandal::enter(&manager, "late").is_err());
     }

@@ -46,7 +46,7 @@ impl Budget {
         }
     }
 
-    /// The budget where nobody named one: what the tightest control group has left, or what the machine has available,
+    /// The budget where none is named: what the tightest control group has left, or what the machine has available,
     /// whichever is less, each less a reserve.
     ///
     /// # Errors

@@ -194,7 +194,7 @@ impl Connections {
         Ok(true)
     }
 
-    /// The system refuses a descriptor: whoever knocks hears why, and comes again.
+    /// The system refuses a descriptor: a process that connects hears why, and comes again.
     fn turn_away(&mut self, error: &io::Error) {
         self.host.starved("a guest's process could not be let in", error);
         let reason = format!(

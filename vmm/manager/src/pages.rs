@@ -17,7 +17,7 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 const STACK: usize = 512 << 10;
 
 impl Host {
-    /// Serves whoever knocks at `listener` until the manager closes.
+    /// Serves the processes that connect to `listener` until the manager closes.
     pub(super) fn receive_pages(&self, listener: &UnixListener) {
         for stream in listener.incoming() {
             if self.is_closing() {

@@ -208,7 +208,7 @@ impl Roster {
             return;
         }
         if let Some(seat) = self.seats.get_mut(&id) {
-            // Whoever asked it to end knows better; anybody may have paused it at its control socket.
+            // A stop that was asked for stays; any client may have paused it at its control socket.
             seat.phase = match (seat.phase, paused) {
                 (Phase::Stopping, _) => Phase::Stopping,
                 (_, true) => Phase::Paused,

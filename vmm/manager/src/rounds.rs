@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(rests(0, 1000), (20, 1000));
         assert_eq!(rests(5, 1000), (100, 1000));
         assert_eq!(rests(5, 0), (100, 100));
-        // A thousand guests on a slow machine: whoever waits is still heard four times a second.
+        // A thousand guests on a slow machine: a guest that waits is still heard four times a second.
         assert_eq!(rests(400, 0), (230, 230));
         assert_eq!(rests(60_000, 250), (230, 250));
     }

@@ -13,7 +13,7 @@ use levy_protocol::link::{Orders, PageCounts};
 /// A guest's process and how it came here.
 #[derive(Debug, Clone)]
 pub struct Seat {
-    /// The name given by whoever started it.
+    /// The name that its launcher gave it.
     pub name: String,
     /// The version of the protocol that it speaks with this manager.
     pub protocol: u32,

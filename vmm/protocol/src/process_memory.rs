@@ -1,7 +1,7 @@
 //! What a process holds of the machine's memory, as the kernel counts it.
 //!
 //! [`Held`] is cheap and exact enough to enforce a budget by, once a second: anonymous pages and page tables, both
-//! counted by the kernel as they come and go. Guest RAM that nobody shares is anonymous, so are pages that a
+//! counted by the kernel as they come and go. Guest RAM that is not shared is anonymous, so are pages that a
 //! copy-on-write break made private again; pages of a pool are not, so a pool is counted once, by its file. What a
 //! person wants to know, private and proportional size, each VMM says of itself (`levy_machine::supervisor::Footprint`).
 

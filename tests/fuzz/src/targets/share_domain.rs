@@ -374,7 +374,7 @@ impl Stage {
     }
 }
 
-/// The last two have one sketch, as somebody who knows the key can make them.
+/// The last two have one sketch, as a process that knows the key can make them.
 fn content(number: u8) -> Page {
     let mut page = [number; PAGE_SIZE];
     if number + 2 >= CONTENTS {

@@ -247,6 +247,6 @@ fn every_change_does_what_it_says_and_none_does_nothing() {
         })
         .map(|(_, point)| point)
         .collect();
-    // What really makes no difference here: `is_empty` the other way round returns a length nobody prints, and so on.
+    // What really makes no difference here: `is_empty` the other way round returns a length that is not printed, and so on.
     assert!(same.len() < points.len() / 3, "{same:?}");
 }

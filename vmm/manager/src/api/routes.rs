@@ -230,7 +230,7 @@ async fn resume(State(served): State<Served>, Path(name): Path<String>) -> Told 
 async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> Told {
     let told = served.aside(move |host| {
         let id = find(&host.roster(), &name)?;
-        // Not under the roster's lock: whoever does not read is waited for.
+        // Not under the roster's lock: a client that does not read is waited for.
         if !host.tell(id, &message) {
             return Err(ApiError::Away(name));
         }

@@ -69,7 +69,7 @@ fn a_group_gets_what_its_max_leaves_and_the_rest_goes_to_the_others() {
 #[test]
 fn cuts_fall_on_those_above_their_target_and_spare_the_promised() {
     assert_eq!(cuts([place(300, 100, 1), place(100, 100, 1)], 50), [250, 100]);
-    // More than anybody is above its target: those at theirs give too, down to the promise.
+    // More than all guests are above their targets: those at theirs give too, down to the promise.
     let limits = cuts([place(300, 100, 1), place(100, 100, 1)], 290);
     assert_eq!(limits.iter().sum::<u64>(), 110);
     assert!(limits.iter().all(|&limit| limit >= 10), "{limits:?}");

@@ -145,5 +145,5 @@ fn a_limit_holds_without_the_manager_that_set_it() {
     kept.allowance.lose_manager();
     let is_gated = || kept.allowance.0.gated.load(Ordering::SeqCst);
     until("squeezed to the minimum", || kept.allowance.spare() == 0);
-    assert!(is_gated(), "nobody is there to lift the limit");
+    assert!(is_gated(), "no manager is there to lift the limit");
 }

@@ -79,7 +79,7 @@ impl Message for FromManager {
             "welcome" => Ok(fields
                 .peek()
                 .map_or(Reading::Strict, |Newest { newest }| Reading::of(newest))),
-            // Whoever refuses may be of any version.
+            // A manager that refuses may be of any version.
             "refused" => Ok(Reading::Forgiving),
             _ => Ok(fields.reading),
         }
