@@ -24,14 +24,25 @@ const NESTED_MEMORY_MIB: u64 = 5120;
 /// The folder of the package with real guests.
 const PACKAGE: &str = "tests";
 
+/// A unit test that needs no guest but what every nested host has and other machines may lack: control groups of
+/// version 2. With the folder of its package.
+const UNIT_TEST: (&str, &str) = (
+    "vmm/manager",
+    "cgroup::tests::the_kernel_slows_down_a_process_that_ignores_its_limit",
+);
+
 /// Builds everything that is needed, then runs the test programs one after the other.
 pub(super) fn run(args: &Args) -> Result<Tally> {
     // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
-    let mut programs = Program::build(&["--workspace"])?;
-    programs.retain(|program| program.is_of(Path::new(PACKAGE)) && program.is_integration());
-    // A nested host takes time to boot; it is not asked for nothing.
-    programs.retain(|program| Progress::of(&program.executable, args.filter.as_deref()).is_some());
-    if programs.is_empty() {
+    let programs = Program::build(&["--workspace"])?;
+    let chosen = programs.into_iter().filter_map(|program| {
+        let filter = filter_for(&program, args.filter.as_deref())?;
+        // A nested host takes time to boot; it is not asked for nothing.
+        let progress = Progress::of(&program.executable, filter)?;
+        Some((program, filter, progress))
+    });
+    let chosen: Vec<_> = chosen.collect();
+    if chosen.is_empty() {
         return Ok(Tally::default());
     }
     let system = GuestSystem::prepare()?;
@@ -40,11 +51,11 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
     }
     let mut place = Place::choose(args.nested.into(), NESTED_MEMORY_MIB, None)?;
     let mut all = Tally::default();
-    for program in programs {
+    for (program, filter, progress) in chosen {
         let name = &program.name;
         interrupt::check()?;
         eprintln!("test: real guests: {name} ({place})");
-        match one(args, &system, &mut place, &program) {
+        match one((&program, filter, progress), args.extent(), &system, &mut place) {
             Ok(tally) => all.add(&tally),
             Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
             Err(error) => {
@@ -58,16 +69,30 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
     Ok(all)
 }
 
-fn one(args: &Args, system: &GuestSystem, place: &mut Place, program: &Program) -> Result<Tally> {
+/// Which tests of `program` run here, of those with `wanted` in their names; `None` for none.
+fn filter_for<'a>(program: &Program, wanted: Option<&'a str>) -> Option<Option<&'a str>> {
+    if program.is_integration() {
+        return program.is_of(Path::new(PACKAGE)).then_some(wanted);
+    }
+    let (folder, test) = UNIT_TEST;
+    let is_wanted = wanted.is_none_or(|wanted| test.contains(wanted));
+    (is_wanted && program.is_of(Path::new(folder))).then_some(Some(test))
+}
+
+fn one(
+    (program, filter, mut progress): (&Program, Option<&str>, Progress),
+    extent: Extent,
+    system: &GuestSystem,
+    place: &mut Place,
+) -> Result<Tally> {
     let mut argv = vec![program.executable.display().to_string()];
-    argv.extend(arguments(args.extent()));
+    argv.extend(arguments(extent));
     argv.extend(["--test-threads".into(), threads().to_string()]);
-    argv.extend(args.filter.iter().cloned());
-    let deadline = match args.extent() {
+    argv.extend(filter.map(str::to_owned));
+    let deadline = match extent {
         Extent::Usual => DEADLINE,
         Extent::Long => LONG_DEADLINE,
     };
-    let mut progress = Progress::of(&program.executable, args.filter.as_deref()).unwrap_or_default();
     let mut reader = Reader::of(&program.to_string());
     let mut line = |line: &str| {
         progress.line(line);
