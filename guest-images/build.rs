@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Static, at a fixed address (nobody attacks it from inside its own guest) and in the same bytes from any directory.
+/// Static, at a fixed address (it has no attacker inside its own guest) and in the same bytes from any directory.
 const FLAGS: &[&str] = &["-Ctarget-feature=+crt-static", "-Crelocation-model=static"];
 
 /// Set by the outer cargo or by clippy; they would change what the nested one does.

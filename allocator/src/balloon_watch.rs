@@ -32,7 +32,7 @@ impl BalloonWatch {
     /// Takes in what was `asked` and what the balloon's size is, `elapsed` after the last time. Returns whether the
     /// balloon answers: it has not been away from what was asked by more than [`SLACK`](Self::SLACK), without moving
     /// towards it, for longer than the patience. A balloon given up is taken back at its next progress, and when what
-    /// it has is what is asked: whoever asks nothing more of it would else never learn better.
+    /// it has is what is asked: a caller that asks nothing more of it would otherwise never learn better.
     pub fn observe(&mut self, asked: Pages, size: Pages, elapsed: Duration) -> bool {
         let left = asked.get().abs_diff(size.get());
         let nearer = left < asked.get().abs_diff(self.last.get());

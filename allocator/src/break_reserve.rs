@@ -22,7 +22,7 @@ pub enum Dependence {
 /// Every shared page is a debt: a write to it needs a page at once, and the kernel takes it without asking. Reserving
 /// all debt would undo the sharing. The reserve covers what may break until the next plan can react, except with the
 /// tolerated probability. That much must have been seen to be said: guests with fewer than 1/p - 1 windows (99 for
-/// 1 %) are reserved all their debt, and below a probability of 1/1025 so is everybody.
+/// 1 %) are reserved all their debt, and below a probability of 1/1025 so are all others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overbooking {
     tolerated: f64,

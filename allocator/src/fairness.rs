@@ -37,7 +37,7 @@ struct Track {
 pub struct FairnessReport {
     /// The last portions, in the order of observation.
     pub portions: Vec<Portion>,
-    /// Jain's index of held / entitled, (sum r)^2 / (n sum r^2): 1 where everybody got the same part of what it was
+    /// Jain's index of held / entitled, (sum r)^2 / (n sum r^2): 1 where every guest got the same part of what it was
     /// entitled to, 1/n where one got all. Guests entitled to nothing are left out; without any it is 1.
     pub jain: f64,
     /// When every guest came within the tolerance of its entitlement for good; none if it is not so.
@@ -59,7 +59,7 @@ impl FairnessMeter {
         }
     }
 
-    /// Takes in everybody's portion, `now` after the start. Guests beyond those the meter was made for are ignored.
+    /// Takes in every guest's portion, `now` after the start. Guests beyond those the meter was made for are ignored.
     pub fn observe(&mut self, now: Duration, portions: impl IntoIterator<Item = Portion>) {
         self.now = now;
         let mut all_near = true;

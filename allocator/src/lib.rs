@@ -59,10 +59,10 @@
 //!    more.
 //! 2. Every target is between the guest's min and max (both less what it shares, down to none), every group's within its
 //!    limits. Limits that were admitted make a fleet, whatever the memory, the activity and the sharing are by now.
-//! 3. A plan is what min-funding revocation, one page at a time, arrives at, to the page: pages are taken from whoever
-//!    has the fewest shares per (active + k idle) page, the last in the list first among equals.
+//! 3. A plan is what min-funding revocation, one page at a time, arrives at, to the page: pages are taken from the
+//!    guest with the fewest shares per (active + k idle) page, the last in the list first among equals.
 //! 4. No guest gets less than the closed form's real number rounded down.
-//! 5. More shares never shrink their owner. Without groups, removing a guest shrinks nobody, and more tax never helps
+//! 5. More shares never shrink their owner. Without groups, removing a guest shrinks no other, and more tax never helps
 //!    the guest with the least active memory per share by more than a page.
 //! 6. Equal inputs give equal outputs: floating point chooses only where the price search looks, never what it finds.
 //! 7. [`Planner::plan`] does not allocate once it has planned for as many guests.

@@ -97,7 +97,7 @@ impl Plan {
         self.targets.get(self.index[found.ok()?].1 as usize)
     }
 
-    /// Memory that nobody may have: all are at their maximums.
+    /// Memory that no guest may have: all are at their maximums.
     #[must_use]
     pub fn unassigned(&self) -> Pages {
         self.unassigned

@@ -1,8 +1,8 @@
 //! The price search: one pool's pages divided among its members, exactly.
 //!
 //! The definition is min-funding revocation, page by page: member i values its p-th page at S_i / cost_i(p), where
-//! cost_i(p) = min(p, A_i) + k max(0, p - A_i), and pages are taken from whoever values its last page least. The
-//! pages that remain are those whose cost per share is at most some **level** x (the price is 1/x), up to ties at x
+//! cost_i(p) = min(p, A_i) + k max(0, p - A_i), and pages are taken from the member that values its last page least.
+//! The pages that remain are those whose cost per share is at most some **level** x (the price is 1/x), up to ties at x
 //! itself. So it is enough to find x, where every member holds the closed form p_i(x) rounded down, and to deal the
 //! few pages that cost exactly as much as the last one affordable.
 //!
@@ -116,7 +116,7 @@ struct Marginal {
 }
 
 impl Marginal {
-    /// Cheapest per share first, then whoever stands first.
+    /// Cheapest per share first, then the member that stands first.
     fn order(&self, other: &Self) -> Ordering {
         let mine = u128::from(self.cost) * u128::from(other.shares);
         let theirs = u128::from(other.cost) * u128::from(self.shares);
@@ -225,7 +225,7 @@ impl PriceSearch {
     }
 }
 
-/// The level at which everybody is at its minimum, and one at which everybody is at its maximum.
+/// The level at which every member is at its minimum, and one at which every member is at its maximum.
 fn extremes(members: &[Member], active_cost: u64) -> (Probe, Probe) {
     let mut low = Probe {
         level: 0,

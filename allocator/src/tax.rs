@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// Kept as whole millionths, so that every price is a ratio of integers. An idle page costs `k = 1/(1 - τ)` times
 /// what an active one costs. The largest tax is [`Tax::MAX`], k = 1,000,000: there a plan is, up to rounding, the
-/// limit τ → 1, in which nobody holds an idle page while any active page is missing elsewhere, and what is left over
+/// limit τ → 1, in which no guest holds an idle page while any active page is missing elsewhere, and what is left over
 /// is divided by shares above the active memory.
 ///
 /// ```

@@ -272,7 +272,7 @@ fn numbers_that_are_none() {
     assert!(Thresholds::new(levels, 0.1).is_ok());
 }
 
-/// What is allowed although it is odd: nobody, nothing to hand out, estimates beyond the guest, sharing beyond it.
+/// What is allowed although it is odd: no guests, nothing to hand out, estimates beyond the guest, sharing beyond it.
 #[test]
 fn odd_but_sound() {
     let none = Fleet::new(SUPPLY, &[Group::new(Shares::NORMAL)], &[]).expect("nobody");

@@ -334,7 +334,7 @@ fn done(planned: &Fleet, fleet: &Fleet) -> Vec<Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_failure_persistence(FileFailurePersistence::WithSource("regressions")))]
 
-    /// Nobody is asked for more than its surplus, its ways' limits or their rates; sharing is tried on no fewer pages
+    /// No guest is asked for more than its surplus, its ways' limits or their rates; sharing is tried on no fewer pages
     /// than are compressed and swapped, as far as there are such pages; the order is the paper's.
     #[test]
     fn steps_stay_within_every_limit(

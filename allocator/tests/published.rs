@@ -33,7 +33,7 @@ fn an_idle_and_a_busy_guest_in_360_mib() {
     assert_eq!(mib(358, Tax::NONE, &pair(256)), [179.0, 179.0]);
 }
 
-/// τ -> 1: first everybody's active memory by shares, then the rest by shares above it.
+/// τ -> 1: first every guest's active memory by shares, then the rest by shares above it.
 #[test]
 fn the_largest_tax_is_the_limit() {
     let claims = [claim(1, 1000, 100), claim(2, 1000, 300), claim(3, 1000, 0)];

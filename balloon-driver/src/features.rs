@@ -37,7 +37,7 @@ pub enum QueueKind {
 
 /// The queues of a device with `features`, in the order of their numbers.
 ///
-/// The specification gives each queue a fixed number. Linux, the driver everybody runs, numbers only the
+/// The specification gives each queue a fixed number. Linux, the driver in common use, numbers only the
 /// queues whose feature was negotiated: with statistics and reporting but no hinting, reporting is queue 3, not 4.
 /// So the position in this list is the queue's number.
 pub fn queues(features: u64) -> impl Iterator<Item = QueueKind> {

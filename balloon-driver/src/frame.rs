@@ -71,7 +71,7 @@ impl Run {
 
     /// The whole frames inside `len` bytes at guest-physical `address`; `None` when there is not one.
     ///
-    /// Frames that the range covers only in part are left out: nobody said they are free.
+    /// Frames that the range covers only in part are left out: the guest did not say that they are free.
     pub const fn within(address: u64, len: u64) -> Option<Self> {
         let Some(end) = address.checked_add(len) else {
             return None;

@@ -11,7 +11,7 @@
 //! the guest's, releases no frame that the guest did not name, and returns every buffer it took exactly once. What
 //! makes no sense is counted and ignored; a ring that cannot be followed stops the device until the guest resets it.
 //! No number of the guest decides anything for the host: its `actual` and its statistics are claims with an age. A
-//! guest that names frames it still uses loses their contents, and harms nobody else. `tests/hostile.rs` is the table
+//! guest that names frames it still uses loses their contents, and harms only itself. `tests/hostile.rs` is the table
 //! of lies; the fuzz targets `balloon-ring` and `balloon-schedule` try the others.
 //!
 //! # Nouns

@@ -27,7 +27,7 @@ fn run(first: u64, count: u64) -> Run {
 }
 
 fn memfd(name: &CStr, flags: u32, bytes: u64) -> std::io::Result<File> {
-    // SAFETY: the name is a C string; the descriptor is new and nobody else's.
+    // SAFETY: the name is a C string; the descriptor is new and has no other owner.
     let file = unsafe {
         let fd = libc::memfd_create(name.as_ptr(), flags);
         if fd < 0 {

@@ -52,7 +52,7 @@ impl Boot {
         Self::at(dir)
     }
 
-    /// What was built last for this flavour, if anything; asks nobody.
+    /// What was built last for this flavour, if anything; looks only into the cache.
     #[must_use]
     pub fn latest(cache: &Cache, flavour: Flavour) -> Option<Self> {
         Self::at(cache.latest(&name(flavour))?).ok()

@@ -4,7 +4,7 @@
 //! CACHE/KIND/KEY/...       an entry, complete or absent
 //! CACHE/KIND/latest        the key of the entry that was asked for last (a symbolic link)
 //! CACHE/KIND/.lock         held while an entry of this kind is built
-//! CACHE/KIND/.building/    the entry under construction; whoever takes the lock next removes leftovers
+//! CACHE/KIND/.building/    the entry under construction; the next process to take the lock removes leftovers
 //! ```
 
 use std::ffi::OsStr;
@@ -84,7 +84,7 @@ impl Cache {
         &self.root
     }
 
-    /// Tells whoever asked to be told.
+    /// Passes `line` to the callback that the caller gave for progress.
     pub(crate) fn say(&self, line: &str) {
         (self.progress)(line);
     }
@@ -109,7 +109,7 @@ impl Cache {
         let place = home.join(&name);
         if !place.is_dir() {
             let _lock = self.lock(kind)?;
-            // Somebody else may have built it while we waited.
+            // Another process may have built it while we waited.
             if !place.is_dir() {
                 self.need_space(kind)?;
                 build_aside(&home, &place, build)?;

@@ -1,4 +1,4 @@
-//! The initramfs: the agent as `/init`, the modules it loads, and busybox for whoever looks inside.
+//! The initramfs: the agent as `/init`, the modules it loads, and busybox for people who look inside.
 
 use std::fs;
 use std::path::Path;

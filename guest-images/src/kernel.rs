@@ -79,7 +79,7 @@ impl Kernel {
         Self::at(archive.tree_of(&name, &packages)?)
     }
 
-    /// The kernel of this flavour fetched last, if any; asks nobody.
+    /// The kernel of this flavour fetched last, if any; looks only into the cache.
     #[must_use]
     pub fn latest(cache: &Cache, flavour: Flavour) -> Option<Self> {
         Self::at(cache.latest(&flavour.entry_name())?).ok()

@@ -20,7 +20,7 @@ use crate::page::{PAGE_SIZE, Page};
 /// Words of 64 bits in a page.
 const WORDS: usize = PAGE_SIZE / 8;
 
-/// The secret that makes a sharing domain: whoever has it can name the domain's pages.
+/// The secret that makes a sharing domain: its holder can name the domain's pages.
 ///
 /// Never printed: `Debug` shows no key bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl fmt::Debug for PageHasher {
     }
 }
 
-/// Two different pages with one sketch, as somebody who knows the key can make them.
+/// Two different pages with one sketch, as an attacker who knows the key can make them.
 #[cfg(test)]
 pub(crate) fn twins(hasher: &PageHasher) -> [Page; 2] {
     // The second word cancels its key, so that the product is zero whatever the first word is.

@@ -182,7 +182,7 @@ impl Index {
         std::hint::black_box(first.fold(0, |all, bits| all ^ bits));
     }
 
-    /// Makes `holder` the one who has the content of `sketch`, in place of whoever had it.
+    /// Makes `holder` the one that has the content of `sketch`, in place of an earlier holder.
     pub(crate) fn set(&mut self, sketch: Sketch, holder: Holder) {
         let trace = Trace::of(sketch);
         let segment = &mut self.segments[trace.segment()];

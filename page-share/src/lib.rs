@@ -7,7 +7,7 @@
 //! - A **region** is one guest's memory under management: it finds written pages, names quiet ones, maps common
 //!   copies, and takes pages away for sampling, compression and swap. It needs nothing but private anonymous memory.
 //! - A **domain** is a set of guests that may share. It owns the **index** (who has which content) and the **pool**
-//!   (one memfd of common copies, read-only for everybody else). Its secret key names pages; two domains' names are
+//!   (one memfd of common copies, read-only for guests' processes). Its secret key names pages; two domains' names are
 //!   unrelated.
 //! - A **slot** is a page of the pool; a **reference** is a region's right to map it.
 //! - A page is **private**, **shared** (a copy-on-write mapping of a slot), **broken** (shared, but the kernel has
@@ -32,12 +32,12 @@
 //!
 //! # Invariants
 //! 1. A page's content is in exactly one place, which its state byte names. The byte changes by compare-exchange only.
-//! 2. Whoever moved a page to [`State::InTransit`] makes every call that fills or empties it, settles it, and wakes
-//!    whoever faulted meanwhile. Nobody else touches it.
-//! 3. A page is mapped from the pool only after all 4096 bytes were compared while nobody could write it, and only
+//! 2. The thread that moved a page to [`State::InTransit`] makes every call that fills or empties it, settles it, and
+//!    wakes the threads that faulted meanwhile. No other thread touches it.
+//! 3. A page is mapped from the pool only after all 4096 bytes were compared while no thread could write it, and only
 //!    with a reference that was granted before.
 //! 4. A reference is returned only after its last mapping is gone.
-//! 5. The fault handler waits for nobody: no lock that a user of guest memory holds, no I/O, no manager.
+//! 5. The fault handler waits for no lock that a user of guest memory holds, for no I/O and for no manager.
 //! 6. Guest bytes are copied before they are looked at; no Rust reference points into guest memory.
 //! 7. What would lose a page or show wrong bytes ends the process. What the kernel has no room for just now does not: it
 //!    is undone, left for later, or asked for again.

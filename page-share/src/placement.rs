@@ -88,7 +88,7 @@ impl Placement {
         }
     }
 
-    /// The first slot of a word that is wholly free and in nobody's window, looked for from the end.
+    /// The first slot of a word that is wholly free and in no guest's window, looked for from the end.
     pub(crate) fn free_word(&self) -> Option<u32> {
         let in_window = |slot: u32| self.windows.values().any(|window| window.contains(&slot));
         let words = (0..self.used.len() as u32).rev();

@@ -2,8 +2,8 @@
 //!
 //! The manager writes it with pwrite(2) and never maps it. Guests' processes get a second, read-only open file. What
 //! protects the bytes: mode 0400 (a process of another uid cannot re-open the file through /proc/self/fd, not even
-//! for reading), `F_SEAL_SHRINK` (nobody can cut the file under a mapping: no SIGBUS) and `F_SEAL_SEAL`. What does not:
-//! a process of the same uid or with CAP_DAC_OVERRIDE can chmod and re-open it for writing, so a VMM also needs
+//! for reading), `F_SEAL_SHRINK` (no process can cut the file under a mapping: no SIGBUS) and `F_SEAL_SEAL`. What does
+//! not: a process of the same uid or with CAP_DAC_OVERRIDE can chmod and re-open it for writing, so a VMM also needs
 //! seccomp. `F_SEAL_FUTURE_WRITE` would stop that as well, but forbids the manager's own writes and punching.
 
 use std::fs::File;
@@ -133,7 +133,7 @@ impl Pool {
         placed
     }
 
-    /// The first of 64 free slots in a row, aligned, that belong to nobody.
+    /// The first of 64 free slots in a row, aligned, that lie in no guest's window.
     pub(crate) fn free_group(&mut self) -> Option<u32> {
         self.placement.free_word().or_else(|| {
             self.grow()?;
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(pool.read(Slot::new(0)).unwrap(), [0xa5; PAGE_SIZE]);
     }
 
-    /// Runs `script` as nobody with the read-only file as its standard input, and says whether it succeeded.
+    /// Runs `script` as the user `nobody` with the read-only file as its standard input, and says whether it succeeded.
     fn as_nobody(pool: &Pool, script: &str) -> bool {
         use std::os::unix::process::CommandExt;
         let input = pool.readers().as_fd().try_clone_to_owned().unwrap();

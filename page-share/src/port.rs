@@ -2,8 +2,8 @@
 //!
 //! Everything travels in batches. The conversation about one content:
 //!
-//! 1. A region reports `(gfn, sketch)` of quiet pages, in gfn order. For a content nobody has reported the answer
-//!    is [`Answer::Noted`]: the page is now a hint.
+//! 1. A region reports `(gfn, sketch)` of quiet pages, in gfn order. For a content that no region has reported the
+//!    answer is [`Answer::Noted`]: the page is now a hint.
 //! 2. For a content that another page has as its hint the answer is [`Answer::Publish`]: the region sends a copy of
 //!    the bytes, the manager names them itself, writes the pool page and grants a slot.
 //! 3. The page behind the hint gets an [`Offer`]. From then on every report of the content is answered by
@@ -74,7 +74,7 @@ pub enum Answer {
 /// What became of one published page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publication {
-    /// The bytes are in the pool, put there now or by somebody faster. Carries one reference.
+    /// The bytes are in the pool, put there now or by another region that was faster. Carries one reference.
     Granted(Slot),
     /// The other page with this content has gone: this one is the hint now, as after [`Answer::Noted`].
     Noted,
@@ -108,7 +108,7 @@ pub enum Reconnected {
     /// The same manager and pool: references are exactly those that were named, every hint is forgotten.
     SamePool,
     /// A manager with another pool. Slots of the old one keep their bytes for as long as its fd or a mapping is
-    /// held, but nobody else will ever share them: report those pages anew and move over.
+    /// held, but no other region will ever share them: report those pages anew and move over.
     FreshPool,
 }
 

@@ -29,7 +29,7 @@ enum Step {
 impl Domain {
     /// See [`Port::publish`](crate::port::Port::publish).
     ///
-    /// `bytes` must be the manager's own copy, which nobody else can write.
+    /// `bytes` must be the manager's own copy, which no other process can write.
     ///
     /// # Errors
     /// [`PortError::Superseded`] and [`PortError::Invalid`]; nothing was done then.

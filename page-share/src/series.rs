@@ -104,7 +104,7 @@ impl Domain {
         true
     }
 
-    /// Takes `slot`, to which nobody refers any more, out of the index; another slot with its content takes its place.
+    /// Takes `slot`, to which no reference is left, out of the index; another slot with its content takes its place.
     pub(crate) fn unname(&mut self, slot: Slot, content: Content) {
         let named = self.index.remove(content.sketch, Holder::Shared(slot));
         let first = first_of(slot);

@@ -3,7 +3,7 @@
 //! The file has no name, so nothing is left behind. Space is allocated on the disk before a page is written, so that
 //! a full disk is found while the page is still in memory. A page is in the file once all of its bytes were written,
 //! never before; it comes back only if its bytes are those that were written to that slot. The checksum is the
-//! sketch under a random key of this file, so whoever can write to the disk cannot forge it either.
+//! sketch under a random key of this file, so an attacker who can write to the disk cannot forge it either.
 //!
 //! Allocating and reading are apart: [`Swap::locate`] is quick and wants the lock, [`Located::read`] waits for the disk
 //! and wants none.

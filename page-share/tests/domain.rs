@@ -396,7 +396,7 @@ fn an_audit_finds_a_page_that_somebody_changed() {
     a.publish(&[(2, 5), (4, 6)]);
     let audit = |domain: &mut Domain| domain.audit(Slot::new(0), u32::MAX).unwrap();
     assert!(manager.with(audit).unwrap().is_empty());
-    // As root the mode of the memfd is no obstacle; for everybody else the audit has nothing to find.
+    // As root the mode of the memfd is no obstacle; for any other user the audit has nothing to find.
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", a.port.session().pool.as_raw_fd());
     if let Ok(writer) = std::fs::File::options().write(true).open(path) {

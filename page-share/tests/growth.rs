@@ -53,7 +53,7 @@ fn anonymous(memory: &AnonymousMemory) -> u64 {
 fn guest(manager: &LocalManager) -> (AnonymousMemory, Region) {
     let memory = AnonymousMemory::new(PAGES).unwrap();
     (0..1024).for_each(|at| memory.write_page(at, &page(u64::from(at / 2))));
-    // Some were only ever read: the kernel's zero page, too, but nobody has seen that it is.
+    // Some were only ever read: the kernel's zero page, too, but no scan has seen that it is.
     (1024..1536).for_each(|at| assert_eq!(memory.load(at as usize * PAGE_SIZE), 0));
     (1536..2048).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
     (2560..4096).for_each(|at| memory.write_page(at, &page(u64::from(at))));

@@ -22,7 +22,7 @@ fn use_up_mappings(left: usize) {
         .parse()
         .unwrap();
     if limit > 1 << 18 {
-        // Somebody has raised it, perhaps a bench that runs just now: four million mappings take minutes to count.
+        // It was raised, perhaps by a bench that runs just now: four million mappings take minutes to count.
         eprintln!("skipped: vm.max_map_count is {limit}, too many mappings to use up");
         std::process::exit(0);
     }

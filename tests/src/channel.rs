@@ -32,7 +32,7 @@ impl Channel {
         }
     }
 
-    /// Connects if that has not happened; false while there is nobody to connect to.
+    /// Connects if that has not happened; false while the other end does not listen.
     pub(crate) fn connect(&mut self) -> bool {
         if self.stream.is_some() {
             return true;

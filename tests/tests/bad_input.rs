@@ -155,7 +155,7 @@ fn hosts_without_a_usable_kvm() {
         "{message}"
     );
 
-    // Somebody else's files are no obstacle to a user without rights: they get copies of their own.
+    // Another user's files are no obstacle to a user without rights: they get copies of their own.
     let directory = tempfile::tempdir().unwrap();
     let (levy, kernel_copy) = (directory.path().join("levy"), directory.path().join("kernel"));
     fs::copy(lab.levy(), &levy).unwrap();

@@ -64,7 +64,7 @@ fn statistics_have_names(guest: &Guest, tags: usize) {
     assert_eq!(guest.vmm(&LOOK)["unknown_statistics"], 0);
 }
 
-/// A goal beyond everything the guest has ends above the floor: nobody is killed.
+/// A goal beyond everything the guest has ends above the floor: no process is killed.
 fn the_floor_holds(guest: &mut Guest) {
     ask_for(guest, 512);
     guest.vmm_until("most of the memory", &LOOK, |balloon| {
@@ -106,8 +106,8 @@ fn a_silent_driver_is_marked(guest: &Guest) {
     assert_eq!(settled(guest, 50)["unresponsive"], false);
 }
 
-/// A deleted file is back on the host although nobody asked for it, but for the parts that share a block of 2 MiB
-/// with something else: the guest's kernel reports whole blocks.
+/// A deleted file is back on the host although the host did not ask for it, but for the parts that share a block of 2
+/// MiB with something else: the guest's kernel reports whole blocks.
 fn a_deleted_file_comes_back_by_itself(guest: &mut Guest) {
     let named = |name: &'static str| {
         move |event: &guest_images::agent_protocol::Event| match &event.report {

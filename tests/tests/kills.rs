@@ -1,5 +1,5 @@
-//! Processes that are killed with SIGKILL while guests work: the manager, and one guest of several. Whoever lives goes on,
-//! loses no byte, and shares on.
+//! Processes that are killed with SIGKILL while guests work: the manager, and one guest of several. Each process that
+//! lives goes on, loses no byte, and shares on.
 
 use guest_images::agent_protocol::Report;
 use levy_protocol::api::DomainView;
@@ -60,7 +60,7 @@ fn plan(lab: &Lab, manager: &Manager, name: &str) -> Plan {
     lab.guest(name).memory_mib(128).managed_by(manager)
 }
 
-/// Two guests at work. Nobody works while others boot, or booting takes long.
+/// Two guests at work. Neither works while the other boots, or booting takes long.
 fn pair(lab: &Lab, manager: &Manager) -> [Busy; 2] {
     let mut guests = ["one", "other"].map(|name| plan(lab, manager, name).start());
     guests.iter_mut().for_each(Guest::ready);
@@ -135,7 +135,7 @@ fn a_guest_that_is_killed_while_it_merges_takes_its_references_and_nothing_else(
         "conv=fsync",
     ]);
     assert!(disk.used_kib() >= 2048, "the layer is on the small disk");
-    // Pages that are equal to each other, and to nobody else's.
+    // Pages that are equal to each other, and to no other guest's.
     victim.run("fill mib=16 distinct=256 seed=99 seconds=3600");
     let stats = victim.vmm_until("merging under way", &Request::Stats, |stats| {
         stats["pages"]["merged"].as_u64() >= Some(WELL_BEGUN)

@@ -1,4 +1,4 @@
-//! Guests that want far more memory than there is: the budget holds, all data is right, nobody is killed.
+//! Guests that want far more memory than there is: the budget holds, all data is right, no process is killed.
 
 use std::process::{Command, Stdio};
 

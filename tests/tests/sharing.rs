@@ -74,7 +74,7 @@ fn pages_of_a_guest_that_runs_are_told_to_nobody() {
     assert!(refusal(&guest, &key).contains("pause it first"));
     guest.vmm(&Request::Pause);
     assert!(refusal(&guest, "5").contains("64 hexadecimal digits"));
-    // This guest has no manager, so that nobody keeps account of its pages.
+    // This guest has no manager, so that no region keeps account of its pages.
     assert!(refusal(&guest, &key).contains("--manager"));
     guest.vmm(&Request::Resume);
     assert_eq!(guest.power_off().status, 0);

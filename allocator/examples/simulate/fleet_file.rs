@@ -175,7 +175,7 @@ impl FleetFile {
         Ok(())
     }
 
-    /// The same fleet in which only the guests at `cheat` cheat; none for nobody.
+    /// The same fleet in which only the guests at `cheat` cheat; without it all are honest.
     pub(crate) fn honest_but(&self, cheat: Option<usize>) -> Self {
         let mut fleet = self.clone();
         for (index, guest) in fleet.guests.iter_mut().enumerate() {

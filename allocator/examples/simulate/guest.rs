@@ -190,7 +190,8 @@ impl Guest {
         if self.asked < self.balloon {
             self.balloon -= step;
         } else {
-            // What the guest has free and the host backs goes first, then what nobody backs, then what it uses least.
+            // What the guest has free and the host backs goes first, then what has no memory behind it, then what it
+            // uses least.
             self.balloon += step;
             let room = self.max - self.balloon;
             let over = self.place.present().saturating_sub(self.want.used.min(room));

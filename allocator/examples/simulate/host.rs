@@ -139,7 +139,7 @@ impl Host {
         self.machine.state()
     }
 
-    /// One second of everybody's life, then of the manager's.
+    /// One second of every guest's life, then of the manager's.
     pub(crate) fn tick(&mut self, now: u32) -> Result<()> {
         let mut free = self.free();
         for guest in &mut self.guests {
@@ -196,8 +196,8 @@ impl Host {
         Ok(())
     }
 
-    /// Nobody stays blocked without being told again, and a silent balloon goes on being asked for what its target now
-    /// implies, so that it is noticed when it comes to life.
+    /// No guest stays blocked without being told again, and a silent balloon goes on being asked for what its target
+    /// now implies, so that it is noticed when it comes to life.
     fn ask_again(&mut self, state: State) {
         for (guest, target) in self.guests.iter_mut().zip(self.plan.targets()) {
             guest.blocked = false;

@@ -98,7 +98,7 @@ fn run(fleet: &FleetFile, seed: u64) -> Result<Record> {
     Ok(recorder.finish(&fleet.title, seed, &mut host))
 }
 
-/// What each kind of cheat gains when it alone cheats, over itself when everybody is honest; mean over some seeds.
+/// What each kind of cheat gains when it alone cheats, over itself when all guests are honest; mean over some seeds.
 fn gains(fleet: &FleetFile) -> Result<Vec<Option<Gain>>> {
     let gain = |(kind, guest): (usize, &GuestPart)| {
         let cheats = guest.cheat != Cheat::None;

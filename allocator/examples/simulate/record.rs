@@ -10,7 +10,7 @@ use crate::host::{Host, Tally};
 
 /// Seconds between two points of a series.
 pub(crate) const STEP_S: u32 = 2;
-/// Within this part of its target a guest counts as having it. In the high state nobody is asked for anything, so
+/// Within this part of its target a guest counts as having it. In the high state no guest is asked for anything, so
 /// holdings come to rest above targets.
 const TOLERANCE: f64 = 0.1;
 

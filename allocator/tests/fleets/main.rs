@@ -67,7 +67,7 @@ fn closed_form(clients: &[oracle::Client], tax: Tax, memory: u64) -> Vec<f64> {
     clients.iter().map(|client| at(low, client)).collect()
 }
 
-/// That no page could move within `pool` to somebody who values it more: this alone determines the plan.
+/// That no page could move within `pool` to a member that values it more: this alone determines the plan.
 fn check_pool(fleet: &Fleet, plan: &Plan, pool: Option<GroupId>) -> Result<(), TestCaseError> {
     let oracle::Members {
         guests,
@@ -131,7 +131,7 @@ proptest! {
         check_pool(&fleet, &plan, None)?;
     }
 
-    /// Nobody gets less than the real-valued closed form rounded down, or more than n - 1 pages above it.
+    /// No guest gets less than the real-valued closed form rounded down, or more than n - 1 pages above it.
     #[test]
     fn keeps_the_closed_form(case in flat(8, 4000)) {
         let fleet = case.fleet();
@@ -174,7 +174,7 @@ proptest! {
         prop_assert!(after >= before, "{before} pages before, {after} after");
     }
 
-    /// Removing a guest shrinks nobody else.
+    /// Removing a guest shrinks no other.
     #[test]
     fn removal_shrinks_nobody(case in flat(8, 400), which: prop::sample::Index) {
         let fleet = case.fleet();

@@ -1,7 +1,7 @@
 //! The slow planner: min-funding revocation, one page at a time, as the paper describes it.
 //!
-//! It knows nothing of prices, levels or closed forms: everybody starts with all it may have, and a page is taken from
-//! whoever has the fewest adjusted shares per page, ρ = S / (P (f + k (1 - f))), until the pages suffice.
+//! It knows nothing of prices, levels or closed forms: every client starts with all it may have, and a page is taken
+//! from the one with the fewest adjusted shares per page, ρ = S / (P (f + k (1 - f))), until the pages suffice.
 
 use allocator::{Claim, Fleet, GroupId, Tax};
 

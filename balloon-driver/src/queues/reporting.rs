@@ -1,4 +1,4 @@
-//! Free page reporting: ranges that are free now, whose contents nobody needs.
+//! Free page reporting: ranges that are free now, whose contents the guest does not need.
 
 use vm_memory::{Address, GuestMemory};
 

@@ -1,7 +1,7 @@
 //! Private anonymous memory: `MADV_DONTNEED`.
 #![allow(unsafe_code)]
-// UNSAFETY: releasing pages takes their contents away from whoever looks at them; this file is where the argument
-// is made that nobody does.
+// UNSAFETY: releasing pages takes their contents away from any code that looks at them; this file is where the argument
+// is made that no code does.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -36,7 +36,7 @@ impl Dropper {
     pub(super) fn new() -> Self {
         // SAFETY: pidfd_open takes no pointer and returns a new descriptor or an error.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-        // SAFETY: a descriptor that was just returned is open and nobody else's.
+        // SAFETY: a descriptor that was just returned is open and has no other owner.
         let open = i32::try_from(fd)
             .ok()
             .filter(|fd| *fd >= 0)

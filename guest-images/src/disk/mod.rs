@@ -79,7 +79,7 @@ impl Disk {
         Ok(Self { dir })
     }
 
-    /// What was built last, if anything; asks nobody.
+    /// What was built last, if anything; looks only into the cache.
     #[must_use]
     pub fn latest(cache: &Cache) -> Option<Self> {
         let disk = Self {

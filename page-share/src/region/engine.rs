@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// Takes what is private of `run`, at most [`BATCH`] pages, into staging. Each claim's pages are in staging at the
-    /// place that [`Engine::staged`] says until the next take; whoever touches them waits until they are settled.
+    /// place that [`Engine::staged`] says until the next take; a thread that touches them waits until they are settled.
     pub(crate) fn take(&mut self, run: PageRun) -> Vec<Claim> {
         if self.staged_pages + run.count > STAGING {
             self.clear_staging();
@@ -233,7 +233,7 @@ pub(crate) fn move_out(guest: &Guest, claim: Claim, to: Span, taken: &mut Vec<Cl
 fn refuse(guest: &Guest, claim: Claim, error: Errno) {
     let (page, from) = (claim.run().first.get(), claim.from());
     match error {
-        // Nothing was there: dropped by somebody outside.
+        // Nothing was there: dropped by code outside the region.
         Errno::NOENT => guest.settle(claim, State::Empty),
         Errno::AGAIN | Errno::NOMEM => guest.settle(claim, from),
         // Pinned, shared with a child, locked since it was adopted, mapped anew by the caller ...

@@ -91,7 +91,7 @@ impl Gate {
         }
     }
 
-    /// Says how many wait; the first one wakes whoever watches.
+    /// Says how many wait; the first one wakes the thread that watches.
     pub(crate) fn set_waiting(&self, waiting: usize) {
         let before = self.waiting.swap(waiting as u64, Ordering::SeqCst);
         if before == 0
@@ -102,7 +102,7 @@ impl Gate {
         }
     }
 
-    /// Wakes `thread` from now on whenever somebody begins to wait; the first one to ask is the one.
+    /// Wakes `thread` from now on whenever an access begins to wait; the first thread that asks stays the one.
     pub(crate) fn watch(&self, thread: Thread) {
         let _ = self.watcher.set(thread);
     }

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// Tries after which the log hears of it.
 const LONG_WAIT: u32 = 100_000;
 
-/// One guest's memory as everybody in this process sees it.
+/// One guest's memory as all threads of this process see it.
 ///
 /// Field order is drop order: the memory itself goes last.
 pub(crate) struct Guest {

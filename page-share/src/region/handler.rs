@@ -1,4 +1,4 @@
-//! The fault handler: one thread that resolves what is in memory and never waits for anybody.
+//! The fault handler: one thread that resolves what is in memory and never waits for another thread.
 //!
 //! It takes no lock that a user of guest memory holds while touching it, never touches guest memory itself, never
 //! talks to the manager and never moves a mapping. Reads of the swap file go to the swap thread. A filling call that
@@ -111,7 +111,7 @@ struct Fault {
 /// Whether a fault needs more from us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// Resolved, or somebody else's.
+    /// Resolved, or another thread's.
     Done,
     /// Again after the next events.
     Later,
@@ -129,7 +129,7 @@ struct Worker {
     later: Vec<Fault>,
     /// To resolve when there is credit.
     gated: Vec<Fault>,
-    /// Pages whose neighbours are to be decompressed when nobody waits.
+    /// Pages whose neighbours are to be decompressed when no access waits.
     nearby: Vec<u32>,
     buffer: Box<[Page]>,
 }
@@ -309,7 +309,8 @@ impl Worker {
             return Outcome::Later;
         };
         if guest.gate.is_closed() {
-            // Closed meanwhile: whoever did it waits for what is claimed, or comes by later and finds zeros to drop.
+            // Closed meanwhile: the thread that did it waits for what is claimed, or comes by later and finds zeros to
+            // drop.
             guest.settle(claim, state);
             return Outcome::Later;
         }
@@ -336,7 +337,7 @@ impl Worker {
         }
         match progress.stopped {
             None => drop(rest),
-            // Somebody filled it behind our back: it is there.
+            // Filled behind the handler's back: it is there.
             Some(Errno::EXIST) => guest.settle(rest, State::Private),
             Some(_) => guest.settle(rest, state),
         }
@@ -414,7 +415,7 @@ impl Worker {
         Outcome::Done
     }
 
-    /// The touched page alone, so that its waiter goes on; its neighbours come when nobody waits.
+    /// The touched page alone, so that its waiter goes on; its neighbours come when no access waits.
     fn decompress(&mut self, guest: &Guest, page: u32) -> Outcome {
         let Some(claim) = guest.table.claim(page, State::Compressed) else {
             return Outcome::Later;
@@ -437,7 +438,7 @@ impl Worker {
     }
 
     /// Brings back the compressed pages next to `page`, which just came back, on both sides within its aligned group.
-    /// Not while growth is gated: nobody asked for them.
+    /// Not while growth is gated: no access asked for them.
     fn decompress_neighbours(&mut self, guest: &Guest, page: u32) {
         if guest.gate.is_closed() {
             return;

@@ -124,7 +124,7 @@ impl Engine {
     fn join(&mut self, block: PageRun, claims: Vec<Claimed>) -> bool {
         let guest = self.guest.clone();
         let span = guest.span(block);
-        // Everything is present, so nothing can read as zero while nobody watches.
+        // Everything is present, so nothing can read as zero while the block is unwatched.
         let collapsed = guest
             .watch
             .unregister(span)
@@ -232,7 +232,7 @@ impl Unwatched {
     }
 }
 
-/// Starts watching claimed pages that nobody watched so far, and settles each as what it is.
+/// Starts watching claimed pages that were unwatched so far, and settles each as what it is.
 pub(crate) fn manage(guest: &Guest, claim: Claim, pagemap: &mut Pagemap) -> Result<(), Unwatched> {
     let span = guest.span(claim.run());
     let watched = span

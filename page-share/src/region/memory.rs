@@ -86,7 +86,7 @@ impl Span {
     }
 
     /// Writes `page` over page `index`. For arenas of our own only (the caller's rule, not a matter of safety: a
-    /// guest's memory is bytes that anybody may change at any time).
+    /// guest's memory is bytes that the guest may change at any time).
     pub(crate) fn copy_in(self, index: usize, page: &Page) {
         let to = self.sub(index, 1).start;
         // SAFETY: the page is writable memory of an arena, `page` is 4096 readable bytes, and the two cannot overlap
@@ -112,7 +112,7 @@ impl Span {
     pub(crate) fn page_equals(self, index: usize, other: Self, other_index: usize) -> bool {
         let (a, b) = (self.sub(index, 1).start, other.sub(other_index, 1).start);
         // SAFETY: both are 4096 readable bytes of arenas; the comparison happens behind a call that the compiler
-        // cannot see into, so a page that somebody changes meanwhile gives an answer, not undefined behaviour.
+        // cannot see into, so a page that another thread changes meanwhile gives an answer, not undefined behaviour.
         unsafe { libc::memcmp(a as *const _, b as *const _, PAGE_SIZE) == 0 }
     }
 
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Span {
 /// The sketches of single pages as they are just now, read in place and side by side. Meanwhile the pages of `next`, which
 /// will be read soon, are brought nearer: the hardware's own look ahead ends with the page.
 ///
-/// A page that somebody writes meanwhile gives some sketch. Waits in a fault as [`Span::copy_out`] does.
+/// A page that another thread writes meanwhile gives some sketch. Waits in a fault as [`Span::copy_out`] does.
 pub(crate) fn sketches<const N: usize>(
     pages: [Span; N],
     next: [Span; N],
@@ -182,7 +182,7 @@ const LINES_AHEAD: usize = 8;
 /// Asks for the cache line at `address`.
 fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint; it reads nothing that anybody could see and cannot fail.
+    // SAFETY: a hint; it reads nothing that the program could see and cannot fail.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address as *const i8);
     }
@@ -258,7 +258,7 @@ impl Arena {
     ///
     /// # Safety
     /// `start` is the start of `pages` pages of private anonymous memory that stays mapped for as long
-    /// as the arena, that nobody else maps, unmaps, moves or advises meanwhile, and into which no Rust reference
+    /// as the arena, that no other code maps, unmaps, moves or advises meanwhile, and into which no Rust reference
     /// points.
     pub(crate) unsafe fn adopt(start: NonNull<u8>, pages: usize) -> Self {
         let start = start.as_ptr() as usize;
@@ -501,7 +501,7 @@ impl AnonymousMemory {
     pub fn range(&self, first: Gfn) -> MemoryRange {
         let span = self.usable();
         let start = NonNull::new(span.start as *mut u8).expect("a mapping is never at address 0");
-        // SAFETY: private anonymous memory; `keep` holds the mapping; nobody but a region rearranges it.
+        // SAFETY: private anonymous memory; `keep` holds the mapping; only a region rearranges it.
         let mut range = unsafe { MemoryRange::adopt(first, start, span.pages() as u32) };
         range.keep = Some(Keep(self.arena.clone()));
         range

@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// Drops what of `run` is the kernel's zero page, whatever it was last seen as; it reads zero all the same. What was
-    /// written since is kept. Whoever fills pages just now is waited for.
+    /// written since is kept. A thread that fills pages just now is waited for.
     pub(crate) fn drop_zeros(&mut self, run: PageRun) -> Result<(), Errno> {
         for page in run.numbers() {
             while self.guest.table.is_held(page) {

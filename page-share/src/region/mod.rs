@@ -83,7 +83,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// while it holds a page, and none is called by the fault handler.
 ///
 /// Dropping a region brings everything back into plain anonymous memory first and hands its pool references back;
-/// [`Region::discard`] is the quick way when nobody will read the memory again.
+/// [`Region::discard`] is the quick way when the memory will not be read again.
 #[derive(Debug)]
 pub struct Region {
     guest: Arc<Guest>,
@@ -192,7 +192,7 @@ impl Region {
     /// Takes `n` random private pages, at most 1024, for a sample; the next touch of each brings it back and is
     /// counted. Ends a sample that is still running. Returns the number of pages taken.
     pub fn start_sample(&self, n: u32) -> u32 {
-        // Whoever samples comes by now and then, also where nothing is scanned.
+        // A caller that samples comes by now and then, also where nothing is scanned.
         self.guest.trim_kept();
         let mut scanner = self.scanner();
         lock(&self.engine).start_sample(n, &mut || scanner.random())
@@ -240,7 +240,7 @@ impl Region {
     /// Up to `n` private pages to part with when memory is needed now: those that [`Region::cold_pages`] names, and where
     /// they do not suffice any others.
     pub fn victims(&self, n: u32) -> Vec<PageRun> {
-        // Any place will do, and whoever is short of memory does not wait for the scanner.
+        // Any place will do, and a caller that is short of memory does not wait for the scanner.
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let random =
             u64::from(clock.unwrap_or_default().subsec_nanos()).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -282,7 +282,7 @@ impl Region {
         });
     }
 
-    /// Opens the gate; whoever waits goes on.
+    /// Opens the gate; accesses that wait go on.
     pub fn open_gate(&self) {
         self.guest.gate.set_closed(false);
         self.each_shared_run(|engine, run| {

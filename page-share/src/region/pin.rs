@@ -26,8 +26,8 @@ impl Pin {
                 return None;
             }
         }
-        // Whoever claimed a page before it saw the mark finishes first. Owners never wait for users of guest memory,
-        // so this ends.
+        // A thread that claimed a page before it saw the mark finishes first. Owners never wait for users of guest
+        // memory, so this ends.
         for page in run.numbers() {
             while guest.table.is_held(page) {
                 std::thread::yield_now();

@@ -169,9 +169,9 @@ impl Pools {
 /// A pool of a manager that is gone and of which a region still has pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OldPool {
-    /// The number of its file: whoever else has the pool sees the same.
+    /// The number of its file, the same in every process that has the pool.
     pub inode: u64,
-    /// Bytes of memory that the whole pool occupies, whoever uses it.
+    /// Bytes of memory that the whole pool occupies, in use by this region or not.
     pub bytes: u64,
 }
 

@@ -45,7 +45,7 @@ impl Engine {
                 continue;
             };
             at = claim.run().end();
-            // What a huge block holds, nobody knows.
+            // What a huge block holds is not known.
             if !matches!(state, State::Empty | State::Ballooned | State::Huge) {
                 count += claim.run().count;
             }
@@ -108,8 +108,8 @@ impl Engine {
     }
 
     /// Pages of huge blocks go back to the kernel and stay unwatched. While they are claimed their block can be neither
-    /// split nor rebuilt, so that no page is dropped that somebody has begun to watch, and none is called private that is
-    /// being dropped.
+    /// split nor rebuilt, so that no page is dropped that another thread has begun to watch, and none is called private
+    /// that is being dropped.
     fn drop_unwatched(&self, claim: Claim) {
         let run = claim.run();
         if let Err(error) = self.guest.span(run).discard() {

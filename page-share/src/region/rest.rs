@@ -217,7 +217,7 @@ mod tests {
         let mut rests = Rests::default();
         let shared_mostly = Looked { own: 40, written: 30 };
         (0..2).for_each(|_| rests.looked(0, shared_mostly, 7));
-        // Nobody scanned for a minute.
+        // No thread scanned for a minute.
         rests.step(Duration::from_secs(60));
         assert_eq!(rests.due(WHOLE, |_| true), None);
         (0..FIRST / STEP).for_each(|_| rests.step(Duration::from_micros(STEP)));

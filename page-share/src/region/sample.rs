@@ -61,7 +61,7 @@ impl Engine {
         self.sample.pages.len() as u32
     }
 
-    /// Gives back what nobody touched.
+    /// Gives back what was not touched.
     pub(crate) fn finish_sample(&mut self) -> Sample {
         let running = std::mem::take(&mut self.sample);
         let guest = self.guest.clone();

@@ -138,7 +138,7 @@ impl Engine {
         guest.counters.pages_written.add(u64::from(run.count));
         for page in run.numbers() {
             if found.zero {
-                // The kernel's zero page: nothing to merge, whoever put it there.
+                // The kernel's zero page: nothing to merge, however it came there.
                 guest.table.relabel(page, State::Private, State::Zero);
                 guest.table.set_pending(page, false);
             } else {

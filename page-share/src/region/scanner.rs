@@ -82,7 +82,7 @@ pub(crate) struct Scanner {
     hints: VecDeque<PageRun>,
     armed_hints: VecDeque<PageRun>,
     /// Some pages are marked as left out for want of mappings. Their references went back, so that the pool does not
-    /// keep copies that nobody maps; they are reported anew when there is room again.
+    /// keep copies that no page maps; they are reported anew when there is room again.
     some_left_out: bool,
     /// Passes since runs had to be left out for want of mappings: the longer, the shorter runs get their turn.
     patience: u32,
@@ -267,7 +267,7 @@ impl Scanner {
         }
     }
 
-    /// What is found equal here is merged in the same step: somebody else has read the same block of the same disk, and
+    /// What is found equal here is merged in the same step: another guest has read the same block of the same disk, and
     /// neither waits for the end of a pass.
     fn look_at_hints(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         if self.armed_hints.is_empty() && self.hints.is_empty() {

@@ -53,7 +53,7 @@ pub struct Options {
 /// A region's threads, by what they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegionThread {
-    /// Resolves faults; never allocates, never waits for anybody.
+    /// Resolves faults; never allocates, never waits for another thread.
     FaultHandler,
     /// Reads swapped pages that were touched.
     SwapIns,

@@ -122,9 +122,10 @@ impl Guest {
         }
     }
 
-    /// Gives disk space and page cache of the swap file back, without its lock: whoever touches a page wants that.
+    /// Gives disk space and page cache of the swap file back, without its lock: a thread that touches a page wants
+    /// that.
     fn shrink_swap(&self) {
-        // Whoever holds the lock may be waiting for the disk: another time.
+        // The thread that holds the lock may be waiting for the disk: another time.
         let hole = || self.keeping.swap.as_ref()?.try_lock().ok()?.shrink();
         while let Some(hole) = hole() {
             let punched = hole.punch();

@@ -1,7 +1,7 @@
 //! One state byte per page, changed by compare-exchange, and what is known beside it.
 //!
-//! A page changes hands only through [`PageTable::claim`]: whoever moves it to [`State::InTransit`] owns it, makes
-//! every call that fills or empties it, settles it, and then wakes whoever faulted meanwhile.
+//! A page changes hands only through [`PageTable::claim`]: the thread that moves it to [`State::InTransit`] owns it,
+//! makes every call that fills or empties it, settles it, and then wakes the threads that faulted meanwhile.
 
 use crate::page::Gfn;
 use crate::region::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -89,7 +89,7 @@ impl State {
         matches!(self, Self::Shared | Self::Broken)
     }
 
-    /// Whether the page's content is in guest memory and in nobody else's.
+    /// Whether the page's content is in guest memory and shared with no other guest.
     pub(crate) fn is_private(self) -> bool {
         matches!(self, Self::Private | Self::Zero)
     }
@@ -362,7 +362,7 @@ impl PageTable {
             .is_ok()
     }
 
-    /// Whether some thread owns the page. `false` after a pin: whoever owns it from now on sees the pin.
+    /// Whether some thread owns the page. `false` after a pin: a thread that owns it from now on sees the pin.
     pub(crate) fn is_held(&self, page: u32) -> bool {
         // Sequentially consistent, like the owner's look at the pins: with less, each could miss the other.
         self.states[page as usize].load(Ordering::SeqCst) == State::InTransit as u8

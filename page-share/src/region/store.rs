@@ -4,9 +4,9 @@
 //! [`Store::insert`] only. [`Store::load`] and [`Store::remove`] never allocate, free or block, so that a fault handler
 //! may call them; the memory of empty blocks goes back to the kernel in [`Store::trim`] alone.
 //!
-//! Memory fails, and whoever serves a guest from here must not hand out what is left of a page: a page comes back only
-//! if it has the checksum of the page that went in. It is the sketch under a fixed key: nobody but this process can
-//! write here, so it need not keep anybody from forging.
+//! Memory fails, and a process that serves a guest from here must not hand out what is left of a page: a page comes
+//! back only if it has the checksum of the page that went in. It is the sketch under a fixed key: only this
+//! process can write here, so it need not prevent forgery.
 
 mod block;
 mod compressor;

@@ -6,7 +6,8 @@ use crate::region::merge::Merged;
 use crate::region::run::PageRun;
 use crate::region::state::mark;
 
-/// Most runs that are merged in one go: each costs a mapping, and whoever touches a page of the last waits for them all.
+/// Most runs that are merged in one go: each costs a mapping, and a thread that touches a page of the last waits for
+/// them all.
 const RUNS: u32 = 16;
 
 /// Consecutive pages and their places. A *run* is a stretch whose places are consecutive too: one mapping.

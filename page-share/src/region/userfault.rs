@@ -62,8 +62,8 @@ impl Progress {
     }
 }
 
-/// The same bit in the modes of COPY, ZEROPAGE and MOVE. Whoever waits is woken once, when the page is settled, and
-/// never sees a page that is there before its state and the counters say so.
+/// The same bit in the modes of COPY, ZEROPAGE and MOVE. A thread that waits is woken once, when the page is settled,
+/// and never sees a page that is there before its state and the counters say so.
 const DONT_WAKE: u64 = 1;
 
 /// What a userfaultfd reported.
@@ -159,7 +159,7 @@ impl Userfault {
         debug_assert!(woken.is_ok(), "wake {span:?}: {woken:?}");
     }
 
-    /// Fills empty pages of `to` with copies of the bytes at `from`. Wakes nobody.
+    /// Fills empty pages of `to` with copies of the bytes at `from`. Wakes no thread.
     pub(crate) fn copy(&self, to: Span, from: &[u8]) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.as_ptr() as u64, to.len() as u64);
@@ -181,7 +181,7 @@ impl Userfault {
         Progress::of(done, arg.copy, to.pages())
     }
 
-    /// Maps the zero page over empty pages of `span`. Wakes nobody.
+    /// Maps the zero page over empty pages of `span`. Wakes no thread.
     pub(crate) fn zero(&self, span: Span) -> Progress {
         let mut arg = sys::uffdio_zeropage {
             range: range(span),
@@ -224,7 +224,7 @@ impl Userfault {
         }
     }
 
-    /// Moves the pages of `from` to the empty pages of `to`. Wakes nobody.
+    /// Moves the pages of `from` to the empty pages of `to`. Wakes no thread.
     pub(crate) fn transfer(&self, from: Span, to: Span) -> Progress {
         assert_eq!(from.len(), to.len());
         let (dst, src, len) = (to.start() as u64, from.start() as u64, to.len() as u64);

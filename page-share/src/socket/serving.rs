@@ -24,7 +24,7 @@ const CPU_SHARE: f64 = 0.25;
 /// How far a peer may be ahead of its share, and what it can save up.
 const CPU_BURST: Duration = Duration::from_secs(1);
 
-/// Pages that were not what they were sent as, before anybody asks how many were right.
+/// Pages that were not what they were sent as, before it matters how many were right.
 const MISMATCHES: u64 = 256;
 
 /// Who is at the other end of a connection, as the manager knows without asking: from the process it started, or

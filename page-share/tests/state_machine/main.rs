@@ -73,7 +73,7 @@ impl World {
     }
 
     fn touch(&self, page: u32, change: impl Fn(u64) -> u64) {
-        // SAFETY: loom panics when anybody else is in the cell or was and is not known to have left.
+        // SAFETY: loom panics when another thread is in the cell or was and is not known to have left.
         self.bytes[page as usize].with_mut(|bytes| unsafe { *bytes = change(*bytes) });
     }
 

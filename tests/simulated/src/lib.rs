@@ -19,7 +19,7 @@
 //! ```
 //!
 //! # Invariants
-//! 1. A process that is dropped is killed and waited for, and ends by itself when whoever started it is gone.
+//! 1. A process that is dropped is killed and waited for, and ends by itself when the process that started it is gone.
 //! 2. A page is wrong when any of its words is not what its writer left there: the writers look at each visit, and
 //!    [`Guest::check`] at all pages.
 #![forbid(unsafe_code)]

@@ -50,7 +50,7 @@ impl Duties for NoDevices {
     }
 }
 
-/// Runs until it is told to end, or whoever started it is gone.
+/// Runs until it is told to end, or the process that started it is gone.
 pub(crate) fn run(options: &GuestOptions) -> ExitCode {
     match start(options) {
         Ok((work, region)) => {
@@ -144,7 +144,7 @@ fn status(work: &Work, region: &Region) -> Status {
 
 fn tell(said: &Said) {
     let line = serde_json::to_string(said).expect("plain data");
-    // Nobody listens any more: nobody needs this process.
+    // The parent has closed its end: it no longer needs this process.
     if writeln!(io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
     }

@@ -22,7 +22,7 @@ pub(crate) struct Work {
     pub(crate) pages: Pages,
     pub(crate) writes: AtomicU64,
     pub(crate) wrong: AtomicU64,
-    /// Nobody writes while this is set.
+    /// No writer writes while this is set.
     pub(crate) still: AtomicBool,
     /// What was written to each page since it was last as in the beginning, by writer: page `p` is the next one of writer
     /// `p % writers`.
@@ -52,7 +52,7 @@ impl Work {
         }
     }
 
-    /// Looks at every word of every page, while nobody writes; the number that are wrong.
+    /// Looks at every word of every page, while no writer writes; the number that are wrong.
     pub(crate) fn check(&self) -> u64 {
         let before = self.still.swap(true, Ordering::SeqCst);
         let written: Vec<_> = (0..self.written.len()).map(|id| self.written(id)).collect();

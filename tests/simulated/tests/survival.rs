@@ -113,7 +113,7 @@ fn a_guest_that_dies_while_it_merges_takes_its_references_and_nothing_else() {
     until("punched pages", || domain().punched > 0);
     rest[0].until("sharing", |status| status.shared > 500);
     rest.iter_mut().for_each(|guest| guest.still(true));
-    // What is left are the pages of the two that live, and nobody else's references.
+    // What is left are the pages of the two that live, and no other guest's references.
     until("references of the living", || {
         let shared: u64 = rest.iter().map(|guest| guest.status().shared).sum();
         let references = domain().references;

@@ -278,7 +278,7 @@ fn read(stage: &mut Stage, guest: Guest, from_mib: u64) -> Result<(), StageError
     }
 }
 
-/// Waits until nobody's shared memory grows any more.
+/// Waits until no guest's shared memory grows any more.
 fn settle(stage: &mut Stage) -> Result<(), StageError> {
     let since = stage.seconds();
     stage.until(SETTLE, "sharing comes to rest", |stage| {

@@ -21,7 +21,7 @@ impl Ksm {
     /// Takes over the settings; nothing is merged for now.
     ///
     /// # Errors
-    /// When this kernel has none, this process may not change them, or somebody uses them already.
+    /// When this kernel has none, this process may not change them, or another process uses them already.
     pub(super) fn borrow() -> Result<Self, String> {
         let read = |name: &str| {
             let file = Path::new(SETTINGS).join(name);

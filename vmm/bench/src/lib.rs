@@ -1,9 +1,9 @@
 //! What do guests cost and gain together on this machine, with its user's own images?
 //!
 //! `levy bench NAME`, one file for each bench. All of them work on a [`Stage`]: a manager of their own with settings of
-//! their choice, guests that come, work, rest and go, and a [`Sample`] of everybody once a second. A bench measures its
-//! rival in the same run, never asserts a time, and leaves behind a [`Report`] for programs, a table for people, and a
-//! [`Figure`] where somebody wants one. A bench that cannot go on leaves its [`Draft`].
+//! their choice, guests that come, work, rest and go, and a [`Sample`] of every guest once a second. A bench measures
+//! its rival in the same run, never asserts a time, and leaves behind a [`Report`] for programs, a table for people,
+//! and a [`Figure`] where the user wants one. A bench that cannot go on leaves its [`Draft`].
 #![forbid(unsafe_code)]
 
 mod actor;

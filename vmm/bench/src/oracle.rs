@@ -36,7 +36,7 @@ pub struct Findings {
     pub missed: BTreeMap<String, u64>,
 }
 
-/// One page of somebody's.
+/// One page of one guest.
 #[derive(Clone, Copy)]
 struct Held {
     kind: Kind,
@@ -102,7 +102,7 @@ impl Findings {
             let Some(copies) = contents.get_mut(&page.name) else {
                 continue;
             };
-            // Where nobody shares a content, one of its pages would have to stay.
+            // Where no guest shares a content, one of its pages would have to stay.
             if copies.shared == 0 {
                 copies.shared = 1;
                 continue;

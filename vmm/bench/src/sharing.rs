@@ -18,7 +18,7 @@ const BUDGET: u64 = 64 << 30;
 pub struct Sharing {
     /// The fleet sizes that are measured, rising.
     pub counts: Vec<u32>,
-    /// How long everybody is quiet before.
+    /// How long all guests are quiet before.
     pub quiet: Duration,
     /// CPUs that scanning may use, all guests together.
     pub scan_cpu: f64,
@@ -54,7 +54,7 @@ impl Sharing {
             rows.push(row);
             scene.draft.set("by_guests", &rows);
         }
-        // Their data was shared, and nobody has looked at it since.
+        // Their data was shared, and no workload has looked at it since.
         stage.finish(&beside)?;
         Ok(self.outcome(&rows))
     }

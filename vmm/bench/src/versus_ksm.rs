@@ -16,7 +16,7 @@ use super::stage::{RunId, Stage, StageError};
 use super::{Figure, Line, Outcome, Panel, Report, Scene};
 use levy_machine::config::SharingConfig;
 
-/// Memory for everything: nobody shall be squeezed.
+/// Memory for everything: no guest shall be squeezed.
 const BUDGET: u64 = 64 << 30;
 /// After the work: what the guests free is reported and gone by then.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ impl VersusKsm {
         Ok(self.outcome(&kernel, &levy))
     }
 
-    /// Guests whose memory the kernel merges, and nobody else.
+    /// Guests whose memory the kernel merges, and not Levy.
     fn kernel(&self, scene: &Scene, ksm: &Ksm) -> Result<Arm, StageError> {
         let mut scene = scene.clone();
         scene.guest.sharing.with = SharingConfig::Off;

@@ -80,7 +80,7 @@ pub enum OnReboot {
 /// Who manages the guests' memory.
 #[derive(Clone, Debug)]
 pub enum Manager {
-    /// Nobody.
+    /// No manager.
     None,
     /// The manager whose run directory this is.
     Running(PathBuf),

@@ -85,7 +85,7 @@ impl Screen {
     /// A line for programs.
     pub(super) fn event(&self, value: &Value) {
         if self.style == ScreenStyle::Json {
-            // Whoever no longer listens does not stop the guests.
+            // A reader that no longer listens does not stop the guests.
             let _ = writeln!(io::stdout(), "{value}");
         }
     }

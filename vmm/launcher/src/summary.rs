@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(status(&[guest(0, Some(true)), guest(0, None)], true, false), 7);
         assert_eq!(status(&[guest(0, Some(true)), guest(5, None)], true, false), 5);
         assert_eq!(status(&[guest(0, Some(true))], true, true), 130);
-        // Whoever has nothing to run owes no verdict.
+        // A guest that has nothing to run owes no verdict.
         let mixed = vec![guest(0, Some(true)), guest(0, None)];
         assert_eq!(Summary::of(mixed, &[true, false], false).status, 0);
     }

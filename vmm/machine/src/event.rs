@@ -19,6 +19,6 @@ pub enum Event {
     AgentLine(Vec<u8>),
     /// The host asked this process to end (SIGINT, SIGTERM, SIGHUP).
     Signal(&'static str),
-    /// Somebody on the control socket asks for something.
+    /// A client of the control socket asks for something.
     Control(Request, Sender<Reply>),
 }

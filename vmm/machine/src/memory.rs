@@ -1,8 +1,8 @@
 //! Guest RAM: private anonymous memory, and the only place that maps it or gives its pages back.
 //!
 //! The mapping is `MADV_DONTFORK` (a fork would make every page copy-on-write) and `MADV_DONTDUMP` (guest bytes
-//! never reach a core file). Whoever manages pages sees guest frames and host addresses through [`RamRegion`];
-//! whoever reads or writes bytes goes through [`GuestRam::view`], which checks every address and length.
+//! never reach a core file). Code that manages pages sees guest frames and host addresses through [`RamRegion`];
+//! code that reads or writes bytes goes through [`GuestRam::view`], which checks every address and length.
 #![allow(unsafe_code)]
 // UNSAFETY: madvise on the guest's mapping, which the kernel must not be asked for with a wrong range.
 
@@ -69,10 +69,11 @@ pub struct RamRegion {
 /// The RAM of one guest.
 #[derive(Debug)]
 pub struct GuestRam {
-    /// Whoever manages the pages, once somebody does: then only it may drop them. First, so that it ends before the
-    /// mapping does.
+    /// The region that manages the pages, once there is one: then only it may drop them. First, so that it ends before
+    /// the mapping does.
     region: OnceLock<Arc<Region>>,
-    /// Held while nobody manages the pages and they change: by whoever drops some, and while a region adopts them.
+    /// Held while no region manages the pages and they change: by a thread that drops some, and while a region adopts
+    /// them.
     unmanaged: Mutex<()>,
     view: GuestMemoryMmap,
     regions: Vec<RamRegion>,
@@ -191,10 +192,10 @@ impl GuestRam {
     /// are released meanwhile wait for it.
     ///
     /// # Errors
-    /// What `adopt` says; nobody manages the memory then.
+    /// What `adopt` says; the memory is unmanaged then.
     ///
     /// # Panics
-    /// When somebody manages this memory already: two would tear pages out of each other's hands.
+    /// When a region manages this memory already: two would tear pages out of each other's hands.
     pub fn manage<E>(&self, adopt: impl FnOnce() -> Result<Region, E>) -> Result<Arc<Region>, E> {
         let _still = self.unmanaged.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(self.region.get().is_none(), "guest memory has one manager");
@@ -220,7 +221,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Drops frames of `region` that nobody manages. `false` when somebody does.
+    /// Drops frames of `region` while the memory is unmanaged. `false` when it is managed.
     fn release_unmanaged(&self, region: &RamRegion, range: GfnRange) -> Result<bool, RamError> {
         let _still = match self.region.get() {
             Some(_) => return Ok(false),
@@ -242,7 +243,7 @@ impl GuestRam {
         }
     }
 
-    /// These frames are read and written by devices all the time: whoever manages the pages leaves them alone.
+    /// These frames are read and written by devices all the time: the region that manages the pages leaves them alone.
     pub fn keep_in_place(&self, range: GfnRange) {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
             managed.never(run);
@@ -256,8 +257,8 @@ impl GuestRam {
         }
     }
 
-    /// These frames probably equal frames of other guests: whoever manages the pages looks at them first. Only the
-    /// order of work depends on it.
+    /// These frames probably equal frames of other guests: the region that manages the pages looks at them first. Only
+    /// the order of work depends on it.
     pub fn expect_equal(&self, range: GfnRange) {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
             self.expected.add(managed, run);
@@ -269,7 +270,7 @@ impl GuestRam {
         &self.expected
     }
 
-    /// Who manages the pages, if anybody.
+    /// The region that manages the pages, if there is one.
     pub fn manager(&self) -> Option<&Arc<Region>> {
         self.region.get()
     }

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Part of the machine's available memory that is left alone where nobody named a budget, in percent.
+/// Part of the machine's available memory that is left alone where no budget was named, in percent.
 const RESERVE_PERCENT: u64 = 10;
 
-/// Least memory left alone where nobody named a budget.
+/// Least memory left alone where no budget was named.
 const RESERVE_FLOOR: u64 = 256 << 20;
 
 /// Part of a control group's limit that is left below it, in percent. At its limit the kernel kills: what the group's
@@ -19,7 +19,7 @@ const GROUP_RESERVE_FLOOR: u64 = 64 << 20;
 /// Where the budget's number came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Somebody named it.
+    /// The command line or the API named it.
     Explicit,
     /// The tightest limit of the control groups that this process is in, less what is in use there already and a reserve of
     /// 10 %, at least 64 MiB; the path is that group's.
@@ -38,7 +38,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `bytes` as somebody asked for.
+    /// `bytes` as asked for by name.
     pub fn explicit(bytes: u64) -> Self {
         Self {
             bytes,

@@ -4,8 +4,8 @@
 //! limit is slowed down, and its neighbours are not.
 //!
 //! The manager counts once a second. What guests grow in between by more than that, the kernel slows down: above
-//! `memory.high` it makes the group's processes reclaim before they go on, and kills nobody. `memory.max`, which would
-//! have somebody killed, is never touched.
+//! `memory.high` it makes the group's processes reclaim before they go on, and kills none. `memory.max`, which would
+//! have one killed, is never touched.
 //!
 //! That needs a control group of version 2 in which the manager may make a group with the memory controller. Where
 //! there is none the accounting and the growth gate do the work alone.
@@ -219,7 +219,7 @@ impl Drop for Brake {
 }
 
 /// Removes a group. Guests that run on without their manager go back to the parent, or where that may have no processes
-/// stay in the group, which brakes nobody any more.
+/// stay in the group, which no longer slows any of them down.
 fn remove(parent: &Path, group: &Path) {
     for guest in guests::found(group) {
         release(parent, &guest);

@@ -26,7 +26,7 @@ pub enum HostError {
     System(#[source] io::Error),
 }
 
-/// Listens at `path`; a socket that nobody answers at is left over and replaced.
+/// Listens at `path`; a socket at which no process answers is left over and replaced.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, HostError> {
     let failed = |source| HostError::Listen {
         path: path.to_owned(),

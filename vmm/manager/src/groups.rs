@@ -14,10 +14,10 @@ pub struct Groups {
     groups: Vec<Group>,
 }
 
-/// Why a group is not as somebody wants it.
+/// Why a group cannot be as it was asked for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GroupError {
-    /// A name that nobody can type or show.
+    /// A name that cannot be typed or shown.
     #[error("{0:?} is no group name: it takes 1 to 64 of the characters a-z A-Z 0-9 . _ -")]
     Name(String),
     /// Shares of zero.

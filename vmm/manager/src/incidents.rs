@@ -1,7 +1,7 @@
 //! What went wrong with guests' processes, and how quickly the manager is.
 //!
-//! Whoever breaks the rules is cut off, and kept out for a while that doubles with each time: a process that starts
-//! again and again costs the manager little, and one that did it once by mistake is back soon.
+//! A process that breaks the rules is cut off, and kept out for a while that doubles with each time: a process that
+//! starts again and again costs the manager little, and one that did it once by mistake is back soon.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

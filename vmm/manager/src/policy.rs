@@ -105,7 +105,7 @@ pub struct Round {
     pub reserve: Pages,
     /// Every member's orders.
     pub orders: BTreeMap<GuestId, Orders>,
-    /// When the next round is due, where nobody asks for one earlier.
+    /// When the next round is due, unless one is asked for earlier.
     pub next: Duration,
 }
 

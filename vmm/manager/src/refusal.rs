@@ -14,7 +14,7 @@ pub enum AdmitError {
     /// It speaks no version of the protocol that the manager speaks.
     #[error(transparent)]
     Version(#[from] VersionError),
-    /// A name that nobody can type or show.
+    /// A name that cannot be typed or shown.
     #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
     Name(String),
     /// The name is in use.

@@ -6,7 +6,7 @@
 //! fast the guest is. Where accesses wait at the gate the manager hears at once; when it has no more to give, the guest
 //! makes room for itself, by compressing and swapping pages of its own.
 //!
-//! A guest that has less than its minimum makes room for nobody, itself included: it waits for what was promised, which
+//! A guest that has less than its minimum gives nothing up, not even for itself: it waits for what was promised, which
 //! others have to give up first. What has not come after [`OVERDUE`] it takes.
 //!
 //! A limit outlives its manager: see [`Lease`]. Nothing here waits for one either. A manager that does not read what it
@@ -290,7 +290,7 @@ impl Keeper {
         let stats = self.region.stats();
         let absent =
             stats.empty + stats.zero + stats.shared + stats.ballooned + stats.compressed + stats.swapped;
-        // Nobody knows what of a huge block is there.
+        // What of a huge block is there is not known.
         (absent + stats.huge) * PAGE
     }
 

@@ -30,13 +30,13 @@ const PART: u32 = 64;
 /// ones, so that they do not all come to the next one at once.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
 
-/// What of the orders is not done to memory: somebody else carries it out.
+/// What of the orders is not done to memory: the rest of the VMM carries it out.
 pub trait Duties: Send {
     /// Asks the balloon for `pages`.
     fn balloon(&mut self, pages: u64);
     /// How the balloon is doing; `None` without one.
     fn balloon_report(&self) -> Option<BalloonReport>;
-    /// Whether its virtual CPUs stand still, whoever stopped them.
+    /// Whether its virtual CPUs stand still, for whatever reason.
     fn is_paused(&self) -> bool;
     /// Whether the guest is past its boot, so that its memory may be put under management.
     fn is_up(&self) -> bool;
@@ -159,7 +159,7 @@ impl Shift {
                 Err(error) => return error.to_string(),
             }
             match self.duties.is_paused() {
-                // Nobody could touch anything: that is no sign of idleness.
+                // The guest could not touch anything: that is no sign of idleness.
                 true => self.sampler.forget(self.engine.region()),
                 false => self.sampler.tick(
                     self.engine.region(),

@@ -1,7 +1,7 @@
 //! Pages that probably equal pages of other guests, until they come under management.
 //!
 //! A guest reads most of what it has in common with others while it boots, when all its memory still lies in blocks of
-//! 2 MiB that nobody watches. Which pages those were is kept here; the blocks with most of them are split first, and
+//! 2 MiB that are not watched. Which pages those were is kept here; the blocks with most of them are split first, and
 //! then their pages are looked at first.
 
 use std::collections::BTreeMap;

@@ -125,7 +125,8 @@ impl Kind {
         Some(match state {
             State::Hole => return None,
             State::Empty => Self::Empty,
-            // A page that changes hands stays private or shared; nobody takes one from a guest that stands still for long.
+            // A page that changes hands stays private or shared; no thread takes one from a guest that has stood still
+            // for a while.
             State::Private | State::InTransit => Self::Private,
             State::Zero => Self::Zero,
             State::Shared => Self::Shared,

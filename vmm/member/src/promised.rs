@@ -25,7 +25,7 @@ impl Promised {
         let own = stats.private + stats.broken + stats.huge + stats.sampled + stats.in_transit;
         Self {
             minimum,
-            // Nobody knows what of a huge block is there, but the process as a whole holds no more than it holds.
+            // What of a huge block is there is not known, but the process as a whole holds no more than it holds.
             has: (own * PAGE + stats.store_bytes).min(held) + (stats.shared + stats.zero) * PAGE,
         }
     }

@@ -45,7 +45,7 @@ impl Asking {
             true => serde_json::to_string(value).map_or_else(|e| e.to_string(), |text| text + "\n"),
             false => text(),
         };
-        // Whoever no longer reads does not want to know.
+        // A reader that has closed its end does not want to know.
         let _ = std::io::stdout().write_all(shown.as_bytes());
     }
 }

@@ -55,7 +55,7 @@ enum Bench {
 /// What the overcommit bench takes.
 #[derive(Clone, Debug, clap::Args)]
 struct OvercommitArgs {
-    /// CPUs that scanning may use, all guests together, while everybody is quiet before the savings are counted: an
+    /// CPUs that scanning may use, all guests together, while all guests are quiet before the savings are counted: an
     /// emulated host needs many times what a real one does
     #[arg(long, value_name = "CPUS", default_value = "0.2", value_parser = sharing::cpus)]
     quiet_scan_cpu: f64,

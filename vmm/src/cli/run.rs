@@ -159,7 +159,7 @@ impl RunArgs {
     }
 }
 
-/// The manager that somebody chose; by default the running one, else one of the launcher's own.
+/// The manager that the user chose; by default the running one, else one of the launcher's own.
 pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -> Result<Manager, RunError> {
     match choice.and_then(Path::to_str) {
         Some("none") => return Ok(Manager::None),

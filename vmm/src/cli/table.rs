@@ -57,7 +57,7 @@ pub(super) fn of(guests: &[GuestView]) -> String {
         .unwrap_or(0)
         .max(5);
     let groups = guests.iter().filter_map(|guest| guest.group.as_ref());
-    // Where nobody is in a group, the column would only take room.
+    // Where no guest is in a group, the column would only take room.
     let group_wide = groups.map(|group| group.len().max(5)).max();
     let group = |name: &str| group_wide.map_or(String::new(), |wide| format!(" {name:<wide$}"));
     let mut text = format!("{:<wide$}{} {:<9}", "NAME", group("GROUP"), "STATE");

@@ -55,7 +55,7 @@ fn open() -> io::Result<OwnedFd> {
         // SAFETY: the ioctl takes flags by value and returns a new descriptor or -1.
         let fd = unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) };
         if fd >= 0 {
-            // SAFETY: the descriptor is new and nobody else owns it.
+            // SAFETY: the descriptor is new and has no other owner.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
@@ -64,6 +64,6 @@ fn open() -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is new and nobody else owns it; descriptors fit an int.
+    // SAFETY: the descriptor is new and has no other owner; descriptors fit an int.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -94,7 +94,7 @@ impl Channel {
     pub(crate) fn write_line(&self, line: &str) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.as_mut() {
-            // There is nobody to tell that the host cannot be told.
+            // That the host cannot be told cannot be told to the host either.
             let _ = writer.write_all(format!("{}{line}", self.prefix).as_bytes());
         }
     }
@@ -105,7 +105,7 @@ impl Channel {
             match self.try_read() {
                 Some(Ok(line)) => return line,
                 Some(Err(message)) => self.report(Report::Error { message }),
-                // Nobody at the other end, at the moment.
+                // No program is connected at the other end at the moment.
                 None => thread::sleep(Duration::from_millis(100)),
             }
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 
-/// Children that somebody waits for. Held while spawning and while reaping: a child that ends at once is not taken
-/// for an orphan.
+/// Children that a caller of [`spawn`] waits for. Held while spawning and while reaping: a child that ends at once is
+/// not taken for an orphan.
 static AWAITED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn awaited() -> std::sync::MutexGuard<'static, Vec<u32>> {

@@ -29,7 +29,7 @@ pub(crate) enum End {
 
 /// Ends everything in order: processes, write-back, read-only root, power.
 pub(crate) fn end(how: End) -> ! {
-    // -1 is everybody but us.
+    // -1 is every process but this one.
     let everybody = Pid::from_raw(-1);
     if kill(everybody, Signal::SIGTERM).is_ok() {
         thread::sleep(GRACE);

@@ -1,4 +1,4 @@
-//! Bytes that anybody with the same key can make again: what is lost or invented shows at the byte.
+//! Bytes that any holder of the same key can make again: what is lost or invented shows at the byte.
 
 /// Weyl constant of splitmix64.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -46,7 +46,7 @@ struct Postgres {
 impl Postgres {
     fn prepare() -> Result<Self, String> {
         let scratch = Scratch::new("pgbench")?;
-        // PostgreSQL refuses root; anybody else runs it as himself.
+        // PostgreSQL refuses root; any other user runs it under their own name.
         let user = if nix::unistd::geteuid().is_root() {
             Some(User::named("postgres")?)
         } else {

@@ -90,7 +90,7 @@ fn drive(client: &mut Client<'_>, going: &Going, ops: &AtomicU64) -> Result<(), 
     Ok(())
 }
 
-/// A connection with keys of its own: nobody else changes them.
+/// A connection with keys of its own: no other client changes them.
 struct Client<'a> {
     parameters: &'a Redis,
     connection: Connection,

@@ -191,7 +191,7 @@ impl Run {
             report,
         }
         .to_line();
-        // With nobody to tell, the exit status still tells.
+        // Where the line cannot be written, the exit status still tells.
         let mut out = stdout().lock();
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
     }

@@ -28,7 +28,7 @@ fn run(first: u32, count: u32) -> PageRun {
     PageRun::new(Gfn::new(first), count)
 }
 
-/// What `fault` resolves to is asked for with nobody to read events, as often as wanted.
+/// A handler without a thread that reads events: tests ask it what `fault` resolves to as often as they want.
 fn worker(guest: &Arc<Guest>, swap_ins: SyncSender<SwapIn>) -> Worker {
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
     Worker::new(guest.clone(), Arc::new(bell), swap_ins)
@@ -165,7 +165,7 @@ fn faults_are_served_while_the_swap_file_does_not_answer() {
     let sampled: Vec<u32> = (128..512)
         .filter(|&at| region.state(Gfn::new(at)) == State::Taken)
         .collect();
-    // Whoever writes to a slow disk holds this lock for as long as the disk takes.
+    // A thread that writes to a slow disk holds this lock for as long as the disk takes.
     let slow = guest.keeping.swap().unwrap();
     std::thread::scope(|scope| {
         let (sender, answers) = channel();

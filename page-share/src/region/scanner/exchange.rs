@@ -236,8 +236,8 @@ impl Scanner {
         self.port = Some(port);
     }
 
-    /// Withdraws all hints, and hands everything back that was granted and is not mapped, offers that nobody has looked
-    /// at included.
+    /// Withdraws all hints, and hands everything back that was granted and is not mapped, offers that were not yet
+    /// looked at included.
     pub(crate) fn leave(&mut self, engine: &Mutex<Engine>) {
         {
             let mut engine = lock(engine);
@@ -282,7 +282,7 @@ fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Ve
 /// Every reference that mappings of the newest pool hold.
 ///
 /// The fault handler may have a pool page in transit while it lets a write through. Left out, its reference would be
-/// dropped under a page that is mapped, so such pages are waited for; the handler waits for nobody.
+/// dropped under a page that is mapped, so such pages are waited for; the handler itself never waits.
 pub(crate) fn held_slots(engine: &Engine) -> Vec<Slot> {
     let table = &engine.guest.table;
     let mut held = Vec::new();

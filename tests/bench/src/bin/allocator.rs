@@ -235,7 +235,7 @@ fn sort_and_sweep(supply: Supply, claims: &[Claim]) -> Vec<f64> {
     claims.iter().map(afford).collect()
 }
 
-/// The definition: a page at a time from whoever has the fewest adjusted shares per page, by a heap.
+/// The definition: a page at a time from the guest with the fewest adjusted shares per page, by a heap.
 fn page_by_page(supply: Supply, claims: &[Claim]) -> Vec<u64> {
     let k = supply.tax.idle_cost();
     let cost_per_share = |claim: &Claim, pages: u64| {

@@ -102,7 +102,7 @@ fn inflate(args: &Args, option: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a file in a guest that nobody asks for anything.
+/// Deletes a file in a guest that the host asks for nothing.
 fn reporting(args: &Args, report: &mut Report) -> Result<()> {
     let mut guest = Guest::start(args, "init_on_alloc=0", "free_page_reporting=on")?;
     guest.run(&format!("file mib={FILE_MIB} hold=3 seconds=1"))?;
@@ -287,7 +287,7 @@ impl Drop for Guest {
     }
 }
 
-/// A process that is ended unless somebody takes it over.
+/// A process that is ended unless a caller takes it over.
 struct Ending(Option<Child>);
 
 impl Ending {

@@ -66,7 +66,7 @@ impl Metadata {
             .filter(|package| self.workspace_members.contains(&package.id))
     }
 
-    /// Everybody else's, exactly one entry per version.
+    /// The packages of others, exactly one entry per version.
     pub(super) fn others(&self) -> impl Iterator<Item = &Package> {
         self.packages
             .iter()

@@ -23,7 +23,7 @@ pub struct Ledger {
     pub most_of_budget: f64,
     /// Samples of single guests in which one lacked something that was promised to it.
     pub below_minimum_samples: usize,
-    /// When a sample counts, for whoever reads the numbers.
+    /// When a sample counts, for readers of the numbers.
     pub below_minimum_means: &'static str,
     /// Samples by the host's state: high, soft, hard, low.
     pub states: [usize; 4],

@@ -4,8 +4,8 @@
 //! memory with a pattern and rest, and find it as they left it at the end. One of those loses its balloon driver, so
 //! that only compression and swap are left for it.
 //!
-//! When the busy ones are done everybody is quiet, and what sharing saves is held against what an
-//! [oracle](crate::Findings) finds. The idle guests' data is checked after that: by then it was shared, compressed,
+//! When the busy ones are done all guests are quiet, and what sharing saves is held against what an
+//! [oracle](crate::Findings) finds. The idle guests' data is checked after that: until then it was shared, compressed,
 //! swapped, and read by the oracle.
 
 mod ledger;
@@ -28,14 +28,14 @@ pub use wake::wake;
 /// Longer than any bench: these runs are told when to end.
 const ENDLESS: u32 = 100_000;
 
-/// How long everybody goes on after the services are done, so that idle guests are seen under pressure.
+/// How long all guests go on after the services are done, so that idle guests are seen under pressure.
 const AFTER: Duration = Duration::from_secs(10);
 
 /// How long a verdict may take: setting a service up on an emulated host that does the same for others takes minutes, of
 /// which the agent allows ten for the server alone.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
-/// How long everybody is quiet before the savings are counted.
+/// How long all guests are quiet before the savings are counted.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Who takes part.
@@ -122,7 +122,7 @@ pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageEr
         player.checks.push(stage.run(player.guest, &words)?);
         players.push(player);
     }
-    // The last one's balloon is gone before anybody asks it for anything.
+    // The last one's balloon is gone before the manager asks it for anything.
     let silent = players[players.len() - 1].guest;
     stage.tell(
         silent,
@@ -172,7 +172,7 @@ pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageEr
     Ok(outcome)
 }
 
-/// What is saved once nobody has worked for a while.
+/// What is saved once no guest has worked for a while.
 fn quiet(stage: &mut Stage, guests: &[Guest], scan_cpu: f64) -> Result<Saving, StageError> {
     stage.say(&format!("quiet for {} s", QUIET.as_secs()));
     stage.set(|settings| settings.scan.cpu = scan_cpu)?;

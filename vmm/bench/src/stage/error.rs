@@ -22,7 +22,7 @@ pub enum StageError {
         #[source]
         source: io::Error,
     },
-    /// A guest ended although nobody asked it to.
+    /// A guest ended without being asked to.
     #[error("guest {name} ended: {how}\n{console}")]
     Ended {
         /// The guest.

@@ -186,7 +186,7 @@ impl Pair {
         }
     }
 
-    /// Whether nobody's size or target has changed by much in the last `window` seconds.
+    /// Whether no guest's size or target has changed by much in the last `window` seconds.
     fn is_at_rest(&self, window: f64) -> bool {
         let since = self.stage.seconds() - window;
         let range = |name: &'static str, of: fn(&GuestSample) -> u64| {
@@ -240,7 +240,7 @@ impl Pair {
     }
 }
 
-/// What both guests are made of: the user's choice with a slow disk, and sharing with nobody, so that only the tax
+/// What both guests are made of: the user's choice with a slow disk, and no sharing, so that only the tax
 /// differs.
 fn own_disk(scene: &Scene) -> Result<levy_launcher::GuestArgs, StageError> {
     let mut guest = scene.guest.clone();

@@ -8,7 +8,7 @@ use super::group::{Group, OptionError};
 use crate::layout::FrameSpace;
 use levy_protocol::link::GroupLimits;
 
-/// The part of its size that a guest is promised where nobody says otherwise.
+/// The part of its size that a guest is promised where its owner names no minimum.
 const DEFAULT_MIN_PART: u64 = 4;
 
 /// `--memory size=512M,min=128M,shares=normal`
@@ -94,7 +94,7 @@ pub enum SharingConfig {
     Launch,
     /// With all guests that name this domain.
     Domain(String),
-    /// With nobody.
+    /// With no other guest.
     Off,
 }
 

@@ -78,7 +78,7 @@ impl FromStr for CpusConfig {
 /// What a guest may do with a disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskMode {
-    /// Write the image itself; nobody else may have it then.
+    /// Write the image itself; no other guest may have it then.
     Write,
     /// Only read it.
     Read,

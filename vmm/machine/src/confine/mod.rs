@@ -88,7 +88,7 @@ pub enum ConfineError {
         /// The compiler's words.
         what: String,
     },
-    /// A thread that nobody confined.
+    /// A thread that was not confined.
     #[error("threads {threads} are not confined; this is a mistake in levy, --confine off gets around it")]
     Forgotten {
         /// Their names.
@@ -99,7 +99,7 @@ pub enum ConfineError {
 /// Whether the process removes its sockets' files at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sockets {
-    /// Somebody else removes them, so that nothing here may remove files.
+    /// The launcher removes them, so that nothing here may remove files.
     Theirs,
     /// It was started by hand: its main thread keeps unlink(2).
     Ours,

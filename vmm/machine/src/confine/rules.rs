@@ -139,7 +139,7 @@ const USERFAULTFD_WAKE: &[When] = &[When::Is(1, 0x8010_AA02)];
 /// `_IOWR('f', 16, struct pm_scan_arg)`
 const PAGEMAP_SCAN: &[When] = &[When::Is(1, 0xC060_6610)];
 
-/// Work on guest pages: whoever may take, give back, release, compress or swap them.
+/// Work on guest pages, for the threads that may take, give back, release, compress or swap them.
 const PAGES: &[Rule] = &[
     only(
         sys::SYS_ioctl,

@@ -409,6 +409,6 @@ fn the_pool_stays_read_only_for_confined_processes_alone() {
 
 #[test]
 fn a_thread_that_was_forgotten_is_found() {
-    // In this process nobody is confined: the harness's own threads are the forgotten ones.
+    // In this process no thread is confined: the harness's own threads are the forgotten ones.
     assert!(!limits::unconfined().unwrap().is_empty());
 }

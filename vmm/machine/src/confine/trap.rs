@@ -66,7 +66,7 @@ extern "C" fn on_forbidden_call(_: libc::c_int, info: *mut libc::siginfo_t, cont
     }
     line.add("\n");
     // SAFETY: plain bytes on the stack. The second call is forbidden to all roles, and with SIGSYS blocked in its
-    // handler the kernel ends the process by that signal, which whoever waits for the process can see.
+    // handler the kernel ends the process by that signal, which the parent that waits for the process can see.
     unsafe {
         libc::write(2, line.bytes.as_ptr().cast(), line.len);
         libc::syscall(libc::SYS_execve, 0, 0, 0);

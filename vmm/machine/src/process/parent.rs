@@ -12,7 +12,7 @@ use nix::unistd::getppid;
 /// When the parent is dead already.
 pub fn die_with(parent: u32) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGTERM)?;
-    // Between the parent's fork and here it may have died: then somebody else is the parent by now.
+    // Between the parent's fork and here it may have died: then another process is the parent.
     if getppid().as_raw() as u32 != parent {
         return Err(io::Error::other("the launcher is gone"));
     }

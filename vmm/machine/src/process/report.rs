@@ -1,4 +1,4 @@
-//! What a VMM process says about its guest to whoever started it.
+//! What a VMM process says about its guest to the process that started it.
 
 use std::error::Error;
 use std::io::{self, Write};

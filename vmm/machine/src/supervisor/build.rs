@@ -151,7 +151,8 @@ impl Machine {
             }
             // The kernel is in place by now: it is the first that can be shared.
             match config.memory.mergeable {
-                // Whoever moves pages about would disturb the kernel; the manager counts what is held all the same.
+                // A region that moves pages about would disturb the kernel; the manager counts what is held all the
+                // same.
                 true => log::info!("not managed: the kernel merges this guest's pages"),
                 false => manage(vm.ram(), managed, introduction, duties)?,
             }

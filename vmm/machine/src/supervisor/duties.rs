@@ -28,7 +28,7 @@ pub(super) struct GuestDuties {
 
 impl GuestDuties {
     fn ask(&self, request: Request) {
-        // Nobody waits for the answer, and a guest that has ended cannot be asked any more.
+        // No thread waits for the answer, and a guest that has ended cannot be asked any more.
         let (answer, _) = channel();
         let _ = self.events.send(Event::Control(request, answer));
     }

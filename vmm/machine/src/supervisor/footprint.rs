@@ -14,7 +14,7 @@ pub struct Footprint {
     pub guest_kib: u64,
     /// Guest memory that is present.
     pub guest_rss_kib: u64,
-    /// Guest memory that nobody else has.
+    /// Guest memory that no other process has.
     pub guest_private_kib: u64,
     /// Guest memory, shared pages divided by the number of those who share them.
     pub guest_pss_kib: u64,

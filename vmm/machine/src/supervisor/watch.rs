@@ -107,7 +107,7 @@ impl<'a> Supervisor<'a> {
 
     fn next(&self) -> Option<Event> {
         let Some(due) = self.due else {
-            // The machine holds a sender, so there is always somebody to wait for.
+            // The machine holds a sender, so the channel stays open.
             return self.events.recv().ok();
         };
         let left = due.at.saturating_duration_since(Instant::now());
@@ -151,7 +151,7 @@ impl<'a> Supervisor<'a> {
             Event::Signal(name) => self.signal(name),
             Event::Control(request, reply) => {
                 let (answer, outcome) = self.serve(request);
-                // Whoever asked may be gone.
+                // The client that asked may be gone.
                 let _ = reply.send(answer);
                 outcome
             }
@@ -203,8 +203,8 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    /// Asks the guest to switch itself off within `grace`: its agent, or, where that is not there, whoever listens to
-    /// the power button. `false` when the guest cannot do anything because it is paused.
+    /// Asks the guest to switch itself off within `grace`: its agent, or, where that is not there, what in it listens
+    /// to the power button. `false` when the guest cannot do anything because it is paused.
     fn ask_to_power_off(&mut self, grace: Duration) -> bool {
         if self.is_paused() {
             return false;

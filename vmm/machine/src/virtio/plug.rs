@@ -63,7 +63,7 @@ impl Interrupt {
 
     fn raise(&self, reason: u32) {
         self.reasons.fetch_or(reason, Ordering::SeqCst);
-        // An eventfd only refuses at 2^64-1 signals that nobody took; the interrupt is pending then anyway.
+        // An eventfd only refuses at 2^64-1 signals that no thread took; the interrupt is pending then anyway.
         let _ = self.line.write(1);
     }
 

@@ -41,7 +41,7 @@ pub enum Turn {
 pub struct Rings {
     ram: Arc<GuestRam>,
     queues: Vec<Queue>,
-    /// Which queues the driver set up, whoever works them.
+    /// Which queues the driver set up, whichever thread works them.
     ready: Vec<bool>,
     interrupt: Arc<Interrupt>,
     stop: Arc<AtomicBool>,

@@ -331,7 +331,7 @@ impl Vcpu {
     }
 
     fn tell(&self, event: Event) {
-        // Nobody listens any more only when the machine is being taken down.
+        // The receiver is gone only when the machine is being taken down.
         let _ = self.events.send(event);
     }
 }

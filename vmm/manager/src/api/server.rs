@@ -49,7 +49,7 @@ pub struct Server {
 pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     let path = levy_protocol::run_dir::api_socket(dir);
     let (file, listener) = SocketFile::bind(&path)?;
-    // Whoever may connect may stop guests: their owner.
+    // A client that may connect may stop guests, so only their owner may connect.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -48,7 +48,7 @@ impl Client {
     /// Connects to the VMM whose socket is `path`; each reply may take up to `patience`.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When no process listens there.
     pub fn connect(path: &Path, patience: Duration) -> Result<Self, ClientError> {
         let unreachable = |source| ClientError::Unreachable {
             path: path.to_owned(),

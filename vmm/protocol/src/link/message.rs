@@ -166,8 +166,8 @@ impl Hello {
     }
 }
 
-/// A group of guests that claims memory as one guest does. The first guest that names it brings it about; whoever comes
-/// later joins what is there.
+/// A group of guests that claims memory as one guest does. The first guest that names it brings it about; one that
+/// comes later joins what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupLimits {
     /// Its name, unique on the host.
@@ -297,7 +297,7 @@ pub struct Report {
     pub sent_us: u64,
 }
 
-/// A pool that nobody adds to any more. Its memory stays until the last guest has let go of it.
+/// A pool to which nothing is added any more. Its memory stays until the last guest has let go of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldPool {
     /// The number of its file, the same in all processes.

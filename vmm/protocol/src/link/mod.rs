@@ -8,9 +8,9 @@
 //!
 //! # What a hostile peer can do, and what still holds
 //! A VMM process is as trustworthy as the guest that may have broken it. Lines are bounded, fields are checked when
-//! parsed, numbers that nobody could mean are clamped where they are used, and whoever breaks the rules is cut off: its
-//! guest runs on alone, its references stay counted until the process is dead. A manager that lies can starve a guest
-//! or stop it, but neither read nor change its memory.
+//! parsed, numbers that make no sense are clamped where they are used, and a process that breaks the rules is cut off:
+//! its guest runs on alone, its references stay counted until the process is dead. A manager that lies can starve a
+//! guest or stop it, but neither read nor change its memory.
 #![forbid(unsafe_code)]
 
 mod line;

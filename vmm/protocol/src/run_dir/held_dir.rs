@@ -1,8 +1,8 @@
 //! A directory that lives as long as the process that made it.
 //!
 //! Its maker holds a lock on the directory itself, which the kernel lets go when the process ends, however it ends.
-//! Whoever can take the lock has found what a dead process left. Process numbers say less: another container that sees
-//! the same directory gives its processes the same numbers, and sees none of ours.
+//! A process that can take the lock has found what a dead process left. Process numbers say less: another container
+//! that sees the same directory gives its processes the same numbers, and sees none of ours.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -36,7 +36,7 @@ impl HeldDir {
                 _ => format!("{prefix}{pid}.{attempt}"),
             });
             match DirBuilder::new().mode(mode).create(&path) {
-                // Somebody who clears away may have found it before its lock was taken: then it is gone.
+                // A process that clears away may have found it before its lock was taken: then it is gone.
                 Ok(()) => match Self::take(path) {
                     Some(held) => return Ok(held),
                     None => continue,
@@ -63,7 +63,7 @@ impl HeldDir {
         &self.path
     }
 
-    /// The directory at `path`, if nobody holds it and it is still there once it is held.
+    /// The directory at `path`, if no process holds it and it is still there once it is held.
     fn take(path: PathBuf) -> Option<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let lock = OpenOptions::new()

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 pub use held_dir::HeldDir;
 pub use launch_dir::RunDir;
 
-/// The run directory where nobody names one: `$LEVY_RUN_DIR`, else `levy` in `$XDG_RUNTIME_DIR`, else `/run/levy` for
-/// root and `/tmp/levy-UID` for everybody else.
+/// The run directory where none is named: `$LEVY_RUN_DIR`, else `levy` in `$XDG_RUNTIME_DIR`, else `/run/levy` for
+/// root and `/tmp/levy-UID` for other users.
 pub fn default_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("LEVY_RUN_DIR") {
         return dir.into();
@@ -28,13 +28,13 @@ pub fn default_dir() -> PathBuf {
 /// Makes the run directory, for its owner alone.
 ///
 /// # Errors
-/// When the host refuses, or the directory belongs to somebody else.
+/// When the host refuses, or the directory belongs to another user.
 pub fn make_dir(dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
-    // In a directory that everybody may write to, somebody else may have been faster.
+    // In a directory that all users may write to, another user may have been faster.
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir)?);
     if owner != rustix::process::getuid().as_raw() {
         return Err(io::Error::new(

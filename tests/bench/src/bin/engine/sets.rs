@@ -11,7 +11,7 @@ use crate::ram::Ram;
 use crate::supervise::{MAX_MAP_COUNT, set};
 use crate::verdict::{Goal, Verdicts};
 
-/// What a process may map where nobody raised the limit.
+/// What a process may map where the limit was not raised.
 const DEFAULT_MAP_LIMIT: &str = "65530";
 /// More than any data set here needs.
 const RAISED_MAP_LIMIT: &str = "4000000";

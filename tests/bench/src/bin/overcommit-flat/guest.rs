@@ -54,7 +54,7 @@ pub(crate) enum Word {
     },
 }
 
-/// Nobody to balloon, and an end that comes over standard input.
+/// No balloon, and an end that comes over standard input.
 struct Flat;
 
 impl Duties for Flat {

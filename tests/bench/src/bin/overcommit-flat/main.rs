@@ -3,7 +3,7 @@
 //! Guests without an operating system run in ring 3 on this machine's KVM, each in a process of its own under the real
 //! manager. Half of each guest's memory is filled over and over, the other half is rewritten and checked page by page;
 //! together they want twice the budget. Later half of them rest and come back, and the budget is cut. The rival is the
-//! same without limits: what the guests take when nobody holds them back.
+//! same without limits: what the guests take when no manager holds them back.
 
 mod guest;
 mod host;

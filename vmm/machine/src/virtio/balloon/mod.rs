@@ -168,7 +168,7 @@ impl Balloon {
         matches!(self.status(), Status::Absent | Status::Unresponsive { .. })
     }
 
-    /// What is going on. A device whose rings broke has no driver, although nobody has taken a step since.
+    /// What is going on. A device whose rings broke has no driver, although the controller has not taken a step since.
     fn status(&self) -> Status {
         if self.device.is_active() {
             self.pilot.status()

@@ -77,7 +77,7 @@ impl Pilot {
         self.status
     }
 
-    /// Somebody wants another size; the next step comes soon.
+    /// The owner or the manager wants another size; the next step comes soon.
     pub(super) fn wish(&mut self, wisher: Wisher, frames: u64) {
         let wish = match wisher {
             Wisher::Owner => &mut self.owner,

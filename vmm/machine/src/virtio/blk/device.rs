@@ -46,7 +46,8 @@ pub struct Block {
     latency: Duration,
     bounce: Vec<u8>,
     stats: BlockStats,
-    /// The guest's memory, where reads of what other guests read too are worth a word to whoever looks for equal pages.
+    /// The guest's memory, where reads of what other guests read too are worth a word to the engine that looks for
+    /// equal pages.
     hints: Option<Arc<GuestRam>>,
 }
 

@@ -99,7 +99,7 @@ pub enum DiskError {
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// One guest writes it: nobody else may have it.
+    /// One guest writes it: no other guest may have it.
     Exclusive,
     /// Guests only read it: any number may.
     Shared,

@@ -1,7 +1,7 @@
 //! A shared read-only image under a private layer: any number of guests boot from one file.
 //!
 //! The layer is a sparse file that takes only the space of what was written. Usually it has no name and is gone with
-//! the process however that ends; a guest's flush therefore has nothing to make durable. A layer that somebody else
+//! the process however that ends; a guest's flush therefore has nothing to make durable. A layer that its owner
 //! keeps outlives the process: behind the disk's bytes lies the map of what was written, so that the next process finds
 //! it.
 //!

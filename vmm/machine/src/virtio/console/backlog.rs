@@ -89,7 +89,7 @@ impl Backlog {
         self.lines.is_empty()
     }
 
-    /// Lines that nobody will see.
+    /// Lines that no reader will see.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

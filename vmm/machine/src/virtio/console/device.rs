@@ -30,7 +30,7 @@ pub struct ConsoleStats {
     pub from_guest: u64,
     /// Bytes that the guest took.
     pub to_guest: u64,
-    /// Lines from the guest that were dropped because nobody read them or because they were too long.
+    /// Lines from the guest that were dropped because no client read them or because they were too long.
     pub dropped_lines: u64,
 }
 

@@ -1,4 +1,4 @@
-//! virtio-console: a byte channel between the guest's agent and whoever connects to a unix socket on the host
+//! virtio-console: a byte channel between the guest's agent and a client of a unix socket on the host
 //! (virtio 1.2, 5.3 "Console Device"; one port, `/dev/hvc0` in the guest).
 //!
 //! The guest talks in lines. Whole lines wait for the reader in a [`Backlog`] of bounded size, where the oldest give
