@@ -260,7 +260,7 @@ fn a_balloon_that_has_about_what_was_asked_is_taken_back() {
     assert!(!watch.answers());
     // Nothing more is asked of it, so it can show no progress.
     assert!(watch.observe(Pages::ZERO, Pages::ZERO, second));
-    // A difference that no driver follows is no silence.
+    // A difference that no driver follows is not silence.
     for _ in 0..10 {
         assert!(watch.observe(Pages::new(200), Pages::ZERO, second));
     }

@@ -19,7 +19,7 @@ pub struct Counters {
     pub already_inflated: u64,
     /// Frames named more than once before the device looked; they count once.
     pub repeated: u64,
-    /// Frames named that are no memory of this guest; ignored.
+    /// Frames named that are not memory of this guest; ignored.
     pub foreign: u64,
     /// Frames that left the balloon.
     pub deflated: u64,

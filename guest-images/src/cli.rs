@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::kernel::Flavour;
 use crate::{Images, Result};
 
-/// Build guest kernels, initramfs and root disk from Debian packages, or find them built
+/// Build guest kernels, initramfs and root disk from Debian packages, or reuse cached ones
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which of Debian's kernels

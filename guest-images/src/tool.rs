@@ -70,7 +70,7 @@ impl Tool {
         Ok(String::from_utf8_lossy(&self.bytes(what, command)?).into_owned())
     }
 
-    /// As [`Tool::run`], for output that is no text.
+    /// As [`Tool::run`], for output that is not text.
     pub(crate) fn bytes(&self, what: &str, command: &mut Command) -> Result<Vec<u8>> {
         let output = command.output().map_err(|source| self.cannot_start(source))?;
         if !output.status.success() {

@@ -127,7 +127,7 @@ impl SocketPort {
         }
     }
 
-    /// The manager answered something that is no answer to the question, or named a slot its pool cannot have.
+    /// The manager answered something that is not an answer to the question, or named a slot its pool cannot have.
     fn nonsense(&mut self) -> PortError {
         self.stream = None;
         PortError::Gone

@@ -228,7 +228,7 @@ fn only_the_proof_that_its_own_process_is_dead_ends_a_guest() {
     let detach = |dead: &page_share::Dead| manager.with(|domain| domain.detach(dead)).unwrap();
     assert!(!detach(&other.die()));
     assert_eq!(sizes(&manager).references, 2);
-    // However the connection ends, it is no proof.
+    // However the connection ends, it does not prove anything.
     drop(wire);
     let mut wire = Wire::join(&manager, &one.watch);
     assert_eq!(sizes(&manager).references, 2);

@@ -47,7 +47,7 @@ impl HostSwap {
         if on != 0 {
             let error = std::io::Error::last_os_error();
             println!("skipped: a swap file cannot be switched on here: {error}");
-            // Where it must run, it is no pass.
+            // Where it must run, it is not a pass.
             assert!(std::env::var_os("PAGE_SHARE_HOST_SWAP").is_none(), "{error}");
             return None;
         }

@@ -58,7 +58,7 @@ impl Channel {
     }
 }
 
-/// A guest's lines are the guest's business: what is no event is dropped.
+/// A guest's lines are the guest's business: what is not an event is dropped.
 fn read(stream: UnixStream, tell: &Sender<Event>) {
     let mut reader = BufReader::new(stream);
     loop {

@@ -126,7 +126,7 @@ impl Plan {
         self
     }
 
-    /// The test wants the guest in trouble: an oops or a stall on its console is no failure.
+    /// The test wants the guest in trouble: an oops or a stall on its console is not a failure.
     #[must_use]
     pub fn in_trouble(mut self) -> Self {
         self.trouble = Trouble::Wanted;

@@ -16,7 +16,7 @@ const EQUAL: u64 = 24 * 256;
 /// emulated and busy hosts.
 const QUIET: [&str; 3] = ["15s", "60s", "240s"];
 
-/// `levy bench sharing` with two guests that are `quiet` for so long: the row of its report about them. The same pattern
+/// `levy bench sharing` with two guests that are quiet for `quiet`: the row of its report about them. The same pattern
 /// is in both, held and then checked byte by byte; beside it, each rewrites pages of its own.
 fn shared(lab: &Lab, quiet: &str) -> Value {
     let folder = tempfile::tempdir().unwrap();

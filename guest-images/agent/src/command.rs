@@ -71,7 +71,7 @@ impl Command {
     /// Reads a line.
     ///
     /// # Errors
-    /// It is no command: the message says what is wrong with which part, and goes back to the host.
+    /// It is not a command: the message says what is wrong with which part, and goes back to the host.
     pub fn parse(line: &str) -> Result<Self, String> {
         let mut fields: Map<String, Value> =
             serde_json::from_str(line.trim()).map_err(|error| format!("not a JSON object: {error}"))?;

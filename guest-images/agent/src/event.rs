@@ -94,7 +94,7 @@ impl Event {
     /// Reads a line; a [`CONSOLE_PREFIX`](crate::CONSOLE_PREFIX) before it is skipped.
     ///
     /// # Errors
-    /// It is no event.
+    /// It is not an event.
     pub fn parse(line: &str) -> Result<Self, serde_json::Error> {
         let line = line.trim();
         serde_json::from_str(line.strip_prefix(crate::CONSOLE_PREFIX).unwrap_or(line))

@@ -70,7 +70,7 @@ impl Mirror {
     /// `LEVY_MIRROR` if set, else what this machine's apt uses for Debian itself.
     ///
     /// # Errors
-    /// `LEVY_MIRROR` is no address, apt is missing, or its configuration names no Debian archive.
+    /// `LEVY_MIRROR` is not an address, apt is missing, or its configuration names no Debian archive.
     pub fn of_this_machine() -> Result<Self> {
         match std::env::var("LEVY_MIRROR") {
             Ok(value) if !value.is_empty() => Self::from_address(&value),

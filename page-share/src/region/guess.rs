@@ -11,7 +11,7 @@ use crate::region::scan::Scanned;
 use crate::region::scanner::{Scanner, lock};
 use crate::region::state::{State, mark};
 
-/// Every so many quiet pages one is sketched and reported ahead of the others.
+/// One quiet page in this many is sketched and reported ahead of the others.
 const STEP: usize = 16;
 
 impl Scanner {

@@ -169,7 +169,7 @@ impl Region {
         }
     }
 
-    /// The guest gives `run` up; all of it reads zero when touched again. Parts that are no memory of this guest are
+    /// The guest gives `run` up; all of it reads zero when touched again. Parts that are not memory of this guest are
     /// ignored. Returns the number of pages that had content.
     pub fn release(&self, run: PageRun, why: Release) -> u32 {
         let count = self

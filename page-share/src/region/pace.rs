@@ -131,7 +131,7 @@ fn scan(region: &Region, shared: &Shared) {
         let (cpu, wall) = (super::memory::thread_cpu(), Instant::now());
         let pages = region.scan_step(step).pages.max(1);
         let cpu = super::memory::thread_cpu() - cpu;
-        // Asked again after every wake: the pace may be another by then.
+        // Asked again after every wake: the pace may have changed.
         while !shared.is_stopped() {
             let rest = shared.pace().rest(cpu, wall.elapsed(), pages);
             if rest.is_zero() {

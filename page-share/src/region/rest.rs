@@ -21,7 +21,7 @@ const DOUBLINGS: u8 = 2;
 /// Between two steps of the scan no more than this counts, in us: a scan that was stopped has no rests to make up for.
 const STEP: u64 = 100_000;
 
-/// A look was worth it if one of so many armed pages could be merged.
+/// A look was worth it if one of this many armed pages could be merged.
 const WORTH: u32 = 8;
 
 /// Pages of a hot chunk that are tried before the others.

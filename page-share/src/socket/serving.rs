@@ -18,7 +18,7 @@ use crate::port::{
 };
 use crate::wire::{Direction, HEADER, Header, Reply, Request, Welcome, WireError};
 
-/// Part of a CPU that answering one peer may take, for long: a good 90,000 published pages a second.
+/// Part of a CPU that answering one peer may take in the long run: a good 90,000 published pages a second.
 const CPU_SHARE: f64 = 0.25;
 
 /// How far a peer may be ahead of its share, and what it can save up.
@@ -41,7 +41,7 @@ pub struct Peer {
 /// Why a connection ended before its time. Nothing was released: that takes the process's death.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The peer said something that is no message.
+    /// The peer said something that is not a message.
     #[error("the guest's process sent a malformed message")]
     Wire(#[from] WireError),
     /// The peer spoke out of turn, or claimed to be who it is not.
@@ -115,7 +115,7 @@ fn converse(stream: &mut UnixStream, manager: &LocalManager, peer: &Peer) -> Res
     Ok(())
 }
 
-/// How fast one connection is answered: its thread may use [`CPU_SHARE`] of a CPU, for long.
+/// How fast one connection is answered: its thread may use [`CPU_SHARE`] of a CPU in the long run.
 struct ServePace {
     began: Instant,
     used_before: Duration,

@@ -63,7 +63,7 @@ pub(crate) struct Life {
     pub(crate) stopped: Option<Duration>,
     /// It has too few descriptors.
     pub(crate) strained: bool,
-    /// When it was told to check all its pages, and how often it had by then.
+    /// When it was told to check all its pages, and how often it had before.
     pub(crate) asked: Option<(Duration, u64)>,
 }
 

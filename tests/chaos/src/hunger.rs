@@ -1,4 +1,4 @@
-//! How long a process wanted a CPU and got none: on a busy machine that is no fault of its own.
+//! How long a process wanted a CPU and got none: on a busy machine that is not its fault.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

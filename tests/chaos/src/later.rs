@@ -9,14 +9,14 @@ use crate::thief::Loot;
 pub(crate) enum Deed {
     StartManager,
     StartGuest(usize),
-    /// The manager goes on; it stops again so long after, for so long.
+    /// The manager goes on; it stops again after the first time, for the second.
     ManagerGoesOn(Option<(Duration, Duration)>),
-    /// The manager stops for so long.
+    /// The manager stops for this time.
     ManagerStops(Duration),
     GuestGoesOn(usize),
     /// What is short is there again.
     Ease,
-    /// A thief speaks, and so many times more.
+    /// A thief speaks, and this many times more.
     Speak(Loot, u32),
 }
 

@@ -125,7 +125,7 @@ impl Process {
         self.stopped.is_some()
     }
 
-    /// Whether it is stopped, and to stay so for long.
+    /// Whether it is stopped, and to stay so for some time.
     pub(crate) fn is_stopped_for_long(&self) -> bool {
         matches!(self.stopped, Some((_, Length::Long)))
     }

@@ -25,7 +25,7 @@ impl Random {
         range.start() + self.next() % (range.end() - range.start() + 1)
     }
 
-    /// A time of so many milliseconds.
+    /// A time of this many milliseconds.
     pub(crate) fn millis(&mut self, range: RangeInclusive<u64>) -> Duration {
         Duration::from_millis(self.within(range))
     }

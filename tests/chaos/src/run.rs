@@ -17,7 +17,7 @@ use crate::tally::{Breach, Tally};
 /// Time between two lines.
 const LINE: Duration = Duration::from_secs(10);
 
-/// One long stall for so many.
+/// One long stall for this many.
 const LONG_PART: u64 = 18;
 
 #[derive(Debug, clap::Args)]

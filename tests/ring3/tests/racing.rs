@@ -38,7 +38,7 @@ fn managed(manager: &LocalManager) -> Managed {
     region
         .connect(Box::new(manager.attach(region.page_limit()).unwrap()))
         .unwrap();
-    // One vCPU leaves its pages alone for long, so that they are merged; the other hardly ever does.
+    // One vCPU leaves its pages alone for some time, so that they are merged; the other hardly ever does.
     let work = [
         Work::churn(0..PAGES * 3 / 4, 64, 4000),
         Work::churn(PAGES * 3 / 4..PAGES, 256, 1000),

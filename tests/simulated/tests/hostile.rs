@@ -100,7 +100,7 @@ fn load<T>(manager: &Manager, work: impl FnOnce() -> T) -> (f64, T) {
     (used.as_secs_f64() / began.elapsed().as_secs_f64(), done)
 }
 
-/// Waits for so many reports more, of all guests together.
+/// Waits for this many more reports, of all guests together.
 fn until_reports(manager: &Manager, more: u64) {
     let enough = manager.view().doors.reports + more;
     until("reports", || manager.view().doors.reports >= enough);

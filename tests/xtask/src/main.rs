@@ -38,7 +38,7 @@ enum Command {
     Demo(demo::Args),
     /// Every test of the workspace, real guests included
     Test(test::Args),
-    /// Build the guests' kernel, initramfs and root disk, or find them built
+    /// Build the guest images, or reuse cached ones
     Images(guest_images::cli::Args),
     /// Run a command inside an emulated KVM host, for machines without hardware virtualization
     Nested(nested::Args),

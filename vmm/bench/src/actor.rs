@@ -77,7 +77,7 @@ pub(super) struct Actor {
     pub(super) ready: bool,
     /// How it ended, in a sentence.
     pub(super) ended: Option<String>,
-    /// It was sent away: its end is no surprise.
+    /// It was sent away: its end is expected.
     pub(super) dismissed: bool,
     pub(super) runs: BTreeMap<u64, Run>,
     pub(super) answers: BTreeMap<u64, Answer>,

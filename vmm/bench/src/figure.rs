@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 /// Size of one panel in pixels.
 const PANEL: (u32, u32) = (900, 340);
-/// Curves of so many points and fewer show them as dots.
+/// Curves of this many points and fewer show them as dots.
 const FEW: usize = 40;
 /// The curves' colours, told apart by colour-blind readers too (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [

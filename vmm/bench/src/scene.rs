@@ -17,7 +17,7 @@ pub struct Scene {
     pub quick: bool,
     /// What may be promised as swap.
     pub backing: Pages,
-    /// A guest that is not ready by then hangs.
+    /// A guest that is not ready within this time hangs.
     pub deadline: Duration,
     /// Whether the user has had enough.
     pub interrupt: Interrupt,

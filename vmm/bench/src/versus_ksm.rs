@@ -18,11 +18,11 @@ use levy_machine::config::SharingConfig;
 
 /// Memory for everything: no guest shall be squeezed.
 const BUDGET: u64 = 64 << 30;
-/// After the work: what the guests free is reported and gone by then.
+/// After the work: what the guests free is reported and gone after that.
 const SETTLE: Duration = Duration::from_secs(10);
 /// How much saving must still grow, in parts of it, ...
 const GROWTH: f64 = 0.005;
-/// ... within so many seconds, for an arm to go on.
+/// ... within this many seconds, for an arm to go on.
 const PLATEAU: f64 = 40.0;
 
 /// How the bench is run.

@@ -43,7 +43,7 @@ fn listen(mut reader: impl BufRead, guest: usize, notes: &Sender<Note>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        // What is no event is the guest's fault and says nothing.
+        // What is not an event is the guest's fault and says nothing.
         let Some(event) = std::str::from_utf8(&line)
             .ok()
             .and_then(|line| Event::parse(line).ok())

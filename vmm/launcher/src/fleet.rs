@@ -449,7 +449,7 @@ mod tests {
     use crate::ScreenStyle;
     use levy_machine::process::block_end_signals;
 
-    /// Guests that end at once: this program is no `levy`.
+    /// Guests that end at once: this program is not `levy`.
     fn plan(guests: usize, group: Choice) -> Plan {
         let guest = |number| PlannedGuest {
             name: format!("g{number}"),

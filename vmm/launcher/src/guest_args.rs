@@ -53,8 +53,7 @@ pub struct GuestArgs {
     )]
     pub balloon: BalloonConfig,
     /// With whom equal pages are shared: with the guests of the same launch, mode=on,domain=NAME with all guests that
-    /// name the domain, mode=off with none. With hints=off reads of disks that guests share do not say what to look at
-    /// first
+    /// name the domain, mode=off with none. hints=off: do not scan pages read from shared disks first
     #[arg(long, value_name = "mode=on|off,...", default_value = "mode=on")]
     pub sharing: SharingOption,
     /// The group that the guest claims memory with: name=web[,shares=low|normal|high|N][,min=SIZE][,max=SIZE]. The first

@@ -16,7 +16,7 @@ use crate::event::Event;
 const MOST: usize = 8;
 /// Bytes in the longest request.
 const LINE: u64 = 64 << 10;
-/// A client that does not read its reply for so long is dropped.
+/// A client that does not read its reply within this time is dropped.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time until the next attempt after a client could not be let in.
 const RETRY: Duration = Duration::from_millis(100);

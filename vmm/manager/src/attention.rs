@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(millis(attention.look(at(250))), (250, 0));
         assert_eq!(millis(attention.look(at(36_250))), (500, 35_500));
         assert_eq!(millis(attention.look(at(36_300))), (50, 0));
-        // A clock that went back is no time at all.
+        // A clock that went back counts as no time at all.
         assert_eq!(millis(attention.look(at(36_000))), (0, 0));
     }
 }

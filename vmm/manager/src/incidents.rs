@@ -15,13 +15,14 @@ const LONGEST_BAR: Duration = Duration::from_secs(64);
 /// it has saved.
 const BURST: f64 = 120.0;
 
-/// Messages a second that a guest may send for long: it has one to say, and where memory is short some forty more.
+/// Messages a second that a guest may send in the long run: it has one to say, and where memory is short some forty
+/// more.
 const PER_SECOND: f64 = 60.0;
 
 /// Connections that one process may have at a door at a time.
 const CONNECTIONS: u32 = 16;
 
-/// Connections that one process may open in a row, and a second for long: it needs two, and again after a loss.
+/// Connections that one process may open in a row, and a second in the long run: it needs two, and again after a loss.
 const KNOCKS: f64 = 40.0;
 const KNOCKS_PER_SECOND: f64 = 4.0;
 
@@ -63,7 +64,7 @@ impl Conduct {
     }
 }
 
-/// So many at once, and so many a second for long.
+/// How many at once, and how many a second in the long run.
 #[derive(Debug)]
 pub(super) struct Allowance {
     burst: f64,
@@ -285,7 +286,7 @@ impl Times {
     }
 }
 
-/// Microseconds since `then`; none where that lies in the future or is no time.
+/// Microseconds since `then`; none where that lies in the future or is not a time.
 pub(super) fn since_us(then: u64) -> Option<u64> {
     now_us().checked_sub(then).filter(|_| then > 0)
 }

@@ -384,7 +384,7 @@ impl Member {
     }
 }
 
-/// Whether a guest of that size can have so many pages in each state.
+/// Whether a guest of that size can have these numbers of pages in each state.
 fn is_possible(pages: &PageCounts, size: Pages) -> bool {
     let PageCounts {
         private,

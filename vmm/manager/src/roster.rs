@@ -449,7 +449,7 @@ fn reservation(guest: GuestId, limits: Limits) -> Reservation {
     }
 }
 
-/// The page numbers of a guest with so many pages of RAM.
+/// The page numbers of a guest with this many pages of RAM.
 fn frame_space(ram: Pages) -> Option<FrameSpace> {
     FrameSpace::of_ram(ram.get().checked_mul(PAGE_SIZE)?)
 }

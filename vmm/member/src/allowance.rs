@@ -37,8 +37,8 @@ const LAZY: Duration = Duration::from_millis(200);
 const QUICK: Duration = Duration::from_millis(5);
 /// A look may take this part of the time until the next one.
 const LOOK_PART: u32 = 50;
-/// The gate opens again when there was room for so many bursts for [`CALM`]; at once when there is room for all that the
-/// guest could ever take.
+/// The gate opens again when there was room for this many bursts for [`CALM`]; at once when there is room for all that
+/// the guest could ever take.
 const PLENTY: u64 = 6;
 /// See [`PLENTY`]; so long after it opened last the gate opens at once when there is [`AMPLE`] room.
 const CALM: Duration = Duration::from_secs(10);
@@ -174,7 +174,7 @@ impl Allowance {
     /// Tells the manager something, without waiting for it.
     ///
     /// # Errors
-    /// `WouldBlock` when it has not read for long, so that this is lost on it; every other one when it is away.
+    /// `WouldBlock` when it has not read for some time, so that this is lost on it; every other one when it is away.
     pub(super) fn say(&self, word: &FromVmm) -> io::Result<()> {
         let mut voice = self.voice();
         let Some(stream) = &*voice else {
@@ -219,7 +219,7 @@ struct Keeper {
     opened: Option<Instant>,
     /// Memory that was promised to the guest has not come in time: it is taken.
     overdue: bool,
-    /// Since when accesses wait for credit, and how often the manager had set the limit by then.
+    /// Since when accesses wait for credit, and how often the manager had set the limit then.
     waiting_since: Option<(Instant, u64)>,
     /// When it last had nothing to give.
     barren: Option<Instant>,
@@ -438,7 +438,7 @@ impl Keeper {
     }
 }
 
-/// Whether a gate can open behind which there is room for so many bursts, for `calm` by now, and which was opened last
+/// Whether a gate can open behind which there is room for `bursts` bursts, for `calm` by now, and which was opened last
 /// such a time ago.
 fn is_safe(bursts: u64, calm: Duration, opened: Option<Duration>) -> bool {
     let rested = opened.is_none_or(|ago| ago > CALM);

@@ -159,7 +159,7 @@ impl Shift {
                 Err(error) => return error.to_string(),
             }
             match self.duties.is_paused() {
-                // The guest could not touch anything: that is no sign of idleness.
+                // The guest could not touch anything: that is not a sign of idleness.
                 true => self.sampler.forget(self.engine.region()),
                 false => self.sampler.tick(
                     self.engine.region(),

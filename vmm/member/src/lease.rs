@@ -134,7 +134,7 @@ mod tests {
         lease.lose();
         assert_eq!(lease.limit(now, Some(6 * MIB)), Some(6 * MIB));
         assert_eq!(lease.limit(now, Some(7 * MIB)), Some(6 * MIB));
-        // One that never says a word is no manager either.
+        // One that never says a word is not a manager either.
         let mut lease = Lease::begin(now);
         assert_eq!(lease.limit(now + TERM, Some(9 * MIB)), Some(9 * MIB));
     }

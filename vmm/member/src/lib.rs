@@ -99,7 +99,7 @@ impl Threads {
 
 /// What manages one guest's memory.
 ///
-/// Dropping it stops the scan; the guest must have ended by then, its memory is not brought back.
+/// Dropping it stops the scan; the guest must have ended before, its memory is not brought back.
 #[derive(Debug)]
 pub struct Engine {
     region: Arc<Region>,

@@ -7,7 +7,7 @@ const PAGE: u64 = 4096;
 /// A guest at its minimum gives up this part of it for other pages of its own, as a divisor.
 const EXCHANGED: u64 = 64;
 
-/// But no more than so many bytes.
+/// But no more than this many bytes.
 const MOST_EXCHANGED: u64 = 1 << 20;
 
 /// What was promised to a guest and what it has, bytes.

@@ -53,7 +53,7 @@ pub struct HostView {
 pub struct GroupView {
     /// Memory that its members always get together.
     pub min_bytes: u64,
-    /// Memory that they never exceed together; none is no limit.
+    /// Memory that they never exceed together; without it there is no limit.
     pub max_bytes: Option<u64>,
     /// Its right to memory beside other groups and guests.
     pub shares: u32,

@@ -38,7 +38,7 @@ pub enum SocketError {
 }
 
 /// The file of a socket that this process listens on; removed when this is dropped, unless the file is another process's
-/// by then, or its removal is left to the launcher.
+/// meanwhile, or its removal is left to the launcher.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,

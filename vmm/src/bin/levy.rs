@@ -16,7 +16,7 @@ struct Cli {
 enum Command {
     /// Say what this machine can run, what is missing and what to do about it
     Doctor(levy::doctor::Args),
-    /// Build the guests' kernel, initramfs and root disk, or find them built
+    /// Build the guest images, or reuse cached ones
     Images(guest_images::cli::Args),
     /// Manage the memory of many guests
     Host(Box<levy::cli::HostArgs>),
@@ -32,13 +32,13 @@ enum Command {
     Stats(levy::cli::StatsArgs),
     /// Change a guest's limits, or the manager's settings, while guests run
     Set(levy::cli::SetArgs),
-    /// Have guests switch themselves off
+    /// Shut down guests
     Stop(levy::cli::StopArgs),
-    /// Stop the virtual CPUs of guests
+    /// Pause the virtual CPUs of guests
     Pause(levy::cli::PauseArgs),
-    /// Let paused guests run again
+    /// Resume paused guests
     Resume(levy::cli::ResumeArgs),
-    /// Measure what guests together cost and gain on this machine
+    /// Measure what guests cost and gain together on this machine
     Bench(Box<levy::cli::BenchArgs>),
     /// Run one guest in this process (what `levy run` starts for each guest)
     Vmm(Box<levy::cli::VmmArgs>),

@@ -14,7 +14,7 @@ pub(super) struct Asking {
     /// Run directory of the manager [default: the running `levy host`, or the only `levy run` that brought its own]
     #[arg(long, value_name = "DIR")]
     pub(super) run_dir: Option<PathBuf>,
-    /// Tell programs: one JSON value on standard output
+    /// Print JSON: one value on standard output
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -19,7 +19,7 @@ so the initramfs must carry it (`levy images`).
 
 Exit status: 0 measured, 1 not, 2 wrong usage, 130 after Ctrl-C.";
 
-/// Measure what guests together cost and gain on this machine.
+/// Measure what guests cost and gain together on this machine.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = ABOUT)]
 pub struct BenchArgs {
@@ -29,13 +29,13 @@ pub struct BenchArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Bench {
-    /// Do a budget and its guests hold when guests want far more memory than there is?
+    /// Does the budget hold when guests demand more memory than exists?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
     Overcommit(OvercommitArgs),
-    /// How long does a guest that was squeezed to its minimum take to be itself again?
+    /// How long does a guest that was squeezed to its minimum take to recover?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
     Wake(SceneArgs),
-    /// Does a guest's word on what it reads from a common disk have equal pages merged sooner?
+    /// Are equal pages merged sooner when guests report what they read from a shared disk?
     #[command(mut_arg("memory", |arg| arg.default_value("size=384M")))]
     Hints(HintsArgs),
     /// How much do 1 to 10 equal guests share, and how much of what an oracle finds?
@@ -93,7 +93,7 @@ struct SceneArgs {
     /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
     #[arg(long)]
     no_disk: bool,
-    /// A guest hangs if its agent is not ready by then (60s, 2m)
+    /// Treat a guest as hung if its agent is not ready within TIME (60s, 2m)
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = config::duration)]
     deadline: Duration,
     #[command(flatten)]

@@ -54,10 +54,10 @@ pub struct RunArgs {
     /// What the guests run: NAME[,key=value]... Repeatable; the guests take them in turn
     #[arg(long = "workload", value_name = "NAME[,key=value]", value_parser = workload)]
     workloads: Vec<Workload>,
-    /// A guest hangs if its agent is not ready by then (60s, 2m)
+    /// Treat a guest as hung if its agent is not ready within TIME (60s, 2m)
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
     deadline: Duration,
-    /// A guest hangs if its workload takes so much longer than it announces
+    /// Treat a guest as hung if its workload takes TIME longer than it announces
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = config::duration)]
     patience: Duration,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub struct RunArgs {
     /// What happens when a guest restarts: another process takes its place, with the same name and disks, or it has ended
     #[arg(long, value_enum, default_value = "restart")]
     on_reboot: OnReboot,
-    /// Tell programs: a JSON object per line on standard output, the last one a summary
+    /// Print JSON: one object per line on standard output, the last one a summary
     #[arg(long)]
     json: bool,
 }

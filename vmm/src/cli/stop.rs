@@ -11,7 +11,7 @@ use levy_machine::config;
 /// How often a guest that stops is looked for.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Have guests switch themselves off, and take down those that do not within 10 seconds.
+/// Shut down guests, and end those that have not shut down within 10 seconds.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StopArgs {
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub struct StopArgs {
     asking: Asking,
 }
 
-/// Stop the virtual CPUs of guests; they go on where they were with `levy resume`.
+/// Pause the virtual CPUs of guests until `levy resume`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PauseArgs {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub struct PauseArgs {
     asking: Asking,
 }
 
-/// Let paused guests run again.
+/// Resume paused guests.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ResumeArgs {
     #[command(flatten)]

@@ -54,10 +54,10 @@ pub struct VmmArgs {
     /// The fleet file that this guest is of
     #[arg(long, hide = true)]
     fleet: Option<String>,
-    /// The guest hangs if its agent is not ready by then, counted from the start of this process (60s, 2m)
+    /// Treat the guest as hung if its agent is not ready within TIME of the start of this process (60s, 2m)
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     deadline: Option<Duration>,
-    /// How to tell about the guest: text on stderr, or JSON lines on stdout (not together with --serial stdio)
+    /// How to report on the guest: text on stderr, or JSON lines on stdout (not together with --serial stdio)
     #[arg(long, value_enum, default_value = "text")]
     events: ReportStyle,
     /// End when this process is no longer our parent

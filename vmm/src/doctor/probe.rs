@@ -94,7 +94,7 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// A guest that has not finished by then never will.
+/// A guest that has not finished within this time never will.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// How often a guest past its deadline is kicked: one kick is lost if it comes just before KVM_RUN.

@@ -207,7 +207,8 @@ fn slow_and_broken_clients_harm_nobody() {
     };
     let unsent: &[u8] = b"PUT /host HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{";
     let texts = [&b""[..], b"GET /host HT", unsent];
-    // A client that asks properly is answered while the slow ones are still there. On a busy machine they may be gone by then.
+    // A client that asks properly is answered while the slow ones are still there. On a busy machine they may be gone
+    // already.
     let slow = (0..20).find_map(|_| {
         let slow: Vec<_> = texts
             .iter()

@@ -82,7 +82,7 @@ pub(crate) struct Engaged {
     pub(crate) told: Receiver<Told>,
 }
 
-/// Pages of the guest that [`Managed::attend`] makes: of so many contents each, zeros, and in all.
+/// Pages of the guest that [`Managed::attend`] makes: of this many contents each, zeros, and in all.
 pub(crate) const CONTENT_PAGES: u64 = 1024;
 pub(crate) const CONTENTS: u64 = 16;
 pub(crate) const TOUCHED_PAGES: u64 = 2048;
@@ -157,7 +157,7 @@ impl Managed {
         }
     }
 
-    /// Waits for so many reports more, of all guests together.
+    /// Waits for this many more reports, of all guests together.
     pub(crate) fn until_reports(&self, more: u64) {
         let reports = || self.client().host().unwrap().doors.reports;
         let enough = reports() + more;

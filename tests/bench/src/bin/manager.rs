@@ -22,10 +22,10 @@ use simulated::{Guest, GuestOptions, Manager};
 /// Guests in the idle part.
 const IDLE: usize = 8;
 
-/// Of many guests, so many wait for memory all the time.
+/// Of many guests, this many wait for memory all the time.
 const WAITING: usize = 16;
 
-/// Rounds that the manager remembers: after so many it knows of no other.
+/// Rounds that the manager remembers: after this many it knows of no other.
 const ROUNDS: u64 = 120;
 
 /// Lists of all guests that are asked for.

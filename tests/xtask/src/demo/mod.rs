@@ -19,7 +19,7 @@ use guests::Guests;
 /// What the guests run, in turn, each against itself.
 const WORKLOADS: [&str; 3] = ["redis,seconds=10", "nginx,seconds=10", "pgbench,seconds=10"];
 
-/// Images are built by then; what is left are boots, workloads and ends.
+/// Images are built before; what is left are boots, workloads and ends.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
 /// With `--keep` guests run until Ctrl-C; a day is as good as for ever.

@@ -19,7 +19,7 @@ const TARGETS: &[(&str, u64)] = &[
     ("share-domain", 10_000),
 ];
 
-/// With `--long` each gets so many times as many.
+/// With `--long` each gets this many times as many.
 const LONG: u64 = 100;
 
 /// Runs every target that the filter leaves. A target that survives passed one test.

@@ -14,7 +14,7 @@ use crate::interrupt;
 use crate::nested::Stream;
 use crate::watched::{self, Limit, Outcome};
 
-/// A program of which no test ends for so long hangs. On an idle machine the longest takes a minute or two.
+/// A program of which no test ends within this time hangs. On an idle machine the longest takes a minute or two.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
 const LONG_SILENCE: Duration = Duration::from_secs(3 * 60 * 60);
 

@@ -105,7 +105,7 @@ struct Player {
 /// Runs the bench. While guests work, scanning may use what it usually may; while they are quiet, `quiet_scan_cpu` CPUs.
 ///
 /// # Errors
-/// When guests cannot be started or end unasked. Wrong data is no error: it is what the report is about.
+/// When guests cannot be started or end unasked. Wrong data is not an error: it is what the report is about.
 pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageError> {
     let cast = if scene.quick { QUICK } else { FULL };
     let mut stage = Stage::open(scene, scene.settings(cast.budget))?;

@@ -67,7 +67,7 @@ pub enum StageError {
         /// Its words.
         detail: String,
     },
-    /// What was written is no workload.
+    /// What was written is not a workload.
     #[error("{0}")]
     Workload(String),
     /// The VMM does not do what it was asked.

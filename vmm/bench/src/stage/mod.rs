@@ -44,7 +44,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
 /// How much longer than it announces a run may take: setting up a service on an emulated host takes minutes.
 const RUN_PATIENCE: Duration = Duration::from_secs(600);
-/// A run that says nothing about being set up is after so many progress lines.
+/// A run that says nothing about being set up is after this many progress lines.
 const SET_UP_TICKS: usize = 5;
 /// How long an agent may take to answer a command beside its work.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -161,7 +161,7 @@ impl Stage {
     /// Has `guest` run a workload, written as `churn mib=32 seconds=10`. Several runs in one guest go on side by side.
     ///
     /// # Errors
-    /// When the words are no workload, or the agent cannot be reached.
+    /// When the words are not a workload, or the agent cannot be reached.
     pub fn run(&mut self, guest: Guest, words: &str) -> Result<RunId, StageError> {
         let mut words = words.split_whitespace();
         let name = words.next().unwrap_or_default();

@@ -16,9 +16,9 @@ use levy_protocol::control::Request;
 const LATENCY: Duration = Duration::from_millis(5);
 /// How often the disks' counters are read.
 const LOOK: Duration = Duration::from_secs(5);
-/// A sample shows an idle guest's last work for so many periods; sizes are not believed to be at rest before.
+/// A sample shows an idle guest's last work for this many periods; sizes are not believed to be at rest before.
 const LEAST_PERIODS: u32 = 2;
-/// After so many periods the arm is measured as it is.
+/// After this many periods the arm is measured as it is.
 const MOST_PERIODS: u32 = 6;
 /// Sizes are at rest when they and their targets stay within this part of a guest's memory for two periods. Targets
 /// follow samples of 100 pages, whose error alone moves them by as much.

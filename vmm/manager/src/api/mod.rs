@@ -1,4 +1,4 @@
-//! How is a manager asked, and told otherwise, while its guests run?
+//! The manager's HTTP API.
 //!
 //! HTTP/1.1 with JSON bodies on the unix socket `api.sock` in the manager's run directory:
 //!

@@ -13,7 +13,7 @@ const LINE_LIMIT: usize = 64 << 10;
 /// Why no message could be had from a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
-    /// A line that is no message of this protocol.
+    /// A line that is not a message of this protocol.
     #[error("malformed message from the peer: {0}")]
     Message(String),
     /// A peer of a version that is not spoken here.

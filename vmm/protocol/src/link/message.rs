@@ -177,7 +177,7 @@ pub struct GroupLimits {
     /// Memory that the members always get together, bytes.
     #[serde(default)]
     pub min: u64,
-    /// Memory that they never exceed together, bytes; none is no limit.
+    /// Memory that they never exceed together, bytes; without it there is no limit.
     #[serde(default)]
     pub max: Option<u64>,
 }

@@ -122,7 +122,7 @@ mod tests {
         assert!(HeldDir::abandoned(base.path(), PREFIX).is_empty());
     }
 
-    /// The number in the name is no process of this machine, as that of a holder in another container.
+    /// The number in the name is not a process of this machine, as that of a holder in another container.
     #[test]
     fn a_holder_whose_number_means_nothing_here_keeps_its_directory_until_it_is_killed() {
         let base = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ pub(crate) struct Converged {
     pub(crate) passes: u32,
     /// CPU of the whole process until then.
     pub(crate) cpu: Duration,
-    /// Pages freed by then.
+    /// Pages freed until then.
     pub(crate) freed_by_then: u64,
     /// Index, pool's books, page states and the kernel's memory for mappings.
     pub(crate) metadata_bytes: u64,

@@ -83,7 +83,7 @@ pub(crate) fn set(path: impl AsRef<Path>, value: &str) -> Result<()> {
 /// Reads a setting or counter of the machine that is one number.
 ///
 /// # Errors
-/// When it cannot be read or is no number.
+/// When it cannot be read or is not a number.
 pub(crate) fn number(path: impl AsRef<Path>) -> Result<u64> {
     let path = path.as_ref();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -279,7 +279,7 @@ impl VirtioDevice for Balloon {
     fn activate(&mut self, features: u64, rings: &mut Rings) -> Result<(), Fault> {
         let memory = Arc::new(rings.ram().view().clone());
         let interrupt: Arc<dyn balloon_driver::Interrupt> = Arc::clone(rings.interrupt()) as _;
-        // This thread looks at every queue once more before it waits, so that more to do is no news.
+        // This thread looks at every queue once more before it waits, so that more to do is not news.
         let _ = self
             .device
             .activate(features, memory, rings.take_queues(), interrupt)

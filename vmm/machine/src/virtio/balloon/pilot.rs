@@ -22,7 +22,7 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 const DEAD_BAND: u64 = FRAMES_PER_MIB / 2;
 /// The guest hurts when less than this part of its memory is available, or less than the crate's floor.
 const FLOOR_PART: u64 = 8;
-/// Statistics that missed so many of their times show nothing any more.
+/// Statistics that missed this many of their times show nothing any more.
 const MISSED: u32 = 3;
 
 /// Who wants a balloon to have a size. The largest wish is the goal.
