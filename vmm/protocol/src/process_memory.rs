@@ -45,7 +45,7 @@ impl Held {
 }
 
 /// What the kernel needs for one mapping of a process, bytes: 192 for the mapping and 36 to 46 of the tree that finds it
-/// (`docs/host.md` says how that was measured).
+/// (`docs/host-budget.md` says how that was measured).
 pub const MAPPING_BYTES: u64 = 240;
 
 /// Mappings are counted anew after this time.

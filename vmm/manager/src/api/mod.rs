@@ -14,7 +14,7 @@
 //! | `PATCH /groups/{name}` | takes a [`types::GroupChange`], answers like `GET` |
 //! | `POST /guests/{name}/stop`, `pause`, `resume` | 202 and the guest: it was told, it has not necessarily done it |
 //!
-//! Whatever is not 2xx has a [`types::Failure`] for a body. `docs/host.md` has examples.
+//! Whatever is not 2xx has a [`types::Failure`] for a body. `docs/host-api.md` has examples.
 //!
 //! # Invariants
 //! 1. One thread serves all clients; a connection carries one request and lives [`PATIENCE`] at most, whatever its
