@@ -1,9 +1,11 @@
-//! Tests with real guests: built here, run here if this machine's KVM runs stock kernels, else in one nested host.
+//! Tests with real guests: built here, run here if this machine's KVM runs stock kernels, else in nested hosts.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use guest_images::Flavour;
 
 use super::programs::Program;
@@ -12,7 +14,7 @@ use super::tally::{Reader, Show, Tally};
 use super::{Args, Extent};
 use crate::guest_system::GuestSystem;
 use crate::interrupt;
-use crate::place::Place;
+use crate::place::{Choice, Place};
 
 /// A test program that takes longer hangs; on an idle machine each takes a few minutes.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -20,6 +22,9 @@ const LONG_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Memory of the nested host: eight guests of 256 MiB and what they run on.
 const NESTED_MEMORY_MIB: u64 = 5120;
+
+/// Nested hosts side by side at most.
+const MOST_HOSTS: usize = 4;
 
 /// The folder of the package with real guests.
 const PACKAGE: &str = "tests";
@@ -35,38 +40,136 @@ const UNIT_TEST: (&str, &str) = (
 pub(super) fn run(args: &Args) -> Result<Tally> {
     // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
     let programs = Program::build(&["--workspace"])?;
-    let chosen = programs.into_iter().filter_map(|program| {
+    let queue = programs.into_iter().filter_map(|program| {
         let filter = filter_for(&program, args.filter.as_deref())?;
         // A nested host takes time to boot; it is not asked for nothing.
         let progress = Progress::of(&program.executable, filter)?;
-        Some((program, filter, progress))
+        let filter = filter.map(str::to_owned);
+        Some(Errand {
+            program,
+            filter,
+            progress,
+        })
     });
-    let chosen: Vec<_> = chosen.collect();
-    if chosen.is_empty() {
+    let queue: VecDeque<_> = queue.collect();
+    if queue.is_empty() {
         return Ok(Tally::default());
     }
     let system = GuestSystem::prepare()?;
     if args.extent() == Extent::Long {
         GuestSystem::also_kernel(Flavour::Cloud61)?;
     }
-    let mut place = Place::choose(args.nested.into(), NESTED_MEMORY_MIB, None)?;
-    let mut all = Tally::default();
-    for (program, filter, progress) in chosen {
-        let name = &program.name;
-        interrupt::check()?;
-        eprintln!("test: real guests: {name} ({place})");
-        match one((&program, filter, progress), args.extent(), &system, &mut place) {
-            Ok(tally) => all.add(&tally),
-            Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
-            Err(error) => {
-                // A nested host in which something hangs, or which died, is not asked for more.
-                eprintln!("test: {name}: {error:#}");
-                all.failed += 1;
-                break;
+    let first = Place::choose(args.nested.into(), NESTED_MEMORY_MIB, None)?;
+    let hosts = hosts_for(&first, queue.len());
+    let work = Work {
+        queue: Mutex::new(queue),
+        environment: system.environment(),
+        extent: args.extent(),
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..hosts)
+            .map(|_| scope.spawn(|| work.serve(Place::choose(Choice::Nested, NESTED_MEMORY_MIB, None)?)))
+            .collect();
+        let mut all = work.serve(first)?;
+        for other in others {
+            all.add(&other.join().map_err(|_| anyhow!("a thread panicked"))??);
+        }
+        Ok(all)
+    })
+}
+
+/// How many hosts work side by side: this machine is one; emulated ones have one CPU each.
+fn hosts_for(first: &Place, programs: usize) -> usize {
+    if matches!(first, Place::Native) {
+        return 1;
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // The first has taken little of its memory yet.
+    let room = available_mib() / (NESTED_MEMORY_MIB + 1024);
+    let most = cpus.min(programs).min(MOST_HOSTS);
+    usize::try_from(room).unwrap_or(1).clamp(1, most.max(1))
+}
+
+/// Memory that is free or could be at once, 0 if that is not known.
+fn available_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) >> 10
+}
+
+/// A test program to run, and which of its tests.
+struct Errand {
+    program: Program,
+    filter: Option<String>,
+    progress: Progress,
+}
+
+/// What is to be run, for all hosts.
+struct Work {
+    queue: Mutex<VecDeque<Errand>>,
+    environment: Vec<(String, String)>,
+    extent: Extent,
+}
+
+impl Work {
+    /// Runs one program after the other at `place` until none is left.
+    fn serve(&self, mut place: Place) -> Result<Tally> {
+        let mut all = Tally::default();
+        while let Some(errand) = self.next() {
+            interrupt::check()?;
+            let name = errand.program.name.clone();
+            eprintln!("test: real guests: {name} ({place})");
+            match self.run(errand, &mut place) {
+                Ok(tally) => all.add(&tally),
+                Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
+                Err(error) => {
+                    // A nested host in which something hangs, or which died, is not asked for more.
+                    eprintln!("test: {name}: {error:#}");
+                    all.failed += 1;
+                    break;
+                }
             }
         }
+        Ok(all)
     }
-    Ok(all)
+
+    fn next(&self) -> Option<Errand> {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+
+    /// Runs one program. What it says is shown at its end, so that no other's is in between.
+    fn run(&self, errand: Errand, place: &mut Place) -> Result<Tally> {
+        let Errand {
+            program,
+            filter,
+            mut progress,
+        } = errand;
+        let mut argv = vec![program.executable.display().to_string()];
+        argv.extend(arguments(self.extent));
+        argv.extend(["--test-threads".into(), threads().to_string()]);
+        argv.extend(filter);
+        let deadline = match self.extent {
+            Extent::Usual => DEADLINE,
+            Extent::Long => LONG_DEADLINE,
+        };
+        let mut reader = Reader::of(&program.to_string());
+        let mut shown = format!("test: {program} ({place})\n");
+        let mut line = |line: &str| {
+            progress.line(line);
+            if reader.line(line) == Show::Line {
+                shown += line;
+                shown.push('\n');
+            }
+        };
+        let status = place.run(argv, &self.environment, deadline, &mut line);
+        print!("{shown}");
+        let status = status.with_context(|| progress.hanging())?;
+        Ok(reader.end(status == 0))
+    }
 }
 
 /// Which tests of `program` run here, of those with `wanted` in their names; `None` for none.
@@ -77,33 +180,6 @@ fn filter_for<'a>(program: &Program, wanted: Option<&'a str>) -> Option<Option<&
     let (folder, test) = UNIT_TEST;
     let is_wanted = wanted.is_none_or(|wanted| test.contains(wanted));
     (is_wanted && program.is_of(Path::new(folder))).then_some(Some(test))
-}
-
-fn one(
-    (program, filter, mut progress): (&Program, Option<&str>, Progress),
-    extent: Extent,
-    system: &GuestSystem,
-    place: &mut Place,
-) -> Result<Tally> {
-    let mut argv = vec![program.executable.display().to_string()];
-    argv.extend(arguments(extent));
-    argv.extend(["--test-threads".into(), threads().to_string()]);
-    argv.extend(filter.map(str::to_owned));
-    let deadline = match extent {
-        Extent::Usual => DEADLINE,
-        Extent::Long => LONG_DEADLINE,
-    };
-    let mut reader = Reader::of(&program.to_string());
-    let mut line = |line: &str| {
-        progress.line(line);
-        if reader.line(line) == Show::Line {
-            println!("{line}");
-        }
-    };
-    let status = place
-        .run(argv, &system.environment(), deadline, &mut line)
-        .with_context(|| progress.hanging())?;
-    Ok(reader.end(status == 0))
 }
 
 /// Guests that are up at a time, roughly: each keeps a CPU busy while it boots.
