@@ -20,7 +20,7 @@ pub struct Reservation {
 /// What the host can promise.
 ///
 /// Promises are kept whatever the guests do: every min and overhead in memory, every max - min in swap or compressed
-/// memory, and beside them the reserve for sharing to come apart.
+/// memory, and with them the reserve for sharing to come apart.
 ///
 /// ```
 /// use allocator::{Admission, GuestId, Pages, Reservation};
@@ -59,7 +59,7 @@ pub struct Headroom {
 }
 
 impl Admission {
-    /// Whether `applicant` fits beside the `admitted`; returns what is left then.
+    /// Whether `applicant` fits in addition to the `admitted`; returns what is left then.
     ///
     /// # Errors
     /// [`AdmissionError::Invalid`] for limits that contradict themselves, [`AdmissionError::Refused`] with what is

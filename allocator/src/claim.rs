@@ -44,7 +44,7 @@ pub struct Claim {
     pub min: Pages,
     /// Its configured size. At least one page.
     pub max: Pages,
-    /// Its right to memory beside its siblings. Not zero.
+    /// Its right to memory relative to its siblings. Not zero.
     pub shares: Shares,
     /// Private pages it actively uses, by estimate. Above `max` counts as `max`.
     pub active: Pages,

@@ -32,7 +32,7 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// A pool of guests and groups. Beside its siblings it claims like one guest whose active memory is that of all
+/// A pool of guests and groups. Among its siblings it claims like one guest whose active memory is that of all
 /// its members; what it gets, it divides among them by their shares and its own tax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -42,7 +42,7 @@ pub struct Group {
     pub min: Pages,
     /// Pages its members never exceed together.
     pub max: Pages,
-    /// Its right to memory beside its siblings. Not zero.
+    /// Its right to memory relative to its siblings. Not zero.
     pub shares: Shares,
     /// The tax among its members; none for that of the pool it is part of.
     pub tax: Option<Tax>,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How much a guest or group counts beside its siblings. Only ratios matter.
+/// How much a guest or group counts relative to its siblings. Only ratios matter.
 ///
 /// Zero shares can be written down but not used: [`Fleet::new`](crate::Fleet::new) refuses them and names the
 /// guest, which this type could not.

@@ -22,7 +22,7 @@ type Memory = Arc<GuestMemoryMmap>;
 /// 256 MiB of guest memory.
 const MEMORY: usize = 256 << 20;
 
-/// What a transport keeps beside the device: the generation of the configuration, and the way to interrupt.
+/// What a transport keeps besides the device: the generation of the configuration, and the way to interrupt.
 struct Lines {
     generation: AtomicU32,
     guest: Arc<Line>,

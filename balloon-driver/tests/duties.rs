@@ -1,4 +1,4 @@
-//! What the device owes its host and its driver beside moving frames: it tells the memory, asks before it interrupts,
+//! What the device owes its host and its driver besides moving frames: it tells the memory, asks before it interrupts,
 //! works in bounded batches, and forgets everything at a reset.
 
 mod stage;

@@ -99,7 +99,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Every byte the manager spends on the domain beside the pool's pages.
+    /// Every byte the manager spends on the domain besides the pool's pages.
     pub fn metadata_bytes(&self) -> u64 {
         self.index_bytes + self.slot_bytes + self.guest_bytes
     }

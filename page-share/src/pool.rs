@@ -174,7 +174,7 @@ impl Pool {
         self.placement.close_window(guest);
     }
 
-    /// Bytes of memory in use beside the pages themselves.
+    /// Bytes of memory in use besides the pages themselves.
     pub(crate) fn bytes(&self) -> usize {
         self.contents.capacity() * size_of::<Content>() + self.placement.bytes()
     }

@@ -1,9 +1,9 @@
 //! Series: copies of one content in consecutive slots, for contents that fill page after page of a guest.
 //!
 //! Neighbours that are mapped from the same slot cost a mapping each; mapped from consecutive slots they cost one
-//! together. A content that many pages have, one beside the other (poisoned or preset memory mostly), therefore gets
+//! together. A content that many neighbouring pages have (poisoned or preset memory mostly), therefore gets
 //! up to 64 slots, an aligned group: page `gfn` is granted the slot at `gfn % 64`. Copies are made one by one, when a page
-//! that follows an equal page needs one, so the pages that they cost are few beside those that they serve.
+//! that follows an equal page needs one, so the pages that they cost are few compared with those that they serve.
 
 use std::collections::HashMap;
 

@@ -127,7 +127,7 @@ impl Swap {
         u64::from(self.slots.backed()) << PAGE_SHIFT
     }
 
-    /// Bytes of memory in use beside the file.
+    /// Bytes of memory in use besides the file.
     pub fn metadata_bytes(&self) -> usize {
         self.slots.bytes() + size_of::<Shared>() + PAGE_SIZE
     }

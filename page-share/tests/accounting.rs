@@ -120,7 +120,7 @@ fn the_table_takes_what_it_says() {
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
     let (said, grown) = (region.stats().metadata_bytes, anonymous() - before);
     assert!(said >= 14 << 20, "{said}");
-    // Beside the table: staging buffers and stacks.
+    // Besides the table: staging buffers and stacks.
     assert!(
         grown + (1 << 20) >= said && grown < said + (20 << 20),
         "{said} said, {grown} true"

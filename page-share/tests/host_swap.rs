@@ -1,4 +1,4 @@
-//! Beside a host that swaps: what the kernel has put into its own swap space is what it was, and counts as what it is.
+//! On a host that swaps: what the kernel has put into its own swap space is what it was, and counts as what it is.
 //!
 //! Needs root, a file system that swap files can be on, and a moment in which the kernel takes pages when it is asked to.
 #![allow(unsafe_code)]

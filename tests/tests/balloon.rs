@@ -57,7 +57,7 @@ fn statistics_have_names(guest: &Guest, tags: usize) {
     guest.vmm_until("statistics", &LOOK, |balloon| balloon["statistics"].is_object());
     let statistics = guest.vmm(&Request::BalloonStatistics);
     let fields = statistics.as_object().unwrap();
-    // Beside them: sizes by target and claim in pages and MiB, and the age.
+    // Besides them: sizes by target and claim in pages and MiB, and the age.
     assert_eq!(fields.len(), tags + 5, "{fields:?}");
     let total = number(&statistics["total_memory"]) >> 20;
     assert!((400..512).contains(&total), "{total} MiB in all");

@@ -31,7 +31,7 @@ fn a_launch_brakes_its_guests_at_the_budget_and_leaves_no_group() {
         (read("memory.high"), read("memory.max"), of_guest("memory.max")),
         ((300_u64 << 20).to_string(), "max".to_owned(), "max".to_owned())
     );
-    // What it may hold at most is the budget, and the kernel's own tables for it beside.
+    // What it may hold at most is the budget, and the kernel's own tables for it.
     let high: u64 = of_guest("memory.high").parse().expect("it has a limit");
     assert!(((32 << 20)..=(330 << 20)).contains(&high), "{high}");
     launch.interrupt();

@@ -17,7 +17,7 @@ const EQUAL: u64 = 24 * 256;
 const QUIET: [&str; 3] = ["15s", "60s", "240s"];
 
 /// `levy bench sharing` with two guests that are quiet for `quiet`: the row of its report about them. The same pattern
-/// is in both, held and then checked byte by byte; beside it, each rewrites pages of its own.
+/// is in both, held and then checked byte by byte; meanwhile each rewrites pages of its own.
 fn shared(lab: &Lab, quiet: &str) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("sharing.json");

@@ -60,7 +60,7 @@ pub(crate) struct Guest {
     balloon_after_s: u32,
     pub(crate) cheat: Cheat,
     phases: Vec<Phase>,
-    /// The size and the time of everything it does, beside others of its kind.
+    /// The size and the time of everything it does, compared with others of its kind.
     scale: f64,
     dice: Dice,
     /// Where in a sampling period it starts.

@@ -276,7 +276,7 @@ impl Host {
     }
 }
 
-/// The total at which `guests` pages are left beside the free memory aimed for.
+/// The total at which `guests` pages are left besides the free memory aimed for.
 fn total_for(guests: u64) -> u64 {
     let fits = |total: u64| total - Thresholds::published(Pages::new(total)).goal().get() >= guests;
     let mut total = guests;

@@ -182,7 +182,7 @@ impl Engine {
         &self.aside[..pages as usize]
     }
 
-    /// Pages `page` leaves the pool or the guest: what is remembered about it beside its state.
+    /// Pages `page` leaves the pool or the guest: what is remembered about it besides its state.
     pub(crate) fn forget_hint(&mut self, page: u32) {
         if self.guest.table.clear_marks(page, mark::REPORTED) {
             self.withdrawals.push(Gfn::new(page));

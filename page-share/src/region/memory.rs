@@ -367,8 +367,8 @@ impl Span {
     pub(crate) fn break_copies(self) {
         for index in 0..self.pages {
             let at = self.sub(index, 1).start as *const std::sync::atomic::AtomicU64;
-            // SAFETY: aligned and inside an arena; an atomic access, harmless beside a guest's. The compiler does not know
-            // that nothing is added, so the write is made.
+            // SAFETY: aligned and inside an arena; an atomic access, harmless while a guest makes its own. The compiler
+            // does not know that nothing is added, so the write is made.
             unsafe { (*at).fetch_add(std::hint::black_box(0), std::sync::atomic::Ordering::SeqCst) };
         }
     }

@@ -1,4 +1,4 @@
-//! One state byte per page, changed by compare-exchange, and what is known beside it.
+//! One state byte per page, changed by compare-exchange, and what else is known about the page.
 //!
 //! A page changes hands only through [`PageTable::claim`]: the thread that moves it to [`State::InTransit`] owns it,
 //! makes every call that fills or empties it, settles it, and then wakes the threads that faulted meanwhile.

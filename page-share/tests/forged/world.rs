@@ -17,7 +17,7 @@ pub(super) const GUESTS: usize = 4;
 pub(super) const POOL: u32 = 16;
 const KEY: [u8; 32] = [8; 32];
 
-/// Connections that are remembered beside those that guests use.
+/// Connections that are remembered besides those that guests use.
 const CONNECTIONS: usize = 24;
 
 pub(crate) struct World {

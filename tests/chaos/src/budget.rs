@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Memory that a guest's process needs beside its guest's, MiB: what the manager reckons with.
+/// Memory that a guest's process needs besides its guest's, MiB: what the manager reckons with.
 const OVERHEAD_MIB: u64 = 6;
 
 /// Memory that the manager needs, and what it keeps free, MiB.
@@ -14,10 +14,10 @@ const TOLERANCE: u64 = 50;
 /// How long a reason counts after it has ended: pages are compressed and written until then.
 pub(crate) const GRACE: Duration = Duration::from_secs(6);
 
-/// So long the cut itself is a reason: the manager has heard of it, and tells its guests.
+/// How long the cut itself is a reason: the manager has heard of it, and tells its guests.
 const TELLING: Duration = Duration::from_millis(500);
 
-/// No reason counts for longer than this after it began, beside a manager that is away.
+/// No reason counts for longer than this after it began.
 const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]

@@ -40,7 +40,7 @@ impl Quota {
         self.kills == 0 && self.stalls == 0
     }
 
-    /// What is done next. Beside a manager that is stalled for some time the guests have a life, too.
+    /// What is done next. While a manager is stalled for some time the guests have a life, too.
     pub(crate) fn choose(self, random: &mut Random) -> Action {
         let (kills, stalls) = (self.kills, self.stalls.max(self.long));
         let others = (kills + stalls) * 3 / 5 + 1;

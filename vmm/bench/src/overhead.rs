@@ -1,4 +1,4 @@
-//! What guests cost beside their memory: their VMM processes with everything on, and their manager.
+//! What guests cost besides their memory: their VMM processes with everything on, and their manager.
 //!
 //! Equal guests fill half their memory with pages that cannot be shared and rest; the budget is too small for that, so
 //! that balloons, stores and swap files are in use. When nothing moves any more, the VMMs' private memory and the
@@ -18,7 +18,7 @@ use levy_protocol::control::Request;
 const REST: Duration = Duration::from_secs(60);
 /// How long the manager's CPU time is taken.
 const WATCH: Duration = Duration::from_secs(60);
-/// What a VMM may have beside its guest's memory: 5 MiB and 0.3 % of that.
+/// What a VMM may have besides its guest's memory: 5 MiB and 0.3 % of that.
 const ALLOWED_KIB: u64 = 5 << 10;
 const ALLOWED_PER_MILLE: u64 = 3;
 

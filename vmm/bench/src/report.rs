@@ -13,7 +13,7 @@ pub struct ReportError {
     source: io::Error,
 }
 
-/// A bench's results beside the facts about the machine that produced them.
+/// A bench's results together with the facts about the machine that produced them.
 ///
 /// Written as `{"bench": NAME, "machine": {...}, "results": {...}}`; keys of `results` may be dotted paths
 /// (`plan_ms.100`), which nest.

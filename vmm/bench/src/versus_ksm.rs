@@ -1,4 +1,4 @@
-//! Levy's engine beside the kernel's same-page merging, on the same guests.
+//! Levy's engine compared with the kernel's same-page merging, on the same guests.
 //!
 //! Two arms in one run, each with guests of its own that do the same work on the same data. While they work, nothing
 //! is merged. Then one of the two is let loose on memory that is quiet, until nothing more comes of it. What counts is

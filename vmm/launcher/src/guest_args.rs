@@ -28,7 +28,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub cmdline: String,
     /// Guest memory: size=512M[,min=128M][,shares=low|normal|high|N]. The guest always gets min (a quarter of its size
-    /// unless given); shares are its right to the rest beside other guests. mergeable=on leaves the memory to the
+    /// unless given); shares are its right to the rest relative to other guests. mergeable=on leaves the memory to the
     /// kernel's same-page merging (KSM) and unmanaged, for comparisons: all of it is reserved then, as with min=size, and
     /// it needs --sharing mode=off
     #[arg(long, value_name = "size=SIZE,...", default_value = "size=512M")]

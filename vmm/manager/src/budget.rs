@@ -10,7 +10,8 @@ const RESERVE_PERCENT: u64 = 10;
 const RESERVE_FLOOR: u64 = 256 << 20;
 
 /// Part of a control group's limit that is left below it, in percent. At its limit the kernel kills: what the group's
-/// processes need beside what is counted (the kernel's tables for guests, sockets, files that are being written) must fit.
+/// processes need besides what is counted (the kernel's tables for guests, sockets, files that are being written) must
+/// fit.
 const GROUP_RESERVE_PERCENT: u64 = 10;
 
 /// Least memory left below a control group's limit, as long as that leaves half of it.

@@ -98,7 +98,7 @@ impl Allowance {
         enough
     }
 
-    /// What could be sent while no thread listened for `missed` is allowed beside the rest.
+    /// What could be sent while no thread listened for `missed` is allowed on top of the rest.
     pub(super) fn make_up_for(&mut self, missed: Duration) {
         self.left += (missed.as_secs_f64() * self.per_second).min(MADE_UP);
     }

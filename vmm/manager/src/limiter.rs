@@ -3,7 +3,7 @@
 //! What is left of the budget is handed out in advance, as limits: a guest grows up to its own without asking. The
 //! limits of all guests together never exceed the memory there is, those included that a guest has not yet been told to
 //! give up: a limit that is lowered counts until its guest says that it holds. The same goes for the members of a group
-//! and its max, whatever is free beside it.
+//! and its max, however much is free outside it.
 //!
 //! A process that holds more than it was given is handed out nothing, and is asked to give up what it took before any
 //! other is. Minimums are promised: they rise as if it held no more than it was given.
@@ -66,7 +66,7 @@ struct Place {
     overrun: u64,
     /// What it may come to hold before it hears of another limit.
     in_force: u64,
-    /// Its process beside its pages.
+    /// Its process besides its pages.
     overhead: u64,
     /// Its target and its process.
     entitled: u64,

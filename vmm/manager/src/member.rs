@@ -23,7 +23,7 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(10);
 /// Time over which breaks and returning pages are counted.
 const WINDOW: Duration = Duration::from_millis(950);
 
-/// Most that a guest's process needs beside the guest's pages, whatever was counted: a fixed part, MiB.
+/// Most that a guest's process needs besides the guest's pages, whatever was counted: a fixed part, MiB.
 const OVERHEAD_MIB: u64 = 16;
 
 /// The same for each page of the guest.
@@ -50,7 +50,7 @@ pub struct Limits {
     pub min: Pages,
     /// Its configured size.
     pub max: Pages,
-    /// Its right to memory beside the others.
+    /// Its right to memory relative to the others.
     pub shares: Shares,
     /// The group it belongs to.
     pub group: Option<GroupId>,
@@ -237,9 +237,9 @@ impl Member {
         self.said().1
     }
 
-    /// What its process needs beside the guest's private and compressed pages, by its own word, which is believed up to a
-    /// bound: what is held beyond that is guest memory. What it holds is known for this moment, its pages for up to a
-    /// second ago: a guest that grows meanwhile has no larger process for that.
+    /// What its process needs besides the guest's private and compressed pages, by its own word, which is believed up
+    /// to a bound: what is held beyond that is guest memory. What it holds is known for this moment, its pages for up
+    /// to a second ago: a guest that grows meanwhile has no larger process for that.
     pub fn overhead(&self) -> Pages {
         let (private, store) = self.said();
         let process = self.held.less(self.uncounted).less(private + store);

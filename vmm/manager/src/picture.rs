@@ -20,7 +20,7 @@ pub struct Picture {
     pub goal: Pages,
     /// The last round, its orders left out.
     pub round: Option<Round>,
-    /// What the budget is spent on beside guests' processes.
+    /// What the budget is spent on besides guests' processes.
     pub spent: Spent,
     /// Of that, pools of managers that are gone.
     pub old_pools: Pages,

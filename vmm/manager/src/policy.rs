@@ -29,7 +29,7 @@ const SHORT_ROUND: Duration = Duration::from_millis(250);
 /// Part of the budget that no guest may grow into: pools and the manager itself grow between two rounds.
 const MARGIN: f64 = 0.005;
 
-/// What the budget was spent on beside the guests' processes.
+/// What the budget was spent on besides the guests' processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// Pools of common copies, each page once.

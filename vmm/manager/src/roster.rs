@@ -360,7 +360,7 @@ impl Roster {
         Picture::of(self)
     }
 
-    /// What the budget is spent on beside the guests' processes, as last counted.
+    /// What the budget is spent on besides the guests' processes, as last counted.
     pub fn spent(&self) -> Spent {
         self.spent
     }

@@ -55,7 +55,7 @@ pub struct GroupView {
     pub min_bytes: u64,
     /// Memory that they never exceed together; without it there is no limit.
     pub max_bytes: Option<u64>,
-    /// Its right to memory beside other groups and guests.
+    /// Its right to memory relative to other groups and guests.
     pub shares: u32,
     /// Its members.
     pub guests: Vec<String>,
@@ -137,7 +137,7 @@ pub struct DomainView {
     pub references: u64,
     /// Pages that are hints.
     pub hints: u64,
-    /// What the manager keeps for the domain beside the pool.
+    /// What the manager keeps for the domain besides the pool.
     pub metadata_bytes: u64,
     /// Pages reported by guests since the domain began.
     pub reports: u64,
@@ -237,7 +237,7 @@ pub struct LimitsView {
     pub min_bytes: u64,
     /// Its configured size.
     pub max_bytes: u64,
-    /// Its right to memory beside the others.
+    /// Its right to memory relative to the others.
     pub shares: u32,
 }
 
@@ -319,7 +319,7 @@ pub struct CountersView {
     pub cut_offs: u32,
 }
 
-/// `GET /guests/{name}/balloon/statistics`: flat, with Firecracker's names. The guest's own statistics stand beside
+/// `GET /guests/{name}/balloon/statistics`: flat, with Firecracker's names. The guest's own statistics stand next to
 /// the device's figures under their names there (`free_memory`, `major_faults`, ...), bytes or counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BalloonStatistics {
@@ -361,7 +361,7 @@ pub struct GuestChange {
     /// Memory it always gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_bytes: Option<u64>,
-    /// Its right to memory beside the others, above 0.
+    /// Its right to memory relative to the others, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<u32>,
 }
@@ -376,7 +376,7 @@ pub struct GroupChange {
     /// Memory that they never exceed together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// Its right to memory beside other groups and guests, above 0.
+    /// Its right to memory relative to other groups and guests, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<u32>,
 }

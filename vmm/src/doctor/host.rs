@@ -1,4 +1,4 @@
-//! What the host's kernel offers beside KVM.
+//! What the host's kernel offers besides KVM.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;

@@ -27,7 +27,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 /// No wait is longer, on busy machines neither; one that gets there is a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What a guest's process was told to do beside its memory.
+/// What a guest's process was told to do besides its memory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Stop,

@@ -80,7 +80,8 @@ fn a_guest_of_any_size_shares_its_pages() {
 }
 
 /// Whether `test` has a process of its own; otherwise runs it in one. A manager counts all that a guest's process holds:
-/// beside the guests of other tests this one would be above its limit, compress every page, and have none to sample.
+/// together with the guests of other tests this one would be above its limit, compress every page, and have none to
+/// sample.
 fn alone(test: &str) -> bool {
     const ALONE: &str = "LEVY_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {

@@ -1,4 +1,4 @@
-//! A handler that a test steps through, beside a region that it could serve.
+//! A handler that a test steps through, next to a region that it could serve.
 
 use super::*;
 use crate::region::Region;

@@ -1,4 +1,4 @@
-//! How long does a guest take from the start of its VMM to its agent's first line, beside QEMU's `microvm`?
+//! How long does a guest take from the start of its VMM to its agent's first line, compared with QEMU's `microvm`?
 //!
 //! Both run the same kernel, initramfs and command line on the same KVM, alternating, so that drift of the machine
 //! meets both. The ratio is that of the medians; its interval comes from resampling the pairs.
@@ -17,7 +17,7 @@ use guest_images::agent_protocol::{Event, Report as Word};
 /// A boot that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// How often the agent's socket is looked for; small beside any boot.
+/// How often the agent's socket is looked for; short compared with any boot.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// What `levy vmm` puts on the command line by itself.

@@ -1,7 +1,7 @@
 //! What the manager's half of sharing costs per page: naming, indexing, publishing, storing, swapping.
 //!
-//! Each quantity stands beside its rival of the same run: the sketch beside BLAKE3 and a plain comparison, the index
-//! beside the standard hash map, the socket beside a call in the same process.
+//! Each quantity is compared with its rival of the same run: the sketch with BLAKE3 and a plain comparison, the index
+//! with the standard hash map, the socket with a call in the same process.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

@@ -28,7 +28,7 @@ const KEEP_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// CPUs for scanning in the minute of quiet after the work: an emulated one does a tenth to a thirtieth of a real one.
 const QUIET_SCAN_CPU: f64 = 0.8;
 
-/// What the nested host itself needs beside its guests.
+/// What the nested host itself needs besides its guests.
 const HOST_MIB: u64 = 2048;
 
 #[derive(clap::Args)]

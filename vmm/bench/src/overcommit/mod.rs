@@ -1,6 +1,6 @@
 //! More guests than there is memory for: does the budget hold, and do the guests?
 //!
-//! Half of the guests run services under load and rewrite and check pages beside; the other half have filled their
+//! Half of the guests run services under load and rewrite and check pages meanwhile; the other half have filled their
 //! memory with a pattern and rest, and find it as they left it at the end. One of those loses its balloon driver, so
 //! that only compression and swap are left for it.
 //!
@@ -44,7 +44,7 @@ struct Cast {
     size: u64,
     /// Names of busy guests, and what they run: a service first, or nothing.
     busy: &'static [(&'static str, &'static str)],
-    /// What a busy guest checks beside, at a rate that leaves the CPU to its service: alone with it on a third of an
+    /// What a busy guest checks meanwhile, at a rate that leaves the CPU to its service: alone with it on a third of an
     /// emulated one it gets through 170 pages a second.
     churn: &'static str,
     idle: u32,

@@ -155,12 +155,12 @@ fn squeeze(stage: &mut Stage, plan: Schedule, run: RunId, number: usize) -> Resu
 }
 
 /// A budget that leaves the guest little more than its minimum: less would break a promise sooner or later, as what its
-/// process and this one need beside it grows.
+/// process and this one need besides it grows.
 fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
     let mut result = Ok(());
     for beside in BESIDE_MIB {
         result = stage.hand_out(Pages::new((min_mib + beside) << 8));
-        // No plan at all: what is needed beside the guest has grown beyond the budget.
+        // No plan at all: what is needed besides the guest has grown beyond the budget.
         if let Err(StageError::Impossible(_)) = &result {
             result = stage.set(|settings| settings.budget += Pages::new(beside << 8));
         }

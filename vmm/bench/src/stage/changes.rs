@@ -38,7 +38,7 @@ impl Stage {
         Ok(roster.set_limits(id, limits)?)
     }
 
-    /// Sets the budget at which the plan hands out `wanted` private memory: what processes and reserves need beside it
+    /// Sets the budget at which the plan hands out `wanted` private memory: what processes and reserves need besides it
     /// changes a little all the time, so call it again now and then.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ const TICK: Duration = Duration::from_millis(200);
 const RUN_PATIENCE: Duration = Duration::from_secs(600);
 /// A run that says nothing about being set up is after this many progress lines.
 const SET_UP_TICKS: usize = 5;
-/// How long an agent may take to answer a command beside its work.
+/// How long an agent may take to answer a command while it works.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a process may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -230,7 +230,7 @@ impl Stage {
     }
 
     /// Has guest `number` of several do all of `works`, one after the other, with `{n}` in them for its number. What ends
-    /// with `&` goes on beside the others, once it has set itself up, and is returned: end it with [`Stage::finish`].
+    /// with `&` goes on while others run, once it has set itself up, and is returned: end it with [`Stage::finish`].
     ///
     /// # Errors
     /// As [`Stage::run`] and [`Stage::verdict`].

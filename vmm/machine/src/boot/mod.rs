@@ -182,7 +182,7 @@ fn place_initrd(ram: &GuestRam, kernel: &bzimage::Kernel, initrd: Option<&Initrd
         have_mib: low_end >> 20,
         kernel_mib: mib(kernel.end()),
         initrd_mib: mib(bytes),
-        // The initrd is unpacked beside itself before it is freed; four times its size is the usual ratio.
+        // The initrd is unpacked next to itself before it is freed; four times its size is the usual ratio.
         need_mib: mib(kernel.end() + bytes * 5 + WORKING_ROOM).next_multiple_of(8),
     };
     if kernel.end() + bytes + WORKING_ROOM > low_end {

@@ -18,7 +18,7 @@ pub struct MemoryConfig {
     pub bytes: u64,
     /// Guaranteed memory ("min"), bytes; a quarter of the size by default.
     pub min: u64,
-    /// Right to memory beside other guests: low, normal and high are 500, 1000 and 2000.
+    /// Right to memory relative to other guests: low, normal and high are 500, 1000 and 2000.
     pub shares: u32,
     /// Leave the memory to the kernel's same-page merging instead of managing it.
     pub mergeable: bool,

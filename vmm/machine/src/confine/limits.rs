@@ -1,4 +1,4 @@
-//! What is limited beside system calls: who dies first when memory is short, core dumps, descriptors; and the check
+//! What is limited besides system calls: who dies first when memory is short, core dumps, descriptors; and the check
 //! that no thread was forgotten.
 
 use std::time::{Duration, Instant};

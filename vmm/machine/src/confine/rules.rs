@@ -335,5 +335,5 @@ pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
     }
 }
 
-/// What the main thread has beside its own, where sockets are its to remove.
+/// What the main thread has besides its own, where sockets are its to remove.
 pub(super) const SOCKETS: &[Rule] = REMOVE_SOCKETS;

@@ -1,4 +1,4 @@
-//! What a manager's orders ask of the guest beside its memory.
+//! What a manager's orders ask of the guest besides its memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};

@@ -13,7 +13,7 @@ use allocator::GuestId;
 /// Begins the names of guests' groups; the guest's number follows.
 const PREFIX: &str = "guest-";
 
-/// What the kernel may need for a guest beside what the manager counts: a fixed part, bytes.
+/// What the kernel may need for a guest besides what the manager counts: a fixed part, bytes.
 const SLACK: u64 = 16 << 20;
 
 /// The same as a part of the guest's limit, as a divisor.

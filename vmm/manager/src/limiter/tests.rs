@@ -82,7 +82,7 @@ fn what_one_cannot_give_up_is_asked_of_its_neighbour_above_its_promise() {
         stuck: true,
         ..place(300, 100, 1)
     };
-    // The stuck one is still asked, and the other one for the same beside.
+    // The stuck one is still asked, and the other one for the same as well.
     assert_eq!(cuts([stuck, place(100, 100, 1)], 50), [250, 50]);
     assert_eq!(cuts([stuck, place(300, 100, 1)], 100), [250, 200]);
     // Never for what was promised.

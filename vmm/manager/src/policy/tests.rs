@@ -409,7 +409,7 @@ fn in_the_low_state_a_guest_above_its_target_is_handed_out_nothing() {
         member.hear(report);
         member.standing.waiting = 1;
     }
-    // 4 MiB are free, 1.4 of them beside the margin: low, and some are left to hand out.
+    // 4 MiB are free, 1.4 of them besides the margin: low, and some are left to hand out.
     let round = host.round(SECOND);
     assert_eq!(round.state, State::Low);
     let limits = [0, 1].map(|guest| told(&round, guest).limit_bytes.unwrap());
@@ -560,7 +560,7 @@ fn limits_of_a_groups_members_never_exceed_its_max() {
         let limits = [0, 1, 2].map(|guest| told(&round, guest).limit_bytes.unwrap() >> 20);
         assert!(limits[0] + limits[1] <= 100, "{held:?}: {limits:?}");
         assert!(limits[2] >= 256, "beside the group there is plenty: {limits:?}");
-        // What is held above the max counts until it is given up, and nothing is handed out beside it.
+        // What is held above the max counts until it is given up, and nothing is handed out meanwhile.
         let force: Pages = host.members[..2].iter().map(Member::in_force).sum();
         assert!(
             force <= Pages::from_mib((held[0] + held[1]).max(100)),

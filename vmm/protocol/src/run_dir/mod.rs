@@ -45,7 +45,7 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where guests' processes find their manager: two sockets in its run directory, and beside them what it keeps there.
+/// Where guests' processes find their manager: two sockets in its run directory, and what else it keeps there.
 #[derive(Debug, Clone)]
 pub struct Doors {
     /// For reports and orders.

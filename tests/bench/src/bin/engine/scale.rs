@@ -16,7 +16,7 @@ pub(crate) struct Scale {
     pub(crate) copies: usize,
     /// On/off pairs.
     pub(crate) plan: Plan,
-    /// How long the engine runs beside a bystander before the pairs begin.
+    /// How long the engine runs next to a bystander before the pairs begin.
     pub(crate) settle: Duration,
     /// Repetitions of each single cost.
     pub(crate) repeats: usize,

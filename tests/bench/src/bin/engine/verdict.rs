@@ -1,4 +1,4 @@
-//! The table for people: each result beside what it should be.
+//! The table for people: each result next to what it should be.
 
 /// What a number should be.
 #[derive(Debug, Clone, Copy)]
