@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Why an image, kernel or package tree could not be had. Nothing half-built is left behind.
+/// Why an image, kernel or package tree could not be made. Nothing half-built is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -50,8 +50,8 @@
 //! # Known holes
 //! - Memory that was not mapped with MAP_NORESERVE works, but its mappings do not join again after a re-home.
 //! - A long run that comes late does not push out short ones when mappings are used up.
-//! - A merged page whose mapping the kernel would not watch, for want of memory say, can break without credit while growth
-//!   is gated, until it is re-homed.
+//! - A merged page whose mapping the kernel would not watch, for lack of memory say, can break without credit while
+//!   growth is gated, until it is re-homed.
 //! - The same user, or root, can reopen the pool for writing: confine the VMM with seccomp.
 //! - vhost-user, VFIO, hugetlbfs and file-backed guest memory are refused or unsupported: they bypass page tables that
 //!   this crate relies on.

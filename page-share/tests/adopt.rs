@@ -77,7 +77,7 @@ fn ranges_that_are_no_ones_memory_are_refused() {
             let error = refusal(vec![range(0, at, offset, 512)], blocks);
             assert!(matches!(error, AdoptError::Unaligned { .. }));
         }
-        // Nothing was changed: the memory can be had.
+        // Nothing was changed: the memory can be adopted.
         drop(Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap());
     }
 }

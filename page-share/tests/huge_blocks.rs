@@ -9,7 +9,7 @@ use page_share::{AnonymousMemory, Blocks, Gfn, Options, PAGE_SIZE, PageRun, Regi
 const PAGES: u32 = 3072;
 const WRITERS: u32 = 3;
 
-/// Only a page that is never settled takes so long.
+/// Only a page that is never settled takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// xorshift64: what comes next only has to differ.

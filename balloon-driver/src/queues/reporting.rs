@@ -16,7 +16,7 @@ pub(crate) struct Reporting<'d, R> {
     pub(crate) runs: &'d mut Vec<Run>,
     pub(crate) store: &'d mut Store<R>,
     pub(crate) counters: &'d mut Counters,
-    /// The guest expects this value in its free pages; only zeros can be had by releasing them.
+    /// The guest expects this value in its free pages; releasing them gives only zeros.
     pub(crate) poison: u32,
 }
 

@@ -64,7 +64,7 @@ impl Disk {
     /// Builds the disk, or finds it built. Takes about a minute and 800 MiB of the cache the first time.
     ///
     /// # Errors
-    /// A package cannot be had, a tool is missing, or the disk is full.
+    /// A package is not available, a tool is missing, or the disk is full.
     pub fn build(archive: &Archive) -> Result<Self> {
         let cache = archive.cache();
         let rootfs = rootfs::build(archive)?;

@@ -1,4 +1,4 @@
-//! Why a region cannot be had.
+//! Why a region cannot be made.
 
 use crate::region::run::PageRun;
 

@@ -50,7 +50,7 @@ pub(crate) fn check_release() -> Result<(), AdoptError> {
     }
 }
 
-/// The error for a userfaultfd that could not be had.
+/// The error for a userfaultfd that could not be opened.
 pub(crate) fn explain(error: OpenError) -> AdoptError {
     match error {
         OpenError::Open(errno) => AdoptError::Userfaultfd(errno.into()),

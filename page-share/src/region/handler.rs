@@ -170,7 +170,7 @@ impl Worker {
     /// Reads all events, resolves what waits, and then at most one group of neighbours. Whether there was anything.
     fn serve(&mut self, guest: &Guest) -> bool {
         let events = self.collect(guest, &guest.watch) + self.collect(guest, &guest.pool_watch);
-        // Until the mover goes on from the event that was just read, every try would be in vain.
+        // Until the mover goes on from the event that was just read, every try would fail.
         if !guest.moving.load(Ordering::SeqCst) {
             self.faults.append(&mut self.later);
         }
@@ -231,7 +231,7 @@ impl Worker {
         let timeout = (!self.later.is_empty()).then_some(&soon);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::INTR) => {}
-            // For want of memory, or of descriptors allowed: it looks again soon.
+            // For lack of memory, or of descriptors allowed: it looks again soon.
             Err(_) => std::thread::sleep(Duration::from_micros(100)),
         }
         let mut rung = [0; 8];
@@ -309,7 +309,7 @@ impl Worker {
             return Outcome::Later;
         };
         if guest.gate.is_closed() {
-            // Closed meanwhile: the thread that did it waits for what is claimed, or comes by later and finds zeros to
+            // Closed meanwhile: the thread that did it waits for what is claimed, or looks later and finds zeros to
             // drop.
             guest.settle(claim, state);
             return Outcome::Later;

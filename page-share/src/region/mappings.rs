@@ -78,7 +78,7 @@ const RECOUNT_AFTER: i64 = 2000;
 /// Mappings for a region's areas, its store and its threads' stacks with their guards, and as many for what is around them.
 const START: i64 = 48;
 
-/// Who is refused for want of room counts again after this many milliseconds.
+/// A region that is refused for lack of room counts again after this many milliseconds.
 const RECOUNT_AFTER_MS: u64 = 1000;
 
 /// The estimate is off by less than the changes since the last count; up to this part of the room that is harmless.

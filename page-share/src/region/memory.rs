@@ -460,7 +460,7 @@ impl MemoryRange {
 
 /// Private anonymous memory that this crate mapped itself: a guest's memory without a VMM, for tests and tools.
 ///
-/// All access goes through copies; no reference into it can be had, so a region may rearrange it at any time.
+/// All access goes through copies; it gives out no reference, so a region may rearrange it at any time.
 #[derive(Debug, Clone)]
 pub struct AnonymousMemory {
     arena: Arc<Arena>,

@@ -192,7 +192,7 @@ impl Region {
     /// Takes `n` random private pages, at most 1024, for a sample; the next touch of each brings it back and is
     /// counted. Ends a sample that is still running. Returns the number of pages taken.
     pub fn start_sample(&self, n: u32) -> u32 {
-        // A caller that samples comes by now and then, also where nothing is scanned.
+        // A caller that samples calls this now and then, also where nothing is scanned.
         self.guest.trim_kept();
         let mut scanner = self.scanner();
         lock(&self.engine).start_sample(n, &mut || scanner.random())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::region::run::PageRun;
 use crate::region::scan::CHUNK;
 
-/// Looks in vain before a chunk rests.
+/// Looks without a find before a chunk rests.
 const SURE: u8 = 2;
 
 /// The first rest, in us. Each following one is twice as long.
@@ -41,7 +41,7 @@ pub(crate) struct Looked {
 struct Chunk {
     /// Where the clock must be before the next look, in us.
     due: u64,
-    /// Looks in vain, one after the other.
+    /// Looks without a find, one after the other.
     vain: u8,
     /// It rested because most of it is written between any two looks.
     hot: bool,
@@ -83,7 +83,7 @@ impl Rests {
         groups.into_iter().max_by_key(own)
     }
 
-    /// A step of the scan begins, so long after the one before.
+    /// A step of the scan begins, this long after the one before.
     pub(crate) fn step(&mut self, after: Duration) {
         self.clock += u64::try_from(after.as_micros()).map_or(STEP, |us| us.min(STEP));
     }

@@ -81,10 +81,10 @@ pub(crate) struct Scanner {
     /// Runs to look at before anything else, and whether they were armed already.
     hints: VecDeque<PageRun>,
     armed_hints: VecDeque<PageRun>,
-    /// Some pages are marked as left out for want of mappings. Their references went back, so that the pool does not
+    /// Some pages are marked as left out for lack of mappings. Their references went back, so that the pool does not
     /// keep copies that no page maps; they are reported anew when there is room again.
     some_left_out: bool,
-    /// Passes since runs had to be left out for want of mappings: the longer, the shorter runs get their turn.
+    /// Passes since runs had to be left out for lack of mappings: the longer, the shorter runs get their turn.
     patience: u32,
     random: u64,
     answers: Vec<Answer>,

@@ -113,7 +113,7 @@ impl Stretch {
         engine.merge(self.run(), &self.places)
     }
 
-    /// Gives it up for want of mappings: the references go back, the pages are marked.
+    /// Gives it up for lack of mappings: the references go back, the pages are marked.
     pub(crate) fn leave_out(self, engine: &mut Engine) {
         let guest = &engine.guest;
         guest.counters.merges_without_mapping.add(u64::from(self.count()));

@@ -80,7 +80,7 @@ pub(crate) enum Event {
     Remapped,
 }
 
-/// Why a userfaultfd could not be had.
+/// Why a userfaultfd could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenError {
     /// No permission, or no userfaultfd in this kernel.

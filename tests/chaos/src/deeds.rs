@@ -13,7 +13,7 @@ use crate::strain::Strain;
 use crate::tally::Breach;
 use crate::thief::{Door, Loot};
 
-/// After so long without a word a manager cuts a guest off: a stall that is longer is a long one.
+/// After this long without a word a manager cuts a guest off: a stall that is longer is a long one.
 const SILENCE: Duration = Duration::from_secs(30);
 
 impl Fleet {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Figure, Guest, Line, Outcome, Panel, Report, Sample, Samples, Scene, Stage, StageError};
 use levy_machine::config::{Hints, SharingConfig};
 
-/// Memory for everything: sharing shall be all that happens.
+/// Memory for everything: sharing should be all that happens.
 const BUDGET: u64 = 64 << 30;
 /// What one guest reads.
 const READ_MIB: u64 = 64;

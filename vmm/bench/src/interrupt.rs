@@ -31,7 +31,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether the bench shall end.
+    /// Whether the bench should end.
     pub fn is_wanted(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

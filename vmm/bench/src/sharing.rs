@@ -10,7 +10,7 @@ use super::saving::Saving;
 use super::stage::{Stage, StageError};
 use super::{Figure, Line, Outcome, Panel, Report, Scene};
 
-/// Memory for everything: sharing shall be all that happens.
+/// Memory for everything: sharing should be all that happens.
 const BUDGET: u64 = 64 << 30;
 
 /// How the bench is run.

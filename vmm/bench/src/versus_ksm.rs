@@ -16,7 +16,7 @@ use super::stage::{RunId, Stage, StageError};
 use super::{Figure, Line, Outcome, Panel, Report, Scene};
 use levy_machine::config::SharingConfig;
 
-/// Memory for everything: no guest shall be squeezed.
+/// Memory for everything: no guest should have to give any up.
 const BUDGET: u64 = 64 << 30;
 /// After the work: what the guests free is reported and gone after that.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl VersusKsm {
     /// Runs the bench.
     ///
     /// # Errors
-    /// When the kernel's merging cannot be had, a guest does not do its work, or its data was wrong.
+    /// When the kernel's merging is not available, a guest does not do its work, or its data was wrong.
     pub fn run(&self, scene: &Scene) -> Result<Outcome, StageError> {
         let ksm = Ksm::borrow().map_err(StageError::Impossible)?;
         let kernel = self.kernel(scene, &ksm)?;

@@ -62,7 +62,7 @@ pub struct PlannedGuest {
     pub workload: Option<Workload>,
     /// What happens when it restarts.
     pub on_reboot: OnReboot,
-    /// Private layers of its disks that a restart shall find, from [`keep_layers`](super::keep_layers).
+    /// Private layers of its disks that a restart is to find, from [`keep_layers`](super::keep_layers).
     pub layers: Vec<Arc<File>>,
 }
 

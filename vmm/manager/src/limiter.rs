@@ -38,7 +38,7 @@ pub(super) enum Granted {
 pub(super) struct Grant {
     /// What it may hold.
     pub(super) limit: Pages,
-    /// What it shall have beyond that once others have given it up.
+    /// What it is to have beyond that once others have given it up.
     pub(super) owed: Pages,
 }
 
@@ -83,7 +83,7 @@ struct Place {
     rise: Rise,
 }
 
-/// By how much a limit shall rise: up to what was promised, and beyond that.
+/// By how much a limit is to rise: up to what was promised, and beyond that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Rise {
     promised: u64,

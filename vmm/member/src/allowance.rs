@@ -40,7 +40,7 @@ const LOOK_PART: u32 = 50;
 /// The gate opens again when there was room for this many bursts for [`CALM`]; at once when there is room for all that
 /// the guest could ever take.
 const PLENTY: u64 = 6;
-/// See [`PLENTY`]; so long after it opened last the gate opens at once when there is [`AMPLE`] room.
+/// See [`PLENTY`]; this long after it opened last the gate opens at once when there is [`AMPLE`] room.
 const CALM: Duration = Duration::from_secs(10);
 /// Bursts that there is room for when a limit was raised far above what the guest has: its next accesses bring many pages
 /// back, each of which would wait at the gate.

@@ -11,7 +11,7 @@ use levy_launcher::GuestArgs;
 use levy_machine::config::{DiskConfig, DiskMode};
 use levy_machine::process::{self, Signals};
 
-/// What is missing, or cannot be had twice.
+/// What is missing, or cannot be given twice.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SetupError {
     #[error("{0}")]

@@ -51,7 +51,7 @@ fn restart(region: &mut Region) {
     region.handler = Handler::start(guest, swap_ins, started()).unwrap();
 }
 
-/// No wait takes so long on any machine.
+/// No wait takes this long on any machine.
 const LONG: Duration = Duration::from_secs(300);
 
 #[test]

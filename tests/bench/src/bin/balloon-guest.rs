@@ -225,7 +225,7 @@ impl Guest {
         self.order(Action::Run(workload.map_err(anyhow::Error::msg)?))
     }
 
-    /// Has a program write to all memory that can be had, and end.
+    /// Has a program write to all available memory, and end.
     fn touch_everything(&mut self) -> Result<()> {
         self.order(Action::Meminfo)?;
         let Word::Done { values } = self.until(|word| matches!(word, Word::Done { .. }))? else {

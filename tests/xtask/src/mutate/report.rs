@@ -21,7 +21,7 @@ pub(super) struct Counts {
     pub(super) crashed: u64,
     /// Not noticed, the unreached ones included.
     pub(super) survived: u64,
-    /// No test comes by.
+    /// No test reaches it.
     pub(super) unreached: u64,
 }
 

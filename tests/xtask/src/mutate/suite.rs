@@ -21,7 +21,7 @@ use crate::interrupt;
 const VARIABLE: &str = "LEVY_MUTANT";
 /// How often a wait looks for Ctrl-C.
 const TICK: Duration = Duration::from_millis(100);
-/// The first run of a program may take so long.
+/// The first run of a program may take this long.
 const FIRST: Duration = Duration::from_secs(900);
 
 /// A test program, what it reaches, and how long it takes.
@@ -95,7 +95,7 @@ impl Suite {
         Ok(None)
     }
 
-    /// Whether the program comes by the place of mutant `number`.
+    /// Whether the program reaches the place of mutant `number`.
     pub(super) fn reaches(&self, number: u32) -> bool {
         self.reached.contains(&number)
     }

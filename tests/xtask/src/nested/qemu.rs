@@ -28,7 +28,7 @@ impl Qemu {
     /// The installed QEMU if it is recent enough, else one unpacked from Debian's backports.
     ///
     /// # Errors
-    /// There is none and none can be had.
+    /// There is none and none is available.
     pub(crate) fn find(archive: &Archive) -> Result<Self> {
         if let Some(installed) = Self::probe("qemu-system-x86_64".into(), Vec::new())
             && installed.is_sound()

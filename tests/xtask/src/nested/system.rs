@@ -38,7 +38,7 @@ impl System {
     /// The system in the cache; fetched and built where it is not there yet.
     ///
     /// # Errors
-    /// A package cannot be had, or is not as expected.
+    /// A package is not available, or is not as expected.
     pub(crate) fn prepare(cache: &Cache, archive: &Archive) -> Result<Self> {
         let kernel_tree = kernel_tree(archive)?;
         let busybox_tree = archive.tree(&Request {

@@ -84,7 +84,7 @@ const QUICK: Cast = Cast {
 #[derive(Clone, Debug, Serialize)]
 struct Fate {
     name: String,
-    /// All its data was right, its service did its work, and it never killed a process for want of memory.
+    /// All its data was right, its service did its work, and it never killed a process for lack of memory.
     ok: bool,
     /// Operations of its service per second.
     rate: f64,

@@ -62,7 +62,7 @@ impl Schedule {
     }
 }
 
-/// Runs the bench; `work` is what the busy guest does, as words, where it shall not read a file.
+/// Runs the bench; `work` is what the busy guest does, as words, where it is not to read a file.
 ///
 /// # Errors
 /// When a guest does not do its work, or its data was wrong.

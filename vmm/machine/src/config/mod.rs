@@ -93,7 +93,7 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// What the guest may do with it.
     pub mode: DiskMode,
-    /// The file of the private layer, where what the guest writes shall outlive its process; empty or a layer of the
+    /// The file of the private layer, where what the guest writes is to outlive its process; empty or a layer of the
     /// same image.
     pub layer: Option<PathBuf>,
     /// Added to each request.

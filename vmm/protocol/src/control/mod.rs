@@ -48,7 +48,7 @@ pub enum Request {
     },
     /// Change the balloon, as far as something is given; replies with its figures.
     Balloon {
-        /// How much memory the guest shall give up in all, in MiB.
+        /// How much memory the guest is to give up in all, in MiB.
         #[serde(default)]
         amount_mib: Option<u64>,
         /// Whether the guest may take memory back rather than kill a process; settled when it started.

@@ -10,7 +10,7 @@ use super::version::{Reading, VersionError};
 /// Longest line, newline included, bytes.
 const LINE_LIMIT: usize = 64 << 10;
 
-/// Why no message could be had from a peer.
+/// Why no message could be read from a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     /// A line that is not a message of this protocol.

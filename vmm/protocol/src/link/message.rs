@@ -229,10 +229,10 @@ pub struct Welcome {
     pub rebalance_seconds: u32,
 }
 
-/// What a guest's process shall do until told otherwise. Pages are 4 KiB.
+/// What a guest's process is to do until told otherwise. Pages are 4 KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Orders {
-    /// Size that the balloon shall have.
+    /// Size that the balloon is to have.
     pub balloon_pages: u64,
     /// Pages to compress, once.
     pub compress_pages: u64,
