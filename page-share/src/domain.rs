@@ -4,10 +4,10 @@
 //! It controls every number and byte that reaches this file. It cannot name another guest's pages, hold fewer
 //! references than zero or more than its size warrants, put bytes into the pool under a name they do not have, or
 //! change a page that others read. It can fill its part of the pool with twins of its own making (bounded by the
-//! pool's limit), report pages it does not have (its own entries in the index, bounded by its size) and learn that
-//! some other guest of its domain has a content it knows: that is what sharing a domain means. What it was given stays
-//! with whatever it handed its descriptors to: the pool can be read for ever, but no one speaks for a guest that has
-//! ended or has a newer connection.
+//! pool's limit), report pages it does not have (its own entries in the index, bounded by its size, each as quickly found
+//! as any other) and learn that some other guest of its domain has a content it knows: that is what sharing a domain
+//! means. What it was given stays with whatever it handed its descriptors to: the pool can be read for ever, but no one
+//! speaks for a guest that has ended or has a newer connection.
 //!
 //! # Invariants
 //! 1. A slot is in use exactly while it has references, and exactly then the index has it, or another with its content,
@@ -27,7 +27,7 @@ use crate::attach::Attachment;
 use crate::counts::Counts;
 use crate::guest::Guest;
 use crate::hash::{DomainKey, PageHasher, Sketch, fill_random};
-use crate::index::{Holder, Index, Trace};
+use crate::index::{Holder, Index};
 use crate::page::{Epoch, Gfn, GuestId, PoolGeneration, Slot};
 use crate::pool::Pool;
 use crate::port::{Answer, Invalid, Offer, PortError, REPORT_BATCH, Report, Session};
@@ -131,7 +131,7 @@ impl Domain {
             generation: PoolGeneration::new(generation),
             epoch: Epoch::new(generation),
             next_guest: 0,
-            index: Index::new(),
+            index: Index::new()?,
             pool: Pool::new(page_limit)?,
             references: Counts::new(),
             series: AllSeries::default(),
@@ -347,8 +347,8 @@ impl Domain {
     /// Makes `gfn` the hint of a content that the index does not know.
     pub(crate) fn add_hint(&mut self, guest: GuestId, gfn: Gfn, sketch: Sketch) {
         if let Some(state) = self.guests.get_mut(&guest) {
-            state.set_hint(gfn, Trace::of(sketch));
-            self.index.add(sketch, Holder::Hint(guest, gfn));
+            let trace = self.index.add(sketch, Holder::Hint(guest, gfn));
+            state.set_hint(gfn, trace);
         }
     }
 

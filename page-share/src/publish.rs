@@ -194,7 +194,7 @@ struct Batch<'a> {
 /// A sketch is a hash already. Those of a process that makes them up may all meet in one place of the table, which has no
 /// more of them than a batch.
 #[derive(Default)]
-struct AsIs(u64);
+pub(crate) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn write(&mut self, bytes: &[u8]) {
