@@ -8,8 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{
-    Activity, FromManager, FromVmm, Hello, Line, Lines, OLDEST, PageCounts, Report, Sharing, Standing,
-    VERSION, now_us,
+    Activity, FromManager, FromVmm, Hello, Line, Lines, PageCounts, Report, Standing, now_us,
 };
 use levy_protocol::run_dir::Doors;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -88,19 +87,7 @@ impl ProtocolOptions {
     }
 
     fn hello(&self) -> Hello {
-        Hello {
-            version: VERSION,
-            oldest: Some(OLDEST),
-            name: self.name.clone(),
-            size: self.mib * MIB,
-            min: 4096,
-            shares: 1000,
-            sharing: Sharing::Off,
-            group: None,
-            fleet: None,
-            control: None,
-            pages: None,
-        }
+        Hello::new(&self.name, self.mib * MIB).with_min(4096)
     }
 
     fn report(&self) -> Report {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, OLDEST, Report, Sharing, VERSION};
+use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, Report};
 use levy_protocol::run_dir::Doors;
 use page_share::port::{Port, PortError, Report as PageReport};
 use page_share::{Gfn, PageHasher, Slot, SocketPort};
@@ -77,19 +77,8 @@ impl Vandal {
 }
 
 fn hello(name: &str) -> Hello {
-    Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: name.into(),
-        size: u64::from(PAGES) * 4096,
-        min: 4096,
-        shares: 1000,
-        sharing: Sharing::Domain("simulated".into()),
-        group: None,
-        fleet: None,
-        control: None,
-    }
+    let hello = Hello::new(name, u64::from(PAGES) * 4096).with_min(4096);
+    hello.in_domain("simulated")
 }
 
 /// CPU that the manager uses while `work` is done, as part of one.

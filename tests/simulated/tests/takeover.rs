@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use levy_protocol::api::{GroupChange, GuestChange, HostChange};
+use levy_protocol::link::{GroupLimits, Hello};
 use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_simulated");
@@ -215,23 +216,15 @@ fn only_the_very_process_is_taken_back() {
 #[test]
 fn groups_come_back_with_their_guests() {
     let mut manager = Manager::start(Path::new(PROGRAM), 256);
-    let hello = levy_protocol::link::Hello {
-        version: levy_protocol::link::VERSION,
-        oldest: Some(levy_protocol::link::OLDEST),
-        name: "member".into(),
-        size: 16 * MIB,
-        min: 2 * MIB,
-        shares: 1000,
-        sharing: levy_protocol::link::Sharing::Off,
-        group: Some(levy_protocol::link::GroupLimits {
+    let hello = Hello {
+        group: Some(GroupLimits {
             name: "web".into(),
             shares: 1000,
             min: 4 * MIB,
             max: None,
         }),
         fleet: Some("/somewhere/fleet.toml".into()),
-        control: None,
-        pages: None,
+        ..Hello::new("member", 16 * MIB).with_min(2 * MIB)
     };
     let guest = levy_member::Introduction::make(manager.dir(), hello).unwrap();
     let change = GroupChange {

@@ -16,7 +16,7 @@ use levy_manager::api::{self, Server};
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
 use levy_member::{Attendant, Duties, Engine, Introduction};
-use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
+use levy_protocol::link::{BalloonReport, Hello, Sharing};
 use levy_protocol::run_dir::Doors;
 use page_share::Region;
 use serde_json::Value;
@@ -230,17 +230,8 @@ fn content(page: u64) -> u64 {
 
 pub(crate) fn hello(name: &str, mib: u64) -> Hello {
     Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: name.into(),
-        size: mib * MIB,
-        min: mib * MIB / 4,
-        shares: 1000,
-        sharing: Sharing::Domain("test".into()),
-        group: None,
-        fleet: None,
         control: Some("/somewhere/ctl.sock".into()),
+        ..Hello::new(name, mib * MIB).with_min(mib * MIB / 4).in_domain("test")
     }
 }
 

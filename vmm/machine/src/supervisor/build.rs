@@ -23,7 +23,7 @@ use crate::virtio::console::Console;
 use crate::virtio::net::MacAddress;
 use crate::vm::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
 use levy_member::{AttendError, Attendant, Engine, EngineError, Introduction};
-use levy_protocol::link::{Hello, OLDEST, Sharing, VERSION};
+use levy_protocol::link::{Hello, Sharing};
 use levy_protocol::socket::{SocketError, SocketFile};
 
 /// Why a guest cannot be started.
@@ -179,11 +179,6 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         SharingConfig::Launch => Sharing::Domain(format!("launch-{}", std::os::unix::process::parent_id())),
     };
     let hello = Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: config.name.clone(),
-        size: config.memory.bytes,
         min: match config.memory.mergeable {
             // Nothing holds it to less than its size.
             true => config.memory.bytes,
@@ -194,6 +189,7 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         group: managed.group.clone(),
         fleet: managed.fleet.clone(),
         control: config.control.as_ref().map(|path| path.display().to_string()),
+        ..Hello::new(&config.name, config.memory.bytes)
     };
     Introduction::make(&managed.manager, hello)
 }
@@ -207,7 +203,9 @@ fn manage(
     duties: GuestDuties,
 ) -> Result<(), SetupError> {
     let engine = Engine::start_with(ram, managed.swap.clone(), confine::member_threads())?;
-    Ok(Attendant::start(introduction, engine, Box::new(duties))?)
+    // It ends with the process.
+    Attendant::start(introduction, engine, Box::new(duties))?;
+    Ok(())
 }
 
 fn check_cpus(asked: u64, most: usize) -> Result<u8, HostError> {

@@ -128,7 +128,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::link::{FromManager, FromVmm, Hello, OLDEST, Orders, Sharing, VERSION};
+    use crate::link::{FromManager, FromVmm, Hello, Orders};
 
     /// A stream that hands out its pieces one `read` at a time, then would block.
     struct Pieces(VecDeque<Vec<u8>>);
@@ -142,19 +142,8 @@ mod tests {
     }
 
     fn hello() -> FromVmm {
-        FromVmm::Hello(Hello {
-            version: VERSION,
-            oldest: Some(OLDEST),
-            pages: None,
-            name: "web-1".into(),
-            size: 512 << 20,
-            min: 128 << 20,
-            shares: 1000,
-            sharing: Sharing::Domain("web".into()),
-            control: None,
-            group: None,
-            fleet: None,
-        })
+        let hello = Hello::new("web-1", 512 << 20);
+        FromVmm::Hello(hello.with_min(128 << 20).in_domain("web"))
     }
 
     #[test]

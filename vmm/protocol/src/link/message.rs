@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::hello::Hello;
 use super::reading::{Fields, Message};
 use super::version::{FIRST_NEGOTIATED, Range, Reading, VersionError};
 
@@ -111,61 +112,6 @@ fn is_without_negotiation(version: &u32) -> bool {
     *version < FIRST_NEGOTIATED
 }
 
-/// Who is asking to be managed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// The newest version that the sender speaks: [`VERSION`](super::VERSION).
-    pub version: u32,
-    /// The oldest version that it speaks; without it, it speaks no other. A manager of version 3 does not know this
-    /// field and takes no hello that has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oldest: Option<u32>,
-    /// The guest's name, unique on the host.
-    pub name: String,
-    /// Configured size ("max"), bytes.
-    pub size: u64,
-    /// Guaranteed memory ("min"), bytes.
-    pub min: u64,
-    /// Shares for the whole guest.
-    pub shares: u32,
-    /// Whether and with whom pages are shared.
-    pub sharing: Sharing,
-    /// The group that it claims memory with; without one it claims for itself.
-    #[serde(default)]
-    pub group: Option<GroupLimits>,
-    /// What it was started from: the path of a fleet file.
-    #[serde(default)]
-    pub fleet: Option<String>,
-    /// Unix socket on which this VMM takes `status`, `stop` and the like, for people.
-    #[serde(default)]
-    pub control: Option<String>,
-    /// Where its pages are, of a guest that ran under another manager before: it is there already, whatever was promised
-    /// meanwhile. None of a guest that starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pages: Option<PageCounts>,
-}
-
-impl Hello {
-    /// The versions that the sender speaks.
-    pub fn range(&self) -> Range {
-        Range {
-            version: self.version,
-            oldest: self.oldest,
-        }
-    }
-
-    /// The same hello for a manager that speaks no other version than `version`, from before versions were negotiated.
-    #[must_use]
-    pub fn in_version(&self, version: u32) -> Self {
-        Self {
-            version,
-            oldest: None,
-            pages: None,
-            ..self.clone()
-        }
-    }
-}
-
 /// A group of guests that claims memory as one guest does. The first guest that names it brings it about; one that
 /// comes later joins what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,16 +144,6 @@ impl Limits {
     pub fn are_of(&self, hello: &Hello) -> bool {
         (self.min, self.shares, &self.group) == (hello.min, hello.shares, &hello.group)
     }
-}
-
-/// A guest's sharing domain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sharing {
-    /// Nothing is shared, zero pages excepted.
-    Off,
-    /// With the guests that name the same domain.
-    Domain(String),
 }
 
 /// The manager's answer to a guest that it admits.

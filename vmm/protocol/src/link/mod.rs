@@ -13,6 +13,7 @@
 //! guest or stop it, but neither read nor change its memory.
 #![forbid(unsafe_code)]
 
+mod hello;
 mod line;
 mod message;
 mod reading;
@@ -20,10 +21,11 @@ mod reading;
 mod transcripts;
 mod version;
 
+pub use hello::{Hello, Sharing};
 pub use line::{Line, LineError, Lines};
 pub use message::{
-    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, Limits, OldPool, Orders, PageCounts,
-    Report, Sharing, Standing, Welcome,
+    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Limits, OldPool, Orders, PageCounts, Report,
+    Standing, Welcome,
 };
 pub use reading::Message;
 pub use version::{OLDEST, Range, VERSION, VersionError};
