@@ -200,6 +200,9 @@ pub struct GuestView {
     pub activity: ActivityView,
     /// Its balloon, where it has one.
     pub balloon: Option<BalloonView>,
+    /// What its process may hold by all that it was told, `held_bytes` compared; none before it was told.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
     /// Pages it may still grow by, where growth is gated.
     pub growth_credit_pages: Option<u64>,
     /// What was counted since it started.

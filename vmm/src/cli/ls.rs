@@ -180,6 +180,14 @@ fn one(guest: &GuestView) -> String {
     {
         text.push_str("balloon: its driver is not there; memory is compressed and swapped instead\n");
     }
+    if let Some(limit) = guest.limit_bytes {
+        let _ = writeln!(
+            text,
+            "its process holds {} MiB and may hold {} MiB",
+            mib(guest.held_bytes),
+            mib(limit)
+        );
+    }
     if let Some(credit) = guest.growth_credit_pages {
         let _ = writeln!(
             text,

@@ -180,6 +180,7 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
             actual_bytes: balloon.actual_pages.saturating_mul(4096),
             responsive: !balloon.unresponsive,
         }),
+        limit_bytes: member.given().map(bytes),
         growth_credit_pages: growth_credit(member, seat),
         counters: CountersView {
             cow_breaks: report.cow_breaks,
