@@ -129,6 +129,13 @@ impl Board {
         }
     }
 
+    /// In which state churn has left a page.
+    pub(crate) fn state(&self, page: u32) -> u32 {
+        let at = TABLE + page as usize * size_of::<u32>();
+        let pair = self.memory.word(at & !7).load(Ordering::Acquire);
+        (pair >> (8 * (at & 7))) as u32
+    }
+
     pub(crate) fn ask_to_stop(&self, vcpu: usize, stop: bool) {
         self.set(vcpu, field::STOP, u64::from(stop));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::board::{Board, Counters, ticks_to_time};
+use crate::churn;
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 use crate::{Error, Memory, Work};
@@ -153,6 +154,15 @@ impl Guest {
             }
         }
         Ok(())
+    }
+
+    /// What must be in `page` of the memory under test by all that [`crate::Program::Churn`] did to it, once that was
+    /// stopped: a pause may come between a page and the note of it.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn churned(&self, page: u32) -> [u64; crate::PAGE / 8] {
+        churn::words(self.board.state(page))
     }
 
     /// What all vCPUs have counted so far; they need not stop for it.

@@ -48,6 +48,7 @@
 //! No guest interrupts and no exception handlers: any exception in the guest is a triple fault and reported so.
 
 mod board;
+mod churn;
 mod error;
 mod guest;
 mod machine;

@@ -124,7 +124,7 @@ fn paused_means_no_access_at_all_and_resumed_goes_on() {
 #[test]
 fn churn_is_right_about_its_pages_and_moves_its_window() {
     let work = [Work::churn(0..512, 16, 1000), Work::churn(512..1024, 512, 0)];
-    let Some((_memory, guest)) = guest("churn", 1024, &work) else {
+    let Some((memory, guest)) = guest("churn", 1024, &work) else {
         return;
     };
     guest.start();
@@ -133,6 +133,10 @@ fn churn_is_right_about_its_pages_and_moves_its_window() {
         .unwrap();
     for counters in guest.stop().unwrap() {
         assert_eq!(counters.errors, 0);
+    }
+    for page in 0..1024 {
+        let found = std::array::from_fn(|word| memory.read(page * PAGE + word * 8));
+        assert_eq!(guest.churned(page as u32), found, "page {page}");
     }
 }
 
