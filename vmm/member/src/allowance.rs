@@ -15,8 +15,8 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use page_share::{Growth, Region};
@@ -88,7 +88,9 @@ struct Shared {
     voice: Mutex<Option<UnixStream>>,
     /// The manager has not heard yet how this process stands with its limit.
     is_news: AtomicBool,
-    keeper: OnceLock<Thread>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// The guest has left: the keeper ends.
+    ended: AtomicBool,
 }
 
 impl Allowance {
@@ -109,7 +111,8 @@ impl Allowance {
             answers: AtomicU64::new(0),
             voice: Mutex::new(None),
             is_news: AtomicBool::new(true),
-            keeper: OnceLock::new(),
+            keeper: Mutex::new(None),
+            ended: AtomicBool::new(false),
         }));
         let mut keeper = Keeper::new(allowance.clone(), Arc::clone(swapper))?;
         let thread = thread::Builder::new()
@@ -120,9 +123,8 @@ impl Allowance {
                 keeper.run();
             })
             .map_err(levy_protocol::not_started)?;
-        let thread = thread.thread().clone();
-        region.watch_growth(thread.clone());
-        let _ = allowance.0.keeper.set(thread);
+        region.watch_growth(thread.thread().clone());
+        *allowance.keeper() = Some(thread);
         Ok(allowance)
     }
 
@@ -135,8 +137,8 @@ impl Allowance {
         let before = *lease;
         lease.renew(Instant::now(), limit);
         let is_same = matches!(before, Lease::Granted { limit: earlier, .. } if earlier == limit);
-        if !is_same && let Some(keeper) = self.0.keeper.get() {
-            keeper.unpark();
+        if !is_same {
+            self.wake();
         }
     }
 
@@ -145,9 +147,27 @@ impl Allowance {
         *self.voice() = None;
         self.0.owed.store(0, Ordering::SeqCst);
         self.lease().lose();
-        if let Some(keeper) = self.0.keeper.get() {
-            keeper.unpark();
+        self.wake();
+    }
+
+    /// The guest leaves: ends the keeper, and waits until it has ended.
+    pub(super) fn end(&self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+        self.wake();
+        let keeper = self.keeper().take();
+        if let Some(keeper) = keeper {
+            let _ = keeper.join();
         }
+    }
+
+    fn wake(&self) {
+        if let Some(keeper) = &*self.keeper() {
+            keeper.thread().unpark();
+        }
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what was promised to the guest, bytes.
@@ -249,7 +269,7 @@ impl Keeper {
     }
 
     fn run(&mut self) {
-        loop {
+        while !self.allowance.0.ended.load(Ordering::SeqCst) {
             let start = Instant::now();
             // In this order: what grows in between is held, and counts as grown after the look too.
             let growth = self.region.growth();

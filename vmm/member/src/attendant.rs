@@ -2,10 +2,12 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::io;
 
-use page_share::{Gfn, Pace, PageRun, SocketPort, Stats};
+use page_share::{Gfn, Pace, PageRun, Region, Release, SocketPort, Stats};
 
 use super::allowance::Allowance;
 use super::introduction::{AttendError, Introduction, Link, introduce};
@@ -30,25 +32,38 @@ const PART: u32 = 64;
 /// ones, so that they do not all come to the next one at once.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
 
-/// What of the orders is not done to memory: the rest of the VMM carries it out.
+/// What of the orders is not done to memory: the rest of the VMM carries it out. Called on the attendant's thread, which
+/// hears of no other order meanwhile.
 pub trait Duties: Send {
-    /// Asks the balloon for `pages`.
-    fn balloon(&mut self, pages: u64);
+    /// Asks the balloon for `pages`; nothing to do without one.
+    fn balloon(&mut self, pages: u64) {
+        let _ = pages;
+    }
     /// How the balloon is doing; `None` without one.
-    fn balloon_report(&self) -> Option<BalloonReport>;
+    fn balloon_report(&self) -> Option<BalloonReport> {
+        None
+    }
     /// Whether its virtual CPUs stand still, for whatever reason.
     fn is_paused(&self) -> bool;
-    /// Whether the guest is past its boot, so that its memory may be put under management.
-    fn is_up(&self) -> bool;
+    /// Whether the guest is past its boot, so that its memory may be put under management. At once where a VMM does not
+    /// say.
+    fn is_up(&self) -> bool {
+        true
+    }
     /// Ends the guest.
     fn stop(&mut self);
     /// Stops its virtual CPUs, or lets them run again.
     fn pause(&mut self, paused: bool);
 }
 
-/// The thread that attends to one guest for as long as its process lives.
+/// The thread that attends to one guest: for as long as its process lives, also where this is dropped, or until it
+/// [leaves](Self::leave).
 #[derive(Debug)]
-pub struct Attendant;
+pub struct Attendant {
+    thread: JoinHandle<()>,
+    leaving: Arc<AtomicBool>,
+    region: Arc<Region>,
+}
 
 impl Attendant {
     /// Begins to attend to the guest whose memory `engine` manages.
@@ -60,9 +75,9 @@ impl Attendant {
         introduction: Introduction,
         engine: Engine,
         duties: Box<dyn Duties>,
-    ) -> Result<(), AttendError> {
+    ) -> Result<Self, AttendError> {
         let Introduction { doors, hello, link } = introduction;
-        let region = engine.region();
+        let region = Arc::clone(engine.region());
         let threads = engine.threads;
         if matches!(hello.sharing, levy_protocol::link::Sharing::Domain(_)) {
             let pages = doors.pages.clone();
@@ -70,8 +85,9 @@ impl Attendant {
                 .map_err(AttendError::Join)?;
             region.connect(Box::new(port)).map_err(AttendError::Join)?;
         }
-        let swapper = Arc::new(Swapper::new(Arc::clone(region)));
-        let mut shift = Shift {
+        let swapper = Arc::new(Swapper::new(Arc::clone(&region)));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let shift = Shift {
             allowance: Allowance::start(&swapper, hello.min, threads).map_err(AttendError::System)?,
             swapper,
             engine,
@@ -81,24 +97,36 @@ impl Attendant {
             report_due: Instant::now(),
             written: (Instant::now(), 0),
             hello,
+            leaving: Arc::clone(&leaving),
         };
         let body = move || {
             threads.started(OwnThread::Attendant);
-            let mut link = link;
-            loop {
-                let reason = shift.attend(link);
-                log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
-                shift.alone();
-                link = shift.find(&doors);
-                log::info!("a manager is back");
-            }
+            shift.serve(link, &doors);
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("attendant".into())
             .stack_size(256 << 10)
             .spawn(body)
-            .map(|_| ())
-            .map_err(|e| AttendError::System(levy_protocol::not_started(e)))
+            .map_err(|e| AttendError::System(levy_protocol::not_started(e)))?;
+        Ok(Self {
+            thread,
+            leaving,
+            region,
+        })
+    }
+
+    /// Ends the management of a guest that has ended: its connections are closed, this library's threads end, and its
+    /// pages are given up, so that all of its memory reads zero. Takes up to about a second.
+    ///
+    /// The region itself ends with the VMM's last clone of it; only then may the memory be unmapped. The manager counts
+    /// what this process holds until it ends, and has the guest on its list as long: a process's word releases nothing.
+    pub fn leave(self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        let _ = self.thread.join();
+        let all = PageRun::new(Gfn::new(0), self.region.page_limit());
+        self.region.release(all, Release::Report);
+        // The keeper has ended, which granted credit.
+        self.region.open_gate();
     }
 }
 
@@ -123,17 +151,42 @@ struct Shift {
     written: (Instant, u64),
     /// How the guest is introduced when a manager comes back.
     hello: Hello,
+    /// The guest has ended.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Shift {
-    /// Looks for a manager until one takes the guest. One that refuses it may come to other thoughts, or be replaced.
-    fn find(&mut self, doors: &Doors) -> Link {
+    /// Attends to the guest under one manager after the other until it leaves.
+    fn serve(mut self, mut link: Link, doors: &Doors) {
+        while let Some(reason) = self.attend(link) {
+            log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
+            self.alone();
+            match self.find(doors) {
+                Some(found) => link = found,
+                None => break,
+            }
+            log::info!("a manager is back");
+        }
+        self.sampler.forget(self.engine.region());
+        self.allowance.end();
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Looks for a manager until one takes the guest, or it leaves. One that refuses it may come to other thoughts, or be
+    /// replaced.
+    fn find(&mut self, doors: &Doors) -> Option<Link> {
         let mut said = None;
         loop {
             thread::sleep(drawn(RETRY));
+            if self.is_leaving() {
+                return None;
+            }
             self.hello.pages = Some(counts(&self.engine.region().stats()));
             let error = match introduce(doors, &self.hello) {
-                Ok(link) => return link,
+                Ok(link) => return Some(link),
                 Err(error) => error,
             };
             let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
@@ -144,19 +197,19 @@ impl Shift {
         }
     }
 
-    /// Reports and obeys until the link breaks; says why it did.
-    fn attend(&mut self, mut link: Link) -> String {
+    /// Reports and obeys until the link breaks; says why it did. Nothing when the guest leaves.
+    fn attend(&mut self, mut link: Link) -> Option<String> {
         match link.stream.try_clone() {
             Ok(voice) => self.allowance.speak_to(voice),
-            Err(error) => return error.to_string(),
+            Err(error) => return Some(error.to_string()),
         }
         self.report_due = Instant::now();
-        loop {
+        while !self.is_leaving() {
             match link.lines.next::<FromManager>(&mut &link.stream) {
                 Ok(Line::Message(message)) => self.obey(&message),
                 Ok(Line::Later | Line::Unknown) => {}
-                Ok(Line::End) => return "it closed the connection".to_owned(),
-                Err(error) => return error.to_string(),
+                Ok(Line::End) => return Some("it closed the connection".to_owned()),
+                Err(error) => return Some(error.to_string()),
             }
             match self.duties.is_paused() {
                 // The guest could not touch anything: that is not a sign of idleness.
@@ -176,11 +229,12 @@ impl Shift {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
                         self.hear_last_words(&mut link);
-                        return error.to_string();
+                        return Some(error.to_string());
                     }
                 }
             }
         }
+        None
     }
 
     /// A manager that closed the connection may have said something before: limits that were changed must not be lost.

@@ -116,21 +116,12 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use levy_protocol::link::{PageCounts, Sharing, VERSION};
+    use levy_protocol::link::{PageCounts, VERSION};
 
     fn hello() -> Hello {
         Hello {
-            version: VERSION,
-            oldest: Some(OLDEST),
             pages: Some(PageCounts::default()),
-            name: "g1".into(),
-            size: 1 << 30,
-            min: 1 << 28,
-            shares: 1000,
-            sharing: Sharing::Off,
-            group: None,
-            fleet: None,
-            control: None,
+            ..Hello::new("g1", 1 << 30).with_min(1 << 28)
         }
     }
 

@@ -5,11 +5,36 @@
 //!
 //! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
 //! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
-//! the manager was away, while its last limit holds on. Without one, the engine still merges zero pages.
+//! the manager was away, while its last limit holds on. What the orders ask beside the memory are the VMM's [`Duties`]; a
+//! VMM with a main loop finds them on a [`Desk`]. Without a manager, the engine still merges zero pages.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use levy_member::{Attendant, Desk, Engine, Introduction, PlainMemory};
+//! use levy_protocol::link::Hello;
+//! use page_share::{AnonymousMemory, Gfn};
+//!
+//! // The manager is asked before anything costs memory.
+//! let hello = Hello::new("web-1", 64 << 20).with_min(16 << 20).in_domain("web");
+//! let introduction = Introduction::make("/run/levy".as_ref(), hello)?;
+//! // Of a VMM that has mapped its memory already: `MemoryRange::adopt`, or `all_of_vm_memory`.
+//! let ram = AnonymousMemory::new(16 << 10)?;
+//! let memory = PlainMemory::new(vec![ram.range(Gfn::new(0))]);
+//! let engine = Engine::start(&Arc::new(memory), Some("/var/tmp".into()))?;
+//! let desk = Desk::default();
+//! let attendant = Attendant::start(introduction, engine, Box::new(desk.clone()))?;
+//! while !desk.stop_asked() {
+//!     // The guest runs; its balloon and its pauses are seen to.
+//! }
+//! attendant.leave();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod allowance;
 mod attendant;
+mod desk;
 mod expected;
 mod figures;
 mod introduction;
@@ -29,6 +54,7 @@ use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadSt
 use levy_protocol::not_started;
 
 pub use attendant::{Attendant, Duties};
+pub use desk::Desk;
 pub use expected::Expected;
 pub use figures::PageFigures;
 pub use introduction::{AttendError, Introduction};

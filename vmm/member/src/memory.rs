@@ -31,10 +31,11 @@ pub struct PlainMemory {
 }
 
 impl PlainMemory {
-    /// The memory in `ranges`, which hold `bytes` bytes together.
-    pub fn new(ranges: Vec<MemoryRange>, bytes: u64) -> Self {
+    /// The memory in `ranges`. A page's guest address and its address in this process must be the same distance away from
+    /// a multiple of 2 MiB, as the kernel's huge pages are.
+    pub fn new(ranges: Vec<MemoryRange>) -> Self {
         Self {
-            bytes,
+            bytes: ranges.iter().map(|range| u64::from(range.run().count) * 4096).sum(),
             ranges: Mutex::new(ranges),
             expected: Expected::default(),
         }

@@ -28,7 +28,7 @@ fn kept(mib: u64, minimum: u64) -> Kept {
         ram.write_page((page - 1) as u32, bytes.as_slice().try_into().unwrap());
     }
     let dir = tempfile::tempdir().unwrap();
-    let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))], mib * MIB));
+    let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
     let engine = Engine::start(&memory, Some(dir.path().to_owned())).unwrap();
     engine.region().split_blocks(u32::MAX);
     let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));

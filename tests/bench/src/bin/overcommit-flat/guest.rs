@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use levy_machine::memory::GuestRam;
 use levy_member::{Attendant, Duties, Engine, Introduction};
-use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
+use levy_protocol::link::Hello;
 use ring3::{Guest, PAGE, Program, Work};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
@@ -58,16 +58,6 @@ pub(crate) enum Word {
 struct Flat;
 
 impl Duties for Flat {
-    fn balloon(&mut self, _: u64) {}
-
-    fn balloon_report(&self) -> Option<BalloonReport> {
-        None
-    }
-
-    fn is_up(&self) -> bool {
-        true
-    }
-
     fn is_paused(&self) -> bool {
         false
     }
@@ -81,19 +71,8 @@ impl Duties for Flat {
 pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
     let bytes = args.size << 20;
     let ram = Arc::new(GuestRam::new(bytes)?);
-    let hello = Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: format!("flat-{}", number + 1),
-        size: bytes,
-        min: bytes / MIN_PART,
-        shares: 1000,
-        sharing: Sharing::Domain("flat".into()),
-        control: None,
-        fleet: None,
-        group: None,
-    };
+    let hello = Hello::new(format!("flat-{}", number + 1), bytes);
+    let hello = hello.with_min(bytes / MIN_PART).in_domain("flat");
     if !args.alone {
         let introduction = Introduction::make(dir, hello).context("the manager does not take this guest")?;
         let engine = Engine::start(&ram, Some(args.swap.clone()))?;

@@ -1,0 +1,103 @@
+//! Duties for a VMM with a main loop: the loop finds here what is asked, and says what it has done.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use levy_protocol::link::BalloonReport;
+
+use super::Duties;
+
+/// What the manager asks of a VMM beside its guest's memory, and what of that is done. Clones are the same desk; one of
+/// them is the attendant's [`Duties`].
+#[derive(Debug, Clone, Default)]
+pub struct Desk(Arc<Mutex<Papers>>);
+
+#[derive(Debug, Default)]
+struct Papers {
+    balloon_asked: u64,
+    balloon: Option<u64>,
+    pause_asked: bool,
+    paused: bool,
+    stop_asked: bool,
+}
+
+impl Desk {
+    /// Pages that shall be in the balloon.
+    pub fn balloon_asked(&self) -> u64 {
+        self.papers().balloon_asked
+    }
+
+    /// There are `pages` pages in the balloon. A VMM that never says so has none.
+    pub fn set_balloon(&self, pages: u64) {
+        self.papers().balloon = Some(pages);
+    }
+
+    /// Whether the virtual CPUs shall stand still.
+    pub fn pause_asked(&self) -> bool {
+        self.papers().pause_asked
+    }
+
+    /// The virtual CPUs stand still, or run again.
+    pub fn set_paused(&self, paused: bool) {
+        self.papers().paused = paused;
+    }
+
+    /// Whether the guest shall end.
+    pub fn stop_asked(&self) -> bool {
+        self.papers().stop_asked
+    }
+
+    fn papers(&self) -> MutexGuard<'_, Papers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Duties for Desk {
+    fn balloon(&mut self, pages: u64) {
+        self.papers().balloon_asked = pages;
+    }
+
+    fn balloon_report(&self) -> Option<BalloonReport> {
+        let papers = self.papers();
+        papers.balloon.map(|pages| BalloonReport {
+            target_pages: papers.balloon_asked,
+            actual_pages: pages,
+            ..BalloonReport::default()
+        })
+    }
+
+    fn is_paused(&self) -> bool {
+        self.papers().paused
+    }
+
+    fn stop(&mut self) {
+        self.papers().stop_asked = true;
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.papers().pause_asked = paused;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_is_not_done_before_the_loop_says_so() {
+        let desk = Desk::default();
+        let mut duties = desk.clone();
+        assert!(duties.balloon_report().is_none(), "a VMM without a balloon");
+        desk.set_balloon(0);
+        duties.balloon(7);
+        duties.pause(true);
+        let report = duties.balloon_report().unwrap();
+        assert_eq!((report.target_pages, report.actual_pages), (7, 0));
+        assert!(desk.balloon_asked() == 7 && desk.pause_asked() && !duties.is_paused());
+        desk.set_balloon(7);
+        desk.set_paused(true);
+        assert_eq!(duties.balloon_report().unwrap().actual_pages, 7);
+        assert!(duties.is_paused() && !desk.stop_asked());
+        duties.stop();
+        assert!(desk.stop_asked());
+    }
+}

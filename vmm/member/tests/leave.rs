@@ -1,0 +1,58 @@
+//! A guest that leaves hangs up, and nothing of its management goes on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use levy_member::{Attendant, Duties, Engine, Introduction, PlainMemory};
+use levy_protocol::link::Hello;
+use levy_protocol::run_dir::Doors;
+use page_share::{AnonymousMemory, Gfn};
+
+const PAGES: u32 = 16;
+
+/// A guest that does nothing.
+struct Idle;
+
+impl Duties for Idle {
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    fn stop(&mut self) {}
+
+    fn pause(&mut self, _: bool) {}
+}
+
+/// A manager that takes one guest and listens until that hangs up.
+fn manager(dir: &Path) -> JoinHandle<()> {
+    let listener = UnixListener::bind(Doors::in_dir(dir).guests).unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut heard = BufReader::new(stream.try_clone().unwrap()).lines();
+        assert!(heard.next().unwrap().unwrap().contains("\"hello\""));
+        writeln!(stream, "{{\"type\":\"welcome\",\"rebalance_seconds\":15}}").unwrap();
+        heard.for_each(drop);
+    })
+}
+
+#[test]
+fn a_guest_that_leaves_hangs_up_and_gives_its_pages_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = manager(dir.path());
+    let ram = AnonymousMemory::new(PAGES).unwrap();
+    ram.write_page(3, &[7; 4096]);
+    let hello = Hello::new("g", u64::from(PAGES) * 4096);
+    let introduction = Introduction::make(dir.path(), hello).unwrap();
+    let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
+    let engine = Engine::start(&memory, None).unwrap();
+    let region = Arc::clone(engine.region());
+    let attendant = Attendant::start(introduction, engine, Box::new(Idle)).unwrap();
+    assert_eq!(ram.read_page(3), [7; 4096]);
+    attendant.leave();
+    manager.join().unwrap();
+    assert_eq!(Arc::strong_count(&region), 1, "no thread works on it any more");
+    assert_eq!(ram.read_page(3), [0; 4096]);
+}
