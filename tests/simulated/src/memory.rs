@@ -40,13 +40,17 @@ impl Pages {
         }
     }
 
+    /// A page as it is in the beginning.
+    pub(crate) fn bytes(self, page: u64) -> Vec<u8> {
+        let words = (0..WORDS).flat_map(|index| self.fixed(page, index).to_le_bytes());
+        words.collect()
+    }
+
     /// Writes all pages as they are in the beginning.
     pub(crate) fn fill(self, ram: &GuestRam) {
         for page in 0..self.count {
-            let words = (0..WORDS).flat_map(|index| self.fixed(page, index).to_le_bytes());
-            let bytes: Vec<u8> = words.collect();
             ram.view()
-                .write_slice(&bytes, GuestAddress(page * PAGE))
+                .write_slice(&self.bytes(page), GuestAddress(page * PAGE))
                 .expect("a page of the guest");
         }
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::memory::{PAGE, Pages};
 use crate::process;
 use crate::protocol::ProtocolOptions;
 
@@ -157,6 +158,20 @@ impl GuestOptions {
         Self {
             late_fill: true,
             ..self
+        }
+    }
+
+    /// What its memory holds in the beginning.
+    pub fn contents(&self) -> Vec<u8> {
+        let pages = self.pages();
+        (0..pages.count).flat_map(|page| pages.bytes(page)).collect()
+    }
+
+    pub(crate) fn pages(&self) -> Pages {
+        Pages {
+            count: (self.mib << 20) / PAGE,
+            seed: self.seed,
+            all_different: self.all_different,
         }
     }
 

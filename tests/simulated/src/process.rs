@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use levy_machine::memory::GuestRam;
 use levy_member::{Attendant, Duties, Engine, Introduction};
-use levy_protocol::link::{BalloonReport, Hello, OLDEST, Sharing, VERSION};
+use levy_protocol::link::Hello;
 use page_share::Region;
 
 use crate::guest::{Said, Status};
-use crate::memory::{PAGE, Pages};
 use crate::options::GuestOptions;
 use crate::writers::Work;
 
@@ -26,18 +25,8 @@ struct NoDevices {
 }
 
 impl Duties for NoDevices {
-    fn balloon(&mut self, _: u64) {}
-
-    fn balloon_report(&self) -> Option<BalloonReport> {
-        None
-    }
-
     fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
-    }
-
-    fn is_up(&self) -> bool {
-        true
     }
 
     fn stop(&mut self) {
@@ -72,26 +61,10 @@ pub(crate) fn run(options: &GuestOptions) -> ExitCode {
 }
 
 fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std::error::Error>> {
-    let hello = Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: options.name.clone(),
-        size: options.mib << 20,
-        min: options.min_mib << 20,
-        shares: 1000,
-        sharing: Sharing::Domain(options.domain.clone()),
-        group: None,
-        fleet: None,
-        control: None,
-    };
-    let introduction = Introduction::make(&options.dir, hello)?;
+    let hello = Hello::new(&options.name, options.mib << 20).with_min(options.min_mib << 20);
+    let introduction = Introduction::make(&options.dir, hello.in_domain(&options.domain))?;
     let ram = Arc::new(GuestRam::new(options.mib << 20)?);
-    let pages = Pages {
-        count: (options.mib << 20) / PAGE,
-        seed: options.seed,
-        all_different: options.all_different,
-    };
+    let pages = options.pages();
     if !options.late_fill {
         pages.fill(&ram);
     }

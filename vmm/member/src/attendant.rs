@@ -1,11 +1,11 @@
 //! The guest's side of the link once it is admitted: reports, obeys, and finds the next manager.
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::io;
 
 use page_share::{Gfn, Pace, PageRun, Region, Release, SocketPort, Stats};
 
@@ -115,11 +115,11 @@ impl Attendant {
         })
     }
 
-    /// Ends the management of a guest that has ended: its connections are closed, this library's threads end, and its
-    /// pages are given up, so that all of its memory reads zero. Takes up to about a second.
+    /// Ends the management of a guest that has ended: this library's threads end, the connection is closed, and the
+    /// guest's pages are given up, so that all of its memory reads zero. Takes two seconds at most.
     ///
-    /// The region itself ends with the VMM's last clone of it; only then may the memory be unmapped. The manager counts
-    /// what this process holds until it ends, and has the guest on its list as long: a process's word releases nothing.
+    /// The region ends with the VMM's last clone of it; only then may the memory be unmapped. The manager counts what this
+    /// process holds until it ends, and has the guest on its list as long: a process's word releases nothing.
     pub fn leave(self) {
         self.leaving.store(true, Ordering::SeqCst);
         let _ = self.thread.join();

@@ -6,8 +6,8 @@ use levy_protocol::link::BalloonReport;
 
 use super::Duties;
 
-/// What the manager asks of a VMM beside its guest's memory, and what of that is done. Clones are the same desk; one of
-/// them is the attendant's [`Duties`].
+/// What the manager asks of a VMM besides memory, and what of that is done. Clones are the same desk; one of them is the
+/// attendant's [`Duties`].
 #[derive(Debug, Clone, Default)]
 pub struct Desk(Arc<Mutex<Papers>>);
 

@@ -5,8 +5,8 @@
 //!
 //! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
 //! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
-//! the manager was away, while its last limit holds on. What the orders ask beside the memory are the VMM's [`Duties`]; a
-//! VMM with a main loop finds them on a [`Desk`]. Without a manager, the engine still merges zero pages.
+//! the manager was away, while its last limit holds on. What the orders ask besides are the VMM's [`Duties`]; a VMM with a
+//! main loop finds them on a [`Desk`]. Without a manager, the engine still merges zero pages.
 //!
 //! ```no_run
 //! use std::sync::Arc;

@@ -35,7 +35,10 @@ impl PlainMemory {
     /// a multiple of 2 MiB, as the kernel's huge pages are.
     pub fn new(ranges: Vec<MemoryRange>) -> Self {
         Self {
-            bytes: ranges.iter().map(|range| u64::from(range.run().count) * 4096).sum(),
+            bytes: ranges
+                .iter()
+                .map(|range| u64::from(range.run().count) * 4096)
+                .sum(),
             ranges: Mutex::new(ranges),
             expected: Expected::default(),
         }

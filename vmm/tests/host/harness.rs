@@ -231,7 +231,9 @@ fn content(page: u64) -> u64 {
 pub(crate) fn hello(name: &str, mib: u64) -> Hello {
     Hello {
         control: Some("/somewhere/ctl.sock".into()),
-        ..Hello::new(name, mib * MIB).with_min(mib * MIB / 4).in_domain("test")
+        ..Hello::new(name, mib * MIB)
+            .with_min(mib * MIB / 4)
+            .in_domain("test")
     }
 }
 
