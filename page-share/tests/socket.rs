@@ -259,6 +259,7 @@ fn a_process_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         hello(PAGES)[..7].to_vec(),
         hello(PAGES + 1),
         too_many(hello(PAGES)),
+        with(hello(PAGES), Request::Held(Vec::new().into())),
         with(hello(PAGES), Request::Restate(5)),
         with(
             with(hello(PAGES), Request::Held(slots.clone().into())),

@@ -102,6 +102,7 @@ fn converse(stream: &mut UnixStream, manager: &LocalManager, peer: &Peer) -> Res
         let request = match Request::decode(header, payload)? {
             Request::Held(slots) => {
                 scratch.keep(&slots, peer.pages)?;
+                pace.rest();
                 continue;
             }
             request => request,
@@ -220,6 +221,9 @@ struct Scratch {
 impl Scratch {
     /// Notes references that a guest of `pages` pages says it has.
     fn keep(&mut self, slots: &[Slot], pages: u32) -> Result<(), ServeError> {
+        if slots.is_empty() {
+            return Err(ServeError::Protocol("it named references, but none"));
+        }
         // What a guest may hold at all: see `Guest::may_hold_more`; one publication may go beyond.
         let most = u64::from(pages) * 2 + (REPORT_BATCH + PUBLISH_BATCH) as u64;
         if (self.held.len() + slots.len()) as u64 > most {
