@@ -20,6 +20,7 @@ mod pace;
 mod peek;
 mod pin;
 mod pools;
+mod random;
 mod rehome;
 mod release;
 mod rest;
@@ -50,6 +51,7 @@ use guest::Guest;
 use handler::Handler;
 use hints::Hints;
 use mappings::Mappings;
+use random::Random;
 use scanner::{Chunks, Scanner, lock};
 use swapper::Swapper;
 
@@ -89,6 +91,8 @@ pub struct Region {
     guest: Arc<Guest>,
     engine: Mutex<Engine>,
     scanner: Mutex<Scanner>,
+    /// Not the scanner's, which may be waiting for the manager: a caller must not wait with it.
+    random: Random,
     hints: Hints,
     handler: Handler,
     swapper: Swapper,
@@ -194,8 +198,7 @@ impl Region {
     pub fn start_sample(&self, n: u32) -> u32 {
         // A caller that samples calls this now and then, also where nothing is scanned.
         self.guest.trim_kept();
-        let mut scanner = self.scanner();
-        lock(&self.engine).start_sample(n, &mut || scanner.random())
+        lock(&self.engine).start_sample(n, &mut || self.random.draw())
     }
 
     /// Ends the sample and gives back what was not touched.
@@ -232,20 +235,18 @@ impl Region {
     /// Up to `n` private pages that were not written during the last pass, from a random place on: what to compress
     /// or swap after sharing was tried.
     pub fn cold_pages(&self, n: u32) -> Vec<PageRun> {
-        let random = self.scanner().random();
-        let from = (random % u64::from(self.page_limit().max(1))) as u32;
-        lock(&self.engine).cold_pages(n, from)
+        lock(&self.engine).cold_pages(n, self.somewhere())
     }
 
     /// Up to `n` private pages to part with when memory is needed now: those that [`Region::cold_pages`] names, and where
     /// they do not suffice any others.
     pub fn victims(&self, n: u32) -> Vec<PageRun> {
-        // Any place will do, and a caller that is short of memory does not wait for the scanner.
-        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let random =
-            u64::from(clock.unwrap_or_default().subsec_nanos()).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let from = (random % u64::from(self.page_limit().max(1))) as u32;
-        lock(&self.engine).victims(n, from)
+        lock(&self.engine).victims(n, self.somewhere())
+    }
+
+    /// A page by chance.
+    fn somewhere(&self) -> u32 {
+        (self.random.draw() % u64::from(self.page_limit().max(1))) as u32
     }
 
     /// Gives every page memory of its own again, for instance before a migration. Returns the number of pages.
@@ -328,8 +329,7 @@ impl Region {
 
     /// Splits up to `blocks` huge blocks into managed pages, where there are any. Returns the number split.
     pub fn split_blocks(&self, blocks: u32) -> u32 {
-        let random = self.scanner().random();
-        lock(&self.engine).split_blocks(blocks, random)
+        lock(&self.engine).split_blocks(blocks, self.random.draw())
     }
 
     /// Splits the huge blocks that `run` touches. Returns the number split.

@@ -13,6 +13,7 @@ use crate::page::{Page, PoolGeneration};
 use crate::port::{Answer, Offer, Port, Publication, REPORT_BATCH, Report};
 use crate::region::engine::Engine;
 use crate::region::mappings::Mappings;
+use crate::region::random::Random;
 use crate::region::rest::Rests;
 use crate::region::run::{PageRun, runs_of};
 use crate::region::scan::{CHUNK, Scanned};
@@ -86,7 +87,7 @@ pub(crate) struct Scanner {
     some_left_out: bool,
     /// Passes since runs had to be left out for lack of mappings: the longer, the shorter runs get their turn.
     patience: u32,
-    random: u64,
+    random: Random,
     answers: Vec<Answer>,
     results: Vec<Publication>,
     offers: Vec<Offer>,
@@ -96,8 +97,6 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// A scanner without a manager: it finds zero pages and brings broken ones home.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let mut seed = [0; 8];
-        crate::hash::fill_random(&mut seed)?;
         Ok(Self {
             port: None,
             gone: false,
@@ -112,20 +111,12 @@ impl Scanner {
             hints: VecDeque::new(),
             armed_hints: VecDeque::new(),
             patience: 0,
-            random: u64::from_le_bytes(seed) | 1,
+            random: Random::new()?,
             answers: Vec::new(),
             results: Vec::new(),
             offers: Vec::new(),
             bytes: Vec::new(),
         })
-    }
-
-    /// A random number (xorshift64*), good enough to choose where to look.
-    pub(crate) fn random(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
     /// Whether there is a manager that answers.
@@ -177,7 +168,7 @@ impl Scanner {
     }
 
     fn begin_pass(&mut self, engine: &Mutex<Engine>) {
-        let random = self.random();
+        let random = self.random.draw();
         let mut engine = lock(engine);
         engine.look_for_host_swap();
         self.pass.begun = true;
@@ -208,7 +199,7 @@ impl Scanner {
             self.flush(engine);
         }
         if let Some(run) = look {
-            let random = self.random();
+            let random = self.random.draw();
             self.rests.looked(run.first.get(), self.scanned.looked, random);
         }
         if last {

@@ -16,6 +16,7 @@ use crate::region::huge::manage;
 use crate::region::layout::MemoryRange;
 use crate::region::mappings::Mappings;
 use crate::region::memory::{Arena, HUGE_PAGES};
+use crate::region::random::Random;
 use crate::region::run::PageRun;
 use crate::region::sample::SAMPLE_LIMIT;
 use crate::region::scanner::Scanner;
@@ -123,6 +124,7 @@ impl Region {
         let io = |what| move |source| AdoptError::System { what, source };
         let mut engine = Engine::new(guest.clone()).map_err(io("setting up the engine"))?;
         let scanner = Scanner::new().map_err(io("drawing random numbers"))?;
+        let random = Random::new().map_err(io("drawing random numbers"))?;
         // Before there are threads: should it fail, the descriptor closes and nothing watches any more. A thread that touches a
         // missing page meanwhile waits for the handler.
         take_over(&guest, blocks, &mut engine.pagemap)?;
@@ -140,6 +142,7 @@ impl Region {
             guest,
             engine: Mutex::new(engine),
             scanner: Mutex::new(scanner),
+            random,
             hints: Hints::default(),
             handler,
             swapper,
