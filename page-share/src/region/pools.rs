@@ -133,6 +133,11 @@ impl Pools {
         self.pools.last().is_some_and(|pool| pool.has(place))
     }
 
+    /// The newest pool.
+    pub(crate) fn newest(&self) -> Option<PoolGeneration> {
+        self.pools.last().map(|pool| pool.generation)
+    }
+
     /// Whether there are pools besides the newest.
     pub(crate) fn has_old(&self) -> bool {
         self.pools.len() > 1

@@ -38,6 +38,9 @@ impl Scanner {
         engine.broken.clear();
         engine.withdrawals.clear();
         self.hasher = PageHasher::new(&port.session().key);
+        // Named under another key, perhaps: to this manager they are pages that are not what they are called.
+        self.scanned.reports.clear();
+        self.wanted.clear();
         self.rests.end();
         let table = &engine.guest.table;
         for page in 0..table.pages() {
@@ -219,7 +222,11 @@ impl Scanner {
             // Nothing but what is mapped is held any more, whatever comes of the try: a manager that does not answer in
             // time may still do what it is told.
             engine.returns.clear();
-            held_slots(&engine)
+            match engine.pools.newest() == Some(port.session().generation) {
+                true => held_slots(&engine),
+                // The manager was reached before, but its pool could not be mapped: it has given nothing yet.
+                false => Vec::new(),
+            }
         };
         self.forget_grants();
         let reached = port.reconnect(&held);
@@ -307,3 +314,6 @@ fn is_ready(port: &dyn Port) -> bool {
     };
     matches!(poll(&mut fds, Some(&now)), Ok(count) if count > 0)
 }
+
+#[cfg(test)]
+mod tests;
