@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use page_share::{Growth, Region};
+use page_share::{Growth, PageRun, Region};
 use rustix::net::SendFlags;
 
 use super::lease::Lease;
 use super::promised::Promised;
+use super::squeezer::parts;
 use super::swapper::Swapper;
 use super::{OwnThread, Threads};
 use levy_protocol::link::{FromVmm, Lines, Standing};
@@ -82,6 +83,8 @@ struct Shared {
     minimum: AtomicU64,
     /// Bytes that the process held when the keeper looked last; 0 before that.
     held: AtomicU64,
+    /// Held from asking what is to spare until that is taken: the keeper and the attendant would take the same twice.
+    taking: Mutex<()>,
     /// How often the manager has set the limit.
     answers: AtomicU64,
     /// Where the manager listens.
@@ -108,6 +111,7 @@ impl Allowance {
             gated: AtomicBool::new(false),
             minimum: AtomicU64::new(minimum),
             held: AtomicU64::new(0),
+            taking: Mutex::new(()),
             answers: AtomicU64::new(0),
             voice: Mutex::new(None),
             is_news: AtomicBool::new(true),
@@ -178,6 +182,14 @@ impl Allowance {
     /// Pages that may be compressed or swapped: what the guest has above its minimum.
     pub(super) fn spare(&self) -> u64 {
         self.promised().spare() / PAGE
+    }
+
+    /// Takes `part` of the guest's pages in `way`, or as much of it as is to spare; `None` where that is nothing.
+    pub(super) fn part_with<T>(&self, part: PageRun, way: impl FnOnce(PageRun) -> T) -> Option<T> {
+        let _taking = self.0.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = u32::try_from(self.spare()).unwrap_or(u32::MAX);
+        let part = PageRun::new(part.first, part.count.min(spare));
+        (spare > 0).then(|| way(part))
     }
 
     fn promised(&self) -> Promised {
@@ -331,7 +343,7 @@ impl Keeper {
             .set_credit(u32::try_from(room / PAGE).unwrap_or(u32::MAX), growth.grown);
         let grew = growth.grown != std::mem::replace(&mut self.grown, growth.grown);
         self.report(limit, growth.waiting);
-        if held > limit + TOLERANCE {
+        if held > limit.saturating_add(TOLERANCE) {
             let excess = u32::try_from((held - limit) / PAGE).unwrap_or(u32::MAX);
             return self.after(self.make_room(excess.min(ARMFUL)));
         }
@@ -386,7 +398,7 @@ impl Keeper {
         }
         let short = self.allowance.promised().short();
         self.overdue = short > 0;
-        limit.max(held + short)
+        limit.max(held.saturating_add(short))
     }
 
     /// Whether the manager has nothing to give, as far as is known.
@@ -407,14 +419,21 @@ impl Keeper {
         if pages == 0 {
             return 0;
         }
-        for run in self.region.victims(pages) {
-            let compressed = self.region.compress(run).min(run.count);
-            freed += compressed;
-            if compressed < run.count {
-                freed += self.swapper.swap_out(run).unwrap_or(0);
+        for part in parts(self.region.victims(pages)) {
+            match self.allowance.part_with(part, |part| self.take(part)) {
+                Some(taken) => freed += taken,
+                None => break,
             }
         }
         freed
+    }
+
+    fn take(&self, part: PageRun) -> u32 {
+        let compressed = self.region.compress(part).min(part.count);
+        if compressed == part.count {
+            return compressed;
+        }
+        compressed + self.swapper.swap_out(part).unwrap_or(0)
     }
 
     fn close(&mut self) {

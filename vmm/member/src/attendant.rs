@@ -12,6 +12,7 @@ use page_share::{Gfn, Pace, PageRun, Region, Release, SocketPort, Stats};
 use super::allowance::Allowance;
 use super::introduction::{AttendError, Introduction, Link, introduce};
 use super::sampler::Sampler;
+use super::squeezer::Squeezer;
 use super::swapper::Swapper;
 use super::{Engine, OwnThread};
 use levy_protocol::link::{
@@ -21,12 +22,6 @@ use levy_protocol::run_dir::Doors;
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
-
-/// How long pages are compressed, and then swapped, on one order.
-const SQUEEZE: Duration = Duration::from_millis(500);
-
-/// Pages squeezed between two looks at the clock.
-const PART: u32 = 64;
 
 /// Shortest and longest time between two attempts to find a manager that went away. Guests of one manager draw different
 /// ones, so that they do not all come to the next one at once.
@@ -87,9 +82,10 @@ impl Attendant {
         }
         let swapper = Arc::new(Swapper::new(Arc::clone(&region)));
         let leaving = Arc::new(AtomicBool::new(false));
+        let allowance = Allowance::start(&swapper, hello.min, threads).map_err(AttendError::System)?;
         let shift = Shift {
-            allowance: Allowance::start(&swapper, hello.min, threads).map_err(AttendError::System)?,
-            swapper,
+            squeezer: Squeezer::new(allowance.clone(), swapper),
+            allowance,
             engine,
             duties,
             orders: Orders::default(),
@@ -145,7 +141,7 @@ struct Shift {
     orders: Orders,
     sampler: Sampler,
     allowance: Allowance,
-    swapper: Arc<Swapper>,
+    squeezer: Squeezer,
     report_due: Instant,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),
@@ -272,6 +268,8 @@ impl Shift {
     }
 
     fn follow(&mut self, orders: Orders) {
+        // First: a limit that was lowered has waited long enough, and what follows may take its time.
+        self.allowance.set(orders.limit_bytes, orders.owed_bytes);
         // Every time: after a manager's return the last orders are not those that the balloon follows.
         self.duties.balloon(orders.balloon_pages);
         self.engine.set_pace(Pace {
@@ -283,38 +281,12 @@ impl Shift {
         if self.duties.is_up() {
             self.engine.split_blocks(orders.split_blocks);
         }
-        self.allowance.set(orders.limit_bytes, orders.owed_bytes);
-        self.squeeze(orders.compress_pages, orders.swap_pages);
+        self.squeezer.squeeze(orders.compress_pages, orders.swap_pages);
         if orders.compress_pages > 0 || orders.swap_pages > 0 {
             // The manager plans no further squeeze on figures from before this one.
             self.report_due = Instant::now();
         }
         self.orders = orders;
-    }
-
-    /// Compresses, then swaps, pages on which sharing found nothing, for as long as a report can wait. What is left to
-    /// do then is the next order's: a manager that hears nothing plans with old figures, and in the end hangs up. A guest's
-    /// minimum stays: what was ordered a moment ago may be gone by other ways.
-    fn squeeze(&mut self, compress: u64, swap: u64) {
-        if compress == 0 && swap == 0 {
-            return;
-        }
-        let pages = |count: u64| u32::try_from(count.min(self.allowance.spare())).unwrap_or(u32::MAX);
-        let (region, until) = (self.engine.region(), Instant::now() + SQUEEZE);
-        let mut incompressible = 0;
-        for part in parts(region.cold_pages(pages(compress))) {
-            incompressible += part.count - region.compress(part).min(part.count);
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        // The memory is wanted either way: what does not compress goes to the file.
-        let until = Instant::now() + SQUEEZE;
-        for part in parts(region.cold_pages(pages(swap).saturating_add(incompressible))) {
-            if self.swapper.swap_out(part).is_none() || Instant::now() >= until {
-                return;
-            }
-        }
     }
 
     fn report(&mut self) -> Report {
@@ -363,24 +335,5 @@ fn counts(stats: &Stats) -> PageCounts {
     }
 }
 
-/// Runs in parts after each of which there is time for a look at the clock.
-fn parts(runs: Vec<PageRun>) -> impl Iterator<Item = PageRun> {
-    runs.into_iter().flat_map(|run| {
-        (0..run.count).step_by(PART as usize).map(move |at| PageRun {
-            first: Gfn::new(run.first.get() + at),
-            count: PART.min(run.count - at),
-        })
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_between_attempts_differ_and_are_bounded() {
-        let times: Vec<_> = (0..100).map(|_| drawn(RETRY)).collect();
-        assert!(times.iter().all(|time| RETRY.contains(time)), "{times:?}");
-        assert!(times.iter().min() < times.iter().max());
-    }
-}
+mod tests;

@@ -43,6 +43,7 @@ mod lease;
 mod memory;
 mod promised;
 mod sampler;
+mod squeezer;
 mod swapper;
 
 use std::io;

@@ -3,6 +3,7 @@
 use page_share::{AnonymousMemory, Gfn};
 
 use super::*;
+use crate::squeezer::Squeezer;
 use crate::{Engine, PlainMemory};
 
 const MIB: u64 = 1 << 20;
@@ -10,6 +11,7 @@ const MIB: u64 = 1 << 20;
 /// Memory with a keeper; the first goes last.
 struct Kept {
     allowance: Allowance,
+    swapper: Arc<Swapper>,
     _engine: Engine,
     _ram: AnonymousMemory,
     _dir: tempfile::TempDir,
@@ -34,6 +36,7 @@ fn kept(mib: u64, minimum: u64) -> Kept {
     let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));
     Kept {
         allowance: Allowance::start(&swapper, minimum * MIB, Threads::default()).unwrap(),
+        swapper,
         _engine: engine,
         _ram: ram,
         _dir: dir,
@@ -72,6 +75,66 @@ fn what_was_promised_stays_whatever_the_limit() {
         away() > 11 * MIB && kept.allowance.spare() == 0
     });
     assert!(away() <= 12 * MIB + 4 * MIB / 64, "{} bytes away", away());
+}
+
+/// Memory of which 4 MiB and a little are to spare, known to be cold, and a way to squeeze it.
+fn cold() -> (Kept, Squeezer) {
+    let kept = kept(16, 12);
+    let squeezer = Squeezer::new(kept.allowance.clone(), Arc::clone(&kept.swapper));
+    kept.allowance.set(Some(1 << 40), 0);
+    until("a look", || kept.allowance.0.held.load(Ordering::SeqCst) > 0);
+    let region = &kept.allowance.0.region;
+    until("cold", || {
+        region.scan_pass();
+        region.cold_pages(4096).iter().map(|run| run.count).sum::<u32>() == 4096
+    });
+    (kept, squeezer)
+}
+
+#[test]
+fn an_order_to_compress_and_swap_leaves_the_minimum() {
+    let (kept, squeezer) = cold();
+    let spare = kept.allowance.spare();
+    assert!((1024..1200).contains(&spare), "{spare} pages to spare");
+    // None of them compresses.
+    squeezer.squeeze(1000, 1000);
+    let stats = kept.allowance.0.region.stats();
+    assert!(
+        stats.swapped > 0 && stats.swapped <= spare,
+        "{} swapped",
+        stats.swapped
+    );
+}
+
+#[test]
+fn two_that_squeeze_at_once_leave_the_minimum() {
+    let (kept, squeezer) = cold();
+    let spare = kept.allowance.spare();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| squeezer.squeeze(0, 1000));
+        }
+    });
+    let stats = kept.allowance.0.region.stats();
+    assert!(
+        stats.swapped > 0 && stats.swapped <= spare,
+        "{} swapped",
+        stats.swapped
+    );
+}
+
+#[test]
+fn the_largest_limit_of_all_is_like_any_other() {
+    let kept = kept(4, 4);
+    let is_gated = || kept.allowance.0.gated.load(Ordering::SeqCst);
+    kept.allowance.set(Some(MIB), 0);
+    until("gated", is_gated);
+    kept.allowance.set(Some(u64::MAX), 0);
+    until("free", || !is_gated());
+    kept.allowance.promise(u64::MAX);
+    let mut keeper = Keeper::new(kept.allowance.clone(), Arc::clone(&kept.swapper)).unwrap();
+    keeper.overdue = true;
+    assert_eq!(keeper.with_overdue(MIB, 100 * MIB), u64::MAX);
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! An attendant and the rest of its VMM.
+
+use std::sync::OnceLock;
+
+use page_share::{AnonymousMemory, Gfn, Region};
+
+use super::*;
+use crate::{PlainMemory, Threads};
+
+#[test]
+fn times_between_attempts_differ_and_are_bounded() {
+    let times: Vec<_> = (0..100).map(|_| drawn(RETRY)).collect();
+    assert!(times.iter().all(|time| RETRY.contains(time)), "{times:?}");
+    assert!(times.iter().min() < times.iter().max());
+}
+
+/// A VMM whose balloon is slow: it takes until pages of the guest have gone by other ways, or a minute.
+struct SlowBalloon {
+    region: Arc<Region>,
+    gone: Arc<OnceLock<bool>>,
+}
+
+impl Duties for SlowBalloon {
+    fn balloon(&mut self, _: u64) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let gone = || self.region.stats().compressed + self.region.stats().swapped > 0;
+        while !gone() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.gone.set(gone()).unwrap();
+    }
+
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    fn stop(&mut self) {}
+
+    fn pause(&mut self, _: bool) {}
+}
+
+#[test]
+fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
+    let ram = AnonymousMemory::new(1024).unwrap();
+    (0..1024).for_each(|page| ram.write_page(page, &[page as u8 | 1; 4096]));
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
+    let engine = Engine::start(&memory, Some(dir.path().to_owned())).unwrap();
+    engine.region().split_blocks(u32::MAX);
+    let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));
+    let allowance = Allowance::start(&swapper, 0, Threads::default()).unwrap();
+    let gone = Arc::new(OnceLock::new());
+    let mut shift = Shift {
+        duties: Box::new(SlowBalloon {
+            region: Arc::clone(engine.region()),
+            gone: Arc::clone(&gone),
+        }),
+        squeezer: Squeezer::new(allowance.clone(), swapper),
+        allowance,
+        engine,
+        orders: Orders::default(),
+        sampler: Sampler::default(),
+        report_due: Instant::now(),
+        written: (Instant::now(), 0),
+        hello: Hello::new("g1", 4 << 20),
+        leaving: Arc::default(),
+    };
+    // This process holds more, so that its keeper takes pages away.
+    shift.follow(Orders {
+        limit_bytes: Some(1 << 20),
+        ..Orders::default()
+    });
+    assert_eq!(gone.get(), Some(&true), "the limit waited for the balloon");
+}
