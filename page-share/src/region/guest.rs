@@ -14,7 +14,7 @@ use crate::region::layout::Layout;
 use crate::region::memory::{Arena, Span, map_anonymous, remap};
 use crate::region::run::PageRun;
 use crate::region::squeeze::Keeping;
-use crate::region::state::{Claim, PageTable, Pinned, State};
+use crate::region::state::{Claim, PageTable, Pinned, State, mark};
 use crate::region::stats::Counters;
 use crate::region::userfault::{Progress, Userfault, Watch};
 
@@ -48,6 +48,8 @@ pub(crate) struct Guest {
     pub(crate) moving: AtomicBool,
     /// Faults that wait for that.
     pub(crate) disturbed: AtomicUsize,
+    /// The region ends: what cannot be read from the swap file now is lost, because nothing will read it later.
+    pub(crate) giving_up: AtomicBool,
     /// The process ends its work with this region.
     pub(crate) closing: AtomicBool,
     /// /proc/self/pagemap.
@@ -78,6 +80,9 @@ impl Guest {
 
     /// Settles `claim` and lets every access that was left to its owner try again.
     pub(crate) fn settle(&self, claim: Claim, to: State) {
+        for page in claim.run().numbers() {
+            self.table.clear_marks(page, mark::READING);
+        }
         handover::settle(&self.table, self, claim, to);
     }
 

@@ -23,7 +23,7 @@ use crate::region::memory::thread_cpu;
 use crate::region::run::PageRun;
 use crate::region::set_up::{RegionThread, ThreadStarted};
 use crate::region::squeeze::NEIGHBOURS;
-use crate::region::state::{Claim, Pinned, State};
+use crate::region::state::{Claim, Pinned, State, mark};
 use crate::region::swapper::SwapIn;
 use crate::region::userfault::{Event, Userfault};
 
@@ -488,6 +488,9 @@ impl Worker {
     /// What would make this thread wait.
     fn leave_to_swapper(&self, guest: &Guest, claim: Claim, page: u32) -> Outcome {
         let wanted = PageRun::new(Gfn::new(page), 1);
+        for page in claim.run().numbers() {
+            guest.table.add_marks(page, mark::READING);
+        }
         match self.swap_ins.try_send(SwapIn { claim, wanted }) {
             Ok(()) => Outcome::Done,
             Err(TrySendError::Full(SwapIn { claim, .. })) => {

@@ -159,8 +159,8 @@ impl Engine {
         let mut claims = Vec::new();
         let mut at = run.first.get();
         while at < run.end() {
-            while table.is_held(at) {
-                // The handler has it, for a moment.
+            while table.is_held_for_a_moment(at) {
+                // The handler has it.
                 std::thread::yield_now();
             }
             let state = table.state(at);

@@ -185,10 +185,11 @@ impl Engine {
     }
 
     /// Drops what of `run` is the kernel's zero page, whatever it was last seen as; it reads zero all the same. What was
-    /// written since is kept. A thread that fills pages just now is waited for.
+    /// written since is kept. A thread that fills pages just now is waited for; what is read from the swap file gets
+    /// memory of its own.
     pub(crate) fn drop_zeros(&mut self, run: PageRun) -> Result<(), Errno> {
         for page in run.numbers() {
-            while self.guest.table.is_held(page) {
+            while self.guest.table.is_held_for_a_moment(page) {
                 std::thread::yield_now();
             }
         }

@@ -2,6 +2,7 @@
 
 mod adoptable;
 mod atomic;
+mod ending;
 mod engine;
 mod error;
 mod features;
@@ -42,7 +43,7 @@ mod userfault;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::port::Port;
 
@@ -50,7 +51,6 @@ use engine::{BATCH, Engine};
 use guest::Guest;
 use handler::Handler;
 use hints::Hints;
-use mappings::Mappings;
 use random::Random;
 use scanner::{Chunks, Scanner, lock};
 use swapper::Swapper;
@@ -75,7 +75,8 @@ pub use store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, Sto
 /// Kernel memory for one mapping, bytes.
 const MAPPING_BYTES: u64 = 231;
 
-/// How long a region that is dropped waits for I/O in flight, for mappings, and for a swap file that cannot be read.
+/// How long a region that is dropped waits for I/O in flight, for mappings, and for a swap file that cannot be read. And
+/// how long for reads under way, once it has given up what cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One guest's memory under management.
@@ -96,6 +97,8 @@ pub struct Region {
     hints: Hints,
     handler: Handler,
     swapper: Swapper,
+    /// [`PATIENCE`], but for tests.
+    patience: Duration,
     thread_started: ThreadStarted,
 }
 
@@ -286,13 +289,14 @@ impl Region {
     /// Opens the gate; accesses that wait go on.
     pub fn open_gate(&self) {
         self.guest.gate.set_closed(false);
+        // Before the engine is free, which may take a while: the handler lets through what waits.
+        self.handler.ring();
         self.each_shared_run(|engine, run| {
             let claims = engine.claim_shared(run);
             for claim in claims {
                 engine.ungate_claim(claim);
             }
         });
-        self.handler.ring();
     }
 
     /// Lets `pages` more pages grow while the gate is closed.
@@ -358,13 +362,13 @@ impl Region {
         lock(&self.engine).pools.old()
     }
 
-    /// Counters and page counts.
+    /// Counters and page counts. Never waits for the disk.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(&self.guest.counters, self.guest.table.census());
         stats.mappings = self.guest.mappings.load(Ordering::Relaxed).max(0).unsigned_abs();
         let keeping = &self.guest.keeping;
-        let swap = keeping.swap().map_or(0, |swap| swap.metadata_bytes());
-        stats.metadata_bytes = self.guest.table.bytes() + stats.mappings * MAPPING_BYTES + swap as u64;
+        let swap = keeping.swap_metadata() as u64;
+        stats.metadata_bytes = self.guest.table.bytes() + stats.mappings * MAPPING_BYTES + swap;
         stats.store_bytes = keeping.store().reserved_bytes() as u64;
         stats
     }
@@ -411,68 +415,6 @@ impl Region {
             count += engine.rehome(piece) + engine.bring_back(piece);
         }
         count
-    }
-
-    /// Brings back all there is, waiting for what is in other hands just now.
-    fn restore_all(&self) {
-        self.guest.gate.set_closed(false);
-        self.open_gate();
-        lock(&self.engine).finish_sample();
-        let start = Instant::now();
-        loop {
-            let runs: Vec<PageRun> = self.guest.layout.runs().collect();
-            for run in runs {
-                self.restore(run);
-            }
-            let stats = self.stats();
-            if stats.shared + stats.broken + stats.compressed + stats.swapped + stats.in_transit == 0 {
-                return;
-            }
-            if start.elapsed() > PATIENCE {
-                self.keep_in_place();
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Region {
-    /// What could not be brought back is made safe where it is: pages of the pool become the guest's own copies in their
-    /// mappings, and their references are kept; what cannot be read any more fails at every access.
-    fn keep_in_place(&self) {
-        let stats = self.stats();
-        log::error!(
-            "a region is dropped while {} of its pages cannot leave the pool's mappings, for want of mappings or because of \
-             I/O in flight, and {} cannot be read from the swap file",
-            stats.shared + stats.broken,
-            stats.swapped
-        );
-        let mut engine = lock(&self.engine);
-        for run in self.guest.layout.runs().flat_map(|run| run.pieces(BATCH)) {
-            engine.break_in_place(run);
-            engine.give_up_stored(run);
-        }
-    }
-}
-
-impl Drop for Region {
-    /// Closing the descriptors would show the guest zeros wherever something is held, so everything goes back first.
-    fn drop(&mut self) {
-        self.restore_all();
-        self.scanner().leave(&self.engine);
-        let left = |run| self.guest.watch.unregister(self.guest.span(run));
-        if let Some(error) = self.guest.layout.runs().filter_map(|run| left(run).err()).last() {
-            // Until its descriptor closes, only the handler fills missing pages.
-            log::warn!("guest memory stays watched until the process ends: {error}");
-            self.handler.detach();
-            self.swapper.detach();
-        }
-        self.handler.stop();
-        self.swapper.stop();
-        let mappings = Mappings::of_process();
-        mappings.count_region(-1);
-        mappings.recount();
     }
 }
 

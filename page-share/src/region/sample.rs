@@ -88,6 +88,8 @@ impl Engine {
 fn give_back_sampled(guest: &Guest, page: u32, place: u32) -> bool {
     loop {
         match guest.table.state(page) {
+            // It was touched, and swapped out, and touched again.
+            State::InTransit if guest.table.is_marked(page, mark::READING) => return false,
             // The handler has it, for a moment, and may have to leave it as it was.
             State::InTransit => {
                 std::thread::yield_now();

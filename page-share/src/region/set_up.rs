@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::region::Region;
 use crate::region::adoptable::{self, system};
 use crate::region::engine::Engine;
 use crate::region::error::AdoptError;
@@ -26,6 +25,7 @@ use crate::region::stats::Counters;
 use crate::region::store::Store;
 use crate::region::swapper::Swapper;
 use crate::region::userfault::{GUEST_FEATURES, POOL_FEATURES, Pagemap, Userfault, Watch};
+use crate::region::{PATIENCE, Region};
 use crate::swap::Swap;
 
 /// How the region's blocks of 2 MiB start out.
@@ -102,14 +102,12 @@ impl Region {
             table: PageTable::new(layout.limit()),
             counters: Counters::default(),
             sampling,
-            keeping: Keeping {
-                store: Mutex::new(store),
-                swap: options.swap.map(Mutex::new),
-            },
+            keeping: Keeping::new(store, options.swap),
             gate: Gate::default(),
             mappings: AtomicI64::new(0),
             moving: AtomicBool::new(false),
             disturbed: AtomicUsize::new(0),
+            giving_up: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             pagemap: std::fs::File::open("/proc/self/pagemap").map_err(|source| AdoptError::System {
                 what: "opening /proc/self/pagemap",
@@ -146,6 +144,7 @@ impl Region {
             hints: Hints::default(),
             handler,
             swapper,
+            patience: PATIENCE,
             thread_started: started,
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! Always after sharing was tried, and always by taking first: what is stored is what the page was when it left.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::page::{PAGE_SIZE, Page};
 use crate::region::engine::{BATCH, Engine};
@@ -24,8 +25,11 @@ const TRIMMED_AT_ONCE: usize = 8;
 /// Where squeezed pages are kept.
 pub(crate) struct Keeping {
     /// Locked for one page at a time, never while guest memory is touched.
-    pub(crate) store: std::sync::Mutex<Store>,
-    pub(crate) swap: Option<std::sync::Mutex<Swap>>,
+    pub(crate) store: Mutex<Store>,
+    /// Locked while pages are written to the disk.
+    pub(crate) swap: Option<Mutex<Swap>>,
+    /// Bytes of memory that the swap file took when this was last asked.
+    swap_bytes: AtomicUsize,
 }
 
 /// Why pages could not be swapped out.
@@ -40,12 +44,29 @@ pub enum SwapOutError {
 }
 
 impl Keeping {
+    pub(crate) fn new(store: Store, swap: Option<Swap>) -> Self {
+        Self {
+            store: store.into(),
+            swap: swap.map(Mutex::new),
+            swap_bytes: AtomicUsize::new(0),
+        }
+    }
+
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn swap(&self) -> Option<MutexGuard<'_, Swap>> {
         Some(self.swap.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes of memory that the swap file takes besides itself. As last seen while the lock is held: the thread that
+    /// holds it may be waiting for the disk.
+    pub(crate) fn swap_metadata(&self) -> usize {
+        if let Some(Ok(swap)) = self.swap.as_ref().map(Mutex::try_lock) {
+            self.swap_bytes.store(swap.metadata_bytes(), Ordering::Relaxed);
+        }
+        self.swap_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -155,7 +176,7 @@ impl Guest {
     /// Reads claimed swapped pages, at most [`NEIGHBOURS`], and brings them back, with one read for each stretch of
     /// consecutive slots; the one with pages that are `wanted` comes first. Of pages that are not what was written, those
     /// in `wanted` become lost and others stay in the file. So do pages that cannot be read: a thread that touches them waits
-    /// until they can. Waits for the disk: never for the fault handler. Returns the number that came back.
+    /// until they can. At the region's end all of these are lost. Waits for the disk: never for the fault handler. Returns the number that came back.
     pub(crate) fn bring_back_swapped(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
         let mut count = 0;
         for stretch in stretches(&self.table, claim, wanted) {
@@ -187,6 +208,8 @@ impl Guest {
                 Err(error @ (SwapError::Corrupt(_) | SwapError::Unknown(_))) if is_wanted => {
                     self.lose(one, &error);
                 }
+                // Back in the file, it would be forgotten with the region, and read zero.
+                Err(error) if self.giving_up.load(Ordering::SeqCst) => self.lose(one, &error),
                 Err(error) => {
                     if self.counters.swap_reads_failed.get().is_power_of_two() {
                         log::warn!("{:?} cannot be read from the swap file now: {error:?}", one.run());

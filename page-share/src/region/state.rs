@@ -174,6 +174,9 @@ pub(crate) mod mark {
     pub(crate) const LEFT_OUT: u8 = 16;
     /// It differed from the pool page that it was thought to equal: no guesses about it before it has been merged.
     pub(crate) const DIFFERED: u8 = 32;
+    /// The swap thread has it, for as long as its disk takes. Neither empty before nor in a pool; private afterwards, or
+    /// where it was, or lost.
+    pub(crate) const READING: u8 = 64;
 }
 
 /// State, detail, marks and pins of every page, indexed by [`Gfn`]. 7.1 bytes a page, all touched when it is made.
@@ -366,6 +369,12 @@ impl PageTable {
     pub(crate) fn is_held(&self, page: u32) -> bool {
         // Sequentially consistent, like the owner's look at the pins: with less, each could miss the other.
         self.states[page as usize].load(Ordering::SeqCst) == State::InTransit as u8
+    }
+
+    /// Whether some thread owns the page and settles it without waiting for a disk.
+    pub(crate) fn is_held_for_a_moment(&self, page: u32) -> bool {
+        // In this order: a page that the handler leaves to the swap thread is marked while it is held.
+        self.is_held(page) && !self.is_marked(page, mark::READING)
     }
 
     /// One I/O less in flight.

@@ -84,7 +84,9 @@ fn run(guest: &Guest, requests: &Receiver<SwapIn>) {
         } else {
             0
         };
-        std::thread::sleep(FAILURE_PAUSE * failures.min(10));
+        if !guest.giving_up.load(Ordering::SeqCst) {
+            std::thread::sleep(FAILURE_PAUSE * failures.min(10));
+        }
     }
     if !guest.closing.load(Ordering::SeqCst) {
         fatal(format_args!("the fault handler hung up on the swap thread"));

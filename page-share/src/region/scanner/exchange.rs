@@ -294,7 +294,7 @@ pub(crate) fn held_slots(engine: &Engine) -> Vec<Slot> {
     let table = &engine.guest.table;
     let mut held = Vec::new();
     for page in 0..table.pages() {
-        while table.state(page) == State::InTransit {
+        while table.is_held_for_a_moment(page) {
             std::thread::yield_now();
         }
         let place = table.detail(page);
