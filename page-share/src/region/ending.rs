@@ -1,16 +1,13 @@
 //! The end of a region: everything comes back first, and what cannot is made safe where it is.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::region::engine::BATCH;
 use crate::region::mappings::Mappings;
 use crate::region::run::PageRun;
 use crate::region::scanner::lock;
-use crate::region::{Region, Stats};
-
-/// Between two looks at what is in other hands.
-const PAUSE: Duration = Duration::from_millis(1);
+use crate::region::{PAUSE, Region, Stats};
 
 impl Drop for Region {
     /// Closing the descriptors would show the guest zeros wherever something is held, so everything goes back first.

@@ -123,10 +123,12 @@ impl Engine {
         let mut taken = Vec::new();
         let mut at = run.first.get();
         while at < run.end() {
-            let rest = PageRun::of(at..run.end());
-            let state = self.guest.table.state(at);
+            let table = &self.guest.table;
+            let excluded = |&page: &u32| table.is_marked(page, mark::NEVER);
+            let rest = PageRun::of(at..(at..run.end()).find(excluded).unwrap_or(run.end()));
+            let state = table.state(at);
             let claim = match state {
-                _ if self.guest.table.is_marked(at, mark::NEVER) => None,
+                _ if rest.count == 0 => None,
                 State::Private | State::Zero => self.guest.claim_run(rest, state, Pinned::Leave),
                 _ => None,
             };

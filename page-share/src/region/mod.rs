@@ -79,6 +79,9 @@ const MAPPING_BYTES: u64 = 231;
 /// how long for reads under way, once it has given up what cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Between two looks at what is in other hands.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// One guest's memory under management.
 ///
 /// All methods may be called from any thread at any time, while the guest runs. They take the engine lock for one
@@ -182,10 +185,24 @@ impl Region {
         let count = self
             .parts(run)
             .into_iter()
-            .map(|part| lock(&self.engine).release(part, why))
+            .map(|part| self.release_part(part, why))
             .sum();
         self.return_references();
         self.guest.trim_kept();
+        count
+    }
+
+    /// Waits for pages that are being read, without the engine lock.
+    fn release_part(&self, part: PageRun, why: Release) -> u32 {
+        let (mut count, mut left) = (0, Some(part));
+        while let Some(run) = left {
+            let (released, rest) = lock(&self.engine).release(run, why);
+            count += released;
+            left = rest;
+            if left.is_some() {
+                std::thread::sleep(PAUSE);
+            }
+        }
         count
     }
 
@@ -378,7 +395,7 @@ impl Region {
     pub fn discard(self) {
         for part in self.guest.layout.runs() {
             for piece in part.pieces(BATCH * 16) {
-                lock(&self.engine).release(piece, Release::Report);
+                self.release_part(piece, Release::Report);
             }
         }
     }

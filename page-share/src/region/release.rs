@@ -21,19 +21,20 @@ pub enum Release {
 }
 
 impl Engine {
-    /// Gives `run` up. Returns the number of pages that had content somewhere.
-    pub(crate) fn release(&mut self, run: PageRun, why: Release) -> u32 {
+    /// Gives `run` up, as far as the first page that the swap thread has: its disk is not waited for under the engine
+    /// lock. Returns the number of pages that had content somewhere, and what is left.
+    pub(crate) fn release(&mut self, run: PageRun, why: Release) -> (u32, Option<PageRun>) {
         let to = match why {
             Release::Balloon => State::Ballooned,
             Release::Report => State::Empty,
         };
         let mut count = 0;
         let mut at = run.first.get();
-        while at < run.end() {
+        while at < run.end() && !self.guest.table.is_being_read(at) {
             let rest = PageRun::of(at..run.end());
             let state = self.guest.table.state(at);
             if state == State::InTransit {
-                // The handler or the swap thread has it, for a moment.
+                // The handler has it, for a moment, or leaves it to the swap thread.
                 std::thread::yield_now();
                 continue;
             }
@@ -52,7 +53,8 @@ impl Engine {
             self.drop_content(claim, to);
         }
         self.guest.counters.pages_released.add(u64::from(count));
-        count
+        let left = PageRun::of(at..run.end());
+        (count, (left.count > 0).then_some(left))
     }
 
     /// Makes the pages of `claim` empty and settles them as `to`.

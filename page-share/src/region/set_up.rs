@@ -128,8 +128,11 @@ impl Region {
         take_over(&guest, blocks, &mut engine.pagemap)?;
         let (mut swapper, swap_ins) =
             Swapper::start(guest.clone(), started).map_err(io("starting the swap thread"))?;
+        // Without a sender the swap thread ends, and it must know why.
+        let kept_for_failure = swap_ins.clone();
         let handler = Handler::start(guest.clone(), swap_ins, started).map_err(|source| {
             guest.closing.store(true, Ordering::SeqCst);
+            drop(kept_for_failure);
             swapper.stop();
             io("starting the fault handler")(source)
         })?;

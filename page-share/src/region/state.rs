@@ -377,6 +377,11 @@ impl PageTable {
         self.is_held(page) && !self.is_marked(page, mark::READING)
     }
 
+    /// Whether the swap thread has the page.
+    pub(crate) fn is_being_read(&self, page: u32) -> bool {
+        self.is_held(page) && self.is_marked(page, mark::READING)
+    }
+
     /// One I/O less in flight.
     pub(crate) fn unpin(&self, page: u32) {
         let before = self.pins[page as usize].fetch_sub(1, Ordering::SeqCst);

@@ -520,3 +520,58 @@ fn a_sampled_page_that_somebody_has_in_hand_for_a_moment_is_waited_for() {
     }
     (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
 }
+
+fn swapping_region() -> (AnonymousMemory, Region) {
+    let swap = crate::Swap::create(&std::env::temp_dir(), 1024).unwrap();
+    small_region(Options {
+        swap: Some(swap),
+        ..Options::default()
+    })
+}
+
+#[test]
+fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
+    let (memory, region) = swapping_region();
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    // Held as by a thread that waits for the disk.
+    let stalled = region.guest.keeping.swap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(memory.read_page(3), page(3)));
+        let start = Instant::now();
+        while !(0..16).all(|at| region.state(Gfn::new(at)) == State::InTransit) {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        let (done, ended) = std::sync::mpsc::channel();
+        let region = &region;
+        scope.spawn(move || {
+            region.stats();
+            region.close_gate();
+            region.set_credit(1, 0);
+            region.open_gate();
+            region.start_sample(4);
+            region.finish_sample();
+            super::scanner::held_slots(&super::lock(&region.engine));
+            done.send(()).unwrap();
+        });
+        let in_time = ended.recv_timeout(Duration::from_secs(20));
+        let releasing = scope.spawn(|| region.release(PageRun::new(Gfn::new(5), 1), crate::Release::Report));
+        std::thread::sleep(Duration::from_millis(50));
+        let free = (0..100).any(|_| region.engine.try_lock().is_ok());
+        let waits = !releasing.is_finished();
+        drop(stalled);
+        assert_eq!(releasing.join().unwrap(), 1);
+        assert!(in_time.is_ok(), "the engine waited for the disk");
+        assert!(waits && free, "the engine was held while a page was being read");
+    });
+    assert_eq!(memory.read_page(5), [0; PAGE_SIZE]);
+}
+
+#[test]
+fn a_page_that_is_excluded_stays_when_its_neighbours_are_taken() {
+    let (memory, region) = swapping_region();
+    region.never(PageRun::new(Gfn::new(20), 1));
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(10), 20)).unwrap(), 19);
+    assert_eq!(region.state(Gfn::new(20)), State::Private);
+    (0..64).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
+}
