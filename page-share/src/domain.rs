@@ -3,11 +3,12 @@
 //! # What a hostile guest's process can do, and what still holds
 //! It controls every number and byte that reaches this file. It cannot name another guest's pages, hold fewer
 //! references than zero or more than its size warrants, put bytes into the pool under a name they do not have, or
-//! change a page that others read. It can fill its part of the pool with twins of its own making (bounded by the
-//! pool's limit), report pages it does not have (its own entries in the index, bounded by its size, each as quickly found
-//! as any other) and learn that some other guest of its domain has a content it knows: that is what sharing a domain
-//! means. What it was given stays with whatever it handed its descriptors to: the pool can be read for ever, but no one
-//! speaks for a guest that has ended or has a newer connection.
+//! change a page that others read. It can fill the pool with pages of its own making, named twice by the guest itself
+//! (bounded by [`PoolLimit::alone`]) or with another guest's help (by the pool's limit), report pages it does not have
+//! (its own entries in the index, bounded by its size, each as quickly found as any other) and learn that some other
+//! guest of its domain has a content it knows: that is what sharing a domain means. What it was given stays with
+//! whatever it handed its descriptors to: the pool can be read for ever, but no one speaks for a guest that has ended
+//! or has a newer connection.
 //!
 //! # Invariants
 //! 1. A slot is in use exactly while it has references, and exactly then the index has it, or another with its content,
@@ -29,7 +30,7 @@ use crate::guest::Guest;
 use crate::hash::{DomainKey, PageHasher, Sketch, fill_random};
 use crate::index::{Holder, Index};
 use crate::page::{Epoch, Gfn, GuestId, PoolGeneration, Slot};
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolLimit};
 use crate::port::{Answer, Invalid, Offer, PortError, REPORT_BATCH, Report, Session};
 use crate::series::AllSeries;
 
@@ -152,6 +153,12 @@ impl Domain {
             pool: Arc::clone(self.pool.readers()),
             slot_limit: self.pool.slot_limit(),
         })
+    }
+
+    /// No page enters the pool beyond `limit` from now on, nor beyond what the domain was made for: pages that are sent
+    /// are answered [`Refusal::PoolFull`](crate::port::Refusal::PoolFull). What is there stays.
+    pub fn limit_pool(&mut self, limit: PoolLimit) {
+        self.pool.set_limit(limit);
     }
 
     /// See [`Port::report`](crate::port::Port::report).
@@ -312,6 +319,11 @@ impl Domain {
             slot_bytes: (self.pool.bytes() + self.references.bytes() + self.series.bytes()) as u64,
             guest_bytes: guest_bytes as u64,
         }
+    }
+
+    /// Pages in the pool, each once.
+    pub fn pool_pages(&self) -> u32 {
+        self.pool.used()
     }
 
     /// Bytes of memory that the pool takes, as the kernel counts them.

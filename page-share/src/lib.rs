@@ -84,7 +84,7 @@ pub use domain::{Counters, Domain, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
 pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
-pub use pool::EXTENT_SLOTS;
+pub use pool::{EXTENT_SLOTS, PoolLimit};
 pub use region::{
     AdoptError, AnonymousMemory, Blocks, COMPRESSED_LIMIT, Compressed, Compressor, Growth, MemoryRange,
     OldPool, Options, Pace, PageRun, Pin, Region, RegionThread, Release, Sample, ScanThread, State, Stats,

@@ -48,6 +48,31 @@ impl Content {
     };
 }
 
+/// How many pages a pool may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimit {
+    /// At all.
+    pub pages: u32,
+    /// Once it has so many, no page enters that one guest alone has, however often, and no copy of one that is there.
+    pub alone: u32,
+}
+
+/// Whose pages are to enter a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// One guest's alone.
+    One,
+    /// Those of two guests.
+    Two,
+}
+
+impl Owners {
+    /// Of one page of `a` and one of `b`.
+    pub(crate) fn of(a: GuestId, b: GuestId) -> Self {
+        if a == b { Self::One } else { Self::Two }
+    }
+}
+
 /// Pages of common content in a memfd.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -55,17 +80,19 @@ pub(crate) struct Pool {
     readers: Arc<File>,
     placement: Placement,
     contents: Vec<Content>,
-    /// Most slots in use at a time.
-    page_limit: u32,
+    /// Most slots in use at a time, now.
+    limit: PoolLimit,
+    /// The same for ever.
+    most: u32,
     /// Most slots that may ever exist.
     slot_limit: u32,
 }
 
 impl Pool {
-    /// An empty pool for at most `page_limit` pages.
-    pub(crate) fn new(page_limit: u32) -> io::Result<Self> {
+    /// An empty pool that never has more than `most` pages.
+    pub(crate) fn new(most: u32) -> io::Result<Self> {
         // Twice the address space: long free stretches matter more than file offsets, which cost nothing.
-        let slot_limit = page_limit
+        let slot_limit = most
             .saturating_mul(2)
             .checked_next_multiple_of(EXTENT_SLOTS)
             .unwrap_or(u32::MAX / EXTENT_SLOTS * EXTENT_SLOTS);
@@ -75,9 +102,29 @@ impl Pool {
             readers: Arc::new(readers),
             placement: Placement::new(),
             contents: Vec::new(),
-            page_limit,
+            limit: PoolLimit {
+                pages: most,
+                alone: most,
+            },
+            most,
             slot_limit,
         })
+    }
+
+    /// No page enters beyond `limit` from now on. What is there stays.
+    pub(crate) fn set_limit(&mut self, limit: PoolLimit) {
+        self.limit = PoolLimit {
+            pages: limit.pages.min(self.most),
+            alone: limit.alone.min(limit.pages).min(self.most),
+        };
+    }
+
+    fn has_room(&self, owners: Owners) -> bool {
+        let limit = match owners {
+            Owners::One => self.limit.alone,
+            Owners::Two => self.limit.pages,
+        };
+        self.placement.used() < limit
     }
 
     /// The read-only open file for guests' processes.
@@ -110,9 +157,9 @@ impl Pool {
         used.then(|| self.contents[slot.get() as usize])
     }
 
-    /// Reserves the next slot for `guest`, to hold `content`; `None` when the pool is full.
-    pub(crate) fn place(&mut self, guest: GuestId, content: Content) -> Option<Slot> {
-        if self.placement.used() >= self.page_limit {
+    /// Reserves the next slot for `guest`, to hold `content`; `None` when the pool is full for these `owners`.
+    pub(crate) fn place(&mut self, guest: GuestId, owners: Owners, content: Content) -> Option<Slot> {
+        if !self.has_room(owners) {
             return None;
         }
         let slot = match self.placement.place(guest) {
@@ -124,9 +171,10 @@ impl Pool {
         Some(slot)
     }
 
-    /// Reserves `slot` itself to hold `content`; `false` when it is in use or the pool is full.
+    /// Reserves `slot` itself to hold `content`, which another slot has already; `false` when it is in use or the pool is
+    /// full.
     pub(crate) fn place_at(&mut self, slot: Slot, content: Content) -> bool {
-        let placed = self.placement.used() < self.page_limit && self.placement.place_at(slot);
+        let placed = self.has_room(Owners::One) && self.placement.place_at(slot);
         if placed {
             self.contents[slot.get() as usize] = content;
         }
@@ -241,7 +289,7 @@ mod tests {
         let mut pool = Pool::new(pages).unwrap();
         let page = [0xa5; PAGE_SIZE];
         let slots: Vec<_> = (0..pages)
-            .map(|_| pool.place(GUEST, content(&page)).unwrap())
+            .map(|_| pool.place(GUEST, Owners::Two, content(&page)).unwrap())
             .collect();
         for &slot in &slots {
             pool.write(slot, &[page]).unwrap();
@@ -268,10 +316,10 @@ mod tests {
     fn a_full_pool_refuses_and_takes_pages_again_after_a_release() {
         let (mut pool, slots) = filled(EXTENT_SLOTS);
         let page = [1; PAGE_SIZE];
-        assert_eq!(pool.place(GUEST, content(&page)), None);
+        assert_eq!(pool.place(GUEST, Owners::Two, content(&page)), None);
         pool.free(&mut [slots[5]]).unwrap();
-        assert!(pool.place(GUEST, content(&page)).is_some());
-        assert_eq!(pool.place(GUEST, content(&page)), None);
+        assert!(pool.place(GUEST, Owners::Two, content(&page)).is_some());
+        assert_eq!(pool.place(GUEST, Owners::Two, content(&page)), None);
     }
 
     #[test]

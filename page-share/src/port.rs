@@ -85,7 +85,7 @@ pub enum Publication {
 /// Why a published page did not enter the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// The pool, or this guest's part of it, is at its limit. Worth trying again much later.
+    /// The pool, or this guest's part of it, is at its limit. Worth trying again a few seconds later.
     PoolFull,
     /// The bytes do not have the sketch they were sent under: the page changed on the way, or the sender lies.
     SketchMismatch,

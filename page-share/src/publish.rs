@@ -8,7 +8,7 @@ use crate::domain::Domain;
 use crate::hash::{PageHash, Sketch};
 use crate::index::Holder;
 use crate::page::{Gfn, GuestId, Page, Slot};
-use crate::pool::Content;
+use crate::pool::{Content, Owners};
 use crate::port::{Offer, PUBLISH_BATCH, PortError, Publication, Refusal, Report};
 
 /// A page that has a slot reserved and is not written yet.
@@ -108,7 +108,8 @@ impl Domain {
         }
         if self.may_hold_more(batch.guest) {
             let content = Content::new(sketch, batch.hashes[item]);
-            if let Some(slot) = self.pool.place(batch.guest, content) {
+            let owners = Owners::of(batch.guest, hint.0);
+            if let Some(slot) = self.pool.place(batch.guest, owners, content) {
                 // Now, not when it is visible: a later page of this batch may have the same number.
                 self.drop_hint(batch.guest, gfn);
                 return Step::Write(Placed { item, slot, hint });

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use contents::page;
 use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Refusal, Report};
 use page_share::{
-    Domain, DomainKey, Gfn, LocalManager, LocalPort, PAGE_SIZE, Page, PageHasher, PoolGeneration, Sketch,
-    Slot,
+    Domain, DomainKey, Gfn, LocalManager, LocalPort, PAGE_SIZE, Page, PageHasher, PoolGeneration, PoolLimit,
+    Sketch, Slot,
 };
 
 /// A guest whose pages are named by the number that makes their content.
@@ -234,6 +234,42 @@ fn a_full_pool_says_so_and_recovers() {
     b.release(&offers).unwrap();
     assert!(matches!(b.publish(&[(3, 3)])[..], [Publication::Granted(_)]));
     check(&manager);
+}
+
+#[test]
+fn a_limited_pool_takes_no_more_and_of_one_guest_alone_even_less() {
+    let manager = manager(1000);
+    let [mut a, mut b] = [0; 2].map(|_| Guest::attach(&manager, 64));
+    let limit = |pages, alone| {
+        let limit = PoolLimit { pages, alone };
+        manager.with(|domain| domain.limit_pool(limit)).unwrap();
+    };
+    let entered = |results: Vec<Publication>| {
+        let granted = |result: &&Publication| matches!(result, Publication::Granted(_));
+        results.iter().filter(granted).count()
+    };
+    // Each content is the guest's own, in two of its pages.
+    let twice = |from: u32| (from..from + 4).map(|gfn| (gfn, gfn)).collect::<Vec<_>>();
+    let again = |from: u32| (from..from + 4).map(|gfn| (gfn + 32, gfn)).collect::<Vec<_>>();
+    limit(6, 2);
+    a.report(&twice(0));
+    assert_eq!(entered(a.publish(&again(0))), 2);
+    // What two guests have still enters.
+    b.report(&twice(8));
+    a.report(&twice(8));
+    assert_eq!(entered(a.publish(&twice(8))), 4);
+    b.report(&twice(16));
+    assert_eq!(entered(a.publish(&twice(16))), 0);
+    check(&manager);
+    // What is there stays, and can be joined.
+    limit(0, 1000);
+    assert!(matches!(b.report(&[(40, 8)])[..], [Answer::Shared(_)]));
+    assert_eq!(entered(a.publish(&again(2))), 0);
+    limit(1000, 1000);
+    assert_eq!(entered(a.publish(&twice(16))), 4);
+    assert_eq!(entered(a.publish(&again(2))), 2);
+    check(&manager);
+    assert_eq!(manager.with(|domain| domain.sizes().pool_pages), Some(12));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod exchange;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::hash::{DomainKey, PageHasher};
 use crate::page::{Page, PoolGeneration};
@@ -25,6 +25,9 @@ pub(crate) use exchange::held_slots;
 
 /// Pages of earlier pools brought home for each chunk scanned.
 const MIGRATE: usize = 128;
+
+/// Time after which pages are sent again for which the pool had no room: a manager may give it more every second.
+const FULL: Duration = Duration::from_secs(2);
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +88,8 @@ pub(crate) struct Scanner {
     /// Some pages are marked as left out for lack of mappings. Their references went back, so that the pool does not
     /// keep copies that no page maps; they are reported anew when there is room again.
     some_left_out: bool,
+    /// When the pool had no room for a page first, of those that are marked as left out for that.
+    refused: Option<Instant>,
     /// Passes since runs had to be left out for lack of mappings: the longer, the shorter runs get their turn.
     patience: u32,
     random: Random,
@@ -108,6 +113,7 @@ impl Scanner {
             candidates: Vec::new(),
             wanted: Vec::new(),
             some_left_out: false,
+            refused: None,
             hints: VecDeque::new(),
             armed_hints: VecDeque::new(),
             patience: 0,
@@ -177,14 +183,20 @@ impl Scanner {
         let mappings = Mappings::of_process();
         let private = engine.guest.table.census()[State::Private as usize] as i64;
         self.pass.plenty = private / 2 * mappings.regions() < mappings.room();
-        if self.some_left_out && mappings.room() > mappings.limit() / 8 {
-            self.some_left_out = false;
-            self.rests.end();
-            let table = &engine.guest.table;
-            for page in 0..table.pages() {
-                if table.clear_marks(page, mark::LEFT_OUT) && table.state(page) == State::Private {
-                    table.set_pending(page, true);
-                }
+        let has_mappings = self.some_left_out && mappings.room() > mappings.limit() / 8;
+        if has_mappings || self.refused.is_some_and(|since| since.elapsed() >= FULL) {
+            self.report_left_out(&engine);
+        }
+    }
+
+    /// What was left out is to be reported anew.
+    fn report_left_out(&mut self, engine: &Engine) {
+        (self.some_left_out, self.refused) = (false, None);
+        self.rests.end();
+        let table = &engine.guest.table;
+        for page in 0..table.pages() {
+            if table.clear_marks(page, mark::LEFT_OUT) && table.state(page) == State::Private {
+                table.set_pending(page, true);
             }
         }
     }

@@ -170,7 +170,7 @@ pub(crate) mod mark {
     pub(crate) const REPORTED: u8 = 4;
     /// Its content cannot be shared: another content has the same sketch.
     pub(crate) const UNSHARABLE: u8 = 8;
-    /// It could have been merged, but there was no mapping left for it.
+    /// It could have been merged, but there was no mapping left for it, or no room in the pool.
     pub(crate) const LEFT_OUT: u8 = 16;
     /// It differed from the pool page that it was thought to equal: no guesses about it before it has been merged.
     pub(crate) const DIFFERED: u8 = 32;

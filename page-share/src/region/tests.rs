@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::region::state::State as S;
 
-use crate::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, Region, State};
+use crate::{
+    AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, PoolLimit, Region, State,
+};
 
 fn page(content: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
@@ -74,6 +76,41 @@ fn equal_pages_of_two_guests_are_merged_and_read_the_same() {
         drop(region);
     }
     manager.with(|domain| domain.check().unwrap());
+}
+
+#[test]
+fn pages_that_a_full_pool_refused_are_merged_once_it_has_room() {
+    const PAGES: u32 = 200;
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let limit = |pages| {
+        let limit = PoolLimit { pages, alone: pages };
+        manager.with(|domain| domain.limit_pool(limit)).unwrap();
+    };
+    limit(10);
+    let memory = AnonymousMemory::new(PAGES).unwrap();
+    (0..PAGES).for_each(|at| memory.write_page(at, &page(u64::from(at / 2))));
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+    let port = manager.attach(region.page_limit()).unwrap();
+    region.connect(Box::new(port)).unwrap();
+    (0..4).for_each(|_| region.scan_pass());
+    assert_eq!(region.stats().shared, 20);
+    // Not pages that were written lately: they may be squeezed meanwhile.
+    assert_eq!(
+        super::lock(&region.engine)
+            .cold_pages(PAGES, 0)
+            .iter()
+            .map(|run| run.count)
+            .sum::<u32>(),
+        180
+    );
+    limit(1 << 10);
+    let began = Instant::now();
+    while region.stats().shared < u64::from(PAGES) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", region.stats());
+        std::thread::sleep(Duration::from_millis(50));
+        region.scan_pass();
+    }
+    (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at / 2))));
 }
 
 /// Two guests with the same pages, merged.

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -64,8 +65,12 @@ impl Scanner {
         let mut wanted = std::mem::take(&mut self.wanted);
         // In page order, so that neighbours come to lie side by side in the pool.
         wanted.sort_unstable_by_key(|report| report.gfn);
+        let mut full = false;
         for batch in wanted.chunks(PORTION) {
-            self.publish(engine, batch);
+            match full {
+                false => full = self.publish(engine, batch),
+                true => self.leave_out(&lock(engine), batch),
+            }
         }
         wanted.clear();
         self.wanted = wanted;
@@ -90,7 +95,8 @@ impl Scanner {
         self.answers = answers;
     }
 
-    fn publish(&mut self, engine: &Mutex<Engine>, wanted: &[Report]) {
+    /// Sends the bytes of `wanted`. Whether the pool had room for none of them.
+    fn publish(&mut self, engine: &Mutex<Engine>, wanted: &[Report]) -> bool {
         let mut results = std::mem::take(&mut self.results);
         let mut bytes = std::mem::take(&mut self.bytes);
         let pages = copy_private(&lock(engine), wanted, &mut bytes);
@@ -108,12 +114,23 @@ impl Scanner {
                     Publication::Noted => table.add_marks(page, mark::REPORTED),
                     Publication::Refused(Refusal::Collision) => table.add_marks(page, mark::UNSHARABLE),
                     Publication::Refused(Refusal::SketchMismatch) => table.set_pending(page, true),
-                    Publication::Refused(Refusal::PoolFull) => {}
+                    Publication::Refused(Refusal::PoolFull) => self.leave_out(&engine, &[*report]),
                 }
             }
         }
+        let full = |result: &Publication| *result == Publication::Refused(Refusal::PoolFull);
+        let full = sent.is_some() && !results.is_empty() && results.iter().all(full);
         self.bytes = bytes;
         self.results = results;
+        full
+    }
+
+    /// The pool has no room for these pages. They are not pending meanwhile: pages that are cannot be squeezed.
+    fn leave_out(&mut self, engine: &Engine, pages: &[Report]) {
+        for report in pages {
+            engine.guest.table.add_marks(report.gfn.get(), mark::LEFT_OUT);
+        }
+        self.refused.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn fetch_offers(&mut self, engine: &Mutex<Engine>) {
