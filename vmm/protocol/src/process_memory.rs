@@ -140,8 +140,11 @@ pub fn memory_files(pid: u32) -> io::Result<BTreeMap<u64, u64>> {
     for entry in std::fs::read_dir(proc_file(pid, "fd"))? {
         let path = entry?.path();
         let is_memory = |to: PathBuf| to.as_os_str().as_bytes().starts_with(b"/memfd:");
-        // A descriptor that was closed meanwhile is none.
-        if let (Ok(true), Ok(file)) = (std::fs::read_link(&path).map(is_memory), std::fs::metadata(&path)) {
+        // A descriptor that was closed meanwhile is none. Others are not looked at: a file on a server that does not
+        // answer would be waited for.
+        if std::fs::read_link(&path).is_ok_and(is_memory)
+            && let Ok(file) = std::fs::metadata(&path)
+        {
             files.insert(file.ino(), file.blocks().saturating_mul(512));
         }
     }
