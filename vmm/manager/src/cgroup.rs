@@ -10,9 +10,12 @@
 //! That needs a control group of version 2 in which the manager may make a group with the memory controller. Where
 //! there is none the accounting and the growth gate do the work alone.
 
+mod abandoned;
 mod guests;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +23,7 @@ use std::{fs, io};
 
 use allocator::GuestId;
 
+pub use abandoned::let_go;
 use guests::Guests;
 use levy_protocol::run_dir::HeldDir;
 
@@ -196,7 +200,7 @@ impl Brake {
         let bytes = budget.max(unreclaimable(&stat).next_multiple_of(STEP));
         let mut high = self.high.lock().unwrap_or_else(PoisonError::into_inner);
         if *high != bytes {
-            fs::write(self.group().join("memory.high"), bytes.to_string())?;
+            set_high(self.group(), &bytes.to_string())?;
             *high = bytes;
         }
         Ok(())
@@ -227,8 +231,19 @@ fn remove(parent: &Path, group: &Path) {
     release(parent, group);
 }
 
+/// Brakes a group's processes above `high`.
+///
+/// A write of less than the group has makes the kernel reclaim before it returns, which can take seconds that a round
+/// does not have. From 6.16 on it leaves that to the processes where the file does not block; before, it takes no notice.
+fn set_high(group: &Path, high: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new();
+    file.write(true).create(true).truncate(true);
+    file.custom_flags(libc::O_NONBLOCK);
+    file.open(group.join("memory.high"))?.write_all(high.as_bytes())
+}
+
 fn release(parent: &Path, group: &Path) {
-    let _ = fs::write(group.join("memory.high"), "max");
+    let _ = set_high(group, "max");
     let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for pid in processes.lines() {
         let _ = fs::write(parent.join("cgroup.procs"), pid);
@@ -251,19 +266,27 @@ fn clear_away_the_dead(parent: &Path) {
 /// The directory of this process's own group of version 2.
 fn own_group() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    group_in(&groups, &mount()?)
+}
+
+/// The directory of the group of version 2 that is named in a process's `groups`.
+fn group_in(groups: &str, mount: &Path) -> Option<PathBuf> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(mount.join(path.trim_start_matches('/')))
+}
+
+/// Where groups of version 2 are.
+fn mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| Path::new(at).join(path.trim_start_matches('/')))
+        (kind == "cgroup2").then(|| PathBuf::from(at))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     /// A directory with a group's files; the kernel's part (removing them with the directory) is the test's.

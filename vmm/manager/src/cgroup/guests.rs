@@ -10,6 +10,8 @@ use std::{fs, io};
 
 use allocator::GuestId;
 
+use super::set_high;
+
 /// Begins the names of guests' groups; the guest's number follows.
 const PREFIX: &str = "guest-";
 
@@ -77,8 +79,7 @@ impl Guests {
             if high.abs_diff(bytes) <= bytes / MOVED {
                 continue;
             }
-            let path = self.group.join(name(*guest)).join("memory.high");
-            match fs::write(path, bytes.to_string()) {
+            match set_high(&self.group.join(name(*guest)), &bytes.to_string()) {
                 Ok(()) => *high = bytes,
                 Err(error) => result = result.and(Err(error)),
             }
@@ -114,6 +115,24 @@ pub(super) fn found(group: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_brake_that_the_kernel_takes_time_for_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = GuestId::new(1);
+        let mut guests = Guests::below(dir.path()).unwrap();
+        guests.take_in(guest, 77).unwrap();
+        // Opening a pipe that no process reads waits, unless it is asked not to.
+        let high = dir.path().join("guest-1/memory.high");
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &high, fifo, 0o600.into(), 0).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = done.send(guests.follow(&[(guest, Some(64 << 20))].into()));
+        });
+        let outcome = is_done.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::ENXIO));
+    }
 
     #[test]
     fn each_guests_group_follows_its_limit_and_goes_with_it() {
