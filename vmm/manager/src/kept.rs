@@ -5,7 +5,8 @@
 //! it alone writes, and the kernel: process number and start time together name one process for as long as the machine
 //! runs. It never believes the guest's word.
 //!
-//! A file that cannot be read for whatever reason is set aside, not fatal: guests then introduce themselves as new ones.
+//! A file that is of no use is set aside, not fatal: guests then introduce themselves as new ones. One that the system does
+//! not let the manager read may be of use, and the manager does not start.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,7 +20,7 @@ use levy_protocol::link::GroupLimits;
 /// Version of the file.
 const FORMAT: u32 = 1;
 
-/// Bytes in the longest file that is read: a thousand guests take 400 KiB.
+/// Bytes in the longest file that is read and written: a thousand guests take 400 KiB.
 const MOST: u64 = 64 << 20;
 
 /// All that is kept.
@@ -165,8 +166,16 @@ impl Kept {
     /// Puts this in the place of what is at `path`: all of it or nothing, whatever happens meanwhile.
     ///
     /// # Errors
-    /// When the file system refuses; what was there stays.
+    /// When the file system refuses, or no manager would read so much; what was there stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_vec(self)?;
+        text.push(b'\n');
+        if text.len() as u64 > MOST {
+            return Err(io::Error::other(format!(
+                "{} bytes are more than the next manager reads",
+                text.len()
+            )));
+        }
         let new = beside(path, "new");
         let mut options = OpenOptions::new();
         options
@@ -176,8 +185,6 @@ impl Kept {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW);
         let mut file = options.open(&new)?;
-        let mut text = serde_json::to_vec(self)?;
-        text.push(b'\n');
         let written = file
             .write_all(&text)
             .and_then(|()| file.sync_all())
@@ -276,6 +283,18 @@ mod tests {
         fs::create_dir(beside(&path, "new")).unwrap();
         let other = Kept::new(KeptSettings::default(), Vec::new(), Vec::new());
         assert!(other.write(&path).is_err());
+        assert_eq!(Kept::read(&path).unwrap(), Some(some()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kept.json");
+        some().write(&path).unwrap();
+        let mut more = some();
+        more.guests[0].control = Some("x".repeat(MOST as usize));
+        let error = more.write(&path).unwrap_err().to_string();
+        assert!(error.contains("more than the next manager reads"), "{error}");
         assert_eq!(Kept::read(&path).unwrap(), Some(some()));
     }
 
