@@ -1,7 +1,9 @@
 //! A guest's process that speaks the protocol and has a little memory, and nothing else: a thousand of them fit a small
 //! machine.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +44,9 @@ pub struct ProtocolOptions {
     /// It waits for memory all the time.
     #[arg(long)]
     waits: bool,
+    /// What it says after its introduction: a line as it is, or `hello` for that once more.
+    #[arg(long)]
+    says: Option<OsString>,
 }
 
 impl ProtocolOptions {
@@ -61,6 +66,16 @@ impl ProtocolOptions {
         let stream = UnixStream::connect(Doors::in_dir(&self.dir).guests)?;
         let mut lines = Lines::default();
         Lines::send(&mut &stream, &FromVmm::Hello(self.hello()))?;
+        if let Some(says) = &self.says {
+            while !matches!(
+                lines.next::<FromManager>(&mut &stream),
+                Ok(Line::Message(FromManager::Welcome(_)))
+            ) {}
+            match says.as_bytes() {
+                b"hello" => Lines::send(&mut &stream, &FromVmm::Hello(self.hello()))?,
+                line => (&stream).write_all(&[line, b"\n"].concat())?,
+            }
+        }
         let (mut report_due, mut word_due) = (Instant::now(), Instant::now());
         loop {
             let now = Instant::now();

@@ -1,13 +1,16 @@
 //! Processes that break the protocol: cut off and counted, the others unharmed, the manager not kept busy.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, Report};
 use levy_protocol::run_dir::Doors;
-use page_share::port::{Port, PortError, Report as PageReport};
+use page_share::port::{Port, PortError, Publication, Refusal, Report as PageReport};
 use page_share::{Gfn, PageHasher, Slot, SocketPort};
 use simulated::{Guest, GuestOptions, Manager, PATIENCE, until};
 
@@ -28,13 +31,18 @@ struct Vandal {
 impl Vandal {
     /// Introduces this process as `name`; the reason where it is refused.
     fn enter(manager: &Manager, name: &str) -> Result<Self, String> {
+        Self::introduce(manager, hello(name))
+    }
+
+    /// The same as the guest that `hello` describes.
+    fn introduce(manager: &Manager, hello: Hello) -> Result<Self, String> {
         let stream = UnixStream::connect(Doors::in_dir(manager.dir()).guests).unwrap();
         stream.set_read_timeout(Some(BEFORE_SILENCE)).unwrap();
         let mut vandal = Self {
             stream,
             lines: Lines::default(),
         };
-        vandal.say(&FromVmm::Hello(hello(name)));
+        vandal.say(&FromVmm::Hello(hello));
         match vandal.lines.next::<FromManager>(&mut &vandal.stream) {
             Ok(Line::Message(FromManager::Welcome(_))) => Ok(vandal),
             Ok(Line::Message(FromManager::Refused { reason })) => Err(reason),
@@ -74,6 +82,26 @@ impl Vandal {
         let pages = Doors::in_dir(manager.dir()).pages;
         SocketPort::attach(PAGES, move || UnixStream::connect(&pages))
     }
+}
+
+/// A process that ends with this.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that introduces itself as `name` and then says `line`.
+fn vandal_that_says(manager: &Manager, name: &str, line: &[u8]) -> Process {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["protocol", "--name", name, "--dir"])
+        .arg(manager.dir());
+    command.arg("--says").arg(OsStr::from_bytes(line));
+    Process(command.stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn hello(name: &str) -> Hello {
@@ -118,22 +146,30 @@ fn garbage_second_hellos_and_replays_end_the_connection() {
     let manager = Manager::start(Path::new(PROGRAM), 256);
     let mut witnesses = witnesses(&manager);
     let cases: [&[u8]; 4] = [
-        b"\xFF\x00\x01 what\n",
-        b"{\"type\":\"report\",\"pages\":{}}\n",
-        b"{\"type\":\"orders\"}\n",
-        b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
+        b"\xFF\x01 what",
+        b"{\"type\":\"report\",\"pages\":{}}",
+        b"{\"type\":\"orders\"}",
+        b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
     ];
-    // Each with a name of its own: who is kept out under one name starts no other process for that.
+    // Each in a process of its own, which is one guest: what is kept out starts no other process for that.
     for (number, bytes) in cases.into_iter().enumerate() {
-        let mut vandal = Vandal::enter(&manager, &format!("v{number}")).unwrap();
-        vandal.stream.write_all(bytes).unwrap();
-        assert!(vandal.is_cut_off(), "{bytes:?}");
+        let name = format!("v{number}");
+        let _vandal = vandal_that_says(&manager, &name, bytes);
+        until("the cut", || {
+            let guest = manager.client().guest(&name);
+            guest.is_ok_and(|guest| guest.counters.cut_offs >= 1)
+        });
     }
     let mut vandal = Vandal::enter(&manager, "replays").unwrap();
     vandal.say(&FromVmm::Hello(hello("replays")));
     assert!(vandal.is_cut_off());
     let refused = Vandal::enter(&manager, "replays").err().unwrap_or_default();
     assert!(refused.contains("cut off for breaking the protocol"), "{refused}");
+    let refused = Vandal::enter(&manager, "another").err().unwrap_or_default();
+    assert!(
+        refused.contains("runs the guest \"replays\" already"),
+        "{refused}"
+    );
     let view = manager.view();
     assert!(
         view.doors.cut_offs >= 5 && view.doors.refused >= 1,
@@ -260,6 +296,74 @@ fn forged_references_and_pages_that_are_not_what_they_are_called_are_cut_off() {
     until("the cut", || !manager.client().guest("forger").unwrap().connected);
     assert!(manager.client().guest("forger").unwrap().counters.cut_offs >= 2);
     unharmed(&manager, &mut witnesses);
+}
+
+/// Pages that the maker of pages says its guest has, and how many it makes at most: more than fit the budget.
+const MADE: u32 = 98_304;
+
+/// Publishes pages that no guest has, each named first as one page of this guest and then as another, until the pool
+/// takes no more.
+fn make_pages(port: &mut SocketPort, mut look: impl FnMut()) {
+    let hasher = PageHasher::new(&port.session().key);
+    let (mut answers, mut results) = (Vec::new(), Vec::new());
+    let mut refused = 0;
+    for first in (0..MADE).step_by(128) {
+        let page = |number: u32| {
+            let mut page = [0xAB; 4096];
+            page[..4].copy_from_slice(&number.to_le_bytes());
+            page
+        };
+        let bytes: Vec<_> = (first..first + 128).map(page).collect();
+        let named = |shift: u32| -> Vec<PageReport> {
+            let numbers = first..first + 128;
+            let named = numbers.zip(&bytes).map(|(number, page)| PageReport {
+                gfn: Gfn::new(number + shift),
+                sketch: hasher.sketch(page),
+            });
+            named.collect()
+        };
+        port.report(&named(0), &mut answers).unwrap();
+        port.publish(&named(MADE), &bytes, &mut results).unwrap();
+        let full = Publication::Refused(Refusal::PoolFull);
+        refused += u32::from(results.contains(&full));
+        look();
+        if refused > 100 {
+            return;
+        }
+        if results.contains(&full) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn pages_that_a_guest_makes_up_fill_no_pool_beyond_the_budget_and_take_no_minimum() {
+    const BUDGET: u64 = 256;
+    const MINIMUM: u64 = 96;
+    let manager = Manager::start(Path::new(PROGRAM), BUDGET);
+    let options = GuestOptions::new("w").mib(128).min_mib(MINIMUM).all_different();
+    let mut witness = Guest::start(Path::new(PROGRAM), manager.dir(), options.rate(200));
+    let maker = Hello {
+        size: u64::from(MADE) * 2 * 4096,
+        ..hello("maker")
+    };
+    let _vandal = Vandal::introduce(&manager, maker).unwrap();
+    let pages = Doors::in_dir(manager.dir()).pages;
+    let mut port = SocketPort::attach(MADE * 2, move || UnixStream::connect(&pages)).unwrap();
+    let mut most = 0;
+    make_pages(&mut port, || {
+        let view = manager.view();
+        let pool = u64::from(view.domains["simulated"].pool_pages) * 4096;
+        most = most.max(pool);
+        let promised = (MINIMUM << 20) + pool;
+        assert!(promised <= BUDGET << 20, "a pool of {} MiB", pool >> 20);
+    });
+    println!("most in the pool: {} MiB", most >> 20);
+    assert!(most > 16 << 20, "what is not promised may be used: {most}");
+    let view = manager.client().guest("w").unwrap();
+    let has = view.memory.private_bytes + view.memory.shared_bytes + view.memory.store_bytes;
+    assert!(has + (2 << 20) >= MINIMUM << 20, "{:?}", view.memory);
+    witness.assert_right();
 }
 
 #[test]

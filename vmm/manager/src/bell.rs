@@ -1,9 +1,9 @@
-//! The wait between two rounds of the manager.
+//! The wait between two rounds of the manager, and for what is to be written down.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Ends the wait for the next round early.
+/// Ends a wait.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: Mutex<bool>,
@@ -14,6 +14,13 @@ impl Bell {
     pub(super) fn ring(&self) {
         *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.heard.notify_all();
+    }
+
+    /// Waits until it is rung.
+    pub(super) fn hear(&self) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.heard.wait_while(rung, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Waits until `latest`, or from `soonest` on until it is rung.

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use allocator::GuestId;
+use log::Level;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::admission::Admission;
 use super::attention::{Attention, Passed};
-use super::host::{Admission, End, Host};
+use super::host::{End, Host};
 use super::incidents::Allowance;
 use super::outgoing::push;
 use super::spare::{self, Spare};
@@ -255,7 +257,10 @@ impl Connections {
         if self.admitted.is_empty() {
             return;
         }
-        self.host.keep();
+        if !self.host.keep() {
+            // The next manager does not know of them: they are not told that they are admitted, and ask it.
+            return;
+        }
         for (number, admission) in std::mem::take(&mut self.admitted) {
             let connection = self.open.get(&number);
             let told = connection.map(|connection| self.host.welcome(&connection.stream, admission));
@@ -312,8 +317,14 @@ impl Connections {
         };
         if let Some((_, name)) = &connection.guest {
             match end {
-                End::Left(reason) => log::info!("{name:?} is away: {reason}"),
-                End::Refused(reason) | End::Offence(reason) => log::warn!("{name:?} is cut off: {reason}"),
+                End::Left(reason) => {
+                    self.host
+                        .say(Level::Info, format_args!("{name:?} is away: {reason}"));
+                }
+                End::Refused(reason) | End::Offence(reason) => {
+                    self.host
+                        .say(Level::Warn, format_args!("{name:?} is cut off: {reason}"));
+                }
             }
         }
         self.host

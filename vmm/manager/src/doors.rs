@@ -21,6 +21,18 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// What the manager before kept is there and cannot be read: without it its guests would be lost.
+    #[error(
+        "cannot read {path}, where the manager before wrote down its guests; mend that and start again, or remove the file \
+         to begin without them"
+    )]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
     /// No thread, or what it needs.
     #[error("the system does not let the manager serve its guests")]
     System(#[source] io::Error),

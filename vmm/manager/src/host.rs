@@ -2,7 +2,7 @@
 //!
 //! Threads: one that listens to all guests (`connections`), one at the socket for pages and one more for each
 //! sharing guest, which serves its pages (`pages`), and the caller's own, which runs the rounds
-//! (`rounds`). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
+//! (`rounds`), and one that writes down who has ended (`keeping`). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
 //! while asking the kernel about processes; a sharing domain has a lock of its own.
 //!
 //! # What a hostile process can do
@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use allocator::{GuestId, Pages};
-use page_share::GuestProcess;
+use log::Level;
 
 use super::bell::Bell;
-use super::cgroup::Brake;
+use super::cgroup::{self, Brake};
 use super::connections::Connections;
 use super::doors::listen;
 pub use super::doors::{Doors, HostError, kept_in};
@@ -31,7 +31,7 @@ use super::outgoing::push;
 use super::policy::Settings;
 use super::roster::Roster;
 use super::spare;
-use levy_protocol::link::{FromManager, Hello, Limits, Report, Standing, VERSION, Welcome};
+use levy_protocol::link::{FromManager, Report, Standing};
 use levy_protocol::process_memory::Census;
 
 /// The manager of one host. Clones are the same manager.
@@ -45,6 +45,10 @@ struct Shared {
     crowd: Mutex<Crowd>,
     record: Mutex<Record>,
     keeper: Mutex<Keeper>,
+    /// Rung when what is kept is out of date.
+    outdated: Bell,
+    /// Held while a guest is told its limits: it hears the latest last.
+    telling: Mutex<()>,
     doors: Doors,
     closing: AtomicBool,
     brake: Mutex<Option<Brake>>,
@@ -60,15 +64,6 @@ pub struct Start {
     pub kept: KeptSettings,
     /// How much swap and compression may be promised.
     pub backing: Pages,
-}
-
-/// A guest that is admitted and does not know it yet.
-#[derive(Debug)]
-pub(super) struct Admission {
-    pub(super) id: GuestId,
-    welcome: Welcome,
-    /// Its limits, where it believes in others.
-    limits: Option<Limits>,
 }
 
 /// Why a connection is over.
@@ -108,13 +103,16 @@ impl Host {
         let guests = listen(&doors.guests)?;
         let pages = listen(&doors.pages)?;
         let mut roster = Roster::new(start.settings, start.backing);
-        let (keeper, before) = Keeper::open(&doors.kept, start.kept);
+        let (keeper, before) = Keeper::open(&doors.kept, start.kept).inspect_err(|_| doors.remove())?;
         // What guests hold that are taken back, and what this process does, counts from the beginning.
         let mut census = Census::default();
         roster.take_in(&roster.survey().measure(&mut census));
         if let Some(before) = before {
             roster.take_back(&before);
-            roster.take_in(&roster.survey().measure(&mut census));
+            let survey = roster.survey();
+            roster.take_in(&survey.measure(&mut census));
+            let processes = survey.processes.iter();
+            cgroup::let_go(&processes.map(|process| process.pid).collect::<Vec<_>>());
         }
         let host = Self(Arc::new(Shared {
             roster: Mutex::new(roster),
@@ -122,6 +120,8 @@ impl Host {
             crowd: Mutex::default(),
             record: Mutex::default(),
             keeper: Mutex::new(keeper),
+            outdated: Bell::default(),
+            telling: Mutex::default(),
             doors,
             closing: AtomicBool::new(false),
             bell: Bell::default(),
@@ -129,9 +129,10 @@ impl Host {
         }));
         host.keep();
         let connections = Connections::new(host.clone(), guests).map_err(HostError::System)?;
-        let beside = host.clone();
+        let [beside, behind] = [host.clone(), host.clone()];
         start_thread("guests", move || connections.run())
             .and_then(|()| start_thread("pages", move || beside.receive_pages(&pages)))
+            .and_then(|()| start_thread("keeper", move || behind.keep_when_outdated()))
             .inspect_err(|_| host.close())?;
         Ok(host)
     }
@@ -153,15 +154,20 @@ impl Host {
 
     /// Ends [`Host::run`], closes the sockets and hangs up. Guests run on without a manager and look for the next one.
     pub fn close(&self) {
+        // What is being written is written, and no more is after it: where no door is open the next manager begins, and
+        // the file is its own.
+        let writing = self.keeper();
         if self.0.closing.swap(true, Ordering::SeqCst) {
             return;
         }
+        drop(writing);
         for door in [&self.0.doors.guests, &self.0.doors.pages] {
             // Wakes the thread that listens there; it then sees that it is over.
             let _ = UnixStream::connect(door);
-            let _ = std::fs::remove_file(door);
         }
+        self.0.doors.remove();
         self.0.bell.ring();
+        self.0.outdated.ring();
         self.links().close();
     }
 
@@ -174,7 +180,10 @@ impl Host {
         };
         let sent = push(&stream, message);
         if let Err(error) = &sent {
-            log::warn!("{id} does not read what it is told, it is cut off: {error}");
+            self.say(
+                Level::Warn,
+                format_args!("{id} does not read what it is told, it is cut off: {error}"),
+            );
             let _ = stream.shutdown(Shutdown::Both);
             links.ended(id, &stream);
             self.record().doings.cut_offs += 1;
@@ -202,25 +211,6 @@ impl Host {
         )
     }
 
-    /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on.
-    pub fn keep(&self) {
-        // The newest is written last: this lock is held from looking to writing.
-        let mut keeper = lock(&self.0.keeper);
-        let (groups, guests) = self.roster().kept();
-        keeper.write(groups, guests);
-    }
-
-    /// Keeps settings that were changed at run time.
-    pub fn keep_settings(&self, change: KeptSettings) {
-        lock(&self.0.keeper).change(change);
-        self.keep();
-    }
-
-    /// Why what was set and promised would be lost with this manager, where that is so.
-    pub fn unkept(&self) -> Option<String> {
-        lock(&self.0.keeper).failure()
-    }
-
     pub(super) fn is_closing(&self) -> bool {
         self.0.closing.load(Ordering::SeqCst)
     }
@@ -246,62 +236,12 @@ impl Host {
         }
     }
 
-    fn put_on_brake(&self, id: GuestId, pid: u32) {
+    pub(super) fn put_on_brake(&self, id: GuestId, pid: u32) {
         if let Some(brake) = &*lock(&self.0.brake)
             && let Err(error) = brake.take_in(id, pid)
         {
             log::debug!("{id} is not in {}: {error}", brake.group().display());
         }
-    }
-
-    /// Admits the guest that introduces itself on `stream`.
-    pub(super) fn admit(&self, hello: &Hello, stream: &UnixStream) -> Result<Admission, String> {
-        let process = GuestProcess::of_peer(stream).map_err(|e| {
-            format!(
-                "the manager cannot watch the guest's process: {}",
-                spare::reason(&e)
-            )
-        })?;
-        let pid = process.pid();
-        // A guest that restarts comes back under its name at once, in another process.
-        self.bury_the_dead();
-        let mut roster = self.roster();
-        // Its connection before this one may be closed, and that not be seen yet.
-        let left = roster.find(&hello.name).filter(|id| self.links().is_left(*id));
-        if let Some(seat) = left.and_then(|id| roster.seat_mut(id)) {
-            seat.connected = false;
-        }
-        let id = roster.admit(hello, process).map_err(|e| with_sources(&e))?;
-        let version = hello.range().common().map_err(|e| e.to_string())?;
-        let limits = roster.limits(id).filter(|limits| !limits.are_of(hello));
-        let rebalance = roster.policy().settings().rebalance;
-        drop(roster);
-        self.put_on_brake(id, pid);
-        let welcome = Welcome {
-            version,
-            newest: VERSION.min(hello.version),
-            rebalance_seconds: rebalance.as_secs() as u32,
-        };
-        Ok(Admission { id, welcome, limits })
-    }
-
-    /// Tells a guest that it is admitted. A process that cannot be told stays admitted: it lives.
-    pub(super) fn welcome(&self, stream: &Arc<UnixStream>, admission: Admission) -> std::io::Result<()> {
-        let Admission { id, welcome, limits } = admission;
-        push(stream, &FromManager::Welcome(welcome))?;
-        if let Some(limits) = limits {
-            push(stream, &FromManager::Limits(limits))?;
-        }
-        let mut roster = self.roster();
-        self.links().take(id, stream);
-        if let Some(seat) = roster.seat_mut(id) {
-            seat.connected = true;
-        }
-        drop(roster);
-        log::info!("{id} is here");
-        // Without a limit it grows freely.
-        self.0.bell.ring();
-        Ok(())
     }
 
     /// Takes in a report.
@@ -327,7 +267,7 @@ impl Host {
     pub(super) fn ended(&self, end: &End, id: Option<GuestId>, stream: &Arc<UnixStream>) {
         let Some(id) = id else {
             if let End::Refused(reason) = end {
-                log::info!("a guest was refused: {reason}");
+                self.say(Level::Info, format_args!("a guest was refused: {reason}"));
                 self.record().doings.refused += 1;
                 let reason = reason.clone();
                 // It may be gone already, and then hears nothing.
@@ -366,6 +306,18 @@ impl Host {
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
         lock(&self.0.links)
+    }
+
+    pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        lock(&self.0.keeper)
+    }
+
+    pub(super) fn outdated(&self) -> &Bell {
+        &self.0.outdated
+    }
+
+    pub(super) fn telling(&self) -> MutexGuard<'_, ()> {
+        lock(&self.0.telling)
     }
 
     pub(super) fn crowd(&self) -> MutexGuard<'_, Crowd> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::peer_lines::PeerLines;
 use levy_protocol::link::now_us;
 
 /// Longest time that a process is kept out.
@@ -177,6 +178,7 @@ pub(super) struct Record {
     pub(super) rounds: Rounds,
     /// Words about what the system refuses.
     pub(super) shortages: Rarely,
+    pub(super) peer_lines: PeerLines,
 }
 
 impl Default for Record {
@@ -190,6 +192,7 @@ impl Default for Record {
                 work: Times::new(ROUNDS),
             },
             shortages: Rarely::default(),
+            peer_lines: PeerLines::default(),
         }
     }
 }

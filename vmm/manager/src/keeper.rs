@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kept::{self, Kept, KeptGuest, KeptSettings};
+use super::doors::HostError;
+use super::kept::{self, Kept, KeptError, KeptGuest, KeptSettings};
 use levy_protocol::link::GroupLimits;
 
 /// Writes the file. See [`super::kept`].
@@ -15,27 +16,27 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps at `path`, and returns what the manager before kept there. What cannot be read is said and set aside.
-    pub(super) fn open(path: &Path, settings: KeptSettings) -> (Self, Option<Kept>) {
+    /// Keeps at `path`, and returns what the manager before kept there. A file that is of no use is said and set aside.
+    ///
+    /// # Errors
+    /// When the system does not let this process read it: it may be of use all the same.
+    pub(super) fn open(path: &Path, settings: KeptSettings) -> Result<(Self, Option<Kept>), HostError> {
         let keeper = Self {
             path: path.to_owned(),
             settings,
             failure: None,
         };
-        let before = Kept::read(path).unwrap_or_else(|error| {
-            let aside = match kept::set_aside(path) {
-                Ok(aside) => format!("it is now {}", aside.display()),
-                Err(error) => format!("nor can it be moved away: {error}"),
-            };
-            log::error!(
-                "what the manager before left at {} is of no use: {}; {aside}; its guests are taken for new ones, and \
-                 settings are as this manager was started",
-                path.display(),
-                levy_protocol::error_chain(&error)
-            );
-            None
-        });
-        (keeper, before)
+        match Kept::read(path) {
+            Ok(before) => Ok((keeper, before)),
+            Err(KeptError::Io(source)) => Err(HostError::Kept {
+                path: path.to_owned(),
+                source,
+            }),
+            Err(error) => {
+                set_aside(path, &error);
+                Ok((keeper, None))
+            }
+        }
     }
 
     /// Settings that were changed.
@@ -68,6 +69,19 @@ impl Keeper {
     }
 }
 
+fn set_aside(path: &Path, error: &KeptError) {
+    let aside = match kept::set_aside(path) {
+        Ok(aside) => format!("it is now {}", aside.display()),
+        Err(error) => format!("nor can it be moved away: {error}"),
+    };
+    log::error!(
+        "what the manager before left at {} is of no use: {}; {aside}; its guests are taken for new ones, and settings are \
+         as this manager was started",
+        path.display(),
+        levy_protocol::error_chain(error)
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +91,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kept.json");
         std::fs::write(&path, "{\"format\":").unwrap();
-        let (mut keeper, before) = Keeper::open(&path, KeptSettings::default());
+        let (mut keeper, before) = Keeper::open(&path, KeptSettings::default()).unwrap();
         assert_eq!(before, None);
         assert!(!path.exists() && dir.path().join("kept.json.set-aside").exists());
         keeper.write(Vec::new(), Vec::new());
@@ -89,7 +103,7 @@ mod tests {
     fn a_file_that_cannot_be_written_is_said_until_it_can() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kept.json");
-        let (mut keeper, _) = Keeper::open(&path, KeptSettings::default());
+        let (mut keeper, _) = Keeper::open(&path, KeptSettings::default()).unwrap();
         let new = dir.path().join("kept.json.new");
         std::fs::create_dir(&new).unwrap();
         keeper.write(Vec::new(), Vec::new());

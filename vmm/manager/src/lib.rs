@@ -5,10 +5,10 @@
 //! # Nouns
 //! | question | where |
 //! |---|---|
-//! | who is here, and what was promised? | [`roster`], [`groups`]; for the next manager [`kept`] |
-//! | who says what, and is told what? | `connections`, `pages`, `links`; how they behave, [`incidents`] |
+//! | who is here, and what was promised? | [`roster`], [`groups`]; for the next manager `keeping`, [`kept`] |
+//! | who says what, and is told what? | `connections`, `admission`, `pages`, `links`; how they behave, [`incidents`] |
 //! | what does the machine say? | [`survey`], [`budget`], [`cgroup`] |
-//! | who should hold how much? | [`policy`], [`limiter`], [`member`]; when that is asked, `rounds` |
+//! | who should hold how much? | [`policy`], [`limiter`], [`member`]; pools, `pool_room`; when that is asked, `rounds` |
 //! | what do people see? | [`picture`], [`api`] |
 //!
 //! - [`host::Host`]: the manager at work: sockets, threads, the round.
@@ -25,6 +25,7 @@
 //! 3. No thread holds the registry's lock while it reads or writes a socket.
 #![forbid(unsafe_code)]
 
+mod admission;
 pub mod api;
 mod attention;
 mod backing;
@@ -38,6 +39,7 @@ pub mod groups;
 pub mod host;
 pub mod incidents;
 mod keeper;
+mod keeping;
 pub mod kept;
 mod limit;
 pub mod limiter;
@@ -46,8 +48,10 @@ pub mod member;
 mod names;
 mod outgoing;
 mod pages;
+mod peer_lines;
 pub mod picture;
 pub mod policy;
+mod pool_room;
 mod refusal;
 pub mod roster;
 mod rounds;

@@ -24,6 +24,15 @@ const WAITING: u64 = 8;
 /// See [`WAITING`].
 const ENTITLED: u64 = 32;
 
+/// What of the memory that is free is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gives {
+    /// All of it.
+    All,
+    /// What was promised, and no more: a guest may hold by an earlier manager's limit what this one does not know of.
+    Promises,
+}
+
 /// Whether every guest got what this round meant to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Granted {
@@ -49,6 +58,7 @@ pub(super) struct Limiter<'a> {
     pub(super) memory: Pages,
     /// Of that, what stays free in any case.
     pub(super) margin: Pages,
+    pub(super) gives: Gives,
     pub(super) state: State,
     pub(super) plan: &'a Plan,
     /// The members' groups, which have no groups in them.
@@ -195,6 +205,9 @@ impl Limiter<'_> {
         }
         for place in places {
             place.rise = Rise::new(place.base(), place.wish, place.promised);
+            if self.gives == Gives::Promises {
+                place.rise.beyond = 0;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use log::Level;
 use page_share::GuestProcess;
 
 use super::host::{Host, with_sources};
@@ -67,7 +68,12 @@ impl Host {
     fn serve_pages(&self, stream: UnixStream, process: &GuestProcess) {
         let found = self.roster().peer(process);
         let Some((id, domain, peer)) = found else {
-            log::warn!("a process that runs no sharing guest of this manager wants pages; it is turned away");
+            self.say(
+                Level::Warn,
+                format_args!(
+                    "a process that runs no sharing guest of this manager wants pages; it is turned away"
+                ),
+            );
             return;
         };
         let kept = match stream.try_clone() {
@@ -78,9 +84,10 @@ impl Host {
         let Err(error) = page_share::serve(stream, &domain, peer) else {
             return;
         };
-        log::warn!(
-            "{id} shares no more pages until it connects again: {}",
-            with_sources(&error)
+        let reason = with_sources(&error);
+        self.say(
+            Level::Warn,
+            format_args!("{id} shares no more pages until it connects again: {reason}"),
         );
         if error.is_offence() {
             self.cut_off(id);

@@ -12,8 +12,10 @@ use allocator::{
     Situation, State, StateMachine, Step, Supply, Tax, Thresholds,
 };
 
+pub use crate::limiter::Gives;
 use crate::limiter::{Grant, Granted, Limiter};
 use crate::member::Member;
+use crate::pool_room::{PoolRoom, Promised};
 use levy_protocol::link::Orders;
 
 /// Most of the budget set aside for sharing to come apart, in percent. Beyond it, gated growth takes over: a reserve
@@ -105,6 +107,8 @@ pub struct Round {
     pub reserve: Pages,
     /// Every member's orders.
     pub orders: BTreeMap<GuestId, Orders>,
+    /// How large pools may become.
+    pub pools: PoolRoom,
     /// When the next round is due, unless one is asked for earlier.
     pub next: Duration,
 }
@@ -168,6 +172,11 @@ impl Policy {
     /// Free memory that is aimed for, the break reserve not counted.
     pub fn goal(&self) -> Pages {
         self.machine.thresholds().goal()
+    }
+
+    /// Part of the budget that no guest may grow into.
+    pub(super) fn margin(&self) -> Pages {
+        self.settings.budget.part(MARGIN)
     }
 
     /// Makes the next round plan anew: limits or shares were changed.
@@ -236,6 +245,20 @@ impl Policy {
         groups: &[Group],
         members: &mut [Member],
     ) -> Result<Round, FleetError> {
+        self.round_giving(Gives::All, elapsed, spent, (groups, members))
+    }
+
+    /// The same, in which no more is handed out than it `gives`.
+    ///
+    /// # Errors
+    /// When the limits contradict each other.
+    pub fn round_giving(
+        &mut self,
+        gives: Gives,
+        elapsed: Duration,
+        spent: Spent,
+        (groups, members): (&[Group], &mut [Member]),
+    ) -> Result<Round, FleetError> {
         for member in members.iter_mut() {
             member.pass(elapsed, self.settings.sample.pages);
         }
@@ -263,13 +286,14 @@ impl Policy {
         self.second += elapsed;
         let mut orders = self.orders(&steps, members);
         self.steps = steps;
-        let (grants, granted) = self.limiter(spent, groups).grant(members);
+        let (grants, granted) = self.limiter(gives, spent, groups).grant(members);
         limit(members, &grants, &mut orders);
         Ok(Round {
             state,
             free,
             reserve,
             orders,
+            pools: self.pool_room(elapsed, spent, groups, members),
             next: match granted {
                 Granted::InPart => Duration::ZERO,
                 Granted::All => next,
@@ -278,14 +302,30 @@ impl Policy {
     }
 
     /// Who may hold how much now.
-    fn limiter<'a>(&'a self, spent: Spent, groups: &'a [Group]) -> Limiter<'a> {
+    fn limiter<'a>(&'a self, gives: Gives, spent: Spent, groups: &'a [Group]) -> Limiter<'a> {
         Limiter {
             memory: self.settings.budget.less(spent.pools + spent.manager),
-            margin: self.settings.budget.part(MARGIN),
+            margin: self.margin(),
+            gives,
             state: self.machine.state(),
             plan: &self.plan,
             groups,
         }
+    }
+
+    /// How large pools may become in the time until the next round, which `elapsed` says roughly. The margin is there
+    /// for what they grow by between two rounds.
+    fn pool_room(&self, elapsed: Duration, spent: Spent, groups: &[Group], members: &[Member]) -> PoolRoom {
+        let margin = self.margin();
+        let handed_out = members.iter().map(Member::in_force).sum();
+        let step = margin.part(elapsed.as_secs_f64().min(1.0));
+        let promised = Promised::to(members, groups);
+        PoolRoom::new(
+            self.settings.budget.less(margin),
+            spent,
+            (handed_out, step),
+            promised,
+        )
     }
 
     /// Budget less everything that is used.

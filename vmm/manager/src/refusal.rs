@@ -20,6 +20,12 @@ pub enum AdmitError {
     /// The name is in use.
     #[error("a guest called {0:?} is running already; choose another name or stop that one")]
     Taken(String),
+    /// Its process runs a guest already: what that process holds would count twice.
+    #[error("the process of this guest runs the guest {0:?} already; start another process for this one")]
+    Second(String),
+    /// A path that is longer than any.
+    #[error("the path in `{0}` has more than 4096 bytes")]
+    Path(&'static str),
     /// Shares of zero.
     #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
     Shares,

@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation, Shares};
-use page_share::{Dead, GuestProcess, LocalManager};
+use page_share::{Dead, GuestProcess, LocalManager, PoolLimit};
 
 use crate::groups::{Groups, whole_pages};
 use crate::member::{Limits, Member};
 use crate::names::Names;
 use crate::picture::Picture;
-use crate::policy::{Policy, Round, Settings, Spent};
+use crate::policy::{Gives, Policy, Round, Settings, Spent};
 pub use crate::refusal::{AdmitError, ChangeError};
 pub use crate::seat::{Origin, Seat};
 use crate::survey::{Measured, Survey, Surveyed};
@@ -24,14 +24,18 @@ use levy_protocol::api::Phase;
 use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
 pub(crate) use levy_protocol::link::is_name;
 use levy_protocol::link::{self, Hello, Report, Sharing, Standing};
+use returning::Unwatched;
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
 const OVERHEAD: u64 = 5 << 20;
 
+/// Bytes in the longest path that a guest names: that of the kernel.
+const LONGEST_PATH: usize = 4096;
+
 /// Memory that it needs per guest memory for page tables and page states, in thousandths.
 const OVERHEAD_PER_MILLE: u64 = 6;
 
-/// Pages that one domain's pool may hold; a pool never outgrows the budget, this only bounds its tables.
+/// Pages that one domain's pool may ever hold; how many it may hold now, each round says.
 const POOL_LIMIT: u32 = 1 << 24;
 
 /// All guests, their domains and the policy over them.
@@ -46,6 +50,12 @@ pub struct Roster {
     domains: BTreeMap<String, LocalManager>,
     /// Swap and compression that may be promised.
     backing: Pages,
+    /// A process may run several guests.
+    several_in_one: bool,
+    /// Guests of the manager before that could not be looked at yet.
+    unwatched: Vec<Unwatched>,
+    /// Time for which nothing is handed out beyond promises as long as a survivor has not been heard.
+    settling: Duration,
     next: u64,
     round: Option<Round>,
     /// What pools and the manager itself held when that was last counted.
@@ -64,6 +74,9 @@ impl Roster {
             seats: BTreeMap::new(),
             domains: BTreeMap::new(),
             backing,
+            several_in_one: false,
+            unwatched: Vec::new(),
+            settling: Duration::ZERO,
             next: 0,
             round: None,
             spent: Spent::default(),
@@ -80,26 +93,11 @@ impl Roster {
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name.clone()));
         }
-        if let Some((&id, seat)) = self.seats.iter_mut().find(|(_, seat)| seat.name == hello.name) {
-            let is_same = process.is_still(&seat.process);
-            if let Some(seconds) = seat.conduct.barred().filter(|_| is_same) {
-                return Err(AdmitError::Barred { seconds });
-            }
-            if seat.connected || !is_same {
-                return Err(AdmitError::Taken(hello.name.clone()));
-            }
-            // The same process, after its connection or its manager went: it never ceased to be here, with the limits
-            // that it had.
-            seat.protocol = protocol;
-            let member = self.members.iter().find(|member| member.id == id);
-            if let (Some(member), Some(pages)) = (member, &hello.pages) {
-                seat.brought(member.limits, pages);
-            }
-            return Ok(id);
+        self.take_back_as(&hello.name, &process)?;
+        if let Some(id) = self.find(&hello.name) {
+            return self.return_as(id, hello, &process, protocol);
         }
-        if hello.shares == 0 {
-            return Err(AdmitError::Shares);
-        }
+        self.check(hello, &process)?;
         let started = process.started().map_err(AdmitError::Process)?;
         let settled = self.settle(hello);
         if settled.is_err() {
@@ -113,6 +111,55 @@ impl Roster {
             ..Seat::new(&hello.name, process, (started, protocol))
         };
         Ok(self.seat(limits, seat))
+    }
+
+    /// The same process, after its connection or its manager went: it never ceased to be here, with the limits that it
+    /// had.
+    fn return_as(
+        &mut self,
+        id: GuestId,
+        hello: &Hello,
+        process: &GuestProcess,
+        protocol: u32,
+    ) -> Result<GuestId, AdmitError> {
+        let taken = || AdmitError::Taken(hello.name.clone());
+        let member = self.members.iter().find(|member| member.id == id);
+        let seat = self.seats.get_mut(&id).ok_or_else(taken)?;
+        let is_same = process.is_still(&seat.process);
+        if let Some(seconds) = seat.conduct.barred().filter(|_| is_same) {
+            return Err(AdmitError::Barred { seconds });
+        }
+        if seat.connected || !is_same {
+            return Err(taken());
+        }
+        seat.protocol = protocol;
+        if let (Some(member), Some(pages)) = (member, &hello.pages) {
+            seat.brought(member.limits, pages);
+        }
+        Ok(id)
+    }
+
+    /// Whether a new guest may be called what it says and run where it does.
+    fn check(&self, hello: &Hello, process: &GuestProcess) -> Result<(), AdmitError> {
+        if hello.shares == 0 {
+            return Err(AdmitError::Shares);
+        }
+        for (what, text) in [("control", &hello.control), ("fleet", &hello.fleet)] {
+            if text.as_ref().is_some_and(|text| text.len() > LONGEST_PATH) {
+                return Err(AdmitError::Path(what));
+            }
+        }
+        let mut seats = self.seats.values();
+        match seats.find(|seat| !self.several_in_one && process.is_still(&seat.process)) {
+            Some(seat) => Err(AdmitError::Second(seat.name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets one process run several guests from now on. Each is charged with all that the process holds, so this is for
+    /// programs that are guests and manager at once, as tests are.
+    pub fn allow_several_in_one_process(&mut self) {
+        self.several_in_one = true;
     }
 
     /// Gives a guest the next number.
@@ -262,9 +309,13 @@ impl Roster {
     /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
     pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
         let spent = self.spent();
-        let round = self
-            .policy
-            .round(elapsed, spent, self.groups.list(), &mut self.members)?;
+        let gives = match self.settle_down(elapsed) {
+            true => Gives::All,
+            false => Gives::Promises,
+        };
+        let round =
+            self.policy
+                .round_giving(gives, elapsed, spent, (self.groups.list(), &mut self.members))?;
         for (id, seat) in &mut self.seats {
             seat.orders = round.orders.get(id).copied().unwrap_or_default();
         }
@@ -427,7 +478,10 @@ impl Roster {
         if let Some(domain) = self.domains.get(name) {
             return Ok(domain.clone());
         }
-        let domain = LocalManager::new(page_share::Domain::new(POOL_LIMIT)?);
+        let mut domain = page_share::Domain::new(POOL_LIMIT)?;
+        let pages = u32::try_from(self.policy.margin().get()).unwrap_or(POOL_LIMIT);
+        domain.limit_pool(PoolLimit { pages, alone: pages });
+        let domain = LocalManager::new(domain);
         self.domains.insert(name.to_owned(), domain.clone());
         Ok(domain)
     }
@@ -453,3 +507,6 @@ fn reservation(guest: GuestId, limits: Limits) -> Reservation {
 fn frame_space(ram: Pages) -> Option<FrameSpace> {
     FrameSpace::of_ram(ram.get().checked_mul(PAGE_SIZE)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use allocator::GuestId;
-use page_share::Dead;
+use page_share::{Dead, LocalManager};
 
 use super::host::Host;
+use super::policy::Round;
 use super::told::Told;
 use levy_protocol::link::{FromManager, Orders};
 use levy_protocol::process_memory::Census;
@@ -92,16 +93,19 @@ impl Host {
 
     /// One round; returns when the next one is due.
     fn round(&self, elapsed: Duration, told: &mut Told) -> Result<Duration, allocator::FleetError> {
-        let (next, orders) = {
+        let (next, orders, (pools, old_pools), domains) = {
             let mut roster = self.roster();
-            let next = roster.round(elapsed)?.next;
+            let Round { next, pools, .. } = *roster.round(elapsed)?;
             // A guest that waits is answered, whatever the answer.
             for (member, _) in roster.guests().filter(|(member, _)| member.waits()) {
                 told.forget(member.id);
             }
             let orders = roster.guests().map(|(member, seat)| (member.id, seat.orders));
-            (next, orders.collect::<BTreeMap<GuestId, Orders>>())
+            let orders: BTreeMap<GuestId, Orders> = orders.collect();
+            let domains: Vec<LocalManager> = roster.domains().values().cloned().collect();
+            (next, orders, (pools, roster.old_pools()), domains)
         };
+        pools.divide(&domains, old_pools);
         told.keep(|id| orders.contains_key(&id));
         for (id, orders) in orders {
             if told.is_news(id, &orders) && self.tell(id, &FromManager::Orders(orders)) {
@@ -111,9 +115,10 @@ impl Host {
         Ok(next)
     }
 
-    /// A closed connection releases nothing; a dead process does.
+    /// A closed connection releases nothing; a dead process does. Looks for those again, too, that could not be looked at
+    /// when the manager began.
     pub(super) fn bury_the_dead(&self) {
-        let buried = {
+        let (changed, back) = {
             let mut roster = self.roster();
             let dead: Vec<(GuestId, Dead)> = roster
                 .guests()
@@ -123,10 +128,14 @@ impl Host {
                 roster.bury(dead);
                 self.links().remove(*id);
             }
-            !dead.is_empty()
+            let (known, back) = roster.watch_again();
+            (known || !dead.is_empty(), back)
         };
-        if buried {
-            self.keep();
+        for (id, pid) in back {
+            self.put_on_brake(id, pid);
+        }
+        if changed {
+            self.outdated().ring();
         }
     }
 }

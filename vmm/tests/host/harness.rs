@@ -105,6 +105,8 @@ impl Managed {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::new(Pages::from_mib(mib));
         let host = Host::open(Doors::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
+        // Those of a test are all in this process.
+        host.roster().allow_several_in_one_process();
         let running = host.clone();
         std::thread::spawn(move || running.run());
         let api = api::serve(host.clone(), dir.path()).unwrap();

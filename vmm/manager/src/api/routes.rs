@@ -26,7 +26,7 @@ use crate::kept::KeptSettings;
 use crate::picture::Picture;
 use crate::policy::Settings;
 use crate::roster::Roster;
-use levy_protocol::link::{FromManager, Limits};
+use levy_protocol::link::FromManager;
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Told = Result<(StatusCode, Json<GuestView>), ApiError>;
@@ -92,17 +92,17 @@ async fn change_host(State(served): State<Served>, body: Body) -> Answer<HostVie
     let change: HostChange = read(body)?;
     served
         .aside(move |host| {
-            let mut roster = host.roster();
-            let settings = changed(*roster.policy().settings(), change)?;
-            roster
-                .set(settings)
-                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-            drop(roster);
-            host.keep_settings(KeptSettings {
+            let kept = KeptSettings {
                 budget_bytes: change.budget_bytes,
                 tax_percent: change.tax_percent,
                 rebalance_seconds: change.rebalance_seconds,
-            });
+            };
+            host.change_settings(kept, |roster| {
+                let settings = changed(*roster.policy().settings(), change)?;
+                roster
+                    .set(settings)
+                    .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))
+            })?;
             Ok(view::host(host, &picture(host)))
         })
         .await
@@ -141,10 +141,9 @@ async fn change(State(served): State<Served>, Path(name): Path<String>, body: Bo
             roster
                 .set_limits(id, limits)
                 .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-            let limits = roster.limits(id);
             drop(roster);
             host.keep();
-            tell_limits(host, [(id, limits)]);
+            host.tell_limits([id]);
             one(&picture(host), &name)
         })
         .await
@@ -179,25 +178,13 @@ async fn change_group(
             let members = roster
                 .guests()
                 .filter(|(member, _)| member.limits.group == Some(id));
-            let limits: Vec<_> = members
-                .map(|(member, _)| (member.id, roster.limits(member.id)))
-                .collect();
+            let members: Vec<GuestId> = members.map(|(member, _)| member.id).collect();
             drop(roster);
             host.keep();
-            tell_limits(host, limits);
+            host.tell_limits(members);
             one_group(&picture(host), &name)
         })
         .await
-}
-
-/// Guests' processes remember their limits, so that another manager hears of them. Not under the roster's lock, which
-/// a guest that is cut off on this occasion needs.
-fn tell_limits(host: &Host, limits: impl IntoIterator<Item = (GuestId, Option<Limits>)>) {
-    for (id, limits) in limits {
-        if let Some(limits) = limits {
-            host.tell(id, &FromManager::Limits(limits));
-        }
-    }
 }
 
 async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> Answer<BalloonStatistics> {

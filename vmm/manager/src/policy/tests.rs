@@ -628,6 +628,54 @@ fn a_process_that_ignores_its_limit_is_given_no_more_and_its_neighbour_keeps_its
 }
 
 #[test]
+fn pools_that_grow_as_fast_as_they_may_leave_every_minimum_and_the_budget() {
+    let (budget, manager) = (Pages::from_mib(400), Pages::from_mib(4));
+    let limits = Limits {
+        min: Pages::from_mib(64),
+        max: Pages::from_mib(256),
+        shares: Shares::NORMAL,
+        group: None,
+    };
+    let mut members = [1, 2].map(|id| Member::new(GuestId::new(id), limits));
+    let mut policy = Policy::new(Settings::new(budget));
+    let mut pools = Pages::ZERO;
+    let mut given = [Pages::ZERO; 2];
+    for second in 0..400 {
+        let spent = Spent { pools, manager };
+        let round = policy.round(SECOND, spent, &[], &mut members).unwrap();
+        pools = pools.max(round.pools.alone);
+        for (member, given) in members.iter_mut().zip(&mut given) {
+            let bytes = told(&round, member.id.get()).limit_bytes.unwrap();
+            *given = Pages::new(bytes / 4096);
+            member.held = limits.max.min(*given);
+            let mut report = Report::default();
+            report.pages.private = member.held.get();
+            member.hear(report);
+            member.stand(Standing {
+                limit_bytes: Some(bytes),
+                ..Standing::default()
+            });
+        }
+        let used = pools + manager + members[0].held + members[1].held;
+        assert!(used <= budget, "second {second}: {used}, pools {pools}");
+    }
+    assert!(
+        pools >= Pages::from_mib(260),
+        "they grow into what is not promised: {pools}"
+    );
+    assert!(given.iter().all(|&given| given >= limits.min), "{given:?}");
+    // What guests share now counts for what several have, and for no guest's own.
+    for member in &mut members {
+        member.report.pages.shared = Pages::from_mib(40).get();
+        member.held = Pages::from_mib(24);
+        member.report.pages.private = member.held.get();
+    }
+    let spent = Spent { pools, manager };
+    let room = policy.round(SECOND, spent, &[], &mut members).unwrap().pools;
+    assert!(room.alone <= pools && room.all > pools, "{room:?}, {pools}");
+}
+
+#[test]
 fn nothing_is_said_of_a_guest_beyond_what_it_holds_and_may_hold() {
     let limits = Limits {
         min: Pages::from_mib(64),

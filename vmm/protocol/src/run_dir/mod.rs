@@ -65,6 +65,13 @@ impl Doors {
             kept: kept_in(dir),
         }
     }
+
+    /// Removes the sockets; what is kept stays.
+    pub fn remove(&self) {
+        for door in [&self.guests, &self.pages] {
+            let _ = std::fs::remove_file(door);
+        }
+    }
 }
 
 /// The file of the run directory `dir` in which a manager leaves what the next one takes over.

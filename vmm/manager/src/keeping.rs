@@ -1,0 +1,216 @@
+//! When what the next manager has to know is written down.
+//!
+//! A guest hears that it is admitted, and a client that something is set, after that is on the disk. That a guest has
+//! ended is written by a thread of its own: rounds do not wait for a disk.
+
+use super::host::Host;
+use super::kept::KeptSettings;
+use super::roster::Roster;
+
+impl Host {
+    /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on.
+    /// Whether it was: a manager that closes writes no more, because the file may be its successor's.
+    pub fn keep(&self) -> bool {
+        // The newest is written last: this lock is held from looking to writing.
+        let mut keeper = self.keeper();
+        if self.is_closing() {
+            return false;
+        }
+        let (groups, guests) = self.roster().kept();
+        keeper.write(groups, guests);
+        true
+    }
+
+    /// Changes settings by `apply`, and keeps `change`, which says the same: of two changes the same one is the later here
+    /// and there.
+    ///
+    /// # Errors
+    /// That of `apply`; nothing is kept then.
+    pub fn change_settings<E>(
+        &self,
+        change: KeptSettings,
+        apply: impl FnOnce(&mut Roster) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut keeper = self.keeper();
+        apply(&mut self.roster())?;
+        keeper.change(change);
+        drop(keeper);
+        self.keep();
+        Ok(())
+    }
+
+    /// Why what was set and promised would be lost with this manager, where that is so.
+    pub fn unkept(&self) -> Option<String> {
+        self.keeper().failure()
+    }
+
+    /// Writes down what has changed, each time that it has, until the manager closes.
+    pub(super) fn keep_when_outdated(&self) {
+        while !self.is_closing() {
+            self.outdated().hear();
+            self.keep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use allocator::Pages;
+    use page_share::GuestProcess;
+
+    use super::*;
+    use crate::host::{Doors, HostError};
+    use crate::kept::Kept;
+    use crate::policy::Settings;
+    use levy_protocol::link::{Hello, OLDEST, Sharing, VERSION};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn settings() -> Settings {
+        Settings::new(Pages::from_mib(256))
+    }
+
+    fn host(dir: &Path) -> Host {
+        Host::open(Doors::in_dir(dir), settings(), Pages::from_mib(4096)).unwrap()
+    }
+
+    fn guests_kept(dir: &Path) -> usize {
+        let kept = Kept::read(&Doors::in_dir(dir).kept).unwrap();
+        kept.unwrap().guests.len()
+    }
+
+    /// A guest that `process` runs.
+    fn admit(host: &Host, process: &Child) {
+        let hello = Hello {
+            version: VERSION,
+            oldest: Some(OLDEST),
+            pages: None,
+            name: "g".to_owned(),
+            size: 64 << 20,
+            min: 16 << 20,
+            shares: 1000,
+            sharing: Sharing::Off,
+            group: None,
+            fleet: None,
+            control: None,
+        };
+        let process = GuestProcess::of_child(process.id()).unwrap();
+        host.roster().admit(&hello, process).unwrap();
+    }
+
+    fn child() -> Child {
+        let mut cat = Command::new("cat");
+        cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_manager_that_has_closed_leaves_its_successors_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, mut guest) = (host(dir.path()), child());
+        before.close();
+        let next = host(dir.path());
+        admit(&next, &guest);
+        assert!(next.keep());
+        assert!(!before.keep());
+        assert_eq!(guests_kept(dir.path()), 1);
+        next.close();
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+
+    #[test]
+    fn a_manager_closes_its_doors_after_its_last_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let door = Doors::in_dir(dir.path()).guests;
+        let writing = host.keeper();
+        let closer = host.clone();
+        let closing = std::thread::spawn(move || closer.close());
+        // As long as a door lets it know that it is too late.
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(
+            UnixStream::connect(&door).is_ok(),
+            "no other manager may begin yet"
+        );
+        drop(writing);
+        closing.join().unwrap();
+        assert!(UnixStream::connect(&door).is_err());
+    }
+
+    #[test]
+    fn the_dead_are_buried_while_the_disk_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, mut guest) = (host(dir.path()), child());
+        admit(&host, &guest);
+        assert!(host.keep());
+        let writing = host.keeper();
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+        let (done, is_done) = channel();
+        let burier = host.clone();
+        std::thread::spawn(move || {
+            burier.bury_the_dead();
+            let _ = done.send(());
+        });
+        is_done.recv_timeout(PATIENCE).expect("it waits for no disk");
+        assert_eq!((host.roster().guests().count(), guests_kept(dir.path())), (0, 1));
+        drop(writing);
+        let began = Instant::now();
+        while guests_kept(dir.path()) > 0 {
+            assert!(began.elapsed() < PATIENCE, "it is written down in the end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        host.close();
+    }
+
+    #[test]
+    fn a_change_that_comes_while_another_is_kept_is_the_later_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let budget = |mib: u64| {
+            let change = KeptSettings {
+                budget_bytes: Some(mib << 20),
+                ..KeptSettings::default()
+            };
+            let pages = Pages::from_mib(mib);
+            (change, move |roster: &mut Roster| {
+                roster.set(Settings::new(pages))
+            })
+        };
+        std::thread::scope(|scope| {
+            for mib in 300..332 {
+                let (host, (change, apply)) = (&host, budget(mib));
+                scope.spawn(move || host.change_settings(change, apply).unwrap());
+            }
+        });
+        let holds = host.roster().policy().settings().budget;
+        let kept = Kept::read(&Doors::in_dir(dir.path()).kept).unwrap().unwrap();
+        assert_eq!(kept.settings.budget_bytes, Some(holds.get() * 4096));
+        host.close();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_keeps_the_manager_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = dir.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        let doors = Doors {
+            kept: plain.join("kept.json"),
+            ..Doors::in_dir(dir.path())
+        };
+        let error = Host::open(doors.clone(), settings(), Pages::ZERO).unwrap_err();
+        assert!(matches!(error, HostError::Kept { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("plain/kept.json") && text.contains("remove"),
+            "{text}"
+        );
+        assert!(!doors.guests.exists() && !doors.pages.exists());
+    }
+}
