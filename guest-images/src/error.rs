@@ -68,7 +68,7 @@ pub enum Error {
 
     /// LEVY_MIRROR is not an address.
     #[error(
-        "LEVY_MIRROR={value:?} is no archive address: it must start with http://, https:// or file:/ and hold no spaces"
+        "LEVY_MIRROR={value:?} is not an archive address: it must start with http://, https:// or file:/ and hold no spaces"
     )]
     BadMirror {
         /// Its value.

@@ -18,12 +18,10 @@ pub struct Groups {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GroupError {
     /// A name that cannot be typed or shown.
-    #[error("{0:?} is no group name: it takes 1 to 64 of the characters a-z A-Z 0-9 . _ -")]
+    #[error("{0:?} is not a group name: it takes 1 to 64 of the characters a-z A-Z 0-9 . _ -")]
     Name(String),
     /// Shares of zero.
-    #[error(
-        "group {0}: 0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)"
-    )]
+    #[error("group {0}: shares must be at least 1 (low is 500, normal 1000, high 2000)")]
     Shares(String),
     /// More guaranteed than allowed.
     #[error("group {name}: min of {min} is more than its max of {max}")]
@@ -272,7 +270,7 @@ mod tests {
     fn limits_that_cannot_be_are_refused() {
         let mut groups = Groups::default();
         let refused = |groups: &mut Groups, wanted| groups.enter(&wanted).unwrap_err().to_string();
-        assert!(refused(&mut groups, wanted("a b", 0, None)).contains("no group name"));
+        assert!(refused(&mut groups, wanted("a b", 0, None)).contains("not a group name"));
         assert!(refused(&mut groups, wanted("a", 8192, Some(4096))).contains("max"));
         let none = GroupLimits {
             shares: 0,

@@ -15,7 +15,7 @@ pub enum AdmitError {
     #[error(transparent)]
     Version(#[from] VersionError),
     /// A name that cannot be typed or shown.
-    #[error("{0:?} is no guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
+    #[error("{0:?} is not a guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
     Name(String),
     /// The name is in use.
     #[error("a guest called {0:?} is running already; choose another name or stop that one")]
@@ -27,7 +27,7 @@ pub enum AdmitError {
     #[error("the path in `{0}` has more than 4096 bytes")]
     Path(&'static str),
     /// Shares of zero.
-    #[error("0 shares are no claim to memory; give 1 or more (low is 500, normal 1000, high 2000)")]
+    #[error("shares must be at least 1 (low is 500, normal 1000, high 2000)")]
     Shares,
     /// It broke the rules lately.
     #[error("the guest's process was cut off for breaking the protocol; it may come back in {seconds} s")]

@@ -250,7 +250,7 @@ fn group(
 ) -> Result<GroupLimits, FleetFileError> {
     let key = |part: &str| format!("groups.{name}.{part}").trim_end_matches('.').to_owned();
     if !is_name(name) {
-        let what = format!("{name:?} is no group name: it takes 1 to 64 of a-z A-Z 0-9 . _ -");
+        let what = format!("{name:?} is not a group name: it takes 1 to 64 of a-z A-Z 0-9 . _ -");
         return Err(source.wrong(table.span().start, &key(""), what));
     }
     let written = table.get_ref();
@@ -318,7 +318,8 @@ impl Entry<'_> {
                     ..guest.clone()
                 }),
                 name => {
-                    let what = format!("{name:?} is no guest name: it takes at most 64 of a-z A-Z 0-9 . _ -");
+                    let what =
+                        format!("{name:?} is not a guest name: it takes at most 64 of a-z A-Z 0-9 . _ -");
                     Err(self
                         .source
                         .wrong(self.guest.size.span().start, &self.key(""), what))
@@ -413,7 +414,7 @@ impl Entry<'_> {
             }
             (Some(domain), None) => {
                 let what = format!(
-                    "{:?} is no domain name: it takes 1 to 64 of a-z A-Z 0-9 . _ -",
+                    "{:?} is not a domain name: it takes 1 to 64 of a-z A-Z 0-9 . _ -",
                     domain.get_ref()
                 );
                 Err(self.wrong(domain.span().start, "domain", what))

@@ -15,7 +15,7 @@ use levy_machine::config;
 
 const EXAMPLE: &str = "\
 A fleet file, every key but size optional:
-  deadline = \"2m\"             # until a guest is ready; so long may it take
+  deadline = \"2m\"             # longest time until a guest is ready
   [host]                      # settings of the manager that comes along where no `levy host` is running
   budget = \"1G\"
   tax = 75
@@ -48,7 +48,7 @@ pub struct UpArgs {
     /// [default: the running `levy host`, or own]
     #[arg(long, value_name = "DIR|own|none")]
     manager: Option<PathBuf>,
-    /// Tell programs: a JSON object per line on standard output, the last one a summary
+    /// Print JSON: one object per line on standard output, the last one a summary
     #[arg(long)]
     json: bool,
 }

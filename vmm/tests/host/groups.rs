@@ -116,7 +116,7 @@ fn what_a_group_cannot_be_is_refused() {
         Err(AttendError::Refused(reason)) => reason,
         other => panic!("{other:?}"),
     };
-    assert!(refusal(grouped("a", 16, "no spaces")).contains("no group name"));
+    assert!(refusal(grouped("a", 16, "no spaces")).contains("not a group name"));
     assert!(refusal(limited("a", 16, (2 * MIB, Some(MIB)))).contains("its max"));
     assert!(
         refusal(limited("a", 16, (1024 * MIB, None))).contains("MiB"),

@@ -58,8 +58,8 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
     assert_eq!(u64::from_le_bytes(word), 7);
 }
 
-/// Pages of RAM and frame numbers are as many up to 3 GiB and differ above; where memory is no whole number of huge pages
-/// its last block is not like the others.
+/// Pages of RAM and frame numbers are as many up to 3 GiB and differ above; where memory is not a whole number of huge
+/// pages its last block is not like the others.
 #[test]
 fn a_guest_of_any_size_shares_its_pages() {
     for mib in [13, 3073, 3328, 3500] {
@@ -178,7 +178,7 @@ fn refusals_name_what_is_wrong() {
         })
         .contains("min")
     );
-    assert!(refusal(hello("no spaces", 16)).contains("no guest name"));
+    assert!(refusal(hello("no spaces", 16)).contains("not a guest name"));
     assert!(
         refusal(Hello {
             shares: 0,

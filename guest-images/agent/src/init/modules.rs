@@ -71,7 +71,7 @@ pub(crate) fn insert(name: &str) -> Result<(), String> {
 
 /// Removes a module.
 pub(crate) fn remove(name: &str) -> Result<(), String> {
-    let c_name = CString::new(name).map_err(|_| format!("{name:?} is no module name"))?;
+    let c_name = CString::new(name).map_err(|_| format!("{name:?} is not a module name"))?;
     delete_module(&c_name, DeleteModuleFlags::O_NONBLOCK)
         .map_err(|error| format!("cannot remove the module {name}: {error}"))
 }

@@ -17,7 +17,7 @@ pub enum OptionError {
         known: String,
     },
     /// A key without value, or a value without key.
-    #[error("{0:?} is no key=value pair; the keys are {1}")]
+    #[error("{0:?} is not a key=value pair; the keys are {1}")]
     NotAPair(String, String),
     /// A key given twice.
     #[error("{0} is given twice")]

@@ -71,7 +71,7 @@ fn errors_name_the_key_the_value_and_the_cure() {
     assert!(message::<DiskConfig>("readonly=on").contains("path= is missing"));
     assert!(message::<DiskConfig>("path=a,readonly=on,overlay=on").contains("nothing to overlay"));
     assert!(message::<DiskConfig>("path=a,path=b").contains("given twice"));
-    assert!(message::<DiskConfig>("path=a,b").contains("no key=value pair"));
+    assert!(message::<DiskConfig>("path=a,b").contains("not a key=value pair"));
     assert!(message::<DiskConfig>("path=a,readonly=yes").contains("write on or off"));
     assert!(message::<NetConfig>("tap=t,host=10.0.0.1/24").contains("create=on"));
     assert!(message::<NetConfig>("tap=t,mac=01:02:03:04:05:06").contains("group address"));

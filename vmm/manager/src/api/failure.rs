@@ -10,9 +10,9 @@ use super::types::Failure;
 /// Everything that can be wrong with a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    #[error("there is no {method} {path} in this API; docs/host.md lists what there is")]
+    #[error("there is no {method} {path} in this API; docs/host-api.md lists what there is")]
     NoRoute { method: String, path: String },
-    #[error("{path} does not take {method}; docs/host.md lists what it takes")]
+    #[error("{path} does not take {method}; docs/host-api.md lists what it takes")]
     NoMethod { method: String, path: String },
     #[error("no guest is called {0:?}; GET /guests lists those that run")]
     NoGuest(String),

@@ -259,7 +259,7 @@ fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
     if let Some(percent) = change.tax_percent {
         settings.tax = Tax::new(percent / 100.0).map_err(|_| ApiError::Value {
             key: "tax_percent",
-            what: format!("{percent} is no tax; it goes from 0 to below 100"),
+            what: format!("{percent} is not a tax; it goes from 0 to below 100"),
         })?;
     }
     if let Some(seconds) = change.rebalance_seconds {

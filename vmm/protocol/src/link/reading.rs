@@ -27,12 +27,12 @@ pub struct Fields<'a> {
     unknown: Option<String>,
 }
 
-/// Why a line is no message.
+/// Why a line is not a message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    #[error("it is no JSON object")]
+    #[error("it is not a JSON object")]
     NoObject,
     #[error("no message is of the type {0:?}")]
     Kind(String),

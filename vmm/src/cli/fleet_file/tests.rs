@@ -159,7 +159,7 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         "[guest.a]\nsize = \"64M\"\ndomain = \"a b\"",
         3,
         "guest.a.domain",
-        "no domain name",
+        "not a domain name",
     ),
     (
         "[guest.a]\nsize = \"64M\"\ncount = 2\ndisks = [\"path=x\"]",
@@ -167,7 +167,12 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         "guest.a.disks",
         "overlay=on",
     ),
-    ("[guest.\"a b\"]\nsize = \"64M\"", 2, "guest.a b", "no guest name"),
+    (
+        "[guest.\"a b\"]\nsize = \"64M\"",
+        2,
+        "guest.a b",
+        "not a guest name",
+    ),
     (
         "[host]\ntax = 100\n[guest.a]\nsize = \"64M\"",
         2,

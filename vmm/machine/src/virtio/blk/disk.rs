@@ -65,7 +65,7 @@ pub enum DiskError {
         /// The image.
         path: PathBuf,
     },
-    /// The file is no disk image.
+    /// The file is not a disk image.
     #[error("disk {path}: {what}; give a raw image", path = path.display())]
     NotAnImage {
         /// The image.
@@ -74,7 +74,7 @@ pub enum DiskError {
         what: String,
     },
     /// The file that is to be the private layer cannot be one.
-    #[error("disk {path}: {layer} is no layer of it ({what}); give an empty file, or the layer that was written over this image", path = path.display(), layer = layer.display())]
+    #[error("disk {path}: {layer} is not a layer of it ({what}); give an empty file, or the layer that was written over this image", path = path.display(), layer = layer.display())]
     Layer {
         /// The image.
         path: PathBuf,
@@ -117,7 +117,7 @@ impl RawDisk {
     /// Opens and locks the image at `path`. The lock goes with the process.
     ///
     /// # Errors
-    /// When it cannot be opened, is in use, or is no raw image.
+    /// When it cannot be opened, is in use, or is not a raw image.
     pub fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
         let writable = access == Access::Exclusive;
         let mode = if writable { "writing" } else { "reading" };

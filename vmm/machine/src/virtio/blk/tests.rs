@@ -305,11 +305,11 @@ fn a_kept_layer_is_found_again_by_the_next_process_and_by_no_other_image() {
     std::fs::write(&other, pattern(SECTORS * 1024)).unwrap();
     let message = |layer: &Path| OverlayDisk::over_layer(&other, layer).unwrap_err().to_string();
     assert!(
-        message(&layer).contains("is no layer of it"),
+        message(&layer).contains("is not a layer of it"),
         "{}",
         message(&layer)
     );
-    assert!(message(&base).contains("is no layer of it"));
+    assert!(message(&base).contains("is not a layer of it"));
     assert!(message(&dir.path().join("none")).contains("none"));
 }
 

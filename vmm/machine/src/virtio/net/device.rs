@@ -29,7 +29,7 @@ impl FromStr for MacAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
-            || format!("{text:?} is no Ethernet address; write six hex bytes such as 52:54:00:12:34:56");
+            || format!("{text:?} is not an Ethernet address; write six hex bytes such as 52:54:00:12:34:56");
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {

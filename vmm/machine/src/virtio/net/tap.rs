@@ -31,7 +31,7 @@ impl FromStr for Subnet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address with a prefix length; write it like 10.0.3.1/24");
+        let wrong = || format!("{text:?} is not an address with a prefix length; write it like 10.0.3.1/24");
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let address = address.parse().map_err(|_| wrong())?;
         match prefix.parse() {
@@ -44,7 +44,7 @@ impl FromStr for Subnet {
 /// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// The name is no interface name.
+    /// The name is not an interface name.
     #[error("tap {0:?}: an interface name has 1 to 15 characters without spaces and slashes")]
     Name(String),
     /// There is no such interface.
