@@ -5,6 +5,7 @@ mod dependencies;
 mod layers;
 mod licence;
 mod metadata;
+mod prose;
 mod sources;
 
 use std::process::Command;
@@ -37,6 +38,7 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     step("sources", &|| sources::complaints(metadata.root()))?;
+    step("prose", &|| prose::complaints(metadata.root()))?;
     step("layers", &|| layers::complaints(&metadata))?;
     step("circles", &|| {
         circles::complaints(metadata.root(), &sources::rust_files(metadata.root())?)
