@@ -102,22 +102,10 @@ mod tests {
     use super::*;
     use crate::host::Doors;
     use crate::policy::Settings;
-    use levy_protocol::link::{Line, Lines, OLDEST, Sharing};
+    use levy_protocol::link::{Line, Lines};
 
     fn hello() -> Hello {
-        Hello {
-            version: VERSION,
-            oldest: Some(OLDEST),
-            pages: None,
-            name: "g".to_owned(),
-            size: 64 << 20,
-            min: 16 << 20,
-            shares: 1000,
-            sharing: Sharing::Off,
-            group: None,
-            fleet: None,
-            control: None,
-        }
+        Hello::new("g", 64 << 20).with_min(16 << 20)
     }
 
     fn host(dir: &std::path::Path) -> Host {

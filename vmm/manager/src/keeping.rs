@@ -8,8 +8,9 @@ use super::kept::KeptSettings;
 use super::roster::Roster;
 
 impl Host {
-    /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on.
-    /// Whether it was: a manager that closes writes no more, because the file may be its successor's.
+    /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on;
+    /// where the disk refuses, [`Host::unkept`] says so. `false` when the manager closes: the file may be its
+    /// successor's, and nothing is written.
     pub fn keep(&self) -> bool {
         // The newest is written last: this lock is held from looking to writing.
         let mut keeper = self.keeper();
@@ -68,7 +69,7 @@ mod tests {
     use crate::host::{Doors, HostError};
     use crate::kept::Kept;
     use crate::policy::Settings;
-    use levy_protocol::link::{Hello, OLDEST, Sharing, VERSION};
+    use levy_protocol::link::Hello;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -87,19 +88,7 @@ mod tests {
 
     /// A guest that `process` runs.
     fn admit(host: &Host, process: &Child) {
-        let hello = Hello {
-            version: VERSION,
-            oldest: Some(OLDEST),
-            pages: None,
-            name: "g".to_owned(),
-            size: 64 << 20,
-            min: 16 << 20,
-            shares: 1000,
-            sharing: Sharing::Off,
-            group: None,
-            fleet: None,
-            control: None,
-        };
+        let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
         let process = GuestProcess::of_child(process.id()).unwrap();
         host.roster().admit(&hello, process).unwrap();
     }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::kept::{Kept, KeptGuest, KeptSettings};
-use levy_protocol::link::{GroupLimits, OLDEST, VERSION};
+use levy_protocol::link::{GroupLimits, Hello, VERSION};
 
 const MIB: u64 = 1 << 20;
 
@@ -35,19 +35,7 @@ fn roster() -> Roster {
 }
 
 fn hello(name: &str) -> Hello {
-    Hello {
-        version: VERSION,
-        oldest: Some(OLDEST),
-        pages: None,
-        name: name.to_owned(),
-        size: 128 * MIB,
-        min: 16 * MIB,
-        shares: 1000,
-        sharing: Sharing::Off,
-        group: None,
-        fleet: None,
-        control: None,
-    }
+    Hello::new(name, 128 * MIB).with_min(16 * MIB)
 }
 
 /// What a manager before kept of the guest `name`, which `other` runs.
@@ -92,7 +80,7 @@ fn one_process_is_one_guest() {
 #[test]
 fn no_guest_names_a_path_that_is_longer_than_any() {
     let (mut roster, one) = (roster(), Other::start());
-    let long = || Some("x".repeat(LONGEST_PATH + 1));
+    let long = || Some("x".repeat(admitting::LONGEST_PATH + 1));
     for hello in [
         Hello {
             control: long(),
