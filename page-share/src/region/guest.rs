@@ -80,8 +80,11 @@ impl Guest {
 
     /// Settles `claim` and lets every access that was left to its owner try again.
     pub(crate) fn settle(&self, claim: Claim, to: State) {
-        for page in claim.run().numbers() {
-            self.table.clear_marks(page, mark::READING);
+        // Only of these is the swap thread given any.
+        if matches!(claim.from(), State::Compressed | State::Swapped) {
+            for page in claim.run().numbers() {
+                self.table.clear_marks(page, mark::READING);
+            }
         }
         handover::settle(&self.table, self, claim, to);
     }

@@ -176,7 +176,8 @@ impl Guest {
     /// Reads claimed swapped pages, at most [`NEIGHBOURS`], and brings them back, with one read for each stretch of
     /// consecutive slots; the one with pages that are `wanted` comes first. Of pages that are not what was written, those
     /// in `wanted` become lost and others stay in the file. So do pages that cannot be read: a thread that touches them waits
-    /// until they can. At the region's end all of these are lost. Waits for the disk: never for the fault handler. Returns the number that came back.
+    /// until they can. At the region's end all of these are lost. Waits for the disk: never for the fault handler. Returns
+    /// the number that came back.
     pub(crate) fn bring_back_swapped(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
         let mut count = 0;
         for stretch in stretches(&self.table, claim, wanted) {
