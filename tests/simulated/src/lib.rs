@@ -6,7 +6,7 @@
 //!
 //! - [`Guest`] and [`Manager`] are such a guest and a `levy host`, as processes seen by a test.
 //! - [`SmallDisk`] is a place that is soon full.
-//! - [`Command`] is what these processes run: a program that calls [`Command::run`] can be both.
+//! - [`Command`] is what these processes run: a program that calls [`Command::run_arguments`] can be both.
 //!
 //! ```no_run
 //! use simulated::{Guest, GuestOptions, Manager};

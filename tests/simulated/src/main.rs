@@ -2,14 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-#[derive(Parser)]
-struct Args {
-    #[command(subcommand)]
-    command: simulated::Command,
-}
-
 fn main() -> ExitCode {
-    Args::parse().command.run()
+    simulated::Command::run_arguments()
 }

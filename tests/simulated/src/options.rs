@@ -21,7 +21,19 @@ pub enum Command {
     Protocol(ProtocolOptions),
 }
 
+/// The arguments of a program that is nothing else.
+#[derive(clap::Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
 impl Command {
+    /// Runs what this process's arguments say, to the end.
+    pub fn run_arguments() -> ExitCode {
+        <Arguments as clap::Parser>::parse().command.run()
+    }
+
     /// Runs to the end.
     pub fn run(self) -> ExitCode {
         match self {

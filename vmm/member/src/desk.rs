@@ -21,7 +21,7 @@ struct Papers {
 }
 
 impl Desk {
-    /// Pages that shall be in the balloon.
+    /// Pages that the manager wants in the balloon.
     pub fn balloon_asked(&self) -> u64 {
         self.papers().balloon_asked
     }
@@ -31,7 +31,7 @@ impl Desk {
         self.papers().balloon = Some(pages);
     }
 
-    /// Whether the virtual CPUs shall stand still.
+    /// Whether the manager wants the virtual CPUs to stand still.
     pub fn pause_asked(&self) -> bool {
         self.papers().pause_asked
     }
@@ -41,7 +41,7 @@ impl Desk {
         self.papers().paused = paused;
     }
 
-    /// Whether the guest shall end.
+    /// Whether the manager wants the guest to end.
     pub fn stop_asked(&self) -> bool {
         self.papers().stop_asked
     }

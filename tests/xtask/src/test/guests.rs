@@ -23,6 +23,9 @@ const LONG_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Memory of the nested host: eight guests of 256 MiB and what they run on.
 const NESTED_MEMORY_MIB: u64 = 5120;
 
+/// What QEMU takes besides that, and the page cache that the hosts share.
+const NESTED_EXTRA_MIB: u64 = 1024;
+
 /// Nested hosts side by side at most.
 const MOST_HOSTS: usize = 4;
 
@@ -85,7 +88,7 @@ fn hosts_for(first: &Place, programs: usize) -> usize {
     }
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The first has taken little of its memory yet.
-    let room = available_mib() / (NESTED_MEMORY_MIB + 1024);
+    let room = available_mib() / (NESTED_MEMORY_MIB + NESTED_EXTRA_MIB);
     let most = cpus.min(programs).min(MOST_HOSTS);
     usize::try_from(room).unwrap_or(1).clamp(1, most.max(1))
 }

@@ -91,6 +91,12 @@ fn cold() -> (Kept, Squeezer) {
     (kept, squeezer)
 }
 
+/// Some pages are in the swap file, and no more than `most`.
+fn assert_swapped(kept: &Kept, most: u64) {
+    let swapped = kept.allowance.0.region.stats().swapped;
+    assert!(swapped > 0 && swapped <= most, "{swapped} swapped");
+}
+
 #[test]
 fn an_order_to_compress_and_swap_leaves_the_minimum() {
     let (kept, squeezer) = cold();
@@ -98,12 +104,7 @@ fn an_order_to_compress_and_swap_leaves_the_minimum() {
     assert!((1024..1200).contains(&spare), "{spare} pages to spare");
     // None of them compresses.
     squeezer.squeeze(1000, 1000);
-    let stats = kept.allowance.0.region.stats();
-    assert!(
-        stats.swapped > 0 && stats.swapped <= spare,
-        "{} swapped",
-        stats.swapped
-    );
+    assert_swapped(&kept, spare);
 }
 
 #[test]
@@ -115,12 +116,7 @@ fn two_that_squeeze_at_once_leave_the_minimum() {
             scope.spawn(|| squeezer.squeeze(0, 1000));
         }
     });
-    let stats = kept.allowance.0.region.stats();
-    assert!(
-        stats.swapped > 0 && stats.swapped <= spare,
-        "{} swapped",
-        stats.swapped
-    );
+    assert_swapped(&kept, spare);
 }
 
 #[test]
