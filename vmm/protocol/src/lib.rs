@@ -5,6 +5,7 @@
 //!
 //! # Nouns
 //! - [`link`]: a guest's process and its manager: hello, reports up, orders down.
+//! - [`GuestEvent`]: what a guest's process reports to its launcher, line by line.
 //! - [`control`]: requests to one guest's process, and its replies.
 //! - [`api`]: the bodies of the manager's HTTP API.
 //! - [`frame_space`]: which guest frame numbers a guest of a given size has.
@@ -23,6 +24,7 @@ pub mod api;
 pub mod control;
 mod error_chain;
 pub mod frame_space;
+mod guest_event;
 mod limits;
 pub mod link;
 pub mod outcome;
@@ -31,4 +33,5 @@ pub mod run_dir;
 pub mod socket;
 
 pub use error_chain::error_chain;
+pub use guest_event::{GuestEvent, GuestState};
 pub use limits::{cure, not_started, raise_open_files};

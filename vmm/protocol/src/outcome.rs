@@ -1,10 +1,9 @@
 //! How a guest ended.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The end of a guest, as its supervisor and its exit status tell it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest switched itself off.
     PoweredOff,
@@ -31,7 +30,43 @@ pub enum Outcome {
     },
 }
 
+/// The end of a guest in a word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// [`Outcome::PoweredOff`].
+    PoweredOff,
+    /// [`Outcome::Stopped`].
+    Stopped,
+    /// [`Outcome::Killed`].
+    Killed,
+    /// [`Outcome::Rebooted`].
+    Rebooted,
+    /// [`Outcome::Panicked`].
+    Panicked,
+    /// [`Outcome::Hung`].
+    Hung,
+    /// [`Outcome::Crashed`].
+    Crashed,
+    /// What this version does not know.
+    #[serde(untagged)]
+    Other(String),
+}
+
 impl Outcome {
+    /// The same in a word.
+    pub fn ending(&self) -> Ending {
+        match self {
+            Self::PoweredOff => Ending::PoweredOff,
+            Self::Stopped => Ending::Stopped,
+            Self::Killed => Ending::Killed,
+            Self::Rebooted => Ending::Rebooted,
+            Self::Panicked { .. } => Ending::Panicked,
+            Self::Hung { .. } => Ending::Hung,
+            Self::Crashed { .. } => Ending::Crashed,
+        }
+    }
+
     /// The exit status of a process whose guest ended this way.
     ///
     /// | 0 | off or stopped | 3 | restart | 4 | panic | 5 | hang | 6 | crash |

@@ -3,9 +3,8 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use serde_json::{Value, json};
-
-use levy_protocol::{error_chain, outcome::Outcome};
+use levy_protocol::outcome::Outcome;
+use levy_protocol::{GuestEvent, GuestState, error_chain};
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,12 +32,14 @@ impl Report {
     }
 
     /// The guest came into `state`, `ms` milliseconds after its process started.
-    pub fn state(&mut self, state: &str, ms: u64) {
+    pub fn state(&mut self, state: GuestState, ms: u64) {
         match self.style {
             ReportStyle::Text => eprintln!("levy: {}: {state} after {:.2} s", self.name, ms as f64 / 1000.0),
-            ReportStyle::Json => {
-                line(&json!({"event": "state", "guest": self.name, "state": state, "ms": ms}));
-            }
+            ReportStyle::Json => line(&GuestEvent::State {
+                guest: self.name.clone(),
+                ms,
+                state,
+            }),
         }
     }
 
@@ -46,31 +47,30 @@ impl Report {
     pub fn ended(&mut self, outcome: &Outcome) {
         match self.style {
             ReportStyle::Text => eprintln!("levy: {}: {outcome}", self.name),
-            ReportStyle::Json => line(&json!({
-                "event": "ended", "guest": self.name, "outcome": outcome_name(outcome),
-                "message": outcome.to_string(), "status": outcome.status(),
-            })),
+            ReportStyle::Json => line(&GuestEvent::Ended {
+                guest: self.name.clone(),
+                message: outcome.to_string(),
+                outcome: outcome.ending(),
+                status: outcome.status(),
+            }),
         }
     }
 
     /// The guest could not be started.
     pub fn failed(&mut self, error: &dyn Error) {
+        let message = error_chain(error);
         match self.style {
-            ReportStyle::Text => eprintln!("levy: {}: {}", self.name, error_chain(error)),
-            ReportStyle::Json => {
-                line(
-                    &json!({"event": "failed", "guest": self.name, "message": error_chain(error), "status": 1}),
-                );
-            }
+            ReportStyle::Text => eprintln!("levy: {}: {message}", self.name),
+            ReportStyle::Json => line(&GuestEvent::Failed {
+                guest: self.name.clone(),
+                message,
+                status: 1,
+            }),
         }
     }
 }
 
-fn outcome_name(outcome: &Outcome) -> Value {
-    json!(outcome)["outcome"].clone()
-}
-
-fn line(value: &Value) {
+fn line(event: &GuestEvent) {
     // A launcher that no longer listens must not end the guest.
-    let _ = writeln!(io::stdout(), "{value}");
+    let _ = writeln!(io::stdout(), "{event}");
 }

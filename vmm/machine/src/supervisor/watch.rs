@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use levy_agent::{Action, Command};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use crate::event::Event;
 use crate::process::Report;
 use crate::virtio::balloon::{Balloon, Change};
 use levy_member::{Inventory, Key, PageFigures};
+use levy_protocol::GuestState;
 use levy_protocol::control::{Reply, Request};
 use levy_protocol::outcome::Outcome;
 
@@ -93,7 +95,7 @@ impl<'a> Supervisor<'a> {
         });
         self.machine.vcpus.resume();
         self.timing.started_ms = Some(self.elapsed_ms());
-        self.report.state("running", self.elapsed_ms());
+        self.report.state(GuestState::Running, self.elapsed_ms());
         loop {
             let outcome = match self.next() {
                 Some(event) => self.handle(event),
@@ -160,7 +162,7 @@ impl<'a> Supervisor<'a> {
 
     fn note_panic(&mut self, message: String) {
         if self.panic.is_none() {
-            self.report.state("panicked", self.elapsed_ms());
+            self.report.state(GuestState::Panicked, self.elapsed_ms());
         }
         // The console's words say more than pvpanic's; keep whichever came with words.
         if self
@@ -183,13 +185,13 @@ impl<'a> Supervisor<'a> {
         let now = self.elapsed_ms();
         if self.timing.booted_ms.is_none() {
             self.timing.booted_ms = Some(now);
-            self.report.state("booted", now);
+            self.report.state(GuestState::Booted, now);
         }
         let event = serde_json::from_slice::<AgentLine>(line).ok();
         if event.is_some_and(|line| line.event == "ready") {
             self.timing.ready_ms = Some(now);
             self.machine.up.store(true, Ordering::SeqCst);
-            self.report.state("ready", now);
+            self.report.state(GuestState::Ready, now);
             self.due = self.due.filter(|due| due.what != WhatIsDue::Ready);
         }
     }
@@ -210,7 +212,7 @@ impl<'a> Supervisor<'a> {
             return false;
         }
         let told =
-            self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "poweroff", "id": OWN_ID}));
+            self.timing.ready_ms.is_some() && self.tell_agent(Action::Poweroff);
         if !told {
             // An eventfd refuses only when it was signalled 2^64 times: the button is pressed then anyway.
             let _ = self.machine.devices.handles.power_button.write(1);
@@ -224,9 +226,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Sends the agent a command; `false` when too much waits for it already.
-    fn tell_agent(&self, command: &Value) -> bool {
+    fn tell_agent(&self, action: Action) -> bool {
         let handles = &self.machine.devices.handles;
-        let line = format!("{command}\n");
+        let line = Command { id: OWN_ID, action }.to_line();
         let sent = handles
             .console
             .lock()
@@ -247,7 +249,7 @@ impl<'a> Supervisor<'a> {
                 self.machine.paused.store(true, Ordering::SeqCst);
                 let stuck = self.machine.vcpus.pause().iter().filter(|p| p.is_none()).count();
                 match stuck {
-                    0 => (Reply::Ok(json!({"state": "paused"})), None),
+                    0 => (Reply::Ok(json!({"state": GuestState::Paused})), None),
                     n => (
                         Reply::Error(format!("{n} vCPUs did not leave the guest within 5 s")),
                         None,
@@ -257,7 +259,7 @@ impl<'a> Supervisor<'a> {
             Request::Resume => {
                 self.machine.vcpus.resume();
                 self.machine.paused.store(false, Ordering::SeqCst);
-                (Reply::Ok(json!({"state": "running"})), None)
+                (Reply::Ok(json!({"state": GuestState::Running})), None)
             }
             Request::Inventory { key, first, pages } => (self.inventory(&key, first, pages), None),
             Request::Balloon {
@@ -283,7 +285,7 @@ impl<'a> Supervisor<'a> {
             }
             Request::Restart => {
                 let told =
-                    self.timing.ready_ms.is_some() && self.tell_agent(&json!({"do": "reboot", "id": OWN_ID}));
+                    self.timing.ready_ms.is_some() && self.tell_agent(Action::Reboot);
                 match told {
                     true => (Reply::Ok(json!({"asked": true})), None),
                     false => (
@@ -358,12 +360,12 @@ impl<'a> Supervisor<'a> {
 
     fn status(&self) -> Value {
         let state = match () {
-            () if self.is_paused() => "paused",
-            () if self.panic.is_some() => "panicked",
-            () if self.stopping => "stopping",
-            () if self.timing.ready_ms.is_some() => "ready",
-            () if self.timing.booted_ms.is_some() => "booted",
-            () => "running",
+            () if self.is_paused() => GuestState::Paused,
+            () if self.panic.is_some() => GuestState::Panicked,
+            () if self.stopping => GuestState::Stopping,
+            () if self.timing.ready_ms.is_some() => GuestState::Ready,
+            () if self.timing.booted_ms.is_some() => GuestState::Booted,
+            () => GuestState::Running,
         };
         json!({"state": state, "pid": std::process::id(), "uptime_ms": self.elapsed_ms(), "timing": self.timing})
     }
