@@ -1,23 +1,23 @@
 //! A running guest.
 
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
-use std::sync::mpsc::RecvTimeoutError;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
-use guest_images::agent_protocol::{Action, Command, Event, Report};
-use levy_protocol::control::{Client, Request};
+use guest_images::agent_protocol::{Action, Event, Report};
+use levy_launcher::{OneGuest, WaitError};
+use levy_protocol::control::{ClientError, Request};
+use rustix::process::Signal;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::channel::Channel;
 use crate::console::{self, Trouble};
 
 /// No wait is longer, on emulated and busy hosts neither; a wait that gets there is a hang.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a wait looks whether the VMM is still there.
+/// How often the VMM is asked whether it is as it should be.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Lines of console and events that a failure shows.
@@ -26,11 +26,9 @@ const SHOWN: usize = 20;
 /// A running guest. Killed when dropped.
 pub struct Guest {
     name: String,
-    child: Child,
-    channel: Channel,
+    session: OneGuest,
     /// All events so far.
     events: Vec<Event>,
-    next_id: u64,
     directory: TempDir,
     trouble: Trouble,
 }
@@ -40,26 +38,18 @@ pub struct Guest {
 pub struct Ended {
     /// Its exit status; 128 + signal where a signal ended it.
     pub status: i32,
-    /// What it said on standard error.
+    /// How, in its VMM's words, and what the VMM said on standard error.
     pub message: String,
     /// What the guest said on its console.
     pub console: String,
 }
 
 impl Guest {
-    pub(crate) fn new(
-        name: String,
-        child: Child,
-        channel: Channel,
-        directory: TempDir,
-        trouble: Trouble,
-    ) -> Self {
+    pub(crate) fn new(name: String, session: OneGuest, directory: TempDir, trouble: Trouble) -> Self {
         Self {
             name,
-            child,
-            channel,
+            session,
             events: Vec::new(),
-            next_id: 1,
             directory,
             trouble,
         }
@@ -68,7 +58,7 @@ impl Guest {
     /// The VMM's process.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.session.pid()
     }
 
     /// Waits until the agent obeys commands.
@@ -81,22 +71,13 @@ impl Guest {
         });
     }
 
-    /// Waits until the agent's channel is open, which is before the guest's first instruction.
+    /// Waits until its vCPUs run.
     ///
     /// # Panics
     /// When the VMM ends first.
-    pub fn connected(&mut self) {
-        let until = Instant::now() + PATIENCE;
-        while !self.channel.connect() {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                self.fail(&format!(
-                    "waited for the channel, but the vmm ended with {}",
-                    code(status)
-                ));
-            }
-            if Instant::now() > until {
-                self.fail("waited for the channel");
-            }
+    pub fn running(&mut self) {
+        if let Err(error) = self.session.running(PATIENCE) {
+            self.fail(&format!("waited for vCPUs: {error}"));
         }
     }
 
@@ -105,19 +86,14 @@ impl Guest {
     /// # Panics
     /// When the process is gone already.
     pub fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::INT) {
+        if let Err(error) = self.session.signal(Signal::INT) {
             self.fail(&format!("cannot interrupt: {error}"));
         }
     }
 
     /// Kills the VMM with SIGKILL, as if it had never known, and waits for its end.
-    ///
-    /// # Panics
-    /// When the process cannot be waited for.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        self.child.wait().expect("the vmm is our child");
+        self.session.kill();
     }
 
     /// Asks the VMM, not the guest.
@@ -125,16 +101,16 @@ impl Guest {
     /// # Panics
     /// When it does not answer, or refuses.
     pub fn vmm(&self, request: &Request) -> Value {
-        let answer =
-            Client::connect(&self.path("control"), PATIENCE).and_then(|mut client| client.ask(request));
-        answer.unwrap_or_else(|error| self.fail(&format!("{request:?}: {error}")))
+        self.try_vmm(request)
+            .unwrap_or_else(|error| self.fail(&format!("{request:?}: {error}")))
     }
 
-    /// As [`Guest::vmm`]; `None` once the VMM has ended.
-    #[must_use]
-    pub fn vmm_if_there(&self, request: &Request) -> Option<Value> {
-        let mut client = Client::connect(&self.path("control"), PATIENCE).ok()?;
-        client.ask(request).ok()
+    /// As [`Guest::vmm`], of a VMM that may refuse or have ended.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub fn try_vmm(&self, request: &Request) -> Result<Value, ClientError> {
+        self.session.ask_within(PATIENCE, request)
     }
 
     /// Waits until the VMM's answer to `request` is as `wanted`, and returns it.
@@ -166,13 +142,10 @@ impl Guest {
     /// # Panics
     /// When the channel is not open.
     pub fn command(&mut self, action: Action) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        let line = Command { id, action }.to_line();
-        if let Err(error) = self.channel.send(&line) {
-            self.fail(&format!("cannot send {}: {error}", line.trim()));
-        }
-        id
+        let what = format!("{action:?}");
+        self.session
+            .command(action)
+            .unwrap_or_else(|error| self.fail(&format!("cannot send {what}: {error}")))
     }
 
     /// Sends a command and waits for what it answers.
@@ -233,20 +206,14 @@ impl Guest {
     /// # Panics
     /// When it does not end, and when the console shows trouble that the test did not ask for.
     pub fn end(mut self) -> Ended {
-        let until = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("the vmm is our child") {
-                break status;
-            }
-            if Instant::now() > until {
-                self.fail("the vmm does not end");
-            }
-            std::thread::sleep(TICK / 5);
+        let status = match self.session.end(PATIENCE) {
+            Ok(status) => status,
+            Err(error) => self.fail(&format!("waited for the end of the vmm: {error}")),
         };
         let ended = Ended {
+            message: format!("{}\n{}", self.session.how_it_ended(&Ok(status)), self.log()),
             status: code(status),
-            message: self.file("vmm"),
-            console: self.file("console"),
+            console: self.console(),
         };
         if self.trouble == Trouble::Fails
             && let Some(line) = console::trouble(&ended.console)
@@ -259,13 +226,14 @@ impl Guest {
     /// The console so far.
     #[must_use]
     pub fn console(&self) -> String {
-        self.file("console")
+        self.session.console()
     }
 
     /// What the VMM said on standard error so far.
     #[must_use]
     pub fn log(&self) -> String {
-        self.file("vmm")
+        let bytes = fs::read(self.path("vmm")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// A figure of the VMM's `smaps_rollup` in KiB, as in `Private_Dirty`.
@@ -305,34 +273,25 @@ impl Guest {
     pub fn until_next<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
         loop {
-            if self.channel.connect() {
-                match self.channel.events.recv_timeout(TICK) {
-                    Ok(event) => {
-                        let found = wanted(&event);
-                        self.events.push(event);
-                        if let Some(found) = found {
-                            return found;
-                        }
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            let left = until.saturating_duration_since(Instant::now());
+            let event = match self.session.next(left) {
+                Ok(event) => event,
+                Err(WaitError::Late(_)) => {
+                    self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs()))
                 }
-            }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                self.fail(&format!(
-                    "waited for {what}, but the vmm ended with {}",
-                    code(status)
-                ));
-            }
-            if Instant::now() > until {
-                self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs()));
+                Err(error) => self.fail(&format!("waited for {what}, but {error}")),
+            };
+            let found = wanted(&event);
+            self.events.push(event);
+            if let Some(found) = found {
+                return found;
             }
         }
     }
 
     /// Takes in what it has said by now.
     pub(crate) fn read_all(&mut self) {
-        while let Ok(event) = self.channel.events.try_recv() {
+        while let Some(event) = self.session.next_if_there() {
             self.events.push(event);
         }
     }
@@ -350,15 +309,10 @@ impl Guest {
         panic!(
             "guest {}: {what}\n--- vmm\n{}\n--- events\n{}--- console\n{}\n---",
             self.name,
-            console::tail(&self.file("vmm"), SHOWN),
+            console::tail(&self.log(), SHOWN),
             events.concat(),
-            console::tail(&self.file("console"), SHOWN),
+            console::tail(&self.console(), SHOWN),
         );
-    }
-
-    fn file(&self, name: &str) -> String {
-        let bytes = fs::read(self.directory.path().join(name)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
@@ -368,13 +322,6 @@ impl fmt::Debug for Guest {
             .field("name", &self.name)
             .field("pid", &self.pid())
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

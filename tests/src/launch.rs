@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use levy_launcher::api_client::Client;
+use levy_launcher::{LaunchEvent, Summary};
 use levy_protocol::api::GuestView;
 use levy_protocol::control::{Client as Control, Request};
-use serde_json::Value;
+use levy_protocol::{GuestEvent, GuestState};
 
 use crate::{Lab, PATIENCE, files_in};
 
@@ -47,23 +48,34 @@ impl Launch {
         self.child.id()
     }
 
-    /// Reads until a line is as `wanted`.
+    /// Reads until there is a line that `wanted` makes something of.
     ///
     /// # Panics
     /// When the launcher ends before.
-    pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        for line in self.lines.by_ref().map_while(Result::ok) {
-            let value: Value = serde_json::from_str(&line).unwrap_or_default();
-            if wanted(&value) {
-                return value;
-            }
-        }
-        panic!("the launch ended before {what}");
+    pub fn until<T>(&mut self, what: &str, wanted: impl Fn(LaunchEvent) -> Option<T>) -> T {
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        lines
+            .find_map(|line| wanted(LaunchEvent::parse(&line)?))
+            .unwrap_or_else(|| panic!("the launch ended before {what}"))
     }
 
     /// Waits until the guest is ready.
     pub fn ready(&mut self) {
-        self.until("ready", |line| line["state"] == "ready");
+        self.until("ready", |event| match event {
+            LaunchEvent::Guest(GuestEvent::State { state, .. }) => (state == GuestState::Ready).then_some(()),
+            _ => None,
+        });
+    }
+
+    /// Waits for the summary, which comes last.
+    ///
+    /// # Panics
+    /// When the launcher ends without.
+    pub fn summary(&mut self) -> Summary {
+        self.until("the summary", |event| match event {
+            LaunchEvent::Summary(summary) => Some(summary),
+            _ => None,
+        })
     }
 
     /// Where it keeps its own folder, and everything temporary.

@@ -31,7 +31,6 @@
 //! on this machine or in the nested host.
 #![forbid(unsafe_code)]
 
-mod channel;
 mod console;
 mod guest;
 mod lab;
@@ -42,10 +41,10 @@ mod spawn;
 mod turn;
 
 pub use guest::{Ended, Guest, PATIENCE};
+pub use guest_images::agent_protocol::Verdict;
 pub use lab::Lab;
 pub use launch::Launch;
 pub use left::{NOTHING, files_in};
-pub use runs::Verdict;
 pub use simulated::{Footprint, Manager, SmallDisk, until};
 pub use spawn::Plan;
 pub use turn::{Turn, turn};

@@ -1,21 +1,8 @@
 //! What runs in a guest.
 
-use guest_images::agent_protocol::{Action, Event, Report, Workload};
+use guest_images::agent_protocol::{Action, Event, Report, Verdict, Workload};
 
 use crate::Guest;
-
-/// What a workload found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// Everything it checked was as it had to be.
-    pub ok: bool,
-    /// Operations done.
-    pub ops: u64,
-    /// Operations per second.
-    pub rate: f64,
-    /// What was wrong, or further results.
-    pub detail: String,
-}
 
 impl Guest {
     /// Starts a workload, written as in `churn mib=32 seconds=5`, and returns its number.
@@ -39,18 +26,7 @@ impl Guest {
                 return None;
             }
             match &event.report {
-                Report::Verdict {
-                    ok,
-                    ops,
-                    rate,
-                    detail,
-                    ..
-                } => Some(Ok(Verdict {
-                    ok: *ok,
-                    ops: *ops,
-                    rate: *rate,
-                    detail: detail.clone(),
-                })),
+                Report::Verdict(verdict) => Some(Ok(verdict.clone())),
                 Report::Error { message } => Some(Err(message.clone())),
                 _ => None,
             }

@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use levy_launcher::{OneGuest, SessionFiles};
 use simulated::Manager;
 
-use crate::channel::Channel;
 use crate::console::Trouble;
 use crate::{Guest, Lab};
 
@@ -133,9 +133,7 @@ impl Plan {
         self
     }
 
-    /// The command line, for a test that wants to start it itself.
-    #[must_use]
-    pub fn command(&self) -> Command {
+    fn command(&self) -> Command {
         let boot = self.lab.boot();
         let mut command = match self.prefix.split_first() {
             Some((first, rest)) => {
@@ -157,8 +155,7 @@ impl Plan {
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--deadline", &format!("{}s", self.deadline_seconds)])
             .args(["--cmdline", &self.kernel_words.join(" ")])
-            .args(&self.rest)
-            .stdin(Stdio::null());
+            .args(&self.rest);
         command
     }
 
@@ -172,20 +169,16 @@ impl Plan {
             .prefix("levy-test-")
             .tempdir()
             .expect("a temporary directory");
-        let socket = directory.path().join("agent");
+        let file = |name: &str| directory.path().join(name);
+        let files = SessionFiles {
+            control: file("control"),
+            agent: file("agent"),
+            console: file("console"),
+        };
         let mut command = self.command();
-        command
-            .arg("--agent")
-            .arg(format!("path={}", socket.display()))
-            .arg("--control")
-            .arg(directory.path().join("control"))
-            .arg("--serial")
-            .arg(format!("file={}", directory.path().join("console").display()))
-            .stdout(Stdio::null())
-            .stderr(File::create(directory.path().join("vmm")).expect("a log of the vmm"));
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        Guest::new(self.name, child, Channel::to(socket), directory, self.trouble)
+        command.stderr(File::create(file("vmm")).expect("a log of the vmm"));
+        let session = OneGuest::start(command, files)
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
+        Guest::new(self.name, session, directory, self.trouble)
     }
 }

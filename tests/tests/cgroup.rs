@@ -35,7 +35,7 @@ fn a_launch_brakes_its_guests_at_the_budget_and_leaves_no_group() {
     let high: u64 = of_guest("memory.high").parse().expect("it has a limit");
     assert!(((32 << 20)..=(330 << 20)).contains(&high), "{high}");
     launch.interrupt();
-    launch.until("the summary", |line| line["event"] == "summary");
+    launch.summary();
     let _ = launch.wait();
     assert!(!group.exists(), "{} is left", group.display());
 }

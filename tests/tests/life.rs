@@ -78,7 +78,7 @@ fn ctrl_c_ends_a_guest_and_leaves_no_socket() {
 fn ctrl_c_during_boot_ends_a_guest_too() {
     let Some(lab) = Lab::or_skip() else { return };
     let mut guest = lab.guest("early").start();
-    guest.connected();
+    guest.running();
     guest.interrupt();
     let ended = guest.end();
     assert!(ended.message.contains("guest"), "{ended:?}");
@@ -103,11 +103,13 @@ fn a_launch_outlives_a_killed_guest_and_ctrl_c_leaves_nothing_of_either() {
     let left = launch.guest();
     assert_eq!((left.pid, left.connected), (pids[1], true));
     launch.interrupt();
-    let summary = launch.until("the summary", |line| line["event"] == "summary");
-    let message = summary["guests"][0]["message"].as_str().unwrap();
-    assert!(message.contains("SIGKILL"), "{summary}");
-    assert_eq!(summary["guests"][0]["name"], guests[0].name.as_str(), "{summary}");
-    assert_eq!(summary["guests"][1]["status"], 0, "{summary}");
+    let summary = launch.summary();
+    let [dead, left] = summary.guests.as_slice() else {
+        panic!("{summary:?}")
+    };
+    assert_eq!(dead.name, guests[0].name, "{summary:?}");
+    assert!(dead.message.contains("SIGKILL"), "{summary:?}");
+    assert_eq!(left.status, 0, "{summary:?}");
     assert_eq!(launch.wait(), Some(130));
     let alive: Vec<_> = pids
         .iter()

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use levy_launcher::LaunchEvent;
+use levy_protocol::outcome::Ending;
 use levy_tests::{Lab, Launch};
 
 #[test]
@@ -11,11 +13,11 @@ fn a_guest_that_restarts_is_another_process_under_the_same_name() {
     launch.ready();
     let before = launch.guest();
     launch.restart(&before);
-    let restart = launch.until("a restart", |line| line["event"] == "restart");
-    assert_eq!(
-        (&restart["guest"], &restart["restarts"]),
-        (&"again".into(), &1.into())
-    );
+    let restart = launch.until("a restart", |event| match event {
+        LaunchEvent::Restart { guest, restarts } => Some((guest, restarts)),
+        _ => None,
+    });
+    assert_eq!(restart, ("again".to_owned(), 1));
     launch.ready();
     let after = launch.guest();
     assert_eq!((before.name.as_str(), after.name.as_str()), ("again", "again"));
@@ -43,7 +45,7 @@ fn a_restart_can_be_an_end() {
     launch.ready();
     let guest = launch.guest();
     launch.restart(&guest);
-    let summary = launch.until("the summary", |line| line["event"] == "summary");
-    assert_eq!(summary["guests"][0]["outcome"], "rebooted", "{summary}");
+    let summary = launch.summary();
+    assert_eq!(summary.guests[0].outcome, Some(Ending::Rebooted), "{summary:?}");
     assert_eq!(launch.wait(), Some(3));
 }

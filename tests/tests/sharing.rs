@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use levy_protocol::control::{Client, Request};
-use levy_tests::{Guest, Lab, PATIENCE};
+use levy_protocol::control::Request;
+use levy_tests::{Guest, Lab};
 use serde_json::Value;
 
 /// The least part of what could be saved that has to be.
@@ -87,6 +87,5 @@ fn refusal(guest: &Guest, key: &str) -> String {
         first: 0,
         pages: 1,
     };
-    let mut client = Client::connect(&guest.path("control"), PATIENCE).unwrap();
-    client.ask(&request).unwrap_err().to_string()
+    guest.try_vmm(&request).unwrap_err().to_string()
 }

@@ -3,10 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use levy_protocol::control::{Client, Request};
+use levy_launcher::{OneGuest, SessionFiles};
+use levy_protocol::control::{ClientError, Request};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -37,7 +39,7 @@ fn balloon_of(mib: u64) -> Request {
 }
 
 struct Vmm {
-    child: Child,
+    guest: OneGuest,
     dir: tempfile::TempDir,
 }
 
@@ -55,79 +57,39 @@ impl Vmm {
         }
         let dir = tempfile::tempdir().unwrap();
         write_kernel(dir.path());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_levy"))
-            .args([
-                "vmm",
-                "--kernel",
-                "bzImage",
-                "--memory",
-                "64M",
-                "--cpus",
-                "2",
-                "--kvm-checked",
-            ])
-            .args([
-                "--control",
-                "control",
-                "--agent",
-                "agent",
-                "--serial",
-                "null",
-                "--events",
-                "json",
-            ])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
+        command
+            .args(["vmm", "--kernel", "bzImage", "--memory", "64M", "--cpus", "2"])
+            .arg("--kvm-checked")
             .args(more)
-            .current_dir(dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert!(line.contains("running"), "{line}");
-        Some(Self { child, dir })
+            .current_dir(dir.path());
+        let mut guest = OneGuest::start(command, SessionFiles::numbered(dir.path(), 0)).unwrap();
+        guest.running(PATIENCE).unwrap();
+        Some(Self { guest, dir })
     }
 
-    fn client(&self) -> Client {
-        Client::connect(&self.dir.path().join("control"), PATIENCE).unwrap()
+    fn try_ask(&self, request: &Request) -> Result<Value, ClientError> {
+        self.guest.ask_within(PATIENCE, request)
     }
 
     fn ask(&self, request: &Request) -> Value {
-        self.client().ask(request).unwrap()
+        self.try_ask(request).unwrap()
     }
 
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+    fn signal(&self, signal: Signal) {
+        self.guest.signal(signal).unwrap();
     }
 
-    /// Waits for the process; its status. Nothing but the kernel is left then.
+    /// Waits for the process; its status. Nothing but the kernel and the console is left then.
     fn end(mut self) -> Option<i32> {
-        let begin = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if begin.elapsed() > PATIENCE => panic!("the VMM does not end"),
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        let left: Vec<_> = std::fs::read_dir(self.dir.path())
+        let status = self.guest.end(PATIENCE).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(self.dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name())
             .collect();
-        assert_eq!(left, ["bzImage"]);
+        left.sort();
+        assert_eq!(left, ["0.log", "bzImage"]);
         status.code()
-    }
-}
-
-impl Drop for Vmm {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -172,21 +134,21 @@ fn figures_tell_guest_and_vmm_apart() {
         (&statistics["actual_pages"], &statistics["target_pages"]),
         (&0.into(), &0.into())
     );
-    let refused = vmm.client().ask(&balloon_of(65));
+    let refused = vmm.try_ask(&balloon_of(65));
     assert!(refused.unwrap_err().to_string().contains("this guest has 64 MiB"));
-    vmm.signal("TERM");
+    vmm.signal(Signal::TERM);
     assert_eq!(vmm.end(), Some(0));
 }
 
 #[test]
 fn requests_that_make_no_sense_are_answered() {
     let Some(vmm) = Vmm::start(&[]) else { return };
-    let mut raw = std::os::unix::net::UnixStream::connect(vmm.dir.path().join("control")).unwrap();
+    let mut raw = std::os::unix::net::UnixStream::connect(&vmm.guest.files().control).unwrap();
     std::io::Write::write_all(&mut raw, b"{\"do\":\"explode\"}\n[]\n\xFF\n").unwrap();
     let answers: Vec<_> = BufReader::new(raw).lines().take(3).map(Result::unwrap).collect();
     assert!(answers.iter().all(|a| a.starts_with("{\"error\"")), "{answers:?}");
     assert!(answers[0].contains("explode"));
-    vmm.signal("INT");
+    vmm.signal(Signal::INT);
     assert_eq!(vmm.end(), Some(0));
 }
 

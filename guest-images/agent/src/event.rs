@@ -62,22 +62,7 @@ pub enum Report {
         values: Map<String, Value>,
     },
     /// The end of a run: exactly one per run.
-    Verdict {
-        /// The workload's name.
-        run: String,
-        /// Everything was as it had to be, every byte that was checked included.
-        ok: bool,
-        /// Operations done.
-        ops: u64,
-        /// What an operation is, as in "transactions".
-        unit: String,
-        /// Seconds of measured work, set-up left out.
-        seconds: f64,
-        /// Operations per second of measured work.
-        rate: f64,
-        /// Empty, or what was wrong, or further results.
-        detail: String,
-    },
+    Verdict(Verdict),
     /// A command was obeyed.
     Done {
         /// Its result, by name; empty for most.
@@ -88,6 +73,25 @@ pub enum Report {
         /// What and why.
         message: String,
     },
+}
+
+/// What a run found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The workload's name.
+    pub run: String,
+    /// Everything was as it had to be, every byte that was checked included.
+    pub ok: bool,
+    /// Operations done.
+    pub ops: u64,
+    /// What an operation is, as in "transactions".
+    pub unit: String,
+    /// Seconds of measured work, set-up left out.
+    pub seconds: f64,
+    /// Operations per second of measured work.
+    pub rate: f64,
+    /// Empty, or what was wrong, or further results.
+    pub detail: String,
 }
 
 impl Event {
@@ -116,6 +120,18 @@ impl Event {
 mod tests {
     use super::*;
 
+    fn verdict() -> Verdict {
+        Verdict {
+            run: "churn".into(),
+            ok: true,
+            ops: u64::MAX,
+            unit: "pages".into(),
+            seconds: 1.0,
+            rate: 0.0,
+            detail: "a \"quoted\"\nline".into(),
+        }
+    }
+
     #[test]
     fn every_report_survives_the_wire() {
         let values = Map::from_iter([("x".to_owned(), Value::from(1))]);
@@ -142,15 +158,7 @@ mod tests {
                 name: "written".into(),
                 values: values.clone(),
             },
-            Report::Verdict {
-                run: run(),
-                ok: true,
-                ops: u64::MAX,
-                unit: "pages".into(),
-                seconds: 1.0,
-                rate: 0.0,
-                detail: "a \"quoted\"\nline".into(),
-            },
+            Report::Verdict(verdict()),
             Report::Done { values },
             Report::Error { message: "no".into() },
         ];
@@ -164,6 +172,21 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "one line: {line}");
             assert_eq!(Event::parse(&line).unwrap(), event);
         }
+    }
+
+    #[test]
+    fn a_verdict_is_flat_and_in_order() {
+        let event = Event {
+            t: 12,
+            id: Some(3),
+            report: Report::Verdict(Verdict {
+                ops: 7,
+                detail: String::new(),
+                ..verdict()
+            }),
+        };
+        let line = r#"{"t":12,"id":3,"event":"verdict","run":"churn","ok":true,"ops":7,"unit":"pages","seconds":1.0,"rate":0.0,"detail":""}"#;
+        assert_eq!(event.to_line().trim_end(), line);
     }
 
     #[test]

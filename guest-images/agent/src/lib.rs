@@ -31,7 +31,7 @@ mod event;
 mod workload;
 
 pub use command::{Action, Command, ModuleChange};
-pub use event::{Event, Report};
+pub use event::{Event, Report, Verdict};
 pub use workload::{
     Churn, Dbench, File, Fill, Idle, Nginx, Pgbench, Phase, Reader, Redis, Toucher, Workload,
 };

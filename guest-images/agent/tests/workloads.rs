@@ -29,7 +29,7 @@ fn run(words: &str) -> (Vec<Report>, ExitStatus) {
 /// The verdict, which must come last: whether it is good, how many operations, and its detail.
 fn verdict(reports: &[Report]) -> (bool, u64, String) {
     match reports.last() {
-        Some(Report::Verdict { ok, ops, detail, .. }) => (*ok, *ops, detail.clone()),
+        Some(Report::Verdict(verdict)) => (verdict.ok, verdict.ops, verdict.detail.clone()),
         other => panic!("no verdict at the end but {other:?}"),
     }
 }

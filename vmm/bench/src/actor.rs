@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use levy_agent::{Action, Command, Report as Word};
+use levy_agent::{Action, Report as Word, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use levy_launcher::{Agent, VmmProcess};
+use levy_launcher::Session;
 
 /// Something that a guest was asked to run.
 #[derive(Clone, Debug, Default)]
@@ -35,23 +35,6 @@ pub struct Tick {
     pub rate: f64,
 }
 
-/// The end of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Verdict {
-    /// Everything was as it had to be, every byte that was checked included.
-    pub ok: bool,
-    /// Operations done.
-    pub ops: u64,
-    /// What an operation is.
-    pub unit: String,
-    /// Seconds of measured work.
-    pub seconds: f64,
-    /// Operations per second of measured work.
-    pub rate: f64,
-    /// Empty, or what was wrong, or further results.
-    pub detail: String,
-}
-
 impl Run {
     /// Operations per second between two moments of the stage, from the progress lines in between; none with fewer than
     /// two.
@@ -71,40 +54,32 @@ pub(super) type Answer = Result<Map<String, Value>, String>;
 /// A guest's process and everything heard of it.
 pub(super) struct Actor {
     pub(super) name: String,
-    pub(super) vmm: VmmProcess,
-    pub(super) agent: Option<Agent>,
+    pub(super) session: Session,
     /// Its agent obeys commands.
     pub(super) ready: bool,
-    /// How it ended, in a sentence.
-    pub(super) ended: Option<String>,
-    /// It was sent away: its end is expected.
-    pub(super) dismissed: bool,
     pub(super) runs: BTreeMap<u64, Run>,
     pub(super) answers: BTreeMap<u64, Answer>,
-    last_id: u64,
 }
 
 impl Actor {
-    pub(super) fn new(name: &str, vmm: VmmProcess) -> Self {
+    pub(super) fn new(name: &str, session: Session) -> Self {
         Self {
             name: name.to_owned(),
-            vmm,
-            agent: None,
+            session,
             ready: false,
-            ended: None,
-            dismissed: false,
             runs: BTreeMap::new(),
             answers: BTreeMap::new(),
-            last_id: 0,
         }
     }
 
     /// Sends a command to the agent; returns its number.
     pub(super) fn command(&mut self, action: Action, now: f64) -> io::Result<u64> {
-        self.last_id += 1;
-        let id = self.last_id;
-        if let Action::Run(workload) = &action {
-            let name = workload.name().to_owned();
+        let run = match &action {
+            Action::Run(workload) => Some(workload.name().to_owned()),
+            _ => None,
+        };
+        let id = self.session.command(action)?;
+        if let Some(name) = run {
             let run = Run {
                 name,
                 asked: now,
@@ -112,8 +87,6 @@ impl Actor {
             };
             self.runs.insert(id, run);
         }
-        let agent = self.agent.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        agent.send(&Command { id, action })?;
         Ok(id)
     }
 
@@ -140,33 +113,12 @@ impl Actor {
                 rate: *rate,
             }),
             Word::Stats { name, values } => run.remarks.push((now, name.clone(), values.clone())),
-            Word::Verdict {
-                ok,
-                ops,
-                unit,
-                seconds,
-                rate,
-                detail,
-                ..
-            } => {
-                run.verdict = Some(Verdict {
-                    ok: *ok,
-                    ops: *ops,
-                    unit: unit.clone(),
-                    seconds: *seconds,
-                    rate: *rate,
-                    detail: detail.clone(),
-                });
-            }
+            Word::Verdict(verdict) => run.verdict = Some(verdict.clone()),
             // An error that answers the command means that no verdict will come.
             Word::Error { message } => {
                 run.verdict = Some(Verdict {
-                    ok: false,
-                    ops: 0,
-                    unit: String::new(),
-                    seconds: 0.0,
-                    rate: 0.0,
                     detail: message.clone(),
+                    ..Verdict::default()
                 });
             }
             _ => {}

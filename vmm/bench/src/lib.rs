@@ -26,7 +26,7 @@ mod stage;
 mod tax;
 mod versus_ksm;
 
-pub use actor::{Run, Tick, Verdict};
+pub use actor::{Run, Tick};
 pub use draft::Draft;
 pub use figure::{Figure, FigureError, Line, Panel, Stroke};
 pub use hints::HintedReads;

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use allocator::Pages;
 use levy_agent::{Event as AgentEvent, Workload};
-use serde_json::{Value, json};
+use rustix::process::Signal;
 
-use super::Note;
-use super::agent::Agent;
 use super::guest::{Guest, Step};
+use super::launch_event::LaunchEvent;
 use super::screen::Screen;
+use super::session::{Note, Session, SessionFiles};
 use super::summary::Summary;
-use super::vmm_process::VmmProcess;
 use levy_machine::process::Signals;
 use levy_manager::api;
 use levy_manager::cgroup::{Brake, CgroupError, Choice};
 use levy_manager::host::{Host, HostError};
 use levy_manager::policy::Settings;
+use levy_protocol::GuestEvent;
 use levy_protocol::control::Request;
 use levy_protocol::run_dir::{Doors, RunDir};
 
@@ -120,13 +119,21 @@ pub enum FleetError {
     Thread(#[source] io::Error),
 }
 
+/// Something that a launcher hears.
+enum Heard {
+    /// Of the guest with this number.
+    Guest(usize, Note),
+    /// Ctrl-C or a relative of it.
+    Signal,
+}
+
 /// Guests that run.
 pub struct Fleet {
     guests: Vec<Guest>,
     plan: Plan,
     screen: Screen,
-    notes: Sender<Note>,
-    heard: Receiver<Note>,
+    ears: Sender<Heard>,
+    heard: Receiver<Heard>,
     interrupted: bool,
     /// This launcher's own manager, and its API.
     host: Option<(Host, api::Server)>,
@@ -142,7 +149,7 @@ impl Fleet {
     pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
         // A process takes a handful of files for each guest.
         levy_protocol::raise_open_files();
-        let (notes, heard) = channel();
+        let (ears, heard) = channel();
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
         let host = match &plan.manager {
             Manager::Own(settings, backing, group) => {
@@ -157,38 +164,43 @@ impl Fleet {
             guests: Vec::new(),
             plan,
             screen,
-            notes,
+            ears,
             heard,
             interrupted: false,
             dir,
         };
-        let interrupts = fleet.notes.clone();
+        let interrupts = fleet.ears.clone();
         signals
             .watch(move |_| {
-                let _ = interrupts.send(Note::Signal);
+                let _ = interrupts.send(Heard::Signal);
             })
             .map_err(FleetError::Thread)?;
         for number in 0..fleet.plan.guests.len() {
             let name = fleet.plan.guests[number].name.clone();
-            let vmm = fleet.start(number).map_err(|source| FleetError::Start {
+            let session = fleet.start(number).map_err(|source| FleetError::Start {
                 name: name.clone(),
                 source,
             })?;
             fleet.screen.add(&name);
-            fleet.guests.push(Guest::new(&name, vmm));
+            fleet.guests.push(Guest::new(&name, session));
             fleet.show(number);
         }
         Ok(fleet)
     }
 
     /// Starts the process of guest `number`, for the first time or in the place of one that has ended.
-    fn start(&self, number: usize) -> io::Result<VmmProcess> {
+    fn start(&self, number: usize) -> io::Result<Session> {
         let PlannedGuest { name, args, .. } = &self.plan.guests[number];
         let mut args = args.clone();
         if let Some(manager) = self.manager() {
             args.extend(["--manager".into(), manager.into()]);
         }
-        VmmProcess::start((number, name), &args, self.dir.path(), &self.notes)
+        let ears = self.ears.clone();
+        let listener = move |note| {
+            let _ = ears.send(Heard::Guest(number, note));
+        };
+        let files = SessionFiles::numbered(self.dir.path(), number);
+        Session::launch(name, &args, files, listener)
     }
 
     /// Run directory of the guests' manager.
@@ -204,19 +216,18 @@ impl Fleet {
     pub fn run(mut self) -> Summary {
         while self.guests.iter().any(|guest| !guest.ended) {
             match self.heard.recv_timeout(TICK) {
-                Ok(note) => self.handle(note),
+                Ok(Heard::Guest(number, note)) => self.handle(number, note),
+                Ok(Heard::Signal) => self.interrupt(),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
-            (0..self.guests.len()).for_each(|number| self.connect_agent(number));
+            self.guests.iter_mut().for_each(Guest::connect);
             self.give_up_on_late_verdicts();
         }
         self.release_brake();
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
         let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
         let summary = Summary::of(guests, &busy, self.interrupted);
-        let mut value = json!(summary);
-        value["event"] = "summary".into();
-        self.screen.finish(&summary.to_text(), &value);
+        self.screen.finish(&summary);
         summary
     }
 
@@ -227,48 +238,33 @@ impl Fleet {
         }
     }
 
-    fn handle(&mut self, note: Note) {
+    fn handle(&mut self, number: usize, note: Note) {
         match note {
-            Note::Vmm(number, value) => self.vmm_said(number, &value),
-            Note::Agent(number, event) => self.agent_said(number, &event),
-            Note::Closed(number) => self.ended(number),
-            Note::Signal => self.interrupt(),
+            Note::Vmm(event) => self.vmm_said(number, event),
+            Note::Agent(event) => self.agent_said(number, *event),
+            Note::Closed => self.ended(number),
         }
     }
 
-    fn vmm_said(&mut self, number: usize, value: &Value) {
-        self.screen.event(value);
-        self.guests[number].heard_vmm(value);
-        self.connect_agent(number);
+    fn vmm_said(&mut self, number: usize, event: GuestEvent) {
+        let guest = &mut self.guests[number];
+        guest.heard_vmm(&event);
+        self.screen.event(&LaunchEvent::Guest(event));
+        guest.connect();
         self.show(number);
     }
 
-    /// Connects to the agent of a guest that runs. What this process is short of now it may have later.
-    fn connect_agent(&mut self, number: usize) {
+    fn agent_said(&mut self, number: usize, event: AgentEvent) {
         let guest = &mut self.guests[number];
-        if !guest.lacks_agent() {
-            return;
-        }
-        match Agent::connect(guest.vmm.agent(), number, &self.notes) {
-            Ok(agent) => guest.agent = Some(agent),
-            Err(error) => {
-                let complaint = format!("no way to the agent: {}", levy_protocol::error_chain(&error));
-                if !guest.summary.complaints.contains(&complaint) {
-                    guest.summary.complaints.push(complaint);
-                }
-            }
-        }
-    }
-
-    fn agent_said(&mut self, number: usize, event: &AgentEvent) {
-        let guest = &mut self.guests[number];
-        if guest.agent.is_none() {
+        if !guest.session.is_connected() {
             // The last words of the time before a restart.
             return;
         }
-        self.screen
-            .event(&json!({"event": "agent", "guest": guest.summary.name, "line": event}));
-        let step = guest.heard_agent(event.id, &event.report);
+        let step = guest.heard_agent(&event);
+        self.screen.event(&LaunchEvent::Agent {
+            guest: guest.summary.name.clone(),
+            line: event,
+        });
         self.show(number);
         match step {
             Step::Nothing => {}
@@ -279,7 +275,7 @@ impl Fleet {
 
     fn ready(&mut self, number: usize) {
         let guest = &mut self.guests[number];
-        guest.summary.stats = guest.vmm.ask(&Request::Stats).ok();
+        guest.summary.stats = guest.session.ask(&Request::Stats).ok();
         // After a restart the workload begins anew, unless it was done.
         if guest.summary.verdict.is_none()
             && let Some(workload) = &self.plan.guests[number].workload
@@ -293,7 +289,7 @@ impl Fleet {
     fn verdict(&mut self, number: usize) {
         let guest = &mut self.guests[number];
         guest.verdict_due = None;
-        if let Ok(stats) = guest.vmm.ask(&Request::Stats) {
+        if let Ok(stats) = guest.session.ask(&Request::Stats) {
             guest.summary.stats = Some(stats);
         }
         if !self.plan.keep {
@@ -308,11 +304,13 @@ impl Fleet {
         if guest.summary.outcome.is_some() {
             return;
         }
-        match guest.vmm.ask(&Request::Stop { grace_ms }) {
+        match guest.session.ask(&Request::Stop { grace_ms }) {
             Ok(_) => {}
-            // This process is short of something, which is not the guest's fault.
-            Err(error) if error.is_shortage() => guest.vmm.interrupt(),
-            Err(_) => guest.vmm.kill(),
+            // This process is short of something, which is not the guest's fault. A guest that is gone needs no signal.
+            Err(error) if error.is_shortage() => {
+                let _ = guest.session.signal(Signal::TERM);
+            }
+            Err(_) => guest.session.kill(),
         }
     }
 
@@ -324,8 +322,8 @@ impl Fleet {
             }
             guest.verdict_due = None;
             let because = "the workload gave no verdict in time".to_owned();
-            if guest.vmm.ask(&Request::GiveUp { because }).is_err() {
-                guest.vmm.kill();
+            if guest.session.ask(&Request::GiveUp { because }).is_err() {
+                guest.session.kill();
             }
         }
     }
@@ -338,7 +336,7 @@ impl Fleet {
         if self.interrupted {
             running
                 .into_iter()
-                .for_each(|number| self.guests[number].vmm.kill());
+                .for_each(|number| self.guests[number].session.kill());
             return;
         }
         self.interrupted = true;
@@ -356,27 +354,14 @@ impl Fleet {
         }
         let guest = &mut self.guests[number];
         guest.ended = true;
-        let status = guest.vmm.wait(PROCESS_GRACE);
-        guest.summary.status = match &status {
-            Ok(status) => status
-                .code()
-                .and_then(|code| u8::try_from(code).ok())
-                .unwrap_or(1),
-            Err(_) => 1,
-        };
-        guest.vmm.clear_away();
-        if guest.summary.message.is_empty() {
-            guest.summary.message = match status {
-                Ok(status) if status.signal() == Some(libc::SIGSYS) => {
-                    "its VMM made a system call that its confinement forbids; its last line on standard error names it"
-                        .to_owned()
-                }
-                Ok(status) => format!("its VMM ended without a word: {status}"),
-                Err(e) => format!("its VMM cannot be waited for: {e}"),
-            };
-        }
-        if guest.summary.status != 0 && guest.summary.outcome.is_some() {
-            guest.summary.console = guest.vmm.console_tail(CONSOLE_LINES);
+        let status = guest.session.wait(PROCESS_GRACE);
+        guest.session.clear_away();
+        let summary = &mut guest.summary;
+        summary.message = guest.session.how_it_ended(&status);
+        let code = status.ok().and_then(|status| status.code());
+        summary.status = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+        if summary.status != 0 && summary.outcome.is_some() {
+            summary.console = guest.session.console_tail(CONSOLE_LINES);
         }
         self.show(number);
         let message = self.guests[number].summary.message.clone();
@@ -386,16 +371,16 @@ impl Fleet {
     /// Another process takes the place of one whose guest asked for a restart.
     fn restart(&mut self, number: usize) {
         // Nothing of the old one may be there any more: its sockets, its taps and its locks on disks.
-        let gone = self.guests[number].vmm.wait(PROCESS_GRACE);
+        let gone = self.guests[number].session.wait(PROCESS_GRACE);
         let started = gone.and_then(|_| self.start(number));
         let guest = &mut self.guests[number];
         match started {
-            Ok(vmm) => {
-                guest.restarted(vmm);
-                let name = guest.summary.name.clone();
-                let count = guest.summary.restarts;
-                self.screen
-                    .event(&json!({"event": "restart", "guest": name, "restarts": count}));
+            Ok(session) => {
+                guest.restarted(session);
+                self.screen.event(&LaunchEvent::Restart {
+                    guest: guest.summary.name.clone(),
+                    restarts: guest.summary.restarts,
+                });
                 self.show(number);
             }
             Err(error) => {
@@ -423,9 +408,8 @@ impl Drop for Fleet {
         if let Some((host, _)) = &self.host {
             host.close();
         }
-        for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
-            guest.vmm.kill();
-        }
+        // Their processes are killed and waited for: the group holds them until then.
+        self.guests.clear();
         self.release_brake();
     }
 }

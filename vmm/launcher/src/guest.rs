@@ -2,22 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use levy_agent::{Action, Command, Report, Workload};
-use serde_json::Value;
+use levy_agent::{Action, Event as AgentEvent, Report, Workload};
+use levy_protocol::outcome::Ending;
+use levy_protocol::{GuestEvent, GuestState};
 
-use super::agent::Agent;
+use super::session::Session;
 use super::summary::GuestSummary;
-use super::vmm_process::VmmProcess;
-
-/// The id of the command that starts the workload.
-const RUN: u64 = 1;
 
 /// A guest that was started.
-#[derive(Debug)]
 pub(super) struct Guest {
-    pub(super) vmm: VmmProcess,
-    pub(super) agent: Option<Agent>,
+    pub(super) session: Session,
     pub(super) summary: GuestSummary,
+    /// The number of the command that started its workload.
+    run: Option<u64>,
     /// When the workload's verdict is overdue.
     pub(super) verdict_due: Option<Instant>,
     pub(super) ended: bool,
@@ -39,11 +36,11 @@ pub(super) enum Step {
 }
 
 impl Guest {
-    pub(super) fn new(name: &str, vmm: VmmProcess) -> Self {
+    pub(super) fn new(name: &str, session: Session) -> Self {
         Self {
-            vmm,
-            agent: None,
+            session,
             summary: GuestSummary::new(name),
+            run: None,
             verdict_due: None,
             ended: false,
             vain_restarts: 0,
@@ -52,23 +49,27 @@ impl Guest {
 
     /// Whether it has ended by asking for a restart, and not for the same again and again.
     pub(super) fn may_restart(&self) -> bool {
-        self.summary.outcome.as_deref() == Some("rebooted") && self.vain_restarts < VAIN_RESTARTS
+        self.summary.outcome == Some(Ending::Rebooted) && self.vain_restarts < VAIN_RESTARTS
     }
 
-    /// Whether its agent can be connected to and is not.
-    pub(super) fn lacks_agent(&self) -> bool {
-        let runs = self.summary.started_ms.is_some() && self.summary.outcome.is_none();
-        runs && !self.ended && self.agent.is_none()
+    /// Connects to its agent, if it runs and that is not done. What this process is short of now it may have later.
+    pub(super) fn connect(&mut self) {
+        if let Err(error) = self.session.connect() {
+            let complaint = format!("no way to the agent: {}", levy_protocol::error_chain(&error));
+            if !self.summary.complaints.contains(&complaint) {
+                self.summary.complaints.push(complaint);
+            }
+        }
     }
 
-    /// `vmm` has taken the place of its process.
-    pub(super) fn restarted(&mut self, vmm: VmmProcess) {
+    /// `session` has taken the place of its own, which has ended.
+    pub(super) fn restarted(&mut self, session: Session) {
         self.vain_restarts = match self.summary.ready_ms {
             Some(_) => 0,
             None => self.vain_restarts + 1,
         };
-        self.vmm = vmm;
-        self.agent = None;
+        self.session = session;
+        self.run = None;
         self.verdict_due = None;
         let summary = &mut self.summary;
         summary.restarts += 1;
@@ -77,52 +78,52 @@ impl Guest {
         (summary.started_ms, summary.booted_ms, summary.ready_ms) = (None, None, None);
     }
 
-    /// The VMM process reported `value`.
-    pub(super) fn heard_vmm(&mut self, value: &Value) {
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        match value["event"].as_str() {
-            Some("state") => {
-                let state = text("state");
-                let ms = value["ms"].as_u64();
-                match state.as_str() {
-                    "running" => self.summary.started_ms = ms,
-                    "booted" => self.summary.booted_ms = ms,
-                    "ready" => self.summary.ready_ms = ms,
+    /// Its process reported `event`.
+    pub(super) fn heard_vmm(&mut self, event: &GuestEvent) {
+        self.session.heard(event);
+        let summary = &mut self.summary;
+        match event {
+            GuestEvent::State { state, ms, .. } => {
+                match state {
+                    GuestState::Running => summary.started_ms = Some(*ms),
+                    GuestState::Booted => summary.booted_ms = Some(*ms),
+                    GuestState::Ready => summary.ready_ms = Some(*ms),
                     _ => {}
                 }
-                self.summary.state = state;
+                summary.state = state.to_string();
             }
-            Some("ended") => {
-                self.summary.state = "ended".into();
-                self.summary.outcome = Some(text("outcome"));
-                self.summary.message = text("message");
+            GuestEvent::Ended { outcome, message, .. } => {
+                summary.state = "ended".into();
+                summary.outcome = Some(outcome.clone());
+                message.clone_into(&mut summary.message);
             }
-            Some("failed") => {
-                self.summary.state = "failed".into();
-                self.summary.message = text("message");
+            GuestEvent::Failed { message, .. } => {
+                summary.state = "failed".into();
+                message.clone_into(&mut summary.message);
             }
-            _ => {}
+            GuestEvent::Unknown(_) => {}
         }
     }
 
-    /// The agent reported `report`, as an answer to command `id`.
-    pub(super) fn heard_agent(&mut self, id: Option<u64>, report: &Report) -> Step {
-        match report {
+    /// Its agent said `event`.
+    pub(super) fn heard_agent(&mut self, event: &AgentEvent) -> Step {
+        let is_of_run = event.id.is_some() && event.id == self.run;
+        match &event.report {
             Report::Ready { .. } => return Step::Ready,
-            Report::Started { run } if id == Some(RUN) => self.summary.state = format!("{run} started"),
+            Report::Started { run } if is_of_run => self.summary.state = format!("{run} started"),
             Report::Progress {
                 run, seconds, rate, ..
-            } if id == Some(RUN) => {
+            } if is_of_run => {
                 self.summary.state = format!("{run} {seconds:.0} s, {rate:.0}/s");
             }
-            Report::Verdict { .. } if id == Some(RUN) => {
-                self.summary.verdict = serde_json::to_value(report).ok();
+            verdict @ Report::Verdict(_) if is_of_run => {
+                self.summary.verdict = Some(verdict.clone());
                 return Step::Verdict;
             }
             Report::Error { message } => {
                 self.summary.complaints.push(message.clone());
                 // An error that answers the command means that no verdict will come.
-                if id == Some(RUN) {
+                if is_of_run {
                     return Step::Verdict;
                 }
             }
@@ -133,13 +134,7 @@ impl Guest {
 
     /// Starts the workload, which may take `patience` more than it announces.
     pub(super) fn start(&mut self, workload: &Workload, patience: Duration) -> std::io::Result<()> {
-        let command = Command {
-            id: RUN,
-            action: Action::Run(workload.clone()),
-        };
-        if let Some(agent) = &mut self.agent {
-            agent.send(&command)?;
-        }
+        self.run = Some(self.session.command(Action::Run(workload.clone()))?);
         self.verdict_due = Some(Instant::now() + Duration::from_secs(workload.seconds()) + patience);
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use super::launch_event::LaunchEvent;
+use super::summary::Summary;
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,20 +84,20 @@ impl Screen {
     }
 
     /// A line for programs.
-    pub(super) fn event(&self, value: &Value) {
+    pub(super) fn event(&self, event: &LaunchEvent) {
         if self.style == ScreenStyle::Json {
             // A reader that no longer listens does not stop the guests.
-            let _ = writeln!(io::stdout(), "{value}");
+            let _ = writeln!(io::stdout(), "{event}");
         }
     }
 
     /// The end.
-    pub fn finish(&self, text: &str, value: &Value) {
+    pub(super) fn finish(&self, summary: &Summary) {
         match self.style {
             ScreenStyle::Text => {
-                let _ = write!(io::stdout(), "{text}");
+                let _ = write!(io::stdout(), "{}", summary.to_text());
             }
-            ScreenStyle::Json => self.event(value),
+            ScreenStyle::Json => self.event(&LaunchEvent::Summary(summary.clone())),
         }
     }
 }

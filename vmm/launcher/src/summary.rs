@@ -2,18 +2,21 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use levy_agent::{Report, Verdict};
+use levy_protocol::outcome::Ending;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One guest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GuestSummary {
     /// Its name.
     pub name: String,
     /// What it did last.
     pub state: String,
     /// How it ended, in a word; none if it never started.
-    pub outcome: Option<String>,
+    pub outcome: Option<Ending>,
     /// How it ended, in a sentence.
     pub message: String,
     /// Exit status of its VMM.
@@ -26,8 +29,8 @@ pub struct GuestSummary {
     pub booted_ms: Option<u64>,
     /// ... until its agent took commands.
     pub ready_ms: Option<u64>,
-    /// What the workload's verdict said.
-    pub verdict: Option<Value>,
+    /// The agent's report of the workload's verdict.
+    pub verdict: Option<Report>,
     /// Memory and device figures when the workload was done, or when the guest was ready.
     pub stats: Option<Value>,
     /// Errors that its agent reported.
@@ -45,14 +48,28 @@ impl GuestSummary {
         }
     }
 
+    /// What the workload found, if it came to its end.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match &self.verdict {
+            Some(Report::Verdict(verdict)) => Some(verdict),
+            _ => None,
+        }
+    }
+
     /// Whether the workload said that all is well.
     pub fn is_ok(&self) -> bool {
-        self.verdict.as_ref().is_some_and(|v| v["ok"] == true)
+        self.verdict().is_some_and(|verdict| verdict.ok)
+    }
+
+    /// A figure of its memory in KiB, by the name that it has among its process's figures.
+    pub fn memory_kib(&self, name: &str) -> Option<u64> {
+        self.stats.as_ref()?["memory"][name].as_u64()
     }
 }
 
 /// All guests of a launch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// The guests.
     pub guests: Vec<GuestSummary>,
@@ -90,9 +107,9 @@ impl Summary {
         );
         for guest in &self.guests {
             let seconds = |ms: Option<u64>| ms.map_or("-".into(), |ms| format!("{:.2}", ms as f64 / 1000.0));
-            let mib = |key: &str| {
-                let kib = guest.stats.as_ref().and_then(|s| s["memory"][key].as_f64());
-                kib.map_or("-".into(), |kib| format!("{:.1}", kib / 1024.0))
+            let mib = |name: &str| {
+                let kib = guest.memory_kib(name);
+                kib.map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0))
             };
             let _ = writeln!(
                 text,
@@ -124,7 +141,7 @@ impl GuestSummary {
         } else {
             format!("; {}", self.message)
         };
-        let Some(verdict) = &self.verdict else {
+        let Some(verdict) = self.verdict() else {
             let complaint = self
                 .complaints
                 .last()
@@ -132,32 +149,31 @@ impl GuestSummary {
                 .unwrap_or_default();
             return format!("{}{complaint}", self.message);
         };
-        let word = if self.is_ok() { "ok" } else { "FAILED" };
-        let text = |key: &str| verdict[key].as_str().unwrap_or_default().to_owned();
-        let rate = verdict["rate"].as_f64().unwrap_or_default();
-        let detail = match text("detail") {
-            d if d.is_empty() => d,
-            d => format!(" ({d})"),
+        let word = if verdict.ok { "ok" } else { "FAILED" };
+        let Verdict { run, rate, unit, .. } = verdict;
+        let detail = match verdict.detail.as_str() {
+            "" => String::new(),
+            detail => format!(" ({detail})"),
         };
-        format!(
-            "{} {word}, {rate:.0} {}/s{detail}{ended}",
-            text("run"),
-            text("unit")
-        )
+        format!("{run} {word}, {rate:.0} {unit}/s{detail}{ended}")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn guest(status: u8, ok: Option<bool>) -> GuestSummary {
+        let verdict = |ok| Verdict {
+            ok,
+            run: "churn".into(),
+            unit: "pages".into(),
+            rate: 3.0,
+            ..Verdict::default()
+        };
         GuestSummary {
             status,
-            verdict: ok
-                .map(|ok| json!({"ok": ok, "run": "churn", "unit": "pages", "rate": 3.0, "detail": ""})),
+            verdict: ok.map(|ok| Report::Verdict(verdict(ok))),
             ..GuestSummary::new("g")
         }
     }

@@ -1,15 +1,15 @@
 //! One guest of some size, and what its manager sees of it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use allocator::GuestId;
+use levy_launcher::{OneGuest, SessionFiles};
 use levy_manager::host::Host;
 use levy_member::{Inventory, Key};
-use levy_protocol::control::{Client, Request};
+use levy_protocol::control::Request;
 use levy_protocol::link::{FromManager, Orders, Report, Standing};
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ pub(crate) type Failed = String;
 /// A guest's process under the manager of the test.
 pub(crate) struct Guest<'a> {
     host: &'a Host,
-    child: Child,
+    session: OneGuest,
     dir: tempfile::TempDir,
     id: GuestId,
     key: Key,
@@ -50,46 +50,27 @@ impl<'a> Guest<'a> {
         let file = |name: &str| dir.path().join(name);
         fs::write(file("bzImage"), kernel::touching(&touched(mib), mib << 32)).unwrap();
         fs::write(file("initrd"), initrd(mib)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_levy"))
-            .args(["vmm", "--kvm-checked", "--events", "json", "--serial", "null"])
-            .args([
-                "--kernel",
-                "bzImage",
-                "--initrd",
-                "initrd",
-                "--control",
-                "control",
-            ])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
+        command
+            .args(["vmm", "--kvm-checked", "--kernel", "bzImage", "--initrd", "initrd"])
             .args(["--memory", &format!("size={mib}M,min=4M"), "--swap", "."])
             .args(["--name", &format!("g{mib}"), "--sharing", "mode=on,domain=sizes"])
             .arg("--manager")
             .arg(manager)
             .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(file("stderr")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap_or_default();
-        let id = admitted(host, &format!("g{mib}"));
-        match (id, said["state"] == "running") {
-            (Some(id), true) => Ok(Self {
-                host,
-                child,
-                dir,
-                id,
-                key: Key::random().unwrap(),
-                mib,
-            }),
-            _ => {
-                let _ = child.wait();
-                Err(format!("it does not start: {}", line.trim()))
-            }
-        }
+            .stderr(File::create(file("stderr")).unwrap());
+        let mut session = OneGuest::start(command, SessionFiles::numbered(dir.path(), 0)).unwrap();
+        let running = session.running(PATIENCE);
+        running.map_err(|error| format!("it does not start: {error}"))?;
+        let id = admitted(host, &format!("g{mib}")).ok_or("it runs without its manager")?;
+        Ok(Self {
+            host,
+            session,
+            dir,
+            id,
+            key: Key::random().unwrap(),
+            mib,
+        })
     }
 
     /// Waits until what the manager knows is as `wanted`.
@@ -129,7 +110,7 @@ impl<'a> Guest<'a> {
 
     /// Bytes that its process holds, as the budget counts them.
     pub(crate) fn held(&self) -> Result<u64, Failed> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.session.pid())).unwrap_or_default();
         let counted = status
             .lines()
             .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:")));
@@ -182,26 +163,18 @@ impl<'a> Guest<'a> {
     /// Ends it; its exit status.
     pub(crate) fn stop(mut self) -> Result<i32, Failed> {
         self.ask(&Request::Stop { grace_ms: 0 })?;
-        let status = self.child.wait().unwrap();
+        let status = self.session.end(PATIENCE).map_err(|error| self.failed(&error.to_string()))?;
         Ok(status.code().unwrap_or(-1))
     }
 
     fn ask(&self, request: &Request) -> Result<Value, Failed> {
-        let socket = self.dir.path().join("control");
-        let answer = Client::connect(&socket, PATIENCE).and_then(|mut client| client.ask(request));
+        let answer = self.session.ask_within(PATIENCE, request);
         answer.map_err(|error| self.failed(&format!("{request:?}: {error}")))
     }
 
     fn failed(&self, what: &str) -> Failed {
         let said = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
         format!("{what}; it said: {said:?}")
-    }
-}
-
-impl Drop for Guest<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use levy_agent::{Action, Command, Event, MAX_LINE, ModuleChange, Report, Workload};
+use levy_agent::{Action, Command, Event, MAX_LINE, ModuleChange, Report, Verdict, Workload};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
@@ -147,7 +147,7 @@ fn relay(channel: &Channel, child: &mut Child) -> bool {
     let mut judged = false;
     let lines = BufReader::new(stdout).lines().map_while(Result::ok);
     for line in lines.filter(|line| line.len() < MAX_LINE) {
-        judged |= Event::parse(&line).is_ok_and(|event| matches!(event.report, Report::Verdict { .. }));
+        judged |= Event::parse(&line).is_ok_and(|event| matches!(event.report, Report::Verdict(_)));
         channel.write_line(&format!("{line}\n"));
     }
     judged
@@ -161,16 +161,11 @@ fn no_verdict(run: &str, status: Option<ExitStatus>) -> Report {
         (None, Some(status)) => format!("ended without a verdict: {status}"),
         (None, None) => "lost".to_owned(),
     };
-    let (run, unit) = (run.to_owned(), String::new());
-    Report::Verdict {
-        run,
-        ok: false,
-        ops: 0,
-        unit,
-        seconds: 0.0,
-        rate: 0.0,
+    Report::Verdict(Verdict {
+        run: run.to_owned(),
         detail,
-    }
+        ..Verdict::default()
+    })
 }
 
 /// /proc/meminfo as numbers of kB (or plain counts where it has no unit).

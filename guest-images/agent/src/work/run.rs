@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use levy_agent::{Event, Report, Workload};
+use levy_agent::{Event, Report, Verdict, Workload};
 use serde_json::{Map, Value};
 
 use crate::clock::uptime_ms;
@@ -172,7 +172,7 @@ impl Run {
         } else {
             0.0
         };
-        self.report(Report::Verdict {
+        self.report(Report::Verdict(Verdict {
             run: self.name.to_owned(),
             ok,
             ops: done.ops,
@@ -180,7 +180,7 @@ impl Run {
             seconds: round(done.seconds),
             rate: round(rate),
             detail: done.detail,
-        });
+        }));
         if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 

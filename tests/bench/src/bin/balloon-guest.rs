@@ -3,17 +3,16 @@
 //!
 //! Times are those of the whole product: the controller's cautious start is in them.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bench::Report;
 use clap::Parser;
-use guest_images::agent_protocol::{Action, Command as Order, Event, Report as Word, Workload};
-use levy_protocol::control::{Client, Request};
+use guest_images::agent_protocol::{Action, Report as Word, Workload};
+use levy_launcher::{OneGuest, SessionFiles};
+use levy_protocol::control::Request;
 use serde_json::Value;
 
 /// Anything that takes longer hangs.
@@ -108,15 +107,15 @@ fn reporting(args: &Args, report: &mut Report) -> Result<()> {
     guest.run(&format!("file mib={FILE_MIB} hold=3 seconds=1"))?;
     let named = |name: &'static str| move |word: &Word| matches!(word, Word::Stats { name: what, .. } if what == name);
     guest.until(named("written"))?;
-    let resident = |guest: &mut Guest| number(&guest.memory()?["guest_rss_kib"]);
-    let with = resident(&mut guest)?;
+    let resident = |guest: &Guest| number(&guest.memory()?["guest_rss_kib"]);
+    let with = resident(&guest)?;
     guest.until(named("deleted"))?;
     let deleted = Instant::now();
     let mut times = [None; 2];
     let mut back = 0;
     while deleted.elapsed() < REPORTED {
         std::thread::sleep(LOOK * 5);
-        back = with.saturating_sub(resident(&mut guest)?);
+        back = with.saturating_sub(resident(&guest)?);
         for (time, percent) in times.iter_mut().zip([90, 95]) {
             if time.is_none() && back * 100 >= FILE_MIB * 1024 * percent {
                 *time = Some(deleted.elapsed().as_secs_f64());
@@ -143,91 +142,62 @@ fn reporting(args: &Args, report: &mut Report) -> Result<()> {
 
 /// A running guest; ended when dropped.
 struct Guest {
-    child: Child,
-    agent: BufReader<UnixStream>,
-    control: Client,
-    next: u64,
+    session: OneGuest,
     _directory: tempfile::TempDir,
 }
 
 impl Guest {
     fn start(args: &Args, option: &str, balloon: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let at = |name: &str| directory.path().join(name);
-        let child = Command::new(&args.levy)
+        let mut command = Command::new(&args.levy);
+        command
             .args(["vmm", "--name", "bench", "--cmdline", option])
             .arg("--kernel")
             .arg(&args.kernel)
             .arg("--initrd")
             .arg(&args.initrd)
-            .args(["--memory", &format!("size={GUEST_MIB}M"), "--balloon", balloon])
-            .arg("--agent")
-            .arg(at("agent"))
-            .arg("--control")
-            .arg(at("control"))
-            .args(["--serial", "null"])
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot start levy vmm")?;
-        let mut child = Ending(Some(child));
-        let agent = child.socket(&at("agent"))?;
-        agent.set_read_timeout(Some(DEADLINE))?;
-        // The agent's socket is there first.
-        drop(child.socket(&at("control"))?);
-        let control = Client::connect(&at("control"), DEADLINE)?;
+            .args(["--memory", &format!("size={GUEST_MIB}M"), "--balloon", balloon]);
+        let files = SessionFiles::numbered(directory.path(), 0);
+        let session = OneGuest::start(command, files).context("cannot start levy vmm")?;
         let mut guest = Self {
-            child: child.0.take().context("the vmm is there")?,
-            agent: BufReader::new(agent),
-            control,
-            next: 1,
+            session,
             _directory: directory,
         };
         guest.until(|word| matches!(word, Word::Ready { .. }))?;
         Ok(guest)
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Value> {
-        Ok(self.control.ask(request)?)
+    fn ask(&self, request: &Request) -> Result<Value> {
+        Ok(self.session.ask_within(DEADLINE, request)?)
     }
 
-    fn memory(&mut self) -> Result<Value> {
+    fn memory(&self) -> Result<Value> {
         Ok(self.ask(&Request::Stats)?["memory"].clone())
     }
 
     /// Waits for a report of the agent.
     fn until(&mut self, wanted: impl Fn(&Word) -> bool) -> Result<Word> {
         let until = Instant::now() + DEADLINE;
-        let mut line = String::new();
-        while Instant::now() < until {
-            line.clear();
-            if self.agent.read_line(&mut line)? == 0 {
-                bail!("the guest has ended");
-            }
-            match Event::parse(&line).map(|event| event.report) {
-                Ok(Word::Error { message }) => bail!("the agent says: {message}"),
-                Ok(word) if wanted(&word) => return Ok(word),
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.session.next(left)?.report {
+                Word::Error { message } => bail!("the agent says: {message}"),
+                word if wanted(&word) => return Ok(word),
                 _ => {}
             }
         }
-        bail!("the agent kept silent for {} s", DEADLINE.as_secs())
-    }
-
-    fn order(&mut self, action: Action) -> Result<()> {
-        let id = self.next;
-        self.next += 1;
-        let line = Order { id, action }.to_line();
-        Ok(self.agent.get_mut().write_all(line.as_bytes())?)
     }
 
     fn run(&mut self, words: &str) -> Result<()> {
         let mut words = words.split_whitespace();
         let workload = Workload::from_words(words.next().unwrap_or_default(), words);
-        self.order(Action::Run(workload.map_err(anyhow::Error::msg)?))
+        self.session.command(Action::Run(workload.map_err(anyhow::Error::msg)?))?;
+        Ok(())
     }
 
     /// Has a program write to all available memory, and end.
     fn touch_everything(&mut self) -> Result<()> {
-        self.order(Action::Meminfo)?;
+        self.session.command(Action::Meminfo)?;
         let Word::Done { values } = self.until(|word| matches!(word, Word::Done { .. }))? else {
             bail!("no answer")
         };
@@ -236,14 +206,14 @@ impl Guest {
             "fill mib={} seconds=1",
             available.saturating_sub(KEEP_MIB)
         ))?;
-        match self.until(|word| matches!(word, Word::Verdict { .. }))? {
-            Word::Verdict { ok: true, .. } => Ok(()),
+        match self.until(|word| matches!(word, Word::Verdict(_)))? {
+            Word::Verdict(verdict) if verdict.ok => Ok(()),
             other => bail!("memory could not be written to: {other:?}"),
         }
     }
 
     /// Asks for a balloon and says how long it took.
-    fn balloon(&mut self, mib: u64) -> Result<Duration> {
+    fn balloon(&self, mib: u64) -> Result<Duration> {
         let began = Instant::now();
         self.ask(&Request::Balloon {
             amount_mib: Some(mib),
@@ -264,7 +234,7 @@ impl Guest {
 
     /// CPU time of the device's thread.
     fn balloon_cpu(&self) -> Result<Duration> {
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.session.pid()))? {
             let task = task?.path();
             if std::fs::read_to_string(task.join("comm"))
                 .unwrap_or_default()
@@ -277,45 +247,6 @@ impl Guest {
             }
         }
         bail!("the vmm has no thread called balloon")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A process that is ended unless a caller takes it over.
-struct Ending(Option<Child>);
-
-impl Ending {
-    /// Connects to the socket that it will make.
-    fn socket(&mut self, path: &Path) -> Result<UnixStream> {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            if let Ok(stream) = UnixStream::connect(path) {
-                return Ok(stream);
-            }
-            let ended = self.0.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if let Some(status) = ended {
-                bail!("levy vmm ended: {status}");
-            }
-            if Instant::now() > until {
-                bail!("levy vmm makes no socket at {}", path.display());
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

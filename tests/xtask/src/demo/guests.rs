@@ -1,6 +1,8 @@
 //! What `levy run --json` tells of its guests, as it comes.
 
-use serde_json::Value;
+use guest_images::agent_protocol::Report;
+use levy_launcher::{GuestSummary, LaunchEvent};
+use levy_protocol::GuestEvent;
 
 /// Seconds of a workload between two lines of progress.
 const EVERY: f64 = 2.0;
@@ -9,10 +11,10 @@ const EVERY: f64 = 2.0;
 pub(crate) struct Guests {
     /// Where they run, for people.
     pub(crate) place: String,
-    /// The launcher's last word: one object per guest.
-    summary: Option<Value>,
+    /// The launcher's account of each guest; empty before the end.
+    pub(crate) summaries: Vec<GuestSummary>,
     /// Guests with a verdict.
-    verdicts: Vec<String>,
+    verdicts: usize,
     /// The next progress to show, by guest.
     next: Vec<(String, f64)>,
 }
@@ -21,68 +23,48 @@ impl Guests {
     pub(crate) fn new(place: String) -> Self {
         Self {
             place,
-            summary: None,
-            verdicts: Vec::new(),
+            summaries: Vec::new(),
+            verdicts: 0,
             next: Vec::new(),
         }
     }
 
     /// Takes a line; tells people on stderr what is new.
     pub(crate) fn heard(&mut self, line: &str) {
-        let Ok(value) = serde_json::from_str::<Value>(line) else {
+        let Some(event) = LaunchEvent::parse(line) else {
             eprintln!("{line}");
             return;
         };
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let guest = text("guest");
-        match text("event").as_str() {
-            "state" => {
-                let ms = value["ms"].as_f64().unwrap_or_default();
-                eprintln!("demo: {guest}: {} after {:.1} s", text("state"), ms / 1e3);
-            }
-            "agent" => self.agent(&guest, &value["line"]),
-            "ended" | "failed" => eprintln!("demo: {guest}: {}", text("message")),
-            "summary" => self.summary = Some(value),
-            _ => {}
+        match event {
+            LaunchEvent::Guest(event) => vmm_said(&event),
+            LaunchEvent::Agent { guest, line } => self.agent_said(&guest, &line.report),
+            LaunchEvent::Summary(summary) => self.summaries = summary.guests,
+            LaunchEvent::Restart { .. } => {}
         }
     }
 
     /// Whether all of `count` guests have said how their workload went.
     pub(crate) fn all_have_verdicts(&self, count: usize) -> bool {
-        self.verdicts.len() >= count
+        self.verdicts >= count
     }
 
-    /// The launcher's account of each guest; empty before the end.
-    pub(crate) fn summaries(&self) -> &[Value] {
-        let guests = self
-            .summary
-            .as_ref()
-            .and_then(|summary| summary["guests"].as_array());
-        guests.map_or(&[], Vec::as_slice)
-    }
-
-    fn agent(&mut self, guest: &str, line: &Value) {
-        let text = |key: &str| line[key].as_str().unwrap_or_default();
-        match text("event") {
-            "started" => eprintln!("demo: {guest}: {} started", text("run")),
-            "progress" => {
-                let seconds = line["seconds"].as_f64().unwrap_or_default();
-                if self.due(guest, seconds) {
-                    let rate = line["rate"].as_f64().unwrap_or_default();
-                    eprintln!("demo: {guest}: {} {seconds:.0} s, {rate:.0}/s", text("run"));
+    fn agent_said(&mut self, guest: &str, report: &Report) {
+        match report {
+            Report::Started { run } => eprintln!("demo: {guest}: {run} started"),
+            Report::Progress {
+                run, seconds, rate, ..
+            } => {
+                if self.due(guest, *seconds) {
+                    eprintln!("demo: {guest}: {run} {seconds:.0} s, {rate:.0}/s");
                 }
             }
-            "verdict" => {
-                let word = if line["ok"] == true { "ok" } else { "FAILED" };
-                let rate = line["rate"].as_f64().unwrap_or_default();
-                eprintln!(
-                    "demo: {guest}: {} {word}: {rate:.0} {}/s",
-                    text("run"),
-                    text("unit")
-                );
-                self.verdicts.push(guest.to_owned());
+            Report::Verdict(verdict) => {
+                let word = if verdict.ok { "ok" } else { "FAILED" };
+                let (run, rate, unit) = (&verdict.run, verdict.rate, &verdict.unit);
+                eprintln!("demo: {guest}: {run} {word}: {rate:.0} {unit}/s");
+                self.verdicts += 1;
             }
-            "error" => eprintln!("demo: {guest}: {}", text("message")),
+            Report::Error { message } => eprintln!("demo: {guest}: {message}"),
             _ => {}
         }
     }
@@ -102,6 +84,18 @@ impl Guests {
     }
 }
 
+fn vmm_said(event: &GuestEvent) {
+    match event {
+        GuestEvent::State { guest, state, ms } => {
+            eprintln!("demo: {guest}: {state} after {:.1} s", *ms as f64 / 1e3);
+        }
+        GuestEvent::Ended { guest, message, .. } | GuestEvent::Failed { guest, message, .. } => {
+            eprintln!("demo: {guest}: {message}");
+        }
+        GuestEvent::Unknown(_) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,11 +103,11 @@ mod tests {
     #[test]
     fn verdicts_are_counted_and_the_summary_kept() {
         let mut guests = Guests::new("here".into());
-        guests.heard(r#"{"event":"agent","guest":"guest-1","line":{"t":1,"id":1,"event":"verdict","run":"redis","ok":true,"rate":5.0,"unit":"requests"}}"#);
+        guests.heard(r#"{"event":"agent","guest":"guest-1","line":{"t":1,"id":1,"event":"verdict","run":"redis","ok":true,"ops":50,"unit":"requests","seconds":10.0,"rate":5.0,"detail":""}}"#);
         assert!(guests.all_have_verdicts(1) && !guests.all_have_verdicts(2));
-        assert!(guests.summaries().is_empty());
+        assert!(guests.summaries.is_empty());
         guests.heard(r#"{"event":"summary","status":0,"guests":[{"name":"guest-1"}]}"#);
-        assert_eq!(guests.summaries().len(), 1);
+        assert_eq!(guests.summaries.len(), 1);
         guests.heard("not JSON");
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use bench::Report;
+use levy_launcher::GuestSummary;
 use serde_json::{Value, json};
 
 use super::guests::Guests;
@@ -29,21 +30,18 @@ pub(crate) fn text(guests: &Guests) -> String {
         let _ = write!(text, " {heading:>11}");
     }
     text.push('\n');
-    for guest in guests.summaries() {
-        let seconds = |key: &str| match guest[key].as_f64() {
-            Some(ms) => format!("{:.2}", ms / 1e3),
-            None => "-".into(),
-        };
+    for guest in &guests.summaries {
+        let seconds = |ms: Option<u64>| ms.map_or("-".into(), |ms| format!("{:.2}", ms as f64 / 1e3));
         let _ = write!(
             text,
             "{:<10} {:>7} {:>7} {:>24}",
-            guest["name"].as_str().unwrap_or_default(),
-            seconds("booted_ms"),
-            seconds("ready_ms"),
-            throughput(&guest["verdict"])
+            guest.name,
+            seconds(guest.booted_ms),
+            seconds(guest.ready_ms),
+            throughput(guest)
         );
-        for (_, key) in MEMORY {
-            let mib = guest["stats"]["memory"][key].as_f64().map(|kib| kib / 1024.0);
+        for (_, figure) in MEMORY {
+            let mib = guest.memory_kib(figure).map(|kib| kib as f64 / 1024.0);
             let _ = write!(text, " {:>11}", mib.map_or("-".into(), |mib| format!("{mib:.1}")));
         }
         text.push('\n');
@@ -60,11 +58,11 @@ pub(crate) fn text(guests: &Guests) -> String {
     text
 }
 
-fn throughput(verdict: &Value) -> String {
-    match (verdict["rate"].as_f64(), verdict["unit"].as_str()) {
-        (Some(rate), Some(unit)) if verdict["ok"] == true => format!("{rate:.0} {unit}/s"),
-        (Some(_), _) => "FAILED".into(),
-        _ => "no verdict".into(),
+fn throughput(guest: &GuestSummary) -> String {
+    match guest.verdict() {
+        Some(verdict) if verdict.ok => format!("{:.0} {}/s", verdict.rate, verdict.unit),
+        Some(_) => "FAILED".into(),
+        None => "no verdict".into(),
     }
 }
 
@@ -72,45 +70,56 @@ fn throughput(verdict: &Value) -> String {
 pub(crate) fn report(guests: &Guests) -> Report {
     let mut report = Report::new("demo");
     report.set("place", &guests.place);
-    let rows: Vec<Value> = guests.summaries().iter().map(row).collect();
+    let rows: Vec<Value> = guests.summaries.iter().map(row).collect();
     report.set("guests", rows);
     report
 }
 
-fn row(guest: &Value) -> Value {
-    let verdict = &guest["verdict"];
+fn row(guest: &GuestSummary) -> Value {
+    let verdict = guest.verdict();
     let mut row = json!({
-        "name": guest["name"],
-        "workload": verdict["run"],
-        "ok": verdict["ok"],
-        "boot_ms": guest["booted_ms"],
-        "ready_ms": guest["ready_ms"],
-        "rate": verdict["rate"],
-        "unit": verdict["unit"],
-        "ops": verdict["ops"],
-        "message": guest["message"],
+        "name": guest.name,
+        "workload": verdict.map(|verdict| &verdict.run),
+        "ok": verdict.map(|verdict| verdict.ok),
+        "boot_ms": guest.booted_ms,
+        "ready_ms": guest.ready_ms,
+        "rate": verdict.map(|verdict| verdict.rate),
+        "unit": verdict.map(|verdict| &verdict.unit),
+        "ops": verdict.map(|verdict| verdict.ops),
+        "message": guest.message,
     });
-    for (_, key) in MEMORY {
-        row[key] = guest["stats"]["memory"][key].clone();
+    for (_, figure) in MEMORY {
+        row[figure] = json!(guest.memory_kib(figure));
     }
     row
 }
 
 #[cfg(test)]
 mod tests {
+    use guest_images::agent_protocol::{Report as Word, Verdict};
+
     use super::*;
 
     #[test]
     fn a_guest_without_figures_is_shown_as_such() {
         let mut guests = Guests::new("here".into());
-        guests.heard(
-            r#"{"event":"summary","guests":[
-            {"name":"a","booted_ms":1500,"verdict":{"ok":true,"rate":12.4,"unit":"requests"},
-             "stats":{"memory":{"guest_kib":524288}}},
-            {"name":"b"}]}"#
-                .replace('\n', "")
-                .as_str(),
-        );
+        let verdict = Verdict {
+            ok: true,
+            rate: 12.4,
+            unit: "requests".into(),
+            ..Verdict::default()
+        };
+        let guest = |name: &str| GuestSummary {
+            name: name.into(),
+            ..GuestSummary::default()
+        };
+        let full = GuestSummary {
+            booted_ms: Some(1500),
+            verdict: Some(Word::Verdict(verdict)),
+            stats: Some(json!({"memory": {"guest_kib": 524_288}})),
+            ..guest("a")
+        };
+        guests.summaries = vec![full, guest("b")];
         let text = text(&guests);
         let lines: Vec<_> = text.lines().collect();
         assert!(

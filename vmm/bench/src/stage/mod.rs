@@ -23,18 +23,19 @@ mod error;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use levy_agent::{Action, Workload};
+use levy_agent::{Action, Verdict, Workload};
 use serde_json::{Map, Value};
 
 pub use self::error::StageError;
-use super::actor::{Actor, Run, Verdict};
+use super::actor::{Actor, Run};
 use super::progress::Progress;
 use super::sample::Sample;
 use super::{Draft, Interrupt, Scene};
-use levy_launcher::{self, Agent, FleetError, GuestArgs, Note, VmmProcess};
+use levy_launcher::{self, FleetError, GuestArgs, Note, Session, SessionFiles};
 use levy_manager::api::{self, view};
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
+use levy_protocol::GuestEvent;
 use levy_protocol::control::Request;
 use levy_protocol::run_dir::RunDir;
 
@@ -77,8 +78,8 @@ pub struct Stage {
     deadline: Duration,
     interrupt: Interrupt,
     progress: Progress,
-    notes: Sender<Note>,
-    heard: Receiver<Note>,
+    notes: Sender<(usize, Note)>,
+    heard: Receiver<(usize, Note)>,
     began: Instant,
     samples: Vec<Sample>,
     sample_due: Instant,
@@ -133,14 +134,17 @@ impl Stage {
         let deadline = format!("{}ms", self.deadline.as_millis());
         args.extend(["--deadline".into(), deadline.into()]);
         args.extend(["--manager".into(), self.dir.path().into()]);
-        let vmm =
-            VmmProcess::start((number, name), &args, self.dir.path(), &self.notes).map_err(|source| {
-                StageError::Start {
-                    name: name.to_owned(),
-                    source,
-                }
-            })?;
-        self.actors.push(Actor::new(name, vmm));
+        let notes = self.notes.clone();
+        let listener = move |note| {
+            let _ = notes.send((number, note));
+        };
+        let files = SessionFiles::numbered(self.dir.path(), number);
+        let started = Session::launch(name, &args, files, listener);
+        let session = started.map_err(|source| StageError::Start {
+            name: name.to_owned(),
+            source,
+        })?;
+        self.actors.push(Actor::new(name, session));
         Ok(Guest(number))
     }
 
@@ -289,7 +293,7 @@ impl Stage {
     /// When it refuses or is gone.
     pub fn ask(&self, guest: Guest, request: &Request) -> Result<Value, StageError> {
         let actor = &self.actors[guest.0];
-        actor.vmm.ask(request).map_err(|source| StageError::Control {
+        actor.session.ask(request).map_err(|source| StageError::Control {
             name: actor.name.clone(),
             source,
         })
@@ -309,13 +313,6 @@ impl Stage {
     /// As [`Stage::ask`].
     pub fn resume(&self, guest: Guest) -> Result<(), StageError> {
         self.ask(guest, &Request::Resume).map(|_| ())
-    }
-
-    /// Takes a guest down at once.
-    pub fn dismiss(&mut self, guest: Guest) {
-        let actor = &mut self.actors[guest.0];
-        actor.dismissed = true;
-        actor.vmm.kill();
     }
 
     /// The manager, for what is not asked here.
@@ -403,7 +400,7 @@ impl Stage {
             .heard
             .recv_timeout(next.saturating_duration_since(Instant::now()))
         {
-            Ok(note) => self.handle(note)?,
+            Ok((number, note)) => self.handle(number, note)?,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if Instant::now() >= self.sample_due {
@@ -412,50 +409,35 @@ impl Stage {
         Ok(())
     }
 
-    fn handle(&mut self, note: Note) -> Result<(), StageError> {
+    fn handle(&mut self, number: usize, note: Note) -> Result<(), StageError> {
         let now = self.seconds();
         match note {
-            Note::Vmm(number, value) => self.vmm_said(number, &value),
-            Note::Agent(number, event) => {
+            Note::Vmm(event) => self.vmm_said(number, &event),
+            Note::Agent(event) => {
                 self.actors[number].hear(event.id, &event.report, now);
                 Ok(())
             }
-            Note::Closed(number) => self.closed(number),
-            Note::Signal => Err(StageError::Interrupted),
+            Note::Closed => Err(self.closed(number)),
         }
     }
 
-    fn vmm_said(&mut self, number: usize, value: &Value) -> Result<(), StageError> {
+    fn vmm_said(&mut self, number: usize, event: &GuestEvent) -> Result<(), StageError> {
         let actor = &mut self.actors[number];
-        if let ("ended" | "failed", Some(message)) = (
-            value["event"].as_str().unwrap_or_default(),
-            value["message"].as_str(),
-        ) {
-            actor.ended = Some(message.to_owned());
-        }
-        if value["state"] == "running" && actor.agent.is_none() {
-            let agent = Agent::connect(actor.vmm.agent(), number, &self.notes);
-            let name = actor.name.clone();
-            actor.agent = Some(agent.map_err(|source| StageError::Agent { name, source })?);
-        }
-        Ok(())
-    }
-
-    fn closed(&mut self, number: usize) -> Result<(), StageError> {
-        let actor = &mut self.actors[number];
-        let status = actor.vmm.wait(END_PATIENCE);
-        if actor.dismissed {
-            return Ok(());
-        }
-        let how = actor.ended.clone().unwrap_or_else(|| match status {
-            Ok(status) => format!("its VMM ended without a word: {status}"),
-            Err(e) => format!("its VMM cannot be waited for: {e}"),
-        });
-        Err(StageError::Ended {
+        actor.session.heard(event);
+        actor.session.connect().map_err(|source| StageError::Agent {
             name: actor.name.clone(),
-            how,
-            console: actor.vmm.console_tail(CONSOLE_LINES).join("\n"),
+            source,
         })
+    }
+
+    fn closed(&mut self, number: usize) -> StageError {
+        let Actor { name, session, .. } = &mut self.actors[number];
+        let status = session.wait(END_PATIENCE);
+        StageError::Ended {
+            name: name.clone(),
+            how: session.how_it_ended(&status),
+            console: session.console_tail(CONSOLE_LINES).join("\n"),
+        }
     }
 
     fn command(&mut self, guest: Guest, action: Action) -> Result<u64, StageError> {
@@ -495,8 +477,7 @@ impl Drop for Stage {
         // Whatever becomes of the bench, this was measured.
         self.draft.set("samples", &self.samples);
         self.host.close();
-        for actor in &mut self.actors {
-            actor.vmm.kill();
-        }
+        // Their processes are killed and waited for, before the folder goes that they use.
+        self.actors.clear();
     }
 }
