@@ -276,9 +276,7 @@ impl Guest {
             let left = until.saturating_duration_since(Instant::now());
             let event = match self.session.next(left) {
                 Ok(event) => event,
-                Err(WaitError::Late(_)) => {
-                    self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs()))
-                }
+                Err(WaitError::Late(_)) => self.fail(&format!("waited {} s for {what}", PATIENCE.as_secs())),
                 Err(error) => self.fail(&format!("waited for {what}, but {error}")),
             };
             let found = wanted(&event);

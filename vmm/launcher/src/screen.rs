@@ -2,9 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::launch_event::LaunchEvent;
 use super::summary::Summary;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,14 @@ impl<'a> Guest<'a> {
         fs::write(file("initrd"), initrd(mib)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
         command
-            .args(["vmm", "--kvm-checked", "--kernel", "bzImage", "--initrd", "initrd"])
+            .args([
+                "vmm",
+                "--kvm-checked",
+                "--kernel",
+                "bzImage",
+                "--initrd",
+                "initrd",
+            ])
             .args(["--memory", &format!("size={mib}M,min=4M"), "--swap", "."])
             .args(["--name", &format!("g{mib}"), "--sharing", "mode=on,domain=sizes"])
             .arg("--manager")
@@ -163,7 +170,10 @@ impl<'a> Guest<'a> {
     /// Ends it; its exit status.
     pub(crate) fn stop(mut self) -> Result<i32, Failed> {
         self.ask(&Request::Stop { grace_ms: 0 })?;
-        let status = self.session.end(PATIENCE).map_err(|error| self.failed(&error.to_string()))?;
+        let status = self
+            .session
+            .end(PATIENCE)
+            .map_err(|error| self.failed(&error.to_string()))?;
         Ok(status.code().unwrap_or(-1))
     }
 

@@ -191,7 +191,8 @@ impl Guest {
     fn run(&mut self, words: &str) -> Result<()> {
         let mut words = words.split_whitespace();
         let workload = Workload::from_words(words.next().unwrap_or_default(), words);
-        self.session.command(Action::Run(workload.map_err(anyhow::Error::msg)?))?;
+        self.session
+            .command(Action::Run(workload.map_err(anyhow::Error::msg)?))?;
         Ok(())
     }
 

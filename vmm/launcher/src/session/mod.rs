@@ -251,7 +251,11 @@ impl Session {
     /// The last lines of the guest's console that say something.
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
         let text = self.console();
-        let all: Vec<_> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+        let all: Vec<_> = text
+            .lines()
+            .map(str::trim_end)
+            .filter(|l| !l.is_empty())
+            .collect();
         let last = &all[all.len().saturating_sub(lines)..];
         last.iter().map(|&line| line.to_owned()).collect()
     }

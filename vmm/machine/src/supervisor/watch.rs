@@ -211,8 +211,7 @@ impl<'a> Supervisor<'a> {
         if self.is_paused() {
             return false;
         }
-        let told =
-            self.timing.ready_ms.is_some() && self.tell_agent(Action::Poweroff);
+        let told = self.timing.ready_ms.is_some() && self.tell_agent(Action::Poweroff);
         if !told {
             // An eventfd refuses only when it was signalled 2^64 times: the button is pressed then anyway.
             let _ = self.machine.devices.handles.power_button.write(1);
@@ -284,8 +283,7 @@ impl<'a> Supervisor<'a> {
                 (Reply::Ok(json!({"asked": asked})), outcome)
             }
             Request::Restart => {
-                let told =
-                    self.timing.ready_ms.is_some() && self.tell_agent(Action::Reboot);
+                let told = self.timing.ready_ms.is_some() && self.tell_agent(Action::Reboot);
                 match told {
                     true => (Reply::Ok(json!({"asked": true})), None),
                     false => (
