@@ -53,10 +53,8 @@ impl Guests {
             Report::Started { run } => eprintln!("demo: {guest}: {run} started"),
             Report::Progress {
                 run, seconds, rate, ..
-            } => {
-                if self.due(guest, *seconds) {
-                    eprintln!("demo: {guest}: {run} {seconds:.0} s, {rate:.0}/s");
-                }
+            } if self.due(guest, *seconds) => {
+                eprintln!("demo: {guest}: {run} {seconds:.0} s, {rate:.0}/s");
             }
             Report::Verdict(verdict) => {
                 let word = if verdict.ok { "ok" } else { "FAILED" };
