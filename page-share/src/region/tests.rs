@@ -558,6 +558,9 @@ fn a_sampled_page_that_somebody_has_in_hand_for_a_moment_is_waited_for() {
     (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
 }
 
+/// A page that is swapped besides the first 16; none reads it.
+const SWAPPED_TOO: u32 = 40;
+
 fn swapping_region() -> (AnonymousMemory, Region) {
     let swap = crate::Swap::create(&std::env::temp_dir(), 1024).unwrap();
     small_region(Options {
@@ -566,10 +569,21 @@ fn swapping_region() -> (AnonymousMemory, Region) {
     })
 }
 
+/// What [`Region::peek`] shows of `run`.
+fn looked_at(region: &Region, run: PageRun) -> Vec<Page> {
+    let mut seen = Vec::new();
+    region.peek(run, |_, _, bytes| seen.extend(bytes.copied()));
+    seen
+}
+
 #[test]
 fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
     let (memory, region) = swapping_region();
     assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    assert_eq!(
+        region.swap_out(PageRun::new(Gfn::new(SWAPPED_TOO), 1)).unwrap(),
+        1
+    );
     // Held as by a thread that waits for the disk.
     let stalled = region.guest.keeping.swap();
     std::thread::scope(|scope| {
@@ -592,14 +606,26 @@ fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
             done.send(()).unwrap();
         });
         let in_time = ended.recv_timeout(Duration::from_secs(20));
+        // A page in other hands, and one that is on the disk.
+        let looking = scope.spawn(|| looked_at(region, PageRun::new(Gfn::new(7), 1)));
+        let reading = scope.spawn(|| looked_at(region, PageRun::new(Gfn::new(SWAPPED_TOO), 1)));
         let releasing = scope.spawn(|| region.release(PageRun::new(Gfn::new(5), 1), crate::Release::Report));
         std::thread::sleep(Duration::from_millis(50));
         let free = (0..100).any(|_| region.engine.try_lock().is_ok());
-        let waits = !releasing.is_finished();
+        let waits = [
+            looking.is_finished(),
+            reading.is_finished(),
+            releasing.is_finished(),
+        ];
         drop(stalled);
+        assert_eq!(looking.join().unwrap(), [page(7)]);
+        assert_eq!(reading.join().unwrap(), [page(u64::from(SWAPPED_TOO))]);
         assert_eq!(releasing.join().unwrap(), 1);
         assert!(in_time.is_ok(), "the engine waited for the disk");
-        assert!(waits && free, "the engine was held while a page was being read");
+        assert!(
+            waits == [false; 3] && free,
+            "the engine was held while a page was being read"
+        );
     });
     assert_eq!(memory.read_page(5), [0; PAGE_SIZE]);
 }
