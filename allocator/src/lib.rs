@@ -133,3 +133,8 @@ pub use signal::{Evidence, Signal};
 pub use state::{Permission, State, StateMachine};
 pub use tax::{Tax, TaxError};
 pub use thresholds::{Levels, Thresholds, ThresholdsError};
+
+/// The example of the README runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

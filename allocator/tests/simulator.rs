@@ -30,7 +30,7 @@ fn simulator() -> &'static Path {
                 "build",
                 "--quiet",
                 "--package",
-                "allocator",
+                "levy-allocator",
                 "--example",
                 "simulate",
             ]);

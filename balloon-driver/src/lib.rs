@@ -93,6 +93,9 @@ mod rounds;
 mod statistics;
 mod store;
 
+// Their types are part of this interface.
+pub use {virtio_queue, vm_memory};
+
 pub use config::{
     ACTUAL_OFFSET, CONFIG_SIZE, HINT_COMMAND_OFFSET, HINT_DONE, HINT_STOP, POISON_OFFSET, TARGET_OFFSET,
 };
@@ -107,3 +110,8 @@ pub use interrupt::Interrupt;
 pub use release::Release;
 pub use ring::RingError;
 pub use statistics::{STATISTIC_SIZE, Statistics, Values, encode};
+
+/// The example of the README runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,6 @@
 //! Shares memory between two plain mappings of one process, without any VM.
 //!
-//! `cargo run --release -p page-share --example two_mappings`
+//! `cargo run --release -p levy-page-share --example two_mappings`
 
 use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region};
 

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::io;
 
-use crate::lanes::Lanes;
+use crate::digest::Digester;
 use crate::page::{PAGE_SIZE, Page};
 
 /// Words of 64 bits in a page.
@@ -116,7 +116,7 @@ impl fmt::Debug for PageHash {
 pub struct PageHasher {
     nh: Box<[u64; WORDS]>,
     fold: [u128; 3],
-    lanes: Lanes,
+    digester: Digester,
     zeros: Sketch,
 }
 
@@ -142,7 +142,7 @@ impl PageHasher {
         let mut hasher = Self {
             nh,
             fold,
-            lanes: Lanes::new(blake3),
+            digester: Digester::new(blake3),
             zeros,
         };
         hasher.zeros = hasher.sketch(&[0; PAGE_SIZE]);
@@ -199,12 +199,12 @@ impl PageHasher {
 
     /// The full hash of `page`.
     pub fn hash(&self, page: &Page) -> PageHash {
-        PageHash::of(&self.lanes.digest(page))
+        PageHash::of(&self.digester.one(page))
     }
 
     /// The full hashes of `pages`, in order: the same as one by one, but in less time.
     pub fn hashes(&self, pages: &[Page]) -> Vec<PageHash> {
-        self.lanes.digests(pages).iter().map(PageHash::of).collect()
+        self.digester.all(pages).iter().map(PageHash::of).collect()
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! A page is four chunks, which fill only a part of wide registers; sixteen pages fill them all. The tree of four chunks
 //! is put together here from the specification (section 2.1 and 2.4 of the BLAKE3 paper), with the crate's compression
-//! of many inputs. That function is public but not promised to stay, hence the exact version in the manifest, and the
-//! test that compares every digest.
+//! of many inputs. That function is public but not promised to stay, hence the feature with its exact version in the
+//! manifest, and the test of [`crate::digest`] that compares every digest.
 
 use blake3::IncrementCounter;
 use blake3::platform::Platform;
 
+use crate::digest::Digest;
 use crate::page::Page;
 
 /// Bytes of a chaining value and of a digest.
@@ -15,18 +16,15 @@ const VALUE: usize = 32;
 /// Bytes of a chunk, the leaf of the tree.
 const CHUNK: usize = blake3::CHUNK_LEN;
 /// Pages side by side: the lanes of the widest registers.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 /// Fewer pages are hashed faster one after the other, each with its four chunks side by side.
-const FEWEST: usize = 5;
+pub(crate) const FEWEST: usize = 5;
 
 const CHUNK_START: u8 = 1 << 0;
 const CHUNK_END: u8 = 1 << 1;
 const PARENT: u8 = 1 << 2;
 const ROOT: u8 = 1 << 3;
 const KEYED_HASH: u8 = 1 << 4;
-
-/// A digest.
-pub(crate) type Digest = [u8; VALUE];
 
 /// Two chaining values, the input of a parent.
 type Pair = [u8; 2 * VALUE];
@@ -35,41 +33,21 @@ type Pair = [u8; 2 * VALUE];
 #[derive(Clone)]
 pub(crate) struct Lanes {
     platform: Platform,
-    key: [u8; VALUE],
     words: [u32; VALUE / 4],
 }
 
 impl Lanes {
     /// A hasher with `key`.
-    pub(crate) fn new(key: [u8; VALUE]) -> Self {
+    pub(crate) fn new(key: &[u8; VALUE]) -> Self {
         let (words, _) = key.as_chunks::<4>();
         Self {
             platform: Platform::detect(),
-            key,
             words: std::array::from_fn(|word| u32::from_le_bytes(words[word])),
         }
     }
 
-    /// The digest of one page.
-    pub(crate) fn digest(&self, page: &Page) -> Digest {
-        *blake3::keyed_hash(&self.key, page).as_bytes()
-    }
-
-    /// The digests of `pages`, in order.
-    pub(crate) fn digests(&self, pages: &[Page]) -> Vec<Digest> {
-        let mut digests = Vec::with_capacity(pages.len());
-        for pages in pages.chunks(LANES) {
-            if pages.len() < FEWEST {
-                digests.extend(pages.iter().map(|page| self.digest(page)));
-            } else {
-                let roots = self.side_by_side(pages);
-                digests.extend_from_slice(&roots[..pages.len()]);
-            }
-        }
-        digests
-    }
-
-    fn side_by_side(&self, pages: &[Page]) -> [Digest; LANES] {
+    /// The digests of at most [`LANES`] pages, in order; what follows them is of no page.
+    pub(crate) fn side_by_side(&self, pages: &[Page]) -> [Digest; LANES] {
         let chunk = |number: usize| {
             let inputs = pages.iter().map(|page| &page.as_chunks::<CHUNK>().0[number]);
             let leaf = (KEYED_HASH, CHUNK_START, CHUNK_END);
@@ -118,22 +96,5 @@ impl Lanes {
             values.as_flattened_mut(),
         );
         values
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_digest_is_what_the_plain_crate_says() {
-        let lanes = Lanes::new(std::array::from_fn(|i| i as u8 ^ 0x5a));
-        let pages: Vec<Page> = (0..37u32)
-            .map(|number| std::array::from_fn(|i| (i as u32 * 31 + number * 7 + i as u32 / 256) as u8))
-            .collect();
-        for count in 0..=pages.len() {
-            let plain: Vec<Digest> = pages[..count].iter().map(|page| lanes.digest(page)).collect();
-            assert_eq!(lanes.digests(&pages[..count]), plain, "{count} pages");
-        }
     }
 }

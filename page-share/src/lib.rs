@@ -60,10 +60,12 @@ mod attach;
 mod check;
 mod counts;
 mod death;
+mod digest;
 mod domain;
 mod guest;
 mod hash;
 mod index;
+#[cfg(feature = "lanes")]
 mod lanes;
 mod local;
 mod page;
@@ -92,3 +94,8 @@ pub use region::{
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};
 pub use swap::{Hole, Located, LocatedRun, READ_LIMIT, Swap, SwapError, SwapSlot};
+
+/// The example of the README runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

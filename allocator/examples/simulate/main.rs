@@ -1,6 +1,6 @@
 //! Simulates a fleet under the real planner, states and ladder.
 //!
-//! `cargo run -p allocator --example simulate -- FLEET.toml [--json FILE] [--svg FILE]`. The same fleet and seed give
+//! `cargo run -p levy-allocator --example simulate -- FLEET.toml [--json FILE] [--svg FILE]`. The same fleet and seed give
 //! the same run. Fleets are in `allocator/examples/fleets`.
 #![forbid(unsafe_code)]
 

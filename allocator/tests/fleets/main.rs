@@ -1,6 +1,6 @@
 //! Properties of plans, on random fleets.
 //!
-//! Ordinary runs take [`CASES`] fleets per property; `PROPTEST_CASES=1000000 cargo test --release -p allocator --test
+//! Ordinary runs take [`CASES`] fleets per property; `PROPTEST_CASES=1000000 cargo test --release -p levy-allocator --test
 //! fleets` takes a million. Failing seeds are kept in `regressions.txt` beside this file and run first ever after.
 
 mod case;

@@ -54,6 +54,9 @@ use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadSt
 
 use levy_protocol::not_started;
 
+// Their types are part of this interface.
+pub use {levy_protocol, page_share};
+
 pub use attendant::{Attendant, Duties};
 pub use desk::Desk;
 pub use expected::Expected;
@@ -197,3 +200,8 @@ impl Engine {
         self.scan.set_pace(pace);
     }
 }
+
+/// The example of the README runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

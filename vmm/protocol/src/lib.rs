@@ -35,3 +35,8 @@ pub mod socket;
 pub use error_chain::error_chain;
 pub use guest_event::{GuestEvent, GuestState};
 pub use limits::{cure, not_started, raise_open_files};
+
+/// The example of the README runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

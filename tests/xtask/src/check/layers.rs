@@ -17,32 +17,32 @@ enum Layer {
 }
 
 const LAYERS: &[(&str, Layer)] = &[
-    ("allocator", Layer::Pure),
-    ("page-share", Layer::Uses(&[])),
-    ("balloon-driver", Layer::Uses(&[])),
+    ("levy-allocator", Layer::Pure),
+    ("levy-page-share", Layer::Uses(&[])),
+    ("levy-balloon-driver", Layer::Uses(&[])),
     ("levy-agent", Layer::Uses(&[])),
     ("guest-images", Layer::Uses(&["levy-agent"])),
     ("levy-protocol", Layer::Uses(&[])),
     (
         "levy-manager",
-        Layer::Uses(&["allocator", "levy-protocol", "page-share"]),
+        Layer::Uses(&["levy-allocator", "levy-protocol", "levy-page-share"]),
     ),
-    ("levy-member", Layer::Uses(&["levy-protocol", "page-share"])),
+    ("levy-member", Layer::Uses(&["levy-protocol", "levy-page-share"])),
     (
         "levy-machine",
         Layer::Uses(&[
-            "allocator",
-            "balloon-driver",
+            "levy-allocator",
+            "levy-balloon-driver",
             "levy-agent",
             "levy-member",
             "levy-protocol",
-            "page-share",
+            "levy-page-share",
         ]),
     ),
     (
         "levy-launcher",
         Layer::Uses(&[
-            "allocator",
+            "levy-allocator",
             "guest-images",
             "levy-agent",
             "levy-machine",
@@ -53,7 +53,7 @@ const LAYERS: &[(&str, Layer)] = &[
     (
         "levy-bench",
         Layer::Uses(&[
-            "allocator",
+            "levy-allocator",
             "guest-images",
             "levy-agent",
             "levy-launcher",
@@ -66,7 +66,7 @@ const LAYERS: &[(&str, Layer)] = &[
     (
         "levy",
         Layer::Uses(&[
-            "allocator",
+            "levy-allocator",
             "guest-images",
             "levy-agent",
             "levy-bench",
@@ -88,7 +88,7 @@ const LAYERS: &[(&str, Layer)] = &[
 ];
 
 /// What any of our crates may use in its tests.
-const FOR_TESTS: &[&str] = &["ring3", "page-share"];
+const FOR_TESTS: &[&str] = &["ring3", "levy-page-share"];
 
 /// What a package must never be built with, however far down: the boundary of trust, and what a library promises.
 const NEVER: &[(&str, &[&str])] = &[
@@ -113,7 +113,7 @@ const NEVER: &[(&str, &[&str])] = &[
         &["levy-manager", "levy-launcher", "axum", "plotters"],
     ),
     // What it shows is that the library for members is enough.
-    ("foreign-vmm", &["allocator", "levy-machine", "levy-manager"]),
+    ("foreign-vmm", &["levy-allocator", "levy-machine", "levy-manager"]),
 ];
 
 /// Crates that only one package of ours may ask for.
@@ -191,12 +191,12 @@ mod tests {
     #[test]
     fn leaves_may_not_know_each_other() {
         let sideways = package(
-            "page-share",
-            r#"{"name": "allocator", "req": "*", "kind": null, "source": null}"#,
+            "levy-page-share",
+            r#"{"name": "levy-allocator", "req": "*", "kind": null, "source": null}"#,
         );
         assert_eq!(of(&sideways), ["page-share must not depend on allocator"]);
         let upwards = package(
-            "balloon-driver",
+            "levy-balloon-driver",
             r#"{"name": "levy", "req": "*", "kind": "dev", "source": null}"#,
         );
         assert_eq!(of(&upwards), ["balloon-driver must not depend on levy"]);
@@ -205,9 +205,9 @@ mod tests {
     #[test]
     fn policy_is_pure_but_its_tests_are_free() {
         let registry = r#"{"name": "libc", "req": "^0.2", "kind": KIND, "source": "registry+x"}"#;
-        let plain = package("allocator", &registry.replace("KIND", "null"));
+        let plain = package("levy-allocator", &registry.replace("KIND", "null"));
         assert_eq!(of(&plain), ["allocator must not depend on libc"]);
-        let tests = package("allocator", &registry.replace("KIND", "\"dev\""));
+        let tests = package("levy-allocator", &registry.replace("KIND", "\"dev\""));
         assert_eq!(of(&tests), Vec::<String>::new());
     }
 

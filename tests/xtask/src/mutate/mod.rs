@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// How many mutants to try
     #[arg(long, default_value_t = 300)]
     sample: usize,
-    /// Only this package: allocator, balloon-driver, page-share, levy-member or levy-manager; repeatable
+    /// Only this package: levy-allocator, levy-balloon-driver, levy-page-share, levy-member or levy-manager; repeatable
     #[arg(long, value_name = "PACKAGE")]
     only: Vec<String>,
     /// Stop after this many minutes of trying mutants, with a report on those that were tried

@@ -27,15 +27,15 @@ pub(super) struct Package {
 /// In the order in which they depend on each other. What fails here first is a folder that moved.
 pub(super) const PACKAGES: &[Package] = &[
     Package {
-        name: "allocator",
+        name: "levy-allocator",
         sources: "allocator/src",
     },
     Package {
-        name: "balloon-driver",
+        name: "levy-balloon-driver",
         sources: "balloon-driver/src",
     },
     Package {
-        name: "page-share",
+        name: "levy-page-share",
         sources: "page-share/src",
     },
     Package {
