@@ -194,19 +194,19 @@ mod tests {
             "levy-page-share",
             r#"{"name": "levy-allocator", "req": "*", "kind": null, "source": null}"#,
         );
-        assert_eq!(of(&sideways), ["page-share must not depend on allocator"]);
+        assert_eq!(of(&sideways), ["levy-page-share must not depend on levy-allocator"]);
         let upwards = package(
             "levy-balloon-driver",
             r#"{"name": "levy", "req": "*", "kind": "dev", "source": null}"#,
         );
-        assert_eq!(of(&upwards), ["balloon-driver must not depend on levy"]);
+        assert_eq!(of(&upwards), ["levy-balloon-driver must not depend on levy"]);
     }
 
     #[test]
     fn policy_is_pure_but_its_tests_are_free() {
         let registry = r#"{"name": "libc", "req": "^0.2", "kind": KIND, "source": "registry+x"}"#;
         let plain = package("levy-allocator", &registry.replace("KIND", "null"));
-        assert_eq!(of(&plain), ["allocator must not depend on libc"]);
+        assert_eq!(of(&plain), ["levy-allocator must not depend on libc"]);
         let tests = package("levy-allocator", &registry.replace("KIND", "\"dev\""));
         assert_eq!(of(&tests), Vec::<String>::new());
     }
