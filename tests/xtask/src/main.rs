@@ -7,8 +7,10 @@ mod check;
 mod demo;
 mod guest_system;
 mod interrupt;
+mod metadata;
 mod mutate;
 mod nested;
+mod package;
 mod place;
 mod test;
 mod watched;
@@ -34,6 +36,8 @@ enum Command {
     Check,
     /// Do the tests notice when the program is wrong? Tries small changes of it, one by one
     Mutate(mutate::Args),
+    /// Package the libraries, and build and test what is in the packages outside the workspace
+    Package,
     /// Three Debian guests under load, from a clean clone
     Demo(demo::Args),
     /// Every test of the workspace, real guests included
@@ -68,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Chaos(args) => chaos::run(&args),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
         Command::Mutate(args) => mutate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Package => package::run().map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Images(args) => Ok(guest_images::cli::run(&args).map(|()| ExitCode::SUCCESS)?),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::licence;
-use super::metadata::{Metadata, Package};
+use crate::metadata::{Metadata, Package};
 
 /// The registry that everything must come from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";

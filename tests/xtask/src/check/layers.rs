@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::metadata::{Metadata, Package};
+use crate::metadata::{Metadata, Package};
 
 /// What a package may use besides its own code and, in tests, the crates of [`FOR_TESTS`].
 enum Layer {
@@ -194,7 +194,10 @@ mod tests {
             "levy-page-share",
             r#"{"name": "levy-allocator", "req": "*", "kind": null, "source": null}"#,
         );
-        assert_eq!(of(&sideways), ["levy-page-share must not depend on levy-allocator"]);
+        assert_eq!(
+            of(&sideways),
+            ["levy-page-share must not depend on levy-allocator"]
+        );
         let upwards = package(
             "levy-balloon-driver",
             r#"{"name": "levy", "req": "*", "kind": "dev", "source": null}"#,

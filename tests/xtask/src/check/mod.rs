@@ -4,8 +4,8 @@ mod circles;
 mod dependencies;
 mod layers;
 mod licence;
-mod metadata;
 mod prose;
+mod rust_version;
 mod sources;
 
 use std::process::Command;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::interrupt;
-use metadata::Metadata;
+use crate::metadata::Metadata;
 
 pub(crate) fn run() -> Result<()> {
     let metadata = Metadata::read()?;
@@ -56,6 +56,7 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ])
     })?;
+    step("rust-version", &|| rust_version::complaints(&metadata))?;
     step("docs", &|| {
         cargo(&["doc", "--workspace", "--lib", "--no-deps", "--locked"])
     })?;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// `cargo metadata`, the part that is looked at.
 #[derive(Deserialize)]
-pub(super) struct Metadata {
+pub(crate) struct Metadata {
     packages: Vec<Package>,
     workspace_members: HashSet<String>,
     workspace_root: PathBuf,
@@ -17,31 +17,35 @@ pub(super) struct Metadata {
 
 /// A package.
 #[derive(Deserialize)]
-pub(super) struct Package {
+pub(crate) struct Package {
     id: String,
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) license: Option<String>,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) license: Option<String>,
+    /// The oldest Rust that builds it.
+    pub(crate) rust_version: Option<String>,
+    /// The registries it may be published in: nothing said is any, an empty list none.
+    publish: Option<Vec<String>>,
     /// Where it comes from; nothing for our own.
-    pub(super) source: Option<String>,
-    pub(super) dependencies: Vec<Dependency>,
+    pub(crate) source: Option<String>,
+    pub(crate) dependencies: Vec<Dependency>,
 }
 
 /// What a manifest asks for.
 #[derive(Deserialize)]
-pub(super) struct Dependency {
-    pub(super) name: String,
+pub(crate) struct Dependency {
+    pub(crate) name: String,
     /// The version requirement.
-    pub(super) req: String,
+    pub(crate) req: String,
     /// Nothing, "dev" or "build".
-    pub(super) kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// Nothing for our own.
-    pub(super) source: Option<String>,
+    pub(crate) source: Option<String>,
 }
 
 impl Metadata {
     /// Asks cargo; fails too if the lock file does not fit the manifests.
-    pub(super) fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--locked"])
             .output()
@@ -55,19 +59,24 @@ impl Metadata {
         serde_json::from_slice(&output.stdout).context("cannot understand cargo metadata")
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.workspace_root
     }
 
     /// Our own packages.
-    pub(super) fn ours(&self) -> impl Iterator<Item = &Package> {
+    pub(crate) fn ours(&self) -> impl Iterator<Item = &Package> {
         self.packages
             .iter()
             .filter(|package| self.workspace_members.contains(&package.id))
     }
 
+    /// Those of our packages that are for others to use.
+    pub(crate) fn published(&self) -> impl Iterator<Item = &Package> {
+        self.ours().filter(|package| package.publish.is_none())
+    }
+
     /// The packages of others, exactly one entry per version.
-    pub(super) fn others(&self) -> impl Iterator<Item = &Package> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Package> {
         self.packages
             .iter()
             .filter(|package| !self.workspace_members.contains(&package.id))
