@@ -95,6 +95,7 @@ impl Attendant {
             hello,
             leaving: Arc::clone(&leaving),
         };
+        let allowance = shift.allowance.clone();
         let body = move || {
             threads.started(OwnThread::Attendant);
             shift.serve(link, &doors);
@@ -103,7 +104,11 @@ impl Attendant {
             .name("attendant".into())
             .stack_size(256 << 10)
             .spawn(body)
-            .map_err(|e| AttendError::System(levy_protocol::not_started(e)))?;
+            .map_err(|e| {
+                // Else its thread would hold the guest to a limit for ever.
+                allowance.end();
+                AttendError::System(levy_protocol::not_started(e))
+            })?;
         Ok(Self {
             thread,
             leaving,
