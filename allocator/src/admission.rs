@@ -147,6 +147,7 @@ pub struct Refusal {
 
 /// Why a guest was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AdmissionError {
     /// Its limits contradict themselves.
     Invalid {

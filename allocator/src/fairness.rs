@@ -34,6 +34,7 @@ struct Track {
 
 /// How a fleet fared up to the last observation.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FairnessReport {
     /// The last portions, in the order of observation.
     pub portions: Vec<Portion>,

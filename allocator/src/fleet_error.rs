@@ -7,6 +7,7 @@ use crate::{GuestId, Pages};
 
 /// Why no plan can be made: who is at fault, with the values, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FleetError {
     /// A minimum above its maximum.
     MinAboveMax {

@@ -21,6 +21,7 @@ pub enum Bound {
 
 /// What one guest should hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Target {
     /// Whose target.
     pub guest: GuestId,
@@ -40,6 +41,7 @@ pub struct Target {
 
 /// What one group got for its members.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GroupTarget {
     /// Private pages its members hold together.
     pub pages: Pages,

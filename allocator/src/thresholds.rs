@@ -154,6 +154,7 @@ impl Thresholds {
 
 /// Thresholds that cannot separate states.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum ThresholdsError {
     /// They do not fall.
     Order(Levels),

@@ -42,7 +42,7 @@ fn fleet(seed: u64) -> Fleet {
     let claim = |id: u64| {
         let max = 1000 + id * 7919 * (seed + 1) % 100_003;
         Claim {
-            group: (!id.is_multiple_of(3)).then(|| GroupId::new((id % 10) as u32)),
+            group: (id % 3 != 0).then(|| GroupId::new((id % 10) as u32)),
             active: Pages::new(max * (id % 5) / 4),
             holding: Holding {
                 held: Pages::new(max),

@@ -2,6 +2,7 @@
 
 /// Every count since the device was made; nothing resets them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Buffers taken from the inflate queue.
     pub inflate_buffers: u64,

@@ -29,6 +29,7 @@ const SLOT_SIZE: u64 = FRAMES_PER_BUFFER as u64 * 4;
 
 /// What the driver half could not do. The device's fault, or the caller's.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DriverError {
     /// The queue was not negotiated.
     #[error("the driver has no {0:?} queue")]

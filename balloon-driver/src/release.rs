@@ -86,6 +86,7 @@ impl<R: Release + ?Sized> Release for Box<R> {
 
 /// Memory that this port cannot serve.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnsuitableMemory {
     /// The host's page size is not the balloon's.
     #[error("the host's pages have {0} bytes; only hosts with 4096-byte pages are supported")]

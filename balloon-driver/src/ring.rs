@@ -16,6 +16,7 @@ const NO_INTERRUPT: u16 = 1;
 
 /// A ring that cannot be used any more: the device must be reset.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RingError {
     /// The ring's index jumped, or the ring is not in memory.
     #[error("the ring's indices or addresses are broken")]

@@ -289,11 +289,9 @@ fn the_length_of_the_configuration_follows_what_is_offered() {
         (Offer::Off, Offer::On, 16),
         (Offer::On, Offer::On, 16),
     ] {
-        let options = Options {
-            free_page_hinting,
-            page_poison,
-            ..Options::default()
-        };
+        let mut options = Options::default();
+        options.free_page_hinting = free_page_hinting;
+        options.page_poison = page_poison;
         let device = Balloon::<Memory, _>::new(options, Anonymous::new(stage::memory()).unwrap());
         assert_eq!(device.config_len(), len, "{options:?}");
     }

@@ -55,6 +55,7 @@ pub struct Domain {
 
 /// What a domain has counted since it began. Only ever grows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Pages reported.
     pub reports: u64,
@@ -82,6 +83,7 @@ pub struct Counters {
 
 /// A domain's size right now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sizes {
     /// Guests attached.
     pub guests: u32,

@@ -114,6 +114,7 @@ pub enum Reconnected {
 
 /// Why the manager did not answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PortError {
     /// The manager is gone. Mapped pages stay valid; sharing pauses until [`Port::reconnect`] succeeds.
     #[error("the manager is gone; mapped pool pages stay valid, reconnect to share on")]

@@ -35,6 +35,7 @@ pub const READ_LIMIT: u32 = 16;
 
 /// Why a swap file did not do as told.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SwapError {
     /// The file is at its limit.
     #[error(

@@ -26,6 +26,7 @@ pub const HEADER: usize = 8;
 
 /// Bytes that are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     /// Another version.
     #[error("the peer speaks version {0} of the sharing protocol, this is version {VERSION}")]

@@ -37,10 +37,7 @@ fn range(first: u32, address: *mut libc::c_void, offset: usize, pages: u32) -> M
 }
 
 fn refusal(ranges: Vec<MemoryRange>, blocks: Blocks) -> AdoptError {
-    let options = Options {
-        blocks,
-        ..Options::default()
-    };
+    let options = Options::default().with_blocks(blocks);
     let error = Region::adopt(ranges, options).unwrap_err();
     println!("{error}");
     error

@@ -57,11 +57,9 @@ fn guest(manager: &LocalManager) -> (AnonymousMemory, Region) {
     (1024..1536).for_each(|at| assert_eq!(memory.load(at as usize * PAGE_SIZE), 0));
     (1536..2048).for_each(|at| memory.write_page(at, &[0; PAGE_SIZE]));
     (2560..4096).for_each(|at| memory.write_page(at, &page(u64::from(at))));
-    let options = Options {
-        store_bytes: 8 << 20,
-        swap: Some(Swap::create(&std::env::temp_dir(), PAGES).unwrap()),
-        ..Options::default()
-    };
+    let options = Options::default()
+        .with_store_bytes(8 << 20)
+        .with_swap(Swap::create(&std::env::temp_dir(), PAGES).unwrap());
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     region.connect(Box::new(manager.attach(PAGES).unwrap())).unwrap();
     (0..3).for_each(|_| region.scan_pass());

@@ -60,11 +60,9 @@ fn thread(name: &str) -> i32 {
 fn the_fault_handler_never_calls_the_allocator() {
     let memory = AnonymousMemory::new(4096).unwrap();
     (0..2048).for_each(|at| memory.write_page(at, &[(at % 251 + 1) as u8; PAGE_SIZE]));
-    let options = Options {
-        store_bytes: 8 << 20,
-        swap: Some(Swap::create(&std::env::temp_dir(), 2048).unwrap()),
-        ..Options::default()
-    };
+    let options = Options::default()
+        .with_store_bytes(8 << 20)
+        .with_swap(Swap::create(&std::env::temp_dir(), 2048).unwrap());
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     assert_eq!(region.compress(PageRun::new(Gfn::new(0), 512)), 512);
     assert_eq!(region.swap_out(PageRun::new(Gfn::new(512), 512)).unwrap(), 512);

@@ -97,11 +97,9 @@ fn no_write_is_lost_while_blocks_are_split_joined_and_given_up() {
     let start = Instant::now();
     for round in 1..=8 {
         let memory = AnonymousMemory::new(PAGES).unwrap();
-        let options = Options {
-            blocks: Blocks::Huge,
-            store_bytes: 16 << 20,
-            ..Options::default()
-        };
+        let options = Options::default()
+            .with_blocks(Blocks::Huge)
+            .with_store_bytes(16 << 20);
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

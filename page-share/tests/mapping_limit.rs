@@ -133,11 +133,9 @@ fn rewrite(memory: &AnonymousMemory, pages: std::ops::Range<u32>, stop: &AtomicB
 fn a_block_for_which_no_mapping_is_left_stays_whole() {
     let status = in_child("a_block_for_which_no_mapping_is_left_stays_whole", || {
         let memory = AnonymousMemory::new(BLOCKS * 512).unwrap();
-        let options = Options {
-            blocks: Blocks::Huge,
-            store_bytes: 8 << 20,
-            ..Options::default()
-        };
+        let options = Options::default()
+            .with_blocks(Blocks::Huge)
+            .with_store_bytes(8 << 20);
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
         let (stop, begun) = (AtomicBool::new(false), Barrier::new(4));
         let (mut before, mut full) = (Stats::default(), Stats::default());

@@ -31,12 +31,10 @@ fn guest(swap: Swap) -> (LocalManager, AnonymousMemory, Region, Vec<Page>) {
     (512..1024).for_each(|at| write(at, page(u64::from(at / 2))));
     (1024..1040).for_each(|at| write(at, [0; PAGE_SIZE]));
     (1040..1400).for_each(|at| write(at, page(at.into())));
-    let options = Options {
-        blocks: Blocks::Huge,
-        store_bytes: 8 << 20,
-        swap: Some(swap),
-        ..Options::default()
-    };
+    let options = Options::default()
+        .with_blocks(Blocks::Huge)
+        .with_store_bytes(8 << 20)
+        .with_swap(swap);
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     assert_eq!(region.split_run(run(512, 1024)), 2);
     let manager = LocalManager::new(Domain::new(1 << 16).unwrap());

@@ -192,11 +192,9 @@ fn meddle(region: &Region, stop: &AtomicBool) {
 
 fn race(visits: u64) {
     let memory = AnonymousMemory::new(PAGES).unwrap();
-    let options = Options {
-        store_bytes: STORE_BYTES,
-        swap: Some(Swap::create(&std::env::temp_dir(), SWAP_PAGES).unwrap()),
-        ..Options::default()
-    };
+    let options = Options::default()
+        .with_store_bytes(STORE_BYTES)
+        .with_swap(Swap::create(&std::env::temp_dir(), SWAP_PAGES).unwrap());
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut owners: Vec<Owner<'_>> = std::thread::scope(|scope| {

@@ -202,11 +202,7 @@ fn race(target: u64) {
         .iter()
         .map(|memory| {
             let swap = Some(Swap::create(directory.path(), 2 * PAGES).unwrap());
-            let options = Options {
-                store_bytes: 4 << 20,
-                swap,
-                ..Options::default()
-            };
+            let options = Options::default().with_store_bytes(4 << 20).with_swap(swap);
             let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
             region
                 .connect(Box::new(manager.attach(region.page_limit()).unwrap()))

@@ -120,12 +120,10 @@ impl World {
 
     fn adopt(&self, memory: &AnonymousMemory, blocks: Blocks) -> Region {
         let swap = Some(Swap::create(self.directory.path(), 500).unwrap());
-        let options = Options {
-            blocks,
-            store_bytes: 512 << 10,
-            swap,
-            ..Options::default()
-        };
+        let options = Options::default()
+            .with_blocks(blocks)
+            .with_store_bytes(512 << 10)
+            .with_swap(swap);
         // Numbered from 512 on: nothing may depend on memory starting at page 0.
         let region = Region::adopt(vec![memory.range(Gfn::new(512))], options).unwrap();
         if let Ok(port) = self.manager.attach(region.page_limit()) {

@@ -33,10 +33,7 @@ fn memory_of_compressed_pages_that_left_goes_back_to_the_kernel() {
         content
     };
     (0..PAGES).for_each(|at| memory.write_page(at, &content(at)));
-    let options = Options {
-        store_bytes: 64 << 20,
-        ..Options::default()
-    };
+    let options = Options::default().with_store_bytes(64 << 20);
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     let guest = memory.address()..memory.address() + PAGES as usize * PAGE_SIZE;
     let own = || anonymous(0..usize::MAX) - anonymous(guest.clone());

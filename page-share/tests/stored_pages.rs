@@ -126,7 +126,7 @@ fn neighbours_stay_away_while_growth_is_gated() {
 fn neighbours_that_cannot_be_read_stay_in_the_file() {
     let file = tempfile::tempfile().unwrap();
     let swap = Some(Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap());
-    let (memory, region) = guest(u64::from, Options { swap, ..options() });
+    let (memory, region) = guest(u64::from, options().with_swap(swap));
     assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
     file.write_all_at(b"flip", 7 * PAGE_SIZE as u64 + 100).unwrap();
     assert!(memory.read_page(3) == page(3));
@@ -156,7 +156,7 @@ fn a_disk_that_fails_for_a_while_loses_no_page() {
     let descriptor = file.as_raw_fd();
     let good = file.try_clone().unwrap();
     let swap = Some(Swap::with_file(file, PAGES).unwrap());
-    let (memory, region) = guest(u64::from, Options { swap, ..options() });
+    let (memory, region) = guest(u64::from, options().with_swap(swap));
     assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 64)).unwrap(), 64);
     // Every read fails from now on, as one of a disk that is gone does.
     let write_only = std::fs::File::options().write(true).open("/dev/null").unwrap();
@@ -236,13 +236,7 @@ fn victims_are_cold_pages_first_then_any() {
 #[test]
 fn a_full_swap_file_leaves_pages_where_they_are() {
     let swap = Swap::create(&std::env::temp_dir(), 100).unwrap();
-    let (memory, region) = guest(
-        u64::from,
-        Options {
-            swap: Some(swap),
-            ..Options::default()
-        },
-    );
+    let (memory, region) = guest(u64::from, Options::default().with_swap(swap));
     let error = region.swap_out(all()).unwrap_err();
     assert!(matches!(error, SwapOutError::Swap(_)), "{error}");
     assert_pages(&memory, u64::from);
@@ -255,13 +249,7 @@ fn a_corrupt_swap_file_gives_an_error_and_never_wrong_bytes() {
     let status = in_child("a_corrupt_swap_file_gives_an_error_and_never_wrong_bytes", || {
         let file = tempfile::tempfile().unwrap();
         let swap = Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap();
-        let (memory, region) = guest(
-            u64::from,
-            Options {
-                swap: Some(swap),
-                ..Options::default()
-            },
-        );
+        let (memory, region) = guest(u64::from, Options::default().with_swap(swap));
         assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 3)).unwrap(), 3);
         for at in 0..3 {
             file.write_all_at(b"flip", at * PAGE_SIZE as u64 + 100).unwrap();

@@ -22,10 +22,7 @@ fn disk_bytes(file: &File) -> u64 {
 fn disk_space_of_pages_that_came_back_goes_back() {
     let file = tempfile::tempfile().unwrap();
     let memory = AnonymousMemory::new(PAGES).unwrap();
-    let options = Options {
-        swap: Some(Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap()),
-        ..Options::default()
-    };
+    let options = Options::default().with_swap(Swap::with_file(file.try_clone().unwrap(), PAGES).unwrap());
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     let all = PageRun::new(Gfn::new(0), PAGES);
     let bytes = u64::from(PAGES) * PAGE_SIZE as u64;

@@ -236,25 +236,6 @@ impl Guest {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// A figure of the VMM's `smaps_rollup` in KiB, as in `Private_Dirty`.
-    ///
-    /// # Panics
-    /// When there is no such figure.
-    #[must_use]
-    pub fn smaps_kib(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.pid());
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let figure = text.lines().find_map(|line| {
-            line.strip_prefix(name)?
-                .strip_prefix(':')?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        });
-        figure.unwrap_or_else(|| self.fail(&format!("{path} has no {name}")))
-    }
-
     /// Waits for an event that `wanted` makes something of. Events of the past count too.
     ///
     /// # Panics

@@ -156,7 +156,7 @@ impl Host {
             return;
         }
         for guest in &mut self.guests {
-            if now.is_multiple_of(60) {
+            if now % 60 == 0 {
                 guest.forget_tried();
             }
             self.tally.shared += guest.share(self.scan_pages_s);
@@ -170,11 +170,11 @@ impl Host {
         self.tally.seconds[state as usize] += 1;
         self.tally.state_changes += u64::from(state != before);
         let fleet = self.fleet()?;
-        if now.is_multiple_of(REBALANCE_S) || state != before {
+        if now % REBALANCE_S == 0 || state != before {
             self.planner.plan(&fleet, &mut self.plan);
             self.tally.plans += 1;
         }
-        if now.is_multiple_of(REBALANCE_S) {
+        if now % REBALANCE_S == 0 {
             for (meter, guest) in self.meters.iter_mut().zip(&mut self.guests) {
                 meter.observe(Pages::new(guest.take_broken()));
             }

@@ -121,7 +121,7 @@ impl Recorder {
         for (guest, rising) in host.guests.iter().zip(&mut self.rising) {
             self.rises.extend(follow_rise(now, guest, rising));
         }
-        if now.is_multiple_of(STEP_S) {
+        if now % STEP_S == 0 {
             self.moments.push(self.moment(now, host));
         }
     }

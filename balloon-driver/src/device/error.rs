@@ -4,7 +4,8 @@ use std::io;
 
 use crate::ring::RingError;
 
-/// Why the device stopped or could not do what was asked.
+/// Why the device stopped or could not do what was asked. All cases are here, because a transport answers each in its
+/// own way.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The guest broke a ring. The transport sets `DEVICE_NEEDS_RESET`; until the reset the device does nothing.
@@ -23,6 +24,7 @@ pub enum DeviceError {
 
 /// Why the device could not be activated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ActivateError {
     /// The driver took features that were not offered, or not `VIRTIO_F_VERSION_1`.
     #[error(

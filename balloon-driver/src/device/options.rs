@@ -15,6 +15,7 @@ pub enum Offer {
 
 /// What the device offers its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// The guest may take pages back before it kills a process. Without it an over-inflated guest panics.
     pub deflate_on_oom: Offer,

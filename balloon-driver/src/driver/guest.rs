@@ -41,6 +41,7 @@ impl<M: GuestAddressSpace, R: Release> Device for Balloon<M, R> {
 
 /// What went wrong with the guest. Only a device at fault brings one about.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GuestError {
     /// The rings.
     #[error("the guest's driver failed")]

@@ -16,10 +16,9 @@ pub(crate) const FRAMES: u32 = 4096;
 
 /// Everything on.
 pub(crate) fn all_on() -> Options {
-    Options {
-        free_page_hinting: Offer::On,
-        ..Options::default()
-    }
+    let mut options = Options::default();
+    options.free_page_hinting = Offer::On;
+    options
 }
 
 /// Memory of `FRAMES` frames from address 0 on.

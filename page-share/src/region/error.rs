@@ -7,6 +7,7 @@ pub(crate) const KERNEL: &str = "Linux 6.12.37, 6.15.6, 6.16 or later";
 
 /// Why [`Region::adopt`](crate::Region::adopt) refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AdoptError {
     /// The kernel lacks a feature.
     #[error(

@@ -17,6 +17,7 @@ pub(crate) struct Gate {
 
 /// What a gate has let through, and who waits at it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Growth {
     /// Pages that the guest may still grow by; 0 while the gate is open.
     pub credit: u64,

@@ -10,6 +10,7 @@ pub(crate) const SAMPLE_LIMIT: u32 = 1024;
 
 /// What one sampling period showed: of `taken` random private pages, `touched` were used before it ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sample {
     /// Pages taken.
     pub taken: u32,

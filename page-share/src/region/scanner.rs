@@ -31,6 +31,7 @@ const FULL: Duration = Duration::from_secs(2);
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step {
     /// Pages scanned or merged.
     pub pages: u32,

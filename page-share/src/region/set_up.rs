@@ -38,8 +38,9 @@ pub enum Blocks {
     Huge,
 }
 
-/// What a region is made with.
+/// What a region is made with: the default, and what the methods change of it.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// How blocks start out.
     pub blocks: Blocks,
@@ -51,7 +52,43 @@ pub struct Options {
     pub thread_started: ThreadStarted,
 }
 
-/// A region's threads, by what they do.
+impl Options {
+    /// These options with blocks that start out as `blocks`.
+    #[must_use]
+    pub fn with_blocks(self, blocks: Blocks) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// These options with at most `bytes` bytes of memory for compressed pages.
+    #[must_use]
+    pub fn with_store_bytes(self, bytes: usize) -> Self {
+        Self {
+            store_bytes: bytes,
+            ..self
+        }
+    }
+
+    /// These options with a file for swapped pages, or with none.
+    #[must_use]
+    pub fn with_swap(self, swap: impl Into<Option<Swap>>) -> Self {
+        Self {
+            swap: swap.into(),
+            ..self
+        }
+    }
+
+    /// These options with what is called first on each thread of the region.
+    #[must_use]
+    pub fn with_thread_started(self, started: ThreadStarted) -> Self {
+        Self {
+            thread_started: started,
+            ..self
+        }
+    }
+}
+
+/// A region's threads, by what they do. Every thread is here, so that a match that confines each of them notices when
+/// there is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegionThread {
     /// Resolves faults; never allocates, never waits for another thread.

@@ -34,6 +34,7 @@ pub(crate) struct Keeping {
 
 /// Why pages could not be swapped out.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SwapOutError {
     /// The region was made without a swap file.
     #[error("this guest has no swap file; give the region one when it is made")]

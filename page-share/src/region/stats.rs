@@ -27,6 +27,7 @@ macro_rules! counters {
         /// Counters and page counts of one region, read by value. Pages of 4 KiB unless the name says otherwise;
         /// counters count from the region's start and only grow.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
         pub struct Stats {
             /// Pages with memory of their own, not counting those in another field below.
             pub private: u64,

@@ -58,6 +58,7 @@ impl StoreHandle {
 
 /// Why a store did not do as told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// Taking the page would need more memory than the store may have.
     #[error(

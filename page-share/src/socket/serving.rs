@@ -40,6 +40,7 @@ pub struct Peer {
 
 /// Why a connection ended before its time. Nothing was released: that takes the process's death.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServeError {
     /// The peer said something that is not a message.
     #[error("the guest's process sent a malformed message")]

@@ -29,11 +29,7 @@ fn managed(manager: &LocalManager) -> Managed {
     // SAFETY: private anonymous memory that `Managed` keeps mapped for longer than the region.
     let range = unsafe { MemoryRange::adopt(Gfn::new(0), memory.as_ptr(), PAGES) };
     let swap = Swap::create(&std::env::temp_dir(), PAGES).unwrap();
-    let options = Options {
-        store_bytes: 8 << 20,
-        swap: Some(swap),
-        ..Options::default()
-    };
+    let options = Options::default().with_store_bytes(8 << 20).with_swap(swap);
     let region = Arc::new(Region::adopt(vec![range], options).unwrap());
     region
         .connect(Box::new(manager.attach(region.page_limit()).unwrap()))

@@ -431,10 +431,7 @@ mod tests {
                 let (frames, host) = (region.frames.start.address() & block, region.host as u64 & block);
                 assert_eq!(frames, host, "{mib} MiB: {region:?}");
             }
-            let options = Options {
-                blocks: page_share::Blocks::Huge,
-                ..Options::default()
-            };
+            let options = Options::default().with_blocks(page_share::Blocks::Huge);
             let region = ram.manage(|| Region::adopt(ram.ranges().unwrap(), options));
             let region = match region {
                 Ok(region) => region,

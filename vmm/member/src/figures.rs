@@ -5,6 +5,7 @@ use serde::Serialize;
 
 /// Pages of 4 KiB by state, then what was counted since the guest started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PageFigures {
     /// With memory of their own.
     pub private: u64,

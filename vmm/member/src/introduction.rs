@@ -16,6 +16,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Why a guest has no manager.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttendError {
     /// No manager is there.
     #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]

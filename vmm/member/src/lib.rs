@@ -70,6 +70,7 @@ const STORE_PART: u64 = 4;
 
 /// Why a guest's memory cannot be managed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The kernel lacks something, or the memory is of the wrong kind.
     #[error(
@@ -168,12 +169,13 @@ impl Engine {
                     .map_err(|source| EngineError::Swap { dir, source })
             })
             .transpose()?;
-        let region = memory.adopt(Options {
-            blocks: Blocks::Huge,
-            store_bytes: (bytes / STORE_PART) as usize,
-            swap,
-            thread_started: threads.region,
-        });
+        let region = memory.adopt(
+            Options::default()
+                .with_blocks(Blocks::Huge)
+                .with_store_bytes((bytes / STORE_PART) as usize)
+                .with_swap(swap)
+                .with_thread_started(threads.region),
+        );
         let region = region.map_err(refused)?;
         let scan = ScanThread::start(Arc::clone(&region), Pace::default())
             .map_err(|e| EngineError::Thread(not_started(e)))?;

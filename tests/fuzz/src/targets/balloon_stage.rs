@@ -97,13 +97,11 @@ impl Stage {
     /// Bits of `choice` turn features on and choose the unit of release.
     pub(super) fn new(memory: &Memory, choice: u8) -> Self {
         let offer = |bit: u8| if choice & bit == 0 { Offer::On } else { Offer::Off };
-        let options = Options {
-            deflate_on_oom: Offer::On,
-            statistics: offer(1),
-            free_page_reporting: offer(2),
-            free_page_hinting: offer(4),
-            page_poison: offer(8),
-        };
+        let mut options = Options::default();
+        options.statistics = offer(1);
+        options.free_page_reporting = offer(2);
+        options.free_page_hinting = offer(4);
+        options.page_poison = offer(8);
         let unit = if choice & 16 == 0 { 1 } else { 4 };
         let device = Balloon::new(
             options,

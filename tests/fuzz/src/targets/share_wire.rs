@@ -91,7 +91,7 @@ fn reason(error: WireError) -> usize {
         WireError::Version(_) => 0,
         WireError::Header(_) => 1,
         WireError::Length { .. } => 2,
-        WireError::Value { .. } => 3,
+        _ => 3,
     }
 }
 

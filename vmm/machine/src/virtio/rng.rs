@@ -89,10 +89,7 @@ mod tests {
             ram.view().write_obj(7u8, GuestAddress(page * 4096)).unwrap();
         }
         let ranges = ram.ranges().unwrap();
-        let options = Options {
-            store_bytes: 4 << 20,
-            ..Options::default()
-        };
+        let options = Options::default().with_store_bytes(4 << 20);
         let region = ram.manage(|| Region::adopt(ranges, options)).unwrap();
         let device = Arc::new(Mutex::new(Rng::new().unwrap()));
         let driver = Driver::start_with(device, Arc::clone(&ram));

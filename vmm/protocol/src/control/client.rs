@@ -11,6 +11,7 @@ use super::{Reply, Request};
 
 /// Why a VMM did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// It cannot be reached.
     #[error("no VMM answers on {path}", path = path.display())]

@@ -12,6 +12,7 @@ const LINE_LIMIT: usize = 64 << 10;
 
 /// Why no message could be read from a peer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LineError {
     /// A line that is not a message of this protocol.
     #[error("malformed message from the peer: {0}")]

@@ -197,10 +197,6 @@ fn adopt(memory: &Memory) -> Result<Region> {
     // SAFETY: the memory is private and anonymous, and `Levy` keeps it mapped for longer than its regions.
     let range = unsafe { MemoryRange::adopt(Gfn::new(0), memory.as_ptr(), (memory.len() / PAGE) as u32) };
     let swap = Swap::create(&std::env::temp_dir(), SWAP_PAGES).context("cannot make a swap file")?;
-    let options = Options {
-        store_bytes: STORE_BYTES,
-        swap: Some(swap),
-        ..Options::default()
-    };
+    let options = Options::default().with_store_bytes(STORE_BYTES).with_swap(swap);
     Ok(Region::adopt(vec![range], options)?)
 }

@@ -88,13 +88,11 @@ impl Balloon {
     /// When the host has no timers for it.
     pub fn new(config: &BalloonConfig, ram: &Arc<GuestRam>) -> io::Result<Self> {
         let offer = |wanted| if wanted { Offer::On } else { Offer::Off };
-        let options = Options {
-            deflate_on_oom: offer(config.deflate_on_oom),
-            free_page_reporting: offer(config.free_page_reporting),
-            statistics: offer(!config.stats_polling_interval.is_zero()),
-            free_page_hinting: Offer::Off,
-            page_poison: offer(config.free_page_reporting),
-        };
+        let mut options = Options::default();
+        options.deflate_on_oom = offer(config.deflate_on_oom);
+        options.free_page_reporting = offer(config.free_page_reporting);
+        options.statistics = offer(!config.stats_polling_interval.is_zero());
+        options.page_poison = offer(config.free_page_reporting);
         let device = Crate::new(options, RamPort(Arc::clone(ram)));
         let mut pilot = Pilot::new(ram.bytes(), config.stats_polling_interval)?;
         pilot.wish(Wisher::Owner, config.bytes / FRAME_SIZE);
