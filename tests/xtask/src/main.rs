@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask check|test|bench|chaos|mutate|nested|demo`.
+//! The project's own commands: `cargo xtask check|test|package|deny|bench|chaos|mutate|nested|demo`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod chaos;
 mod check;
 mod demo;
+mod deny;
 mod guest_system;
 mod interrupt;
 mod metadata;
@@ -36,6 +37,8 @@ enum Command {
     Check,
     /// Do the tests notice when the program is wrong? Tries small changes of it, one by one
     Mutate(mutate::Args),
+    /// Licences, bans, sources and advisories by cargo-deny, which must be installed
+    Deny(deny::Args),
     /// Package the libraries, and build and test what is in the packages outside the workspace
     Package,
     /// Three Debian guests under load, from a clean clone
@@ -72,6 +75,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Chaos(args) => chaos::run(&args),
         Command::Check => check::run().map(|()| ExitCode::SUCCESS),
         Command::Mutate(args) => mutate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Deny(args) => deny::run(&args),
         Command::Package => package::run().map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),

@@ -163,7 +163,7 @@ fn of(package: &Package) -> Vec<String> {
         let fine = match layer {
             Layer::Top => true,
             // Itself: that switches its optional features on.
-            _ if in_tests => !is_ours || FOR_TESTS.contains(&used) || used == name,
+            _ if in_tests && (!is_ours || FOR_TESTS.contains(&used) || used == name) => true,
             Layer::Pure => false,
             Layer::Uses(allowed) => !is_ours || allowed.contains(&used),
         };
@@ -203,6 +203,15 @@ mod tests {
             r#"{"name": "levy", "req": "*", "kind": "dev", "source": null}"#,
         );
         assert_eq!(of(&upwards), ["levy-balloon-driver must not depend on levy"]);
+        let tests = package(
+            "levy",
+            r#"{"name": "levy-member", "req": "*", "kind": "dev", "source": null}"#,
+        );
+        assert_eq!(
+            of(&tests),
+            Vec::<String>::new(),
+            "what a crate may use, its tests may"
+        );
     }
 
     #[test]
