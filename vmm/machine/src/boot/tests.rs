@@ -106,6 +106,8 @@ fn acpi_tables_are_whole_and_linked() {
     assert_eq!(&table(xsdt_at)[..4], b"XSDT");
     let fadt_at = pointer(xsdt_at + 36);
     assert_eq!(&table(fadt_at)[..4], b"FACP");
+    // No VGA, no CMOS clock, but message-signalled interrupts.
+    assert_eq!(table(fadt_at)[109..111], [0x24, 0]);
     assert_eq!(&table(pointer(xsdt_at + 44))[..4], b"APIC");
     let dsdt = table(pointer(fadt_at + 140));
     assert_eq!(&dsdt[..4], b"DSDT");
