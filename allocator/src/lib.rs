@@ -79,6 +79,7 @@
 //!   everyone else is rounded down.
 //! - The break reserve believes that the windows to come are like those seen, and reserves all debt before it has seen
 //!   enough.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod action;

@@ -75,6 +75,7 @@
 //!   that are offered; see [`features::queues`].
 //! - Frames are 4 KiB on the host as well; hosts with larger pages are refused.
 //! - A frame that the guest uses again without deflating first stays in the balloon's count until it deflates.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod chain;
 mod config;

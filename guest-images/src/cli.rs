@@ -1,5 +1,6 @@
 //! The `images` command: builds what guests need and says where it is.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::boot::Boot;
@@ -7,7 +8,7 @@ use crate::cache::Cache;
 use crate::debian::{Archive, Mirror};
 use crate::disk::Disk;
 use crate::kernel::Flavour;
-use crate::{Images, Result};
+use crate::{Error, Images, Result};
 
 /// Build guest kernels, initramfs and root disk from Debian packages, or reuse cached ones
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,7 @@ fn flavour(name: &str) -> std::result::Result<Flavour, String> {
 /// # Errors
 /// As [`Images::build`].
 pub fn run(args: &Args) -> Result<()> {
-    let cache = Cache::of_user()?.on_progress(|line| eprintln!("{line}"));
+    let cache = Cache::of_user()?.on_progress(say);
     let archive = Archive::open(&cache)?;
     if args.refresh {
         archive.refresh()?;
@@ -47,11 +48,28 @@ pub fn run(args: &Args) -> Result<()> {
         let images = Images::build(&archive, args.kernel)?;
         (images.boot, Some(images.disk))
     };
-    print(&boot, disk.as_ref().map(Disk::image), args.json);
-    Ok(())
+    show(&table(&boot, disk.as_ref().map(Disk::image), args.json))
 }
 
-fn print(boot: &Boot, disk: Option<PathBuf>, json: bool) {
+/// Progress, which is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes what was asked for. A reader that has closed its end had what it wanted.
+fn show(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::File {
+            action: "write to",
+            path: "standard output".into(),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn table(boot: &Boot, disk: Option<PathBuf>, json: bool) -> String {
     let show = |path: &Path| path.display().to_string();
     let mut rows = vec![
         ("release", boot.release().to_owned()),
@@ -64,12 +82,10 @@ fn print(boot: &Boot, disk: Option<PathBuf>, json: bool) {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.into()))
             .collect();
-        println!("{}", serde_json::Value::Object(object));
-    } else {
-        for (name, value) in rows {
-            println!("{name:10} {value}");
-        }
+        return format!("{}\n", serde_json::Value::Object(object));
     }
+    let rows = rows.iter().map(|(name, value)| format!("{name:10} {value}\n"));
+    rows.collect()
 }
 
 /// For `doctor`: what keeps images from being built on this machine, without building any.

@@ -30,6 +30,7 @@
 //! - x86-64 and Debian 12 guests only.
 //! - The disk's bytes are not the same in two builds: PostgreSQL's cluster has an identity of its own.
 //! - Without root the disk needs subordinate user ids and the package `uidmap`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod agent;

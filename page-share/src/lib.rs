@@ -55,6 +55,7 @@
 //! - The same user, or root, can reopen the pool for writing: confine the VMM with seccomp.
 //! - vhost-user, VFIO, hugetlbfs and file-backed guest memory are refused or unsupported: they bypass page tables that
 //!   this crate relies on.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod attach;
 mod check;

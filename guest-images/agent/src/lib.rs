@@ -24,6 +24,7 @@
 //! A guest owns its end of the channel: lines may be missing, huge, out of order or lies. The host must bound the
 //! length of a line by [`MAX_LINE`], treat what [`Event::parse`] refuses as the guest's fault, and decide nothing
 //! about memory safety from a report.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod command;

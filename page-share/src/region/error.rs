@@ -1,5 +1,7 @@
 //! Why a region cannot be made.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::region::run::PageRun;
 
 /// Oldest kernel whose UFFDIO_MOVE is complete and correct, for messages.
@@ -105,7 +107,54 @@ pub enum AdoptError {
 }
 
 /// Ends the process: going on would lose a page or show a guest wrong bytes.
+///
+/// It ends whatever standard error is. What cannot be written is left out, and a full pipe is not waited for.
 pub(crate) fn fatal(what: std::fmt::Arguments<'_>) -> ! {
-    eprintln!("page-share: {what}; the process ends, because going on would corrupt its guest");
+    // A logger may have a reason on its way.
+    log::logger().flush();
+    let line = format!("page-share: {what}; the process ends, because going on would corrupt its guest\n");
+    let stderr = std::io::stderr();
+    let mut ends = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+        let _ = rustix::io::write(&stderr, line.as_bytes());
+    }
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const ORDER: &str = "PAGE_SHARE_FATAL_TEST";
+
+    /// Not a test of its own: what children do.
+    #[test]
+    fn in_a_child() {
+        if std::env::var_os(ORDER).is_some() {
+            fatal(format_args!("a test"));
+        }
+    }
+
+    #[test]
+    fn a_fatal_error_ends_the_process_whatever_standard_error_is() {
+        let (_unread, full) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&full, true).unwrap();
+        while rustix::io::write(&full, &[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&full, false).unwrap();
+        let disk = File::options().write(true).open("/dev/full").unwrap();
+        for stderr in [Stdio::from(full), Stdio::from(disk)] {
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "region::error::tests::in_a_child", "--nocapture"])
+                .env(ORDER, "")
+                .stdout(Stdio::null())
+                .stderr(stderr)
+                .status()
+                .unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use levy_machine::process::Signals;
+use levy_machine::process::{Signals, say};
 
 /// Exit status after Ctrl-C.
 pub(crate) const STATUS: u8 = 130;
@@ -26,7 +26,7 @@ impl Interrupt {
             if wish.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(i32::from(STATUS));
             }
-            eprintln!("levy: taking the guests down; press Ctrl-C again to leave at once");
+            say("taking the guests down; press Ctrl-C again to leave at once");
         })?;
         Ok(interrupt)
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use levy_machine::process::say;
+
 /// Where its settings are.
 const SETTINGS: &str = "/sys/kernel/mm/ksm";
 
@@ -87,10 +89,10 @@ impl Drop for Ksm {
     fn drop(&mut self) {
         for (file, value) in &self.before {
             if let Err(error) = std::fs::write(file, value) {
-                eprintln!(
-                    "levy: {} could not be set back to {value}: {error}",
+                say(format_args!(
+                    "{} could not be set back to {value}: {error}",
                     file.display()
-                );
+                ));
             }
         }
     }

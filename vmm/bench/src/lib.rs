@@ -4,6 +4,7 @@
 //! their choice, guests that come, work, rest and go, and a [`Sample`] of every guest once a second. A bench measures
 //! its rival in the same run, never asserts a time, and leaves behind a [`Report`] for programs, a table for people,
 //! and a [`Figure`] where the user wants one. A bench that cannot go on leaves its [`Draft`].
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod actor;

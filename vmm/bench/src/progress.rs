@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use levy_machine::process::say;
 
 /// Without a terminal, a line so often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -35,7 +36,7 @@ impl Progress {
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(format!("levy: {text}")),
-            None => eprintln!("levy: {text}"),
+            None => say(text),
         }
     }
 
@@ -45,7 +46,7 @@ impl Progress {
             Some(bar) => bar.set_message(text.to_owned()),
             None if self.shown.elapsed() >= EVERY => {
                 self.shown = Instant::now();
-                eprintln!("levy: {text}");
+                say(text);
             }
             None => {}
         }

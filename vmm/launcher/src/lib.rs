@@ -4,6 +4,7 @@
 //! launch, hears all of them, and tells people and programs ([`LaunchEvent`]) how they fare. It ends when all guests have
 //! ended, and nothing of them is left then: each process removes its own taps and overlays, and the launcher removes
 //! their sockets and the folder it gave them.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod api_client;
 mod fleet;

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use super::launch_event::LaunchEvent;
 use super::summary::Summary;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use levy_machine::process::say;
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Screen {
             Some(bars) => {
                 let _ = bars.println(format!("levy: {text}"));
             }
-            None => eprintln!("levy: {text}"),
+            None => say(text),
         }
     }
 
@@ -71,7 +72,7 @@ impl Screen {
         let stage = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
         if !live && self.style == ScreenStyle::Text && (stage(shown) != stage(state) || !state.contains("/s"))
         {
-            eprintln!("levy: {name}: {state}");
+            say(format_args!("{name}: {state}"));
         }
         state.clone_into(shown);
     }

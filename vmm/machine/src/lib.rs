@@ -39,6 +39,7 @@
 //! # Known holes
 //! Guests with more than 254 vCPUs, network offloads, restarts inside one process (a restart ends the process with its
 //! own exit status; launchers start another one), and snapshots are not there.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod boot;
 pub mod config;
@@ -47,6 +48,7 @@ pub mod control;
 pub mod event;
 pub mod layout;
 pub mod memory;
+mod outlet;
 pub mod process;
 pub mod supervisor;
 pub mod virtio;

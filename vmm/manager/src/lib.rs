@@ -23,6 +23,7 @@
 //! 1. A guest's references go only when the kernel says that its process is dead.
 //! 2. The sum of all limits never exceeds the budget less pools, the manager and a margin.
 //! 3. No thread holds the registry's lock while it reads or writes a socket.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod admission;

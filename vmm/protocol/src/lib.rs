@@ -18,6 +18,7 @@
 //! 1. A message is bounded in length before it is parsed, and a field that no version defines is refused or ignored,
 //!    never guessed.
 //! 2. Who speaks is never in a message: the kernel says it (`SO_PEERCRED`).
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 pub mod api;

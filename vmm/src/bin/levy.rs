@@ -1,8 +1,12 @@
 //! `levy`: run many Linux guests on one host.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use levy_machine::process::say;
+use levy_protocol::error_chain;
 
 /// Run many Linux guests on one KVM host.
 #[derive(Parser)]
@@ -46,20 +50,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Doctor(args) => match levy::doctor::run(args) {
-            Ok(status) => ExitCode::from(status),
-            Err(error) => {
-                eprintln!("levy: {error}");
-                ExitCode::FAILURE
-            }
-        },
-        Command::Images(args) => match guest_images::cli::run(&args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("levy: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Doctor(args) => status(levy::doctor::run(args)),
+        Command::Images(args) => status(guest_images::cli::run(&args).map(|()| 0)),
         Command::Host(args) => ExitCode::from(args.run()),
         Command::Run(args) => ExitCode::from(args.run()),
         Command::Up(args) => ExitCode::from(args.run()),
@@ -73,4 +65,14 @@ fn main() -> ExitCode {
         Command::Bench(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }
+}
+
+fn status(result: Result<u8, impl Error>) -> ExitCode {
+    result.map_or_else(
+        |error| {
+            say(error_chain(&error));
+            ExitCode::FAILURE
+        },
+        ExitCode::from,
+    )
 }

@@ -1,12 +1,13 @@
 //! What all commands that ask a manager have in common.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::fleet_file::FleetFileError;
+use crate::out::{self, NotShown};
 use levy_launcher::api_client::{Client, ClientError};
+use levy_machine::process::say;
 
 /// Which manager, and for whom the answer is.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,6 +29,8 @@ pub(super) enum AskError {
     Fleet(#[from] FleetFileError),
     #[error("no guest of {path} is running", path = path.display())]
     NoneRuns { path: PathBuf },
+    #[error(transparent)]
+    Shown(#[from] NotShown),
     #[error("{0}")]
     Usage(String),
     #[error("still running after {seconds} s: {names}; ask again, or end its process")]
@@ -40,20 +43,19 @@ impl Asking {
     }
 
     /// Shows `value` to programs, or `text` to people.
-    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), AskError> {
         let shown = match self.json {
             true => serde_json::to_string(value).map_or_else(|e| e.to_string(), |text| text + "\n"),
             false => text(),
         };
-        // A reader that has closed its end does not want to know.
-        let _ = std::io::stdout().write_all(shown.as_bytes());
+        Ok(out::show(&shown)?)
     }
 }
 
 /// The exit status for what came of a command: 2 for wrong usage, 1 for everything else that went wrong.
 pub(super) fn status(result: Result<(), AskError>) -> u8 {
     let Err(error) = result else { return 0 };
-    eprintln!("levy: {}", levy_protocol::error_chain(&error));
+    say(levy_protocol::error_chain(&error));
     match error {
         AskError::Usage(_) => 2,
         _ => 1,

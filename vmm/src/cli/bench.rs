@@ -8,9 +8,11 @@ use std::time::Duration;
 use self::sharing::{HintsArgs, SharingArgs, VersusKsmArgs};
 use super::run;
 use super::setup::{self, SetupError};
+use crate::out::{self, NotShown};
 use levy_bench::{self, Draft, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
 use levy_launcher::GuestArgs;
 use levy_machine::config;
+use levy_machine::process::say;
 
 const ABOUT: &str = "\
 Every bench brings a manager of its own and takes its guests down at the end, however it ends. Guests are made as
@@ -115,6 +117,8 @@ enum BenchError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Figure(#[from] FigureError),
+    #[error(transparent)]
+    Shown(#[from] NotShown),
 }
 
 impl BenchArgs {
@@ -124,7 +128,7 @@ impl BenchArgs {
             Ok(()) => 0,
             Err(BenchError::Stage(StageError::Interrupted)) => 130,
             Err(error) => {
-                eprintln!("levy: {}", levy_protocol::error_chain(&error));
+                say(levy_protocol::error_chain(&error));
                 1
             }
         }
@@ -212,17 +216,18 @@ impl Files {
             Err(error) => {
                 let report = draft.failed(&levy_protocol::error_chain(&error));
                 if let Err(unwritten) = report.write(self.json.as_deref()) {
-                    eprintln!("levy: {}", levy_protocol::error_chain(&unwritten));
+                    say(levy_protocol::error_chain(&unwritten));
                 }
                 return Err(error.into());
             }
         };
-        print!("{}", outcome.table);
+        let shown = out::show(&outcome.table);
         outcome.report.write(self.json.as_deref())?;
         if let Some(file) = &self.plot {
             outcome.figure.write(file)?;
         }
-        Ok(())
+        // Last: a table that cannot be shown is no reason to lose the files.
+        Ok(shown?)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use allocator::Tax;
 
+use levy_machine::process::say;
 use levy_machine::{config, process};
 use levy_manager::api;
 use levy_manager::budget::{Budget, Source};
@@ -165,19 +166,18 @@ enum RunError {
 impl HostArgs {
     /// Manages until Ctrl-C; the exit status of the process.
     pub fn run(self) -> u8 {
-        process::log_to_stderr("host");
-        match self.manage() {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("levy: {}", levy_protocol::error_chain(&error));
-                1
-            }
+        let managed = self.manage();
+        if let Err(error) = &managed {
+            say(levy_protocol::error_chain(error));
         }
+        process::settle();
+        u8::from(managed.is_err())
     }
 
     fn manage(mut self) -> Result<(), RunError> {
         levy_protocol::raise_open_files();
         let signals = process::block_end_signals().map_err(RunError::Process)?;
+        process::log_to_stderr("host", &signals).map_err(RunError::Process)?;
         let dir = self.run_dir.unwrap_or_else(run_dir::default_dir);
         run_dir::make_dir(&dir).map_err(|source| RunError::Dir {
             dir: dir.clone(),
@@ -198,19 +198,19 @@ impl HostArgs {
         let host = Host::begin(Doors::in_dir(&dir), start)?;
         host.brake_with(brake);
         let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
-        eprintln!(
-            "levy: managing {} for guests ({}); they find me at {}",
+        say(format_args!(
+            "managing {} for guests ({}); they find me at {}",
             mib(budget.bytes),
             why(&budget, &kept),
             dir.display()
-        );
+        ));
         let closer = host.clone();
         signals
             .watch(move |_| closer.close())
             .map_err(RunError::Process)?;
         host.run();
         host.brake_with(None);
-        eprintln!("levy: no manager any more; guests run on without");
+        say("no manager any more; guests run on without");
         Ok(())
     }
 }

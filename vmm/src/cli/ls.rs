@@ -38,8 +38,7 @@ impl LsArgs {
             .show(&json!({"guests": guests}), || match guests.len() {
                 0 => "no guests; start some with `levy run`\n".to_owned(),
                 _ => table::of(&guests),
-            });
-        Ok(())
+            })
     }
 }
 
@@ -54,15 +53,14 @@ impl StatsArgs {
         match &self.guest {
             Some(name) => {
                 let guest = client.guest(name)?;
-                self.asking.show(&guest, || one(&guest));
+                self.asking.show(&guest, || one(&guest))
             }
             None => {
                 let (host, guests) = (client.host()?, client.guests()?);
                 self.asking
-                    .show(&json!({"host": host, "guests": guests}), || all(&host, &guests));
+                    .show(&json!({"host": host, "guests": guests}), || all(&host, &guests))
             }
         }
-        Ok(())
     }
 }
 

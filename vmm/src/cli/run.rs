@@ -14,6 +14,7 @@ use levy_launcher::{
     Fleet, FleetError, GuestArgs, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
 };
 use levy_machine::config;
+use levy_machine::process::say;
 use levy_machine::virtio::blk::DiskError;
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::Doors;
@@ -104,7 +105,7 @@ impl RunArgs {
         match self.launch() {
             Ok(status) => status,
             Err(error) => {
-                eprintln!("levy: {}", levy_protocol::error_chain(&error));
+                say(levy_protocol::error_chain(&error));
                 1
             }
         }

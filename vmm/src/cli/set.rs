@@ -45,27 +45,24 @@ impl SetArgs {
         }
         // What is written wrongly shows before a manager is looked for.
         match guest {
-            None if self.group => {
-                return Err(AskError::Usage("name the group, as in --group web".to_owned()));
-            }
+            None if self.group => Err(AskError::Usage("name the group, as in --group web".to_owned())),
             Some(name) if self.group => {
                 let change = fold(pairs, GroupChange::default(), group_key)?;
                 let group = self.asking.client()?.change_group(name, &change)?;
-                self.asking.show(&group, || ls::group(name, &group));
+                self.asking.show(&group, || ls::group(name, &group))
             }
             Some(name) => {
                 let change = fold(pairs, GuestChange::default(), guest_key)?;
                 let guest = self.asking.client()?.change_guest(name, &change)?;
                 self.asking
-                    .show(&guest, || table::of(std::slice::from_ref(&guest)));
+                    .show(&guest, || table::of(std::slice::from_ref(&guest)))
             }
             None => {
                 let change = fold(pairs, HostChange::default(), host_key)?;
                 let host = self.asking.client()?.change_host(&change)?;
-                self.asking.show(&host, || ls::host(&host));
+                self.asking.show(&host, || ls::host(&host))
             }
         }
-        Ok(())
     }
 }
 

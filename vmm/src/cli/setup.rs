@@ -74,7 +74,7 @@ fn fill_in(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
     if guest.kernel.is_some() {
         return Ok(());
     }
-    let cache = Cache::of_user()?.on_progress(|step| eprintln!("levy: {step}"));
+    let cache = Cache::of_user()?.on_progress(|step| process::say(step));
     let boot = if no_disk || !guest.disk.is_empty() {
         default_boot(&cache)?
     } else {

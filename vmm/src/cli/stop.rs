@@ -7,6 +7,7 @@ use serde_json::json;
 use super::asking::{AskError, Asking, status};
 use levy_launcher::api_client::{Client, ClientError};
 use levy_machine::config;
+use levy_machine::process::say;
 
 /// How often a guest that stops is looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -72,8 +73,7 @@ impl StopArgs {
         let names = self.which.names(&client)?;
         stop(&client, &names, self.wait)?;
         self.asking
-            .show(&json!({"stopped": names}), || said(&names, "stopped"));
-        Ok(())
+            .show(&json!({"stopped": names}), || said(&names, "stopped"))
     }
 }
 
@@ -115,7 +115,7 @@ pub(super) fn stop(client: &Client, names: &[String], most: Duration) -> Result<
             });
         }
         if began.elapsed() >= next_word {
-            eprintln!("levy: waiting for {}", waited.join(", "));
+            say(format_args!("waiting for {}", waited.join(", ")));
             next_word += Duration::from_secs(5);
         }
         std::thread::sleep(LOOK);
@@ -127,8 +127,7 @@ fn direct(which: &Which, asking: &Asking, (what, done): (&str, &str)) -> Result<
     let client = asking.client()?;
     let names = which.names(&client)?;
     tell(&client, &names, what)?;
-    asking.show(&json!({ done: names }), || said(&names, done));
-    Ok(())
+    asking.show(&json!({ done: names }), || said(&names, done))
 }
 
 /// Tells each of `names`; those behind one that fails are told all the same, and the first failure is the answer.

@@ -12,6 +12,7 @@ use super::{setup, stop};
 use levy_launcher::api_client::{Client, ClientError};
 use levy_launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
 use levy_machine::config;
+use levy_machine::process::say;
 
 const EXAMPLE: &str = "\
 A fleet file, every key but size optional:
@@ -73,7 +74,7 @@ impl UpArgs {
         match self.launch() {
             Ok(status) => status,
             Err(error) => {
-                eprintln!("levy: {}", levy_protocol::error_chain(&error));
+                say(levy_protocol::error_chain(&error));
                 1
             }
         }
@@ -144,7 +145,6 @@ impl DownArgs {
         }
         self.asking.show(&json!({"stopped": stopped}), || {
             format!("stopped {}\n", stopped.join(", "))
-        });
-        Ok(())
+        })
     }
 }

@@ -106,9 +106,8 @@ impl VmmArgs {
     /// Runs the guest to its end; the exit status of the process.
     pub fn run(self) -> u8 {
         let began = Instant::now();
-        process::log_to_stderr(&self.name);
         let mut report = Report::new(&self.name, self.events);
-        match self.run_guest(began, &mut report) {
+        let status = match self.run_guest(began, &mut report) {
             Ok(outcome) => {
                 report.ended(&outcome);
                 outcome.status()
@@ -117,7 +116,9 @@ impl VmmArgs {
                 report.failed(&error);
                 1
             }
-        }
+        };
+        process::settle();
+        status
     }
 
     fn run_guest(self, began: Instant, report: &mut Report) -> Result<Outcome, VmmError> {
@@ -134,6 +135,7 @@ impl VmmArgs {
         };
         levy_protocol::raise_open_files();
         confine::begin(self.guest.confine, sockets)?;
+        process::log_to_stderr(&self.name, &signals).map_err(VmmError::Process)?;
         if let Err(error) = confine::prefer_as_victim() {
             log::debug!("memory shortage: {error}");
         }

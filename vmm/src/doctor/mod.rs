@@ -13,6 +13,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::out::{self, NotShown};
+
 pub use finding::{Finding, State};
 pub use probe::{Machine, NoKvm};
 
@@ -33,15 +35,9 @@ pub struct Args {
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn run(args: Args) -> io::Result<u8> {
+pub fn run(args: Args) -> Result<u8, NotShown> {
     let report = Report::examine();
-    let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        report.write(&mut out)?;
-    }
+    out::show(&report.shown(args.json))?;
     Ok(report.status())
 }
 
@@ -96,6 +92,17 @@ impl Report {
             ("native", true) => 1,
             _ => 2,
         }
+    }
+
+    /// The report for people, or as JSON.
+    fn shown(&self, json: bool) -> String {
+        if json {
+            return serde_json::to_string_pretty(self).map_or_else(|e| e.to_string(), |text| text + "\n");
+        }
+        let mut text = Vec::new();
+        // Memory takes it all.
+        let _ = self.write(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Writes the report for people.

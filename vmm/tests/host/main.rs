@@ -5,3 +5,4 @@ mod commands;
 mod groups;
 mod harness;
 mod manager;
+mod unwritable;

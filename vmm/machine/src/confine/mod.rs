@@ -14,6 +14,7 @@
 //! Where [`begin`] was not called (the manager, tests), [`enter`] does nothing.
 
 mod filter;
+mod last_words;
 mod limits;
 mod names;
 mod role;
@@ -136,7 +137,10 @@ pub fn enter(role: Role) {
     let Some(filters) = FILTERS.get() else { return };
     note_role(role);
     if let Err(error) = filters.apply(role) {
-        eprintln!("levy: thread {} cannot be confined: {error}", role.name());
+        last_words::say(&format!(
+            "levy: thread {} cannot be confined: {error}\n",
+            role.name()
+        ));
         std::process::abort();
     }
 }

@@ -72,6 +72,14 @@ const ANYWHERE: &[Rule] = &[
         sys::SYS_write,
         "eventfds, sockets and files that are open; log lines",
     ),
+    may(
+        sys::SYS_poll,
+        "device threads, the control socket; whether standard error takes last words",
+    ),
+    may(
+        sys::SYS_ppoll,
+        "the fault handler, rings of offers; whether standard error takes last words",
+    ),
     may(sys::SYS_close, "descriptors at the end of what owns them"),
     only(
         sys::SYS_fcntl,
@@ -125,12 +133,6 @@ const ANYWHERE: &[Rule] = &[
     may(sys::SYS_sigaltstack, "the end of a thread"),
     may(sys::SYS_exit, "the end of a thread"),
     may(sys::SYS_exit_group, "the end of the process"),
-];
-
-/// Waiting for descriptors.
-const WAITING: &[Rule] = &[
-    may(sys::SYS_poll, "device threads, the control socket"),
-    may(sys::SYS_ppoll, "the fault handler, rings of offers"),
 ];
 
 const USERFAULTFD_IOCTLS: &[When] = &[When::Bits(1, 0xFF00, 0xAA00)];
@@ -322,16 +324,16 @@ pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
     match role {
         Role::Main => &[ANYWHERE, MAIN, TIMERS],
         Role::Vcpu => &[ANYWHERE, VCPU, TIMERS],
-        Role::Disk => &[ANYWHERE, WAITING, PAGES, MANAGER, DISK],
-        Role::Net => &[ANYWHERE, WAITING, PAGES, MANAGER, NET],
-        Role::Entropy => &[ANYWHERE, WAITING, PAGES, MANAGER],
-        Role::Balloon => &[ANYWHERE, WAITING, PAGES, MANAGER, TIMERS],
-        Role::Console => &[ANYWHERE, WAITING, PAGES, MANAGER, CLIENTS],
-        Role::FaultHandler | Role::SwapIns => &[ANYWHERE, WAITING, PAGES],
-        Role::Scanner | Role::Allowance => &[ANYWHERE, WAITING, PAGES, MANAGER],
-        Role::Attendant => &[ANYWHERE, WAITING, PAGES, MANAGER, TIMERS],
-        Role::Control => &[ANYWHERE, WAITING, CLIENTS, THREADS],
-        Role::Stream => &[ANYWHERE, WAITING, STREAM],
+        Role::Disk => &[ANYWHERE, PAGES, MANAGER, DISK],
+        Role::Net => &[ANYWHERE, PAGES, MANAGER, NET],
+        Role::Entropy => &[ANYWHERE, PAGES, MANAGER],
+        Role::Balloon => &[ANYWHERE, PAGES, MANAGER, TIMERS],
+        Role::Console => &[ANYWHERE, PAGES, MANAGER, CLIENTS],
+        Role::FaultHandler | Role::SwapIns => &[ANYWHERE, PAGES],
+        Role::Scanner | Role::Allowance => &[ANYWHERE, PAGES, MANAGER],
+        Role::Attendant => &[ANYWHERE, PAGES, MANAGER, TIMERS],
+        Role::Control => &[ANYWHERE, CLIENTS, THREADS],
+        Role::Stream => &[ANYWHERE, STREAM],
     }
 }
 

@@ -1,9 +1,13 @@
 //! Log lines on standard error, few enough that no guest can flood them.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
+
+use super::say::{say, settle, without_waiting};
+use super::signals::Signals;
 
 /// Lines per [`WINDOW`] at most.
 const MOST: u32 = 20;
@@ -45,17 +49,30 @@ impl Log for Stderr {
             .admit(Instant::now());
         let Some(missed) = admitted else { return };
         if missed > 0 {
-            eprintln!("levy: {}: {missed} more messages were left out", self.name);
+            say(format_args!(
+                "{}: {missed} more messages were left out",
+                self.name
+            ));
         }
-        eprintln!("levy: {}: {}", self.name, record.args());
+        say(format_args!("{}: {}", self.name, record.args()));
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        settle();
+    }
 }
 
 /// Sends log lines to standard error, with `name` (the guest's) before each. What a guest can cause is limited to 20
 /// lines in 10 seconds.
-pub fn log_to_stderr(name: &str) {
+///
+/// From then on no thread of this process waits for standard error. A thread of its own writes what is logged and what
+/// is [said](say); where that is not taken it is dropped and counted. End signals are blocked before: they are for the
+/// thread that waits for them.
+///
+/// # Errors
+/// When the host refuses a thread or a descriptor.
+pub fn log_to_stderr(name: &str, _blocked: &Signals) -> io::Result<()> {
+    without_waiting()?;
     let logger = Stderr {
         name: name.to_owned(),
         window: Mutex::new(Window {
@@ -67,6 +84,7 @@ pub fn log_to_stderr(name: &str) {
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ mod keyboard;
 mod log;
 mod parent;
 mod report;
+mod say;
 mod signals;
 
 pub use keyboard::forward_stdin;
 pub use log::log_to_stderr;
 pub use parent::die_with;
 pub use report::{Report, ReportStyle};
+pub use say::{say, settle};
 pub use signals::{Signals, block_end_signals};

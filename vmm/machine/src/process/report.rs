@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use levy_protocol::outcome::Outcome;
 use levy_protocol::{GuestEvent, GuestState, error_chain};
 
+use super::say::say;
+
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportStyle {
@@ -34,7 +36,11 @@ impl Report {
     /// The guest came into `state`, `ms` milliseconds after its process started.
     pub fn state(&mut self, state: GuestState, ms: u64) {
         match self.style {
-            ReportStyle::Text => eprintln!("levy: {}: {state} after {:.2} s", self.name, ms as f64 / 1000.0),
+            ReportStyle::Text => say(format_args!(
+                "{}: {state} after {:.2} s",
+                self.name,
+                ms as f64 / 1000.0
+            )),
             ReportStyle::Json => line(&GuestEvent::State {
                 guest: self.name.clone(),
                 ms,
@@ -46,7 +52,7 @@ impl Report {
     /// The guest has ended.
     pub fn ended(&mut self, outcome: &Outcome) {
         match self.style {
-            ReportStyle::Text => eprintln!("levy: {}: {outcome}", self.name),
+            ReportStyle::Text => say(format_args!("{}: {outcome}", self.name)),
             ReportStyle::Json => line(&GuestEvent::Ended {
                 guest: self.name.clone(),
                 message: outcome.to_string(),
@@ -60,7 +66,7 @@ impl Report {
     pub fn failed(&mut self, error: &dyn Error) {
         let message = error_chain(error);
         match self.style {
-            ReportStyle::Text => eprintln!("levy: {}: {message}", self.name),
+            ReportStyle::Text => say(format_args!("{}: {message}", self.name)),
             ReportStyle::Json => line(&GuestEvent::Failed {
                 guest: self.name.clone(),
                 message,

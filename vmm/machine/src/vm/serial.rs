@@ -1,8 +1,7 @@
 //! The human console: a 16550 on COM1, whose output never blocks a vCPU.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
 use vm_superio::Trigger;
@@ -10,11 +9,15 @@ use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::HostError;
-use crate::confine::{self, Role};
 use crate::layout;
+use crate::outlet::{Lost, Manner, Outlet};
 
-/// Output that waits for the host at most; more is dropped, oldest last, and counted.
-const MAX_WAITING: usize = 256 << 10;
+/// How output goes to the host; what does not fit is dropped, and counted.
+const MANNER: Manner = Manner {
+    name: "serial",
+    most: 256 << 10,
+    note,
+};
 /// What a panicking Linux says first.
 const PANIC: &str = "Kernel panic - not syncing";
 /// Longest line that is searched for it.
@@ -25,29 +28,16 @@ pub(super) type PanicSink = Box<dyn FnMut(&str) + Send>;
 
 /// Where the guest's console output goes: through a bounded buffer and a thread to any writer.
 pub struct ConsoleOut {
-    shared: Arc<Shared>,
+    outlet: Outlet,
     line: Vec<u8>,
     panic: PanicSink,
-    thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: Vec<u8>,
-    dropped: u64,
-    closed: bool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn note(lost: Lost) -> String {
+    format!(
+        "\n[levy: {} bytes of console output were dropped here]\n",
+        lost.bytes
+    )
 }
 
 impl ConsoleOut {
@@ -56,21 +46,10 @@ impl ConsoleOut {
     /// # Errors
     /// When the thread cannot be started.
     pub fn new(to: Box<dyn Write + Send>, panic: PanicSink) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let writer = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("serial".into())
-            .stack_size(128 << 10)
-            .spawn(move || {
-                confine::enter(Role::Stream);
-                carry(&writer, to);
-            })
-            .map_err(levy_protocol::not_started)?;
         Ok(Self {
-            shared,
+            outlet: Outlet::start(MANNER, to)?,
             line: Vec::new(),
             panic,
-            thread: Some(thread),
         })
     }
 
@@ -92,13 +71,7 @@ impl ConsoleOut {
 impl Write for ConsoleOut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         bytes.iter().for_each(|&byte| self.watch(byte));
-        let mut state = self.shared.lock();
-        if state.waiting.len() + bytes.len() > MAX_WAITING {
-            state.dropped += bytes.len() as u64;
-        } else {
-            state.waiting.extend_from_slice(bytes);
-            self.shared.changed.notify_one();
-        }
+        self.outlet.push(bytes);
         Ok(bytes.len())
     }
 
@@ -109,35 +82,8 @@ impl Write for ConsoleOut {
 
 impl Drop for ConsoleOut {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn carry(shared: &Shared, mut to: Box<dyn Write + Send>) {
-    loop {
-        let mut state = shared.lock();
-        while state.waiting.is_empty() && !state.closed {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let bytes = std::mem::take(&mut state.waiting);
-        let dropped = std::mem::take(&mut state.dropped);
-        let closed = state.closed;
-        drop(state);
-        let noted = match dropped {
-            0 => Ok(()),
-            n => writeln!(to, "\n[levy: {n} bytes of console output were dropped here]"),
-        };
-        // A host that no longer reads the console must not stop the guest.
-        let _ = noted
-            .and_then(|()| to.write_all(&bytes))
-            .and_then(|()| to.flush());
-        if closed && bytes.is_empty() {
-            return;
-        }
+        // The guest has ended: its last words may take as long as their reader.
+        self.outlet.settle(None);
     }
 }
 

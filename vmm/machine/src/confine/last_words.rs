@@ -1,0 +1,16 @@
+//! What a process says that is about to end by its own fault.
+//!
+//! Directly, without a lock, and only where standard error takes it now: a full pipe would keep the process alive.
+
+use std::io;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Says `line`, which carries its newline.
+pub(super) fn say(line: &str) {
+    let stderr = io::stderr();
+    let mut ends = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+        let _ = rustix::io::write(&stderr, line.as_bytes());
+    }
+}

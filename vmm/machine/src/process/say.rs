@@ -1,0 +1,59 @@
+//! What a process tells people, on standard error.
+//!
+//! Whatever becomes of standard error, the process goes on: a full disk under a log, a `tee` that Ctrl-C ended first.
+//! Where guests depend on the process it does not even wait: see [`log_to_stderr`](super::log_to_stderr).
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::outlet::{Lost, Manner, Outlet};
+
+/// Lines that wait while standard error takes nothing.
+const MANNER: Manner = Manner {
+    name: "log",
+    most: 64 << 10,
+    note,
+};
+
+/// How long a process that ends waits until its last lines are taken.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Where lines go in a process that must not wait for standard error.
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
+
+fn note(lost: Lost) -> String {
+    format!(
+        "levy: {} lines are missing here, standard error did not take them\n",
+        lost.pieces
+    )
+}
+
+/// Says `text`, one line.
+pub fn say(text: impl Display) {
+    let line = format!("levy: {text}\n");
+    match OUTLET.get() {
+        Some(outlet) => outlet.push(line.as_bytes()),
+        // There is no better place to say that this failed.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Waits a moment until what was said is written: the process is about to end.
+pub fn settle() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.settle(Some(LAST));
+    }
+}
+
+/// From now on lines are written by a thread of their own.
+pub(super) fn without_waiting() -> io::Result<()> {
+    // A handle of its own: that of the standard library has a lock, at which other threads would wait.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    // A second one ends again: the first stays.
+    let _ = OUTLET.set(Outlet::start(MANNER, Box::new(stderr))?);
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Output that cannot be written: the manager goes on, and commands end as they would.
+
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
+
+use levy_member::Introduction;
+use serde_json::Value;
+
+use crate::harness::{Managed, hello, levy_command, until};
+
+/// The file that a full disk is like.
+fn full_disk() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// A pipe whose reader has gone.
+fn closed_pipe() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+/// A pipe into which nothing fits; it is not read.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (unread, full) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    while rustix::io::write(&full, &[b'x'; 4096]).is_ok() {}
+    // The other end's, too: it is the same file.
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
+    (unread, full)
+}
+
+/// Killed when this is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `levy host` with this standard error plans, answers, says much, and ends when it is told to.
+fn manages(stderr: Stdio) {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("levy");
+    let mut command = levy_command(dir.path());
+    command.args(["host", "--budget", "300M", "--cgroup", "off"]);
+    let mut host = Process(command.stderr(stderr).spawn().unwrap());
+    // This process is going to run a guest, and may ask nothing then.
+    let rounds = || -> Option<u64> {
+        let mut command = levy_command(dir.path());
+        let output = command.args(["stats", "--json"]).output().unwrap();
+        let shown: Value = serde_json::from_slice(&output.stdout).ok()?;
+        shown["host"]["rounds"]["count"].as_u64()
+    };
+    until("the manager", || {
+        assert_eq!(host.0.try_wait().unwrap(), None, "it has ended");
+        rounds().is_some()
+    });
+    for _ in 0..4 {
+        // It says that a guest is here, and that it is away.
+        drop(Introduction::make(&run_dir, hello("g", 16)).unwrap());
+    }
+    let before = rounds().unwrap();
+    until("more rounds", || rounds().unwrap() > before + 2);
+    let pid = nix::unistd::Pid::from_raw(host.0.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(host.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_manager_goes_on_where_the_disk_under_its_log_is_full() {
+    manages(full_disk());
+}
+
+#[test]
+fn a_manager_goes_on_where_its_log_has_no_reader_any_more() {
+    manages(closed_pipe());
+}
+
+#[test]
+fn a_manager_goes_on_where_its_log_is_not_read() {
+    let (_unread, full) = full_pipe();
+    manages(full.into());
+}
+
+#[test]
+fn a_manager_says_what_waited_once_its_log_is_read_again() {
+    let (unread, full) = full_pipe();
+    let reader = std::thread::spawn(move || {
+        // Until then the manager ended long ago, or waits for its last words.
+        std::thread::sleep(Duration::from_millis(500));
+        std::io::read_to_string(unread).unwrap()
+    });
+    manages(full.into());
+    let text = reader.join().unwrap();
+    assert!(text.contains("levy: no manager any more"), "{text}");
+}
+
+/// Commands that fail before they start anything, with their status.
+const FAILING: [(&[&str], i32); 7] = [
+    (&["ls"], 1),
+    (&["set", "g"], 2),
+    (&["up", "no.toml"], 1),
+    (&["run", "--count", "2", "--net", "tap=t"], 1),
+    (&["vmm"], 1),
+    (&["host", "--swap", "/no/such/folder", "--cgroup", "off"], 1),
+    (&["bench", "overhead", "--json", "/no/such/folder/file"], 1),
+];
+
+#[test]
+fn commands_that_fail_have_their_status_wherever_the_message_goes() {
+    for (args, status) in FAILING {
+        for stderr in [Stdio::piped(), full_disk(), closed_pipe()] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = levy_command(dir.path());
+            let output = command.args(args).stderr(stderr).output().unwrap();
+            assert_eq!(output.status.code(), Some(status), "{args:?} {output:?}");
+        }
+    }
+}
+
+/// As in `levy ls | head -1`: the reader had what it wanted.
+#[test]
+fn commands_whose_reader_has_gone_end_quietly_and_well() {
+    let managed = Managed::new(256);
+    let _kept = managed.admit("g", 64);
+    let run = |args: &[&str], stdout: Stdio| -> Output {
+        let mut command = levy_command(managed.dir.path());
+        if args[0] != "doctor" && args[0] != "--help" {
+            command.args(args).arg("--run-dir").arg(managed.dir.path());
+        } else {
+            command.args(args);
+        }
+        command.stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+    };
+    let asking: [&[&str]; 5] = [
+        &["ls"],
+        &["ls", "--json"],
+        &["stats", "g"],
+        &["set", "tax=1"],
+        &["pause", "g"],
+    ];
+    for args in asking.into_iter().chain([&["doctor"][..], &["--help"]]) {
+        let (read, gone) = (run(args, Stdio::piped()), run(args, closed_pipe()));
+        assert_eq!(gone.status, read.status, "{args:?} {gone:?}");
+        assert!(gone.stderr.is_empty(), "{args:?} {gone:?}");
+    }
+    for args in asking {
+        let lost = run(args, full_disk());
+        let text = String::from_utf8_lossy(&lost.stderr);
+        assert_eq!(lost.status.code(), Some(1), "{args:?} {text}");
+        assert!(
+            text.contains("cannot write to standard output"),
+            "{args:?} {text}"
+        );
+    }
+}
