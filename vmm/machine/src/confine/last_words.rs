@@ -14,3 +14,13 @@ pub(super) fn say(line: &str) {
         let _ = rustix::io::write(&stderr, line.as_bytes());
     }
 }
+
+/// Has panics say where they happened, without a backtrace: that is looked for in files, which a confined thread may not
+/// open, and the panic would be taken for a breach of confinement.
+pub(super) fn of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        say(&format!("levy: thread {name} {panic}\n"));
+    }));
+}

@@ -121,8 +121,9 @@ pub fn begin(mode: Mode, sockets: Sockets) -> Result<(), ConfineError> {
     // Has rustix look for the vDSO, for which on old kernels it must open a file.
     let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     trap::settle_allocator();
+    last_words::of_panics();
     trap::install().map_err(|source| ConfineError::Refused {
-        step: "set a handler for forbidden system calls",
+        step: "set the handlers of signals",
         source,
     })?;
     // A second call would find the first one's filters, which hold anyway.

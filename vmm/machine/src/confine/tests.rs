@@ -117,6 +117,7 @@ fn order(mode: Mode, role: Role, deed: &str) -> Output {
         .env(ORDER, format!("{mode} {} {deed}", role.name()))
         // A VMM settles this in `begin`, before it has threads; a test runs on one that has an arena already.
         .env("MALLOC_ARENA_MAX", "1")
+        .env("RUST_BACKTRACE", "1")
         .output()
         .unwrap()
 }
@@ -198,9 +199,22 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
             let started = thread.spawn_scoped(scope, || live(near));
             started.map_or(-1, |thread| thread.join().unwrap())
         }),
+        "touch a page that is lost" => touch(libc::PROT_READ, fd, 1 << 30),
+        "touch what may not be touched" => touch(libc::PROT_NONE, fd, 0),
+        "panic" => panic!("as it was told to"),
         "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
         other => panic!("no such deed: {other}"),
     }
+}
+
+/// Reads a byte at `offset` of `file`, mapped like this.
+fn touch(protection: libc::c_int, file: i32, offset: i64) -> i64 {
+    let any = std::ptr::null_mut();
+    // SAFETY: a new mapping wherever the kernel puts it.
+    let at = unsafe { libc::mmap(any, 4096, protection, libc::MAP_PRIVATE, file, offset) };
+    assert_ne!(at, libc::MAP_FAILED);
+    // SAFETY: it is not to come back from this.
+    i64::from(unsafe { at.cast::<u8>().read_volatile() })
 }
 
 /// Guest memory of which some is compressed and some is swapped.
@@ -351,6 +365,27 @@ fn forbidden_calls_end_the_process_with_a_message() {
         for (deed, ..) in SOMETIMES {
             assert!(is_forbidden(role, deed), "{role:?} may {deed}");
         }
+    }
+}
+
+/// What goes wrong by itself is not taken for a breach.
+#[test]
+fn crashes_end_the_process_as_crashes() {
+    for role in [Role::Vcpu, Role::FaultHandler, Role::Main] {
+        for (deed, signal) in [
+            ("touch a page that is lost", libc::SIGBUS),
+            ("touch what may not be touched", libc::SIGSEGV),
+        ] {
+            let output = order(Mode::On, role, deed);
+            assert_eq!(output.status.signal(), Some(signal), "{role:?} {deed} {output:?}");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!text.contains("confinement"), "{text}");
+        }
+        // Backtraces are asked for: see `order`.
+        let output = order(Mode::On, role, "panic");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("as it was told to"), "{role:?} {text}");
+        assert!(!text.contains("confinement"), "{role:?} {text}");
     }
 }
 

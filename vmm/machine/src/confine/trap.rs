@@ -18,8 +18,17 @@ pub fn note_role(role: Role) {
     ROLE.set(Some(role));
 }
 
-/// Sets the handler for forbidden system calls.
+/// Sets the handler for forbidden system calls, and none for what a page that is lost or a wild pointer raises.
+///
+/// The standard library's own for these looks for an overflow of the stack and then sets the default again, which
+/// confinement forbids: a crash would be taken for a breach.
 pub(super) fn install() -> io::Result<()> {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: the default action runs no code of this process.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
     // SAFETY: a zeroed sigaction has an empty mask and no flags; the handler has the signature of SA_SIGINFO and does
     // only what a handler may do.
     let result = unsafe {
