@@ -18,6 +18,8 @@ const MOST: usize = 8;
 const LINE: u64 = 64 << 10;
 /// A client that does not read its reply within this time is dropped.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a process hears that runs another guest.
+const UNWELCOME: &str = "a guest's process asks nothing here: its guest may speak through it";
 /// Time until the next attempt after a client could not be let in.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -35,6 +37,11 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
                 thread::sleep(RETRY);
                 continue;
             };
+            if !confine::is_welcome(&client) {
+                // It may be gone, and reads nothing then.
+                let _ = answer(&client, &Reply::Error(UNWELCOME.to_owned()));
+                continue;
+            }
             while open.load(Ordering::SeqCst) >= MOST {
                 thread::sleep(Duration::from_millis(20));
             }
@@ -71,13 +78,17 @@ fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
             Ok(request) => ask(request, events),
             Err(e) => Reply::Error(e.to_string()),
         };
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        (&mut &*client).write_all(&text)?;
+        answer(client, &reply)?;
         if !line.ends_with(b"\n") {
             return Ok(());
         }
     }
+}
+
+fn answer(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply)?;
+    text.push(b'\n');
+    client.write_all(&text)
 }
 
 fn ask(request: Request, events: &Sender<Event>) -> Reply {

@@ -211,6 +211,25 @@ impl Host {
         )
     }
 
+    /// Whether process `pid` runs a guest that was admitted here.
+    pub(super) fn runs_guest(&self, pid: u32) -> bool {
+        let roster = self.roster();
+        let mut guests = roster.guests();
+        // The number of a dead one may have gone to another process.
+        guests.any(|(_, seat)| seat.pid == pid && seat.process.dead().is_none())
+    }
+
+    /// Process `pid`, through which a guest may speak, asked at the API.
+    pub(super) fn note_intruder(&self, pid: u32) {
+        let mut record = self.record();
+        record.doings.intruders += 1;
+        if record.intrusions.is_due() {
+            log::warn!(
+                "process {pid}, which runs a guest, asked at the API; its guest may have taken it over"
+            );
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.0.closing.load(Ordering::SeqCst)
     }

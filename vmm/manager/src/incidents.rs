@@ -167,6 +167,8 @@ pub struct Doings {
     pub crowded: u64,
     /// Connections not served because the system refused a descriptor, a thread or memory.
     pub starved: u64,
+    /// Requests at the API by guests' processes, which were refused.
+    pub intruders: u64,
 }
 
 /// What is counted and timed, all together.
@@ -179,6 +181,8 @@ pub(super) struct Record {
     /// Words about what the system refuses.
     pub(super) shortages: Rarely,
     pub(super) peer_lines: PeerLines,
+    /// Words about guests' processes that ask at the API.
+    pub(super) intrusions: Rarely,
 }
 
 impl Default for Record {
@@ -193,6 +197,7 @@ impl Default for Record {
             },
             shortages: Rarely::default(),
             peer_lines: PeerLines::default(),
+            intrusions: Rarely::default(),
         }
     }
 }

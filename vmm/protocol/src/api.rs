@@ -77,6 +77,9 @@ pub struct DoorsView {
     /// Connections not served because the system refused a descriptor, a thread or memory; their processes come again.
     #[serde(default)]
     pub starved: u64,
+    /// Requests at the API by guests' processes, which were refused: a guest may have taken its process over.
+    #[serde(default)]
+    pub intruders: u64,
     /// Microseconds from a report's sending to the policy's knowing it: half of the latest reports took no longer.
     pub handling_p50_us: u64,
     /// The same for 99 of 100.

@@ -12,6 +12,7 @@
 //! - [`outcome`]: how a guest ended.
 //! - [`run_dir`]: the directory in which a manager and its guests find each other; the folders of launchers.
 //! - [`socket`]: unix sockets whose files go with their owner.
+//! - [`mark`]: which processes a guest may have taken over.
 //! - [`process_memory`]: what a process holds of the machine's memory, the figure that budget and limits are made of.
 //!
 //! # Invariants
@@ -28,6 +29,7 @@ pub mod frame_space;
 mod guest_event;
 mod limits;
 pub mod link;
+pub mod mark;
 pub mod outcome;
 pub mod process_memory;
 pub mod run_dir;

@@ -4,5 +4,6 @@ mod api;
 mod commands;
 mod groups;
 mod harness;
+mod intruders;
 mod manager;
 mod unwritable;

@@ -8,6 +8,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::ConfineError;
+use levy_protocol::mark;
 
 /// How much rather a VMM is killed than its manager, which all its guests need: a fifth of the host's memory counts as
 /// if the VMM had it too.
@@ -50,6 +51,11 @@ pub(super) fn close_process() -> Result<(), ConfineError> {
         let most = highest + 1 + MORE_DESCRIPTORS;
         setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(refused("limit descriptors"))?;
     }
+    // From here on its guest may take it over, and its neighbours and their manager are to know it.
+    mark::put_on_this_process().map_err(|source| ConfineError::Refused {
+        step: "mark the process by its limit of message queues (ulimit -q)",
+        source,
+    })?;
     prctl::set_dumpable(false).map_err(refused("hide the process from others"))
 }
 

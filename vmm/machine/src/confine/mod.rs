@@ -17,6 +17,7 @@ mod filter;
 mod last_words;
 mod limits;
 mod names;
+mod peer;
 mod role;
 mod rules;
 #[cfg(test)]
@@ -193,3 +194,4 @@ pub fn finish() -> Result<(), ConfineError> {
 }
 
 pub use limits::prefer_as_victim;
+pub(crate) use peer::is_welcome;

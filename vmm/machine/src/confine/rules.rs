@@ -159,52 +159,42 @@ const PAGES: &[Rule] = &[
         "the swap file; the list of mappings; the base image",
     ),
     may(sys::SYS_pwrite64, "the swap file"),
-    may(sys::SYS_preadv, "the swap file"),
-    may(sys::SYS_pwritev, "the swap file"),
     may(sys::SYS_fallocate, "the swap file grows and gives space back"),
     may(
         sys::SYS_ftruncate,
         "the swap file where it cannot be allocated; the pool's descriptor is not for writing",
     ),
-    may(
-        sys::SYS_fadvise64,
-        "the swap file's pages need not stay in memory",
-    ),
     may(sys::SYS_statx, "the pool's size"),
     may(sys::SYS_fstat, "the pool's size"),
-    may(sys::SYS_lseek, "/proc files that are read again"),
 ];
 
-/// Talk with the manager, whom a guest finds again after it was away.
+/// Talk with the manager. Device threads do when they say which pages are rings, or give references back.
 const MANAGER: &[Rule] = &[
+    may(sys::SYS_sendto, "reports, requests about pages"),
+    may(sys::SYS_recvfrom, "orders, answers"),
+];
+
+/// The way to the manager, for the two threads that find it again after it was away. With these a process that its guest
+/// has taken over reaches any socket of its user: see [`is_welcome`](super::is_welcome).
+const SEARCH: &[Rule] = &[
     only(
         sys::SYS_socket,
         &[When::Is(0, sys::AF_UNIX as u64)],
         "the way to the manager",
     ),
     may(sys::SYS_connect, "the way to the manager"),
-    may(sys::SYS_sendto, "reports"),
-    may(sys::SYS_sendmsg, "reports, publications"),
-    may(sys::SYS_recvfrom, "orders, answers"),
-    may(sys::SYS_recvmsg, "the pool's descriptor"),
     only(sys::SYS_setsockopt, TIMEOUTS, "patience with the manager"),
     only(sys::SYS_setsockopt, SEND_TIMEOUT, "patience with the manager"),
-    only(
-        sys::SYS_fcntl,
-        &[When::Is(1, sys::F_DUPFD_CLOEXEC as u64)],
-        "a second handle of a connection",
-    ),
-    only(
-        sys::SYS_fcntl,
-        &[When::Is(1, sys::F_GETFL as u64)],
-        "whether a descriptor that came is read-only",
-    ),
-    only(
-        sys::SYS_ioctl,
-        &[When::Is(1, sys::FIONBIO)],
-        "sockets that do not block",
-    ),
 ];
+
+/// What comes with a manager that was found.
+const POOL: &[Rule] = &[may(sys::SYS_recvmsg, "the pool's descriptor")];
+
+const VOICE: &[Rule] = &[only(
+    sys::SYS_fcntl,
+    &[When::Is(1, sys::F_DUPFD_CLOEXEC as u64)],
+    "a second handle of the connection, for the allowance",
+)];
 
 const TIMEOUTS: &[When] = &[
     When::Is(1, sys::SOL_SOCKET as u64),
@@ -214,14 +204,27 @@ const SEND_TIMEOUT: &[When] = &[
     When::Is(1, sys::SOL_SOCKET as u64),
     When::Is(2, sys::SO_SNDTIMEO as u64),
 ];
+const PEER: &[When] = &[
+    When::Is(1, sys::SOL_SOCKET as u64),
+    When::Is(2, sys::SO_PEERCRED as u64),
+];
+/// The limit that carries the mark, looked at and not changed.
+const LOOK_AT_MARK: &[When] = &[
+    When::Is(1, sys::RLIMIT_MSGQUEUE as u64),
+    When::Bits(2, u64::MAX, 0),
+];
 
 /// A socket that clients come to.
 const CLIENTS: &[Rule] = &[
     may(sys::SYS_accept4, "clients of the control and the agent socket"),
+    only(sys::SYS_getsockopt, PEER, "which process a client is"),
+    only(
+        sys::SYS_prlimit64,
+        LOOK_AT_MARK,
+        "whether a client is a guest's process",
+    ),
     may(sys::SYS_sendto, "replies"),
-    may(sys::SYS_sendmsg, "replies"),
     may(sys::SYS_recvfrom, "requests"),
-    may(sys::SYS_shutdown, "a client that is hung up on"),
     only(
         sys::SYS_setsockopt,
         SEND_TIMEOUT,
@@ -256,12 +259,6 @@ const DISK: &[Rule] = &[
     may(sys::SYS_pread64, "the image and its overlay"),
     may(sys::SYS_pwrite64, "the image and its overlay"),
     may(sys::SYS_fdatasync, "a flush by the guest"),
-    may(sys::SYS_fsync, "a flush by the guest"),
-];
-
-const NET: &[Rule] = &[
-    may(sys::SYS_readv, "frames from the tap"),
-    may(sys::SYS_writev, "frames to the tap"),
 ];
 
 /// Threads are started with clone3 and its flags in memory, where no filter sees them; told that there is none, the C
@@ -303,7 +300,6 @@ const MAIN: &[Rule] = &[
     may(sys::SYS_pread64, "/proc/self/smaps, for statistics"),
     may(sys::SYS_lseek, "/proc/self/smaps, for statistics"),
     may(sys::SYS_statx, "/proc/self/smaps, for statistics"),
-    may(sys::SYS_writev, "reports on standard output"),
     only(
         sys::SYS_ioctl,
         USERFAULTFD_WAKE,
@@ -314,24 +310,21 @@ const MAIN: &[Rule] = &[
 /// Of a VMM that was started by hand.
 const REMOVE_SOCKETS: &[Rule] = &[may(sys::SYS_unlink, "SocketFile, when the guest has ended")];
 
-const STREAM: &[Rule] = &[
-    may(sys::SYS_writev, "the serial console on a terminal"),
-    may(sys::SYS_rt_sigtimedwait, "SIGINT, SIGTERM, SIGHUP"),
-];
+const STREAM: &[Rule] = &[may(sys::SYS_rt_sigtimedwait, "SIGINT, SIGTERM, SIGHUP")];
 
 /// The tables of each role.
 pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
     match role {
         Role::Main => &[ANYWHERE, MAIN, TIMERS],
-        Role::Vcpu => &[ANYWHERE, VCPU, TIMERS],
+        Role::Vcpu => &[ANYWHERE, VCPU],
         Role::Disk => &[ANYWHERE, PAGES, MANAGER, DISK],
-        Role::Net => &[ANYWHERE, PAGES, MANAGER, NET],
-        Role::Entropy => &[ANYWHERE, PAGES, MANAGER],
+        Role::Net | Role::Entropy => &[ANYWHERE, PAGES, MANAGER],
         Role::Balloon => &[ANYWHERE, PAGES, MANAGER, TIMERS],
         Role::Console => &[ANYWHERE, PAGES, MANAGER, CLIENTS],
         Role::FaultHandler | Role::SwapIns => &[ANYWHERE, PAGES],
-        Role::Scanner | Role::Allowance => &[ANYWHERE, PAGES, MANAGER],
-        Role::Attendant => &[ANYWHERE, PAGES, MANAGER, TIMERS],
+        Role::Scanner => &[ANYWHERE, PAGES, MANAGER, SEARCH, POOL],
+        Role::Allowance => &[ANYWHERE, PAGES, MANAGER],
+        Role::Attendant => &[ANYWHERE, PAGES, MANAGER, SEARCH, VOICE, TIMERS],
         Role::Control => &[ANYWHERE, CLIENTS, THREADS],
         Role::Stream => &[ANYWHERE, STREAM],
     }

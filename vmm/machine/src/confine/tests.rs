@@ -70,7 +70,6 @@ const NEVER: &[(&str, i64)] = &[
     ("setns", libc::SYS_setns),
     ("setuid", libc::SYS_setuid),
     ("setrlimit", libc::SYS_setrlimit),
-    ("prlimit64", libc::SYS_prlimit64),
     ("bpf", libc::SYS_bpf),
     ("perf_event_open", libc::SYS_perf_event_open),
     ("io_uring_setup", libc::SYS_io_uring_setup),
@@ -94,6 +93,16 @@ const SOMETIMES: &[(&str, i64, [u64; 3])] = &[
     ("add seals", libc::SYS_fcntl, [0, libc::F_ADD_SEALS as u64, 1]),
     ("speak IPv4", libc::SYS_socket, [libc::AF_INET as u64, 1, 0]),
     ("speak netlink", libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0]),
+    (
+        "change the mark",
+        libc::SYS_prlimit64,
+        [0, libc::RLIMIT_MSGQUEUE as u64, 8],
+    ),
+    (
+        "look at another limit",
+        libc::SYS_prlimit64,
+        [0, libc::RLIMIT_NOFILE as u64, 0],
+    ),
     ("signal process 1", libc::SYS_tgkill, [1, 1, 0]),
     ("create a VM", libc::SYS_ioctl, [0, 0xAE01, 0]),
     ("steal a terminal's input", libc::SYS_ioctl, [0, libc::TIOCSTI, 0]),
@@ -150,6 +159,9 @@ fn in_a_child() {
     let smaps = File::open("/proc/self/smaps").unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
+    if deed == "serve a guest's process" {
+        levy_protocol::mark::put_on_this_process().unwrap();
+    }
     let deed = deed.to_owned();
     let body = move || {
         enter(role);
@@ -189,6 +201,9 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
             let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, read_write, shared, fd, 0) };
             if at == libc::MAP_FAILED { -1 } else { 0 }
         }
+        // The process at the other end of this socket is this one.
+        "serve a client" | "serve a guest's process" => i64::from(is_welcome(near)),
+        "connect" => call_by_number(libc::SYS_connect, [u64::MAX, 0, 0]),
         "live" => live(near),
         "read smaps" => {
             smaps.rewind().unwrap();
@@ -414,7 +429,27 @@ fn every_role_can_live() {
         assert_eq!(survived(&output), Some(result), "{role:?} {deed}: {output:?}");
     }
     assert!(is_forbidden(Role::Vcpu, "start a thread"));
-    assert!(is_forbidden(Role::Vcpu, "call a manager"));
+}
+
+/// Through an open socket a process reaches its neighbours' and its manager's.
+#[test]
+fn only_the_two_threads_that_look_for_a_manager_can_connect() {
+    for role in Role::ALL {
+        let searches = matches!(role, Role::Attendant | Role::Scanner);
+        assert_eq!(is_forbidden(role, "call a manager"), !searches, "{role:?}");
+        assert_eq!(is_forbidden(role, "connect"), !searches, "{role:?}");
+    }
+}
+
+/// A process that is confined is marked for its life, and its clients are looked at by it.
+#[test]
+fn a_guests_process_is_marked_and_turned_away_by_its_neighbours() {
+    for role in [Role::Control, Role::Console] {
+        let own = order(Mode::On, role, "serve a client");
+        assert_eq!(survived(&own), Some(1), "{role:?}: {own:?}");
+        let marked = order(Mode::On, role, "serve a guest's process");
+        assert_eq!(survived(&marked), Some(0), "{role:?}: {marked:?}");
+    }
 }
 
 /// A process that has the pool's read-only descriptor can open it again for writing: the file is its user's. Confined,

@@ -26,6 +26,8 @@ pub(super) enum ApiError {
     Json(#[from] serde_json::Error),
     #[error("{key}: {what}")]
     Value { key: &'static str, what: String },
+    #[error("a guest's process asks nothing here: the guest may speak through it; ask from another process")]
+    Guest,
     #[error("{0}")]
     Refused(String),
     #[error(
@@ -45,6 +47,7 @@ impl ApiError {
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body(rejection) => rejection.status(),
             Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,
+            Self::Guest => StatusCode::FORBIDDEN,
             Self::Refused(_) => StatusCode::CONFLICT,
             Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -20,8 +20,10 @@
 //! 1. One thread serves all clients; a connection carries one request and lives [`PATIENCE`] at most, whatever its
 //!    client does or does not do. At most [`CONNECTIONS`] are served at a time, the others wait.
 //! 2. Requests and answers are bounded; nothing a client sends is kept.
-//! 3. A change is made in full or not at all, and refused where it would break a promise made to a guest.
+//! 3. No process of a guest is served (`asker`).
+//! 4. A change is made in full or not at all, and refused where it would break a promise made to a guest.
 
+mod asker;
 mod failure;
 mod routes;
 mod server;

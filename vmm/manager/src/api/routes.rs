@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use super::types::{
     BalloonStatistics, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView, Phase,
 };
 use super::workers::Workers;
-use super::{BODY_LIMIT, view};
+use super::{BODY_LIMIT, asker, view};
 use crate::host::Host;
 use crate::kept::KeptSettings;
 use crate::picture::Picture;
@@ -41,7 +42,7 @@ pub(super) struct Served {
 
 impl Served {
     /// Does `work` with the manager where waiting harms no other client.
-    async fn aside<T: Send + 'static>(
+    pub(super) async fn aside<T: Send + 'static>(
         self,
         work: impl FnOnce(&Host) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Json<T>, ApiError> {
@@ -52,6 +53,7 @@ impl Served {
 
 /// All routes, over one manager.
 pub(super) fn router(host: Host, workers: Workers) -> Router {
+    let served = Served { host, workers };
     Router::new()
         .route("/host", get(show_host).put(change_host))
         .route("/guests", get(list))
@@ -65,7 +67,8 @@ pub(super) fn router(host: Host, workers: Workers) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Served { host, workers })
+        .layer(from_fn_with_state(served.clone(), asker::admit))
+        .with_state(served)
 }
 
 async fn no_route(method: Method, uri: Uri) -> ApiError {

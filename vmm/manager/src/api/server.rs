@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::asker::Asker;
 use super::workers::Workers;
 use super::{CONNECTIONS, PATIENCE, routes};
 use crate::host::Host;
@@ -85,7 +87,8 @@ async fn accept(listener: UnixListener, router: axum::Router) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
+                let router = router.clone().layer(Extension(Asker::of(&stream)));
+                let service = TowerToHyperService::new(router);
                 let connection = converse(stream, service);
                 tokio::spawn(async move {
                     connection.await;

@@ -97,6 +97,7 @@ fn doors(host: &Host) -> DoorsView {
         cut_offs: doings.cut_offs,
         crowded: doings.crowded,
         starved: doings.starved,
+        intruders: doings.intruders,
         handling_p50_us: times.p50,
         handling_p99_us: times.p99,
         handling_max_us: times.max,

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::backlog::Backlog;
+use crate::confine;
 use crate::virtio::{Chain, DeviceKind, Fault, Interest, Malformed, Rings, Turn, VirtioDevice};
 
 const QUEUES: [u16; 2] = [64, 64];
@@ -125,6 +126,7 @@ impl Console {
     fn accept(&mut self) {
         let accepted = self.listener.as_ref().and_then(|l| l.accept().ok());
         if let Some((client, _)) = accepted
+            && confine::is_welcome(&client)
             && client.set_nonblocking(true).is_ok()
         {
             self.client = Some(client);
