@@ -33,6 +33,7 @@ mod memory;
 mod options;
 mod process;
 mod protocol;
+mod relay;
 mod small_disk;
 mod writers;
 
@@ -40,6 +41,7 @@ pub use guest::{Checked, Guest, Said, Status};
 pub use manager::{Footprint, Manager};
 pub use options::{Command, GuestOptions};
 pub use protocol::ProtocolOptions;
+pub use relay::RelayOptions;
 pub use small_disk::SmallDisk;
 
 use std::time::{Duration, Instant};

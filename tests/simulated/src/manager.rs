@@ -8,6 +8,7 @@ use levy_launcher::api_client::Client;
 use levy_protocol::api::HostView;
 use tempfile::TempDir;
 
+use crate::relay::Relay;
 use crate::until;
 
 /// A manager's process in a folder of its own. Killed when dropped.
@@ -16,6 +17,7 @@ pub struct Manager {
     program: PathBuf,
     args: Vec<String>,
     child: Child,
+    relay: Option<Relay>,
     dir: TempDir,
 }
 
@@ -63,6 +65,7 @@ impl Manager {
         let manager = Self {
             program: program.to_owned(),
             child: spawn(program, dir.path(), &args),
+            relay: None,
             args,
             dir,
         };
@@ -75,9 +78,21 @@ impl Manager {
         self.dir.path()
     }
 
+    /// Has another process ask for this one: of a test that speaks as a guest itself, which the API answers nothing. Its
+    /// program is one of simulated processes.
+    #[must_use]
+    pub fn asked_by_another(mut self) -> Self {
+        self.relay = Some(Relay::start(&self.program, self.dir()));
+        self.answers();
+        self
+    }
+
     /// Its API.
     pub fn client(&self) -> Client {
-        Client::at(self.dir.path())
+        match &self.relay {
+            Some(relay) => relay.client(),
+            None => Client::at(self.dir()),
+        }
     }
 
     /// What it says of itself.

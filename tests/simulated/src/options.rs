@@ -9,6 +9,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::memory::{PAGE, Pages};
 use crate::process;
 use crate::protocol::ProtocolOptions;
+use crate::relay::RelayOptions;
 
 /// What a process is.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -19,6 +20,8 @@ pub enum Command {
     Guest(Box<GuestOptions>),
     /// A guest's process that only talks.
     Protocol(ProtocolOptions),
+    /// A process that asks a manager for others.
+    Relay(RelayOptions),
 }
 
 /// The arguments of a program that is nothing else.
@@ -44,6 +47,10 @@ impl Command {
             }
             Self::Guest(options) => process::run(&options),
             Self::Protocol(options) => options.run(),
+            Self::Relay(options) => {
+                let _ = set_parent_process_death_signal(Some(Signal::KILL));
+                options.run()
+            }
         }
     }
 }

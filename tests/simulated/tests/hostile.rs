@@ -143,7 +143,7 @@ fn unharmed(manager: &Manager, witnesses: &mut [Guest]) {
 
 #[test]
 fn garbage_second_hellos_and_replays_end_the_connection() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let cases: [&[u8]; 4] = [
         b"\xFF\x01 what",
@@ -184,7 +184,7 @@ fn garbage_second_hellos_and_replays_end_the_connection() {
 
 #[test]
 fn impossible_numbers_change_nothing() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let mut vandal = Vandal::enter(&manager, "liar").unwrap();
     let mut report = Report {
@@ -218,7 +218,7 @@ fn impossible_numbers_change_nothing() {
 
 #[test]
 fn floods_are_ended_and_cost_the_manager_little() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let mut vandal = Vandal::enter(&manager, "flood").unwrap();
     let line = Lines::encode(&FromVmm::Report(Report::default())).unwrap();
@@ -246,7 +246,7 @@ fn floods_are_ended_and_cost_the_manager_little() {
 
 #[test]
 fn forged_references_and_pages_that_are_not_what_they_are_called_are_cut_off() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let domain = || manager.view().domains["simulated"];
 
@@ -340,7 +340,7 @@ fn make_pages(port: &mut SocketPort, mut look: impl FnMut()) {
 fn pages_that_a_guest_makes_up_fill_no_pool_beyond_the_budget_and_take_no_minimum() {
     const BUDGET: u64 = 256;
     const MINIMUM: u64 = 96;
-    let manager = Manager::start(Path::new(PROGRAM), BUDGET);
+    let manager = Manager::start(Path::new(PROGRAM), BUDGET).asked_by_another();
     let options = GuestOptions::new("w").mib(128).min_mib(MINIMUM).all_different();
     let mut witness = Guest::start(Path::new(PROGRAM), manager.dir(), options.rate(200));
     let maker = Hello {
@@ -368,7 +368,7 @@ fn pages_that_a_guest_makes_up_fill_no_pool_beyond_the_budget_and_take_no_minimu
 
 #[test]
 fn asking_about_pages_without_end_takes_a_part_of_a_cpu_only() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let _vandal = Vandal::enter(&manager, "greedy").unwrap();
     let mut port = Vandal::port(&manager).unwrap();
@@ -403,7 +403,7 @@ fn asking_about_pages_without_end_takes_a_part_of_a_cpu_only() {
 
 #[test]
 fn clients_of_the_api_that_do_not_read_delay_no_guest() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     // A busy machine may keep the witnesses themselves from reporting: then once more.
     until("reports while clients do not read", || {
@@ -441,7 +441,7 @@ fn reports_beside_slow_clients(manager: &Manager) -> u64 {
 #[test]
 fn a_manager_without_descriptors_says_so_and_serves_on_once_it_has_some() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut witnesses = witnesses(&manager);
     let pid = Pid::from_raw(manager.view().pid.cast_signed());
     let most = getrlimit(Resource::Nofile);

@@ -33,7 +33,7 @@ fn fifty_guests_in_a_row_leave_nothing() {
     };
     let settled = || {
         // Threads of the last connections end a moment after their guests.
-        until("few threads", || manager.footprint().threads <= 9);
+        until("few threads", || manager.footprint().threads <= 10);
         manager.footprint()
     };
     (0..4).for_each(five);

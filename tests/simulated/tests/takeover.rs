@@ -215,7 +215,7 @@ fn only_the_very_process_is_taken_back() {
 
 #[test]
 fn groups_come_back_with_their_guests() {
-    let mut manager = Manager::start(Path::new(PROGRAM), 256);
+    let mut manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let hello = Hello {
         group: Some(GroupLimits {
             name: "web".into(),

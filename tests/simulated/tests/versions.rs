@@ -62,7 +62,7 @@ impl Voice {
 
 #[test]
 fn a_guest_of_version_3_is_managed_in_version_3() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut voice = Voice::new(&manager);
     voice.say(HELLO_3);
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_guest_of_version_3_is_managed_in_version_3() {
 
 #[test]
 fn a_guest_of_a_newer_version_is_managed_in_ours_and_may_say_what_we_do_not_know() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut voice = Voice::new(&manager);
     let newer = HELLO_3
         .replace("\"version\":3", "\"version\":5,\"oldest\":3,\"numa\":[1]")
@@ -115,7 +115,7 @@ fn a_guest_of_a_newer_version_is_managed_in_ours_and_may_say_what_we_do_not_know
 
 #[test]
 fn a_guest_without_a_version_in_common_hears_which_there_are() {
-    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     for (versions, theirs) in [("9,\"oldest\":7", "versions 7 to 9"), ("2", "version 2")] {
         let mut voice = Voice::new(&manager);
         voice.say(&HELLO_3.replace("\"version\":3", &format!("\"version\":{versions}")));
