@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, atomic::AtomicUsize, atomic::Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, atomic::AtomicUsize, atomic::Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,13 +22,48 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UNWELCOME: &str = "a guest's process asks nothing here: its guest may speak through it";
 /// Time until the next attempt after a client could not be let in.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long a process that ends waits until its clients have their replies.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Requests that were read and whose replies are not written yet.
+#[derive(Clone, Debug, Default)]
+pub struct Unanswered(Arc<(Mutex<usize>, Condvar)>);
+
+/// One of them, until this is dropped.
+struct Owed(Unanswered);
+
+impl Unanswered {
+    fn owe(&self) -> Owed {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Owed(self.clone())
+    }
+
+    /// Waits until there are none, but no longer than a client may be slow: the process is about to end, and a client
+    /// that asked for that is to hear so.
+    pub fn settle(&self) {
+        let (count, changed) = &*self.0;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        // However it ends, the process does.
+        drop(changed.wait_timeout_while(count, LAST, |count| *count > 0));
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let (count, changed) = &*self.0.0;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        changed.notify_all();
+    }
+}
 
 /// Accepts connections on `listener` for the rest of the process and passes their requests on to `events`.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
+pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<Unanswered> {
     let open = Arc::new(AtomicUsize::new(0));
+    let unanswered = Unanswered::default();
+    let owed = unanswered.clone();
     spawn("control", move || {
         confine::enter(Role::Control);
         loop {
@@ -46,10 +81,10 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
                 thread::sleep(Duration::from_millis(20));
             }
             open.fetch_add(1, Ordering::SeqCst);
-            let (events, still_open) = (events.clone(), Arc::clone(&open));
+            let (events, owed, still_open) = (events.clone(), owed.clone(), Arc::clone(&open));
             let talking = spawn("control client", move || {
                 // A client that breaks off is its own business.
-                let _ = talk(&client, &events);
+                let _ = talk(&client, &events, &owed);
                 still_open.fetch_sub(1, Ordering::SeqCst);
             });
             if talking.is_err() {
@@ -58,7 +93,8 @@ pub fn serve(listener: UnixListener, events: Sender<Event>) -> io::Result<()> {
         }
     })
     // Said here, not where clients' threads are started: those are confined, and may open nothing to say why.
-    .map_err(levy_protocol::not_started)
+    .map_err(levy_protocol::not_started)?;
+    Ok(unanswered)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -66,7 +102,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     builder.spawn(body).map(|_| ())
 }
 
-fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
+fn talk(client: &UnixStream, events: &Sender<Event>, unanswered: &Unanswered) -> io::Result<()> {
     client.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::with_capacity(4096, client);
     loop {
@@ -74,6 +110,7 @@ fn talk(client: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
         if (&mut reader).take(LINE).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
+        let _owed = unanswered.owe();
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => ask(request, events),
             Err(e) => Reply::Error(e.to_string()),
@@ -98,4 +135,38 @@ fn ask(request: Request, events: &Sender<Event>) -> Reply {
         return gone();
     }
     answered.recv().unwrap_or_else(|_| gone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn once_nothing_is_unanswered_clients_have_their_replies() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let (events, heard) = channel();
+        let unanswered = serve(UnixListener::bind(&path).unwrap(), events).unwrap();
+        for _ in 0..200 {
+            let mut client = UnixStream::connect(&path).unwrap();
+            client.write_all(b"{\"do\":\"status\"}\n").unwrap();
+            let Event::Control(_, reply) = heard.recv().unwrap() else {
+                panic!("a client can ask, and nothing else");
+            };
+            reply.send(Reply::Ok("well".into())).unwrap();
+            unanswered.settle();
+            assert!(rustix::io::ioctl_fionread(client.as_fd()).unwrap() > 0);
+        }
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_holds_no_process_that_ends() {
+        let unanswered = Unanswered::default();
+        let owed = unanswered.owe();
+        unanswered.settle();
+        drop(owed);
+        assert_eq!(*unanswered.0.0.lock().unwrap(), 0);
+    }
 }

@@ -5,11 +5,22 @@
 //! count is written once something is taken again.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::confine::{self, Role};
+
+/// Writes `line` where `to` takes it at once: a line that is rare, or the last one, and no reason to start a thread.
+pub(crate) fn offer(to: impl AsFd, line: &str) {
+    let mut ends = [PollFd::new(&to, PollFlags::OUT)];
+    if poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+        let _ = rustix::io::write(&to, line.as_bytes());
+    }
+}
 
 /// What could not be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -158,19 +158,23 @@ impl VmmArgs {
                 let _ = ended.send(Event::Signal(name));
             })
             .map_err(VmmError::Process)?;
-        let _control = match &config.control {
+        let control = match &config.control {
             Some(path) => {
                 let (mut file, listener) = SocketFile::bind(path)?;
                 if !confine::removes_sockets() {
                     file.leave_to_starter();
                 }
-                control::serve(listener, events).map_err(VmmError::Process)?;
-                Some(file)
+                let unanswered = control::serve(listener, events).map_err(VmmError::Process)?;
+                Some((file, unanswered))
             }
             None => None,
         };
         confine::finish()?;
-        Ok(Supervisor::new(machine, heard, report, began).run(config.deadline))
+        let outcome = Supervisor::new(machine, heard, report, began).run(config.deadline);
+        if let Some((_file, unanswered)) = control {
+            unanswered.settle();
+        }
+        Ok(outcome)
     }
 
     fn config(self) -> Result<GuestConfig, VmmError> {

@@ -30,11 +30,11 @@ fn in_a_child() {
     }
 }
 
-/// What the process `who` hears.
-fn answers(who: &str, managed: &Managed) -> Vec<String> {
+/// What the process `who` hears from the manager whose run directory is `dir`.
+pub(crate) fn answers(who: &str, dir: &Path) -> Vec<String> {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "intruders::in_a_child", "--nocapture"])
-        .env(ORDER, format!("{who} {}", managed.dir.path().display()))
+        .env(ORDER, format!("{who} {}", dir.display()))
         .output()
         .unwrap();
     assert!(child.status.success(), "{child:?}");
@@ -50,7 +50,7 @@ fn guests_processes_ask_nothing_at_the_api() {
     let phase = || managed.client().guest("g").unwrap().phase;
     // One that this manager admitted; and one of another manager, or none.
     for who in ["admitted", "marked"] {
-        let answers = answers(who, &managed);
+        let answers = answers(who, managed.dir.path());
         assert_eq!(answers.len(), 2, "{answers:?}");
         for answer in answers {
             assert!(
@@ -61,6 +61,6 @@ fn guests_processes_ask_nothing_at_the_api() {
         assert_eq!(phase(), levy_protocol::api::Phase::Running);
     }
     assert_eq!(managed.client().host().unwrap().doors.intruders, 4);
-    assert_eq!(answers("tool", &managed), ["done", "done"]);
+    assert_eq!(answers("tool", managed.dir.path()), ["done", "done"]);
     assert_eq!(phase(), levy_protocol::api::Phase::Stopping);
 }

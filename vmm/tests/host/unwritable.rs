@@ -5,10 +5,10 @@ use std::io::{PipeReader, PipeWriter};
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
-use levy_member::Introduction;
-use serde_json::Value;
+use levy_launcher::api_client::Client;
 
-use crate::harness::{Managed, hello, levy_command, until};
+use crate::harness::{Managed, levy_command, until};
+use crate::intruders::answers;
 
 /// The file that a full disk is like.
 fn full_disk() -> Stdio {
@@ -47,20 +47,15 @@ fn manages(stderr: Stdio) {
     let mut command = levy_command(dir.path());
     command.args(["host", "--budget", "300M", "--cgroup", "off"]);
     let mut host = Process(command.stderr(stderr).spawn().unwrap());
-    // This process is going to run a guest, and may ask nothing then.
-    let rounds = || -> Option<u64> {
-        let mut command = levy_command(dir.path());
-        let output = command.args(["stats", "--json"]).output().unwrap();
-        let shown: Value = serde_json::from_slice(&output.stdout).ok()?;
-        shown["host"]["rounds"]["count"].as_u64()
-    };
+    let client = Client::at(&run_dir);
+    let rounds = || client.host().ok().map(|shown| shown.rounds.count);
     until("the manager", || {
         assert_eq!(host.0.try_wait().unwrap(), None, "it has ended");
         rounds().is_some()
     });
     for _ in 0..4 {
-        // It says that a guest is here, and that it is away.
-        drop(Introduction::make(&run_dir, hello("g", 16)).unwrap());
+        // It says that a guest is here, that its process asks, and that it is away.
+        assert_eq!(answers("admitted", &run_dir).len(), 2);
     }
     let before = rounds().unwrap();
     until("more rounds", || rounds().unwrap() > before + 2);

@@ -179,7 +179,7 @@ impl<'a> Guest<'a> {
 
     fn ask(&self, request: &Request) -> Result<Value, Failed> {
         let answer = self.session.ask_within(PATIENCE, request);
-        answer.map_err(|error| self.failed(&format!("{request:?}: {error}")))
+        answer.map_err(|error| self.failed(&format!("{request:?}: {}", levy_protocol::error_chain(&error))))
     }
 
     fn failed(&self, what: &str) -> Failed {

@@ -4,15 +4,11 @@
 
 use std::io;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::outlet;
 
 /// Says `line`, which carries its newline.
 pub(super) fn say(line: &str) {
-    let stderr = io::stderr();
-    let mut ends = [PollFd::new(&stderr, PollFlags::OUT)];
-    if poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
-        let _ = rustix::io::write(&stderr, line.as_bytes());
-    }
+    outlet::offer(io::stderr(), line);
 }
 
 /// Has panics say where they happened, without a backtrace: that is looked for in files, which a confined thread may not

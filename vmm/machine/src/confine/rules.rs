@@ -73,6 +73,10 @@ const ANYWHERE: &[Rule] = &[
         "eventfds, sockets and files that are open; log lines",
     ),
     may(
+        sys::SYS_writev,
+        "the C library's last words, before it aborts: of a broken heap",
+    ),
+    may(
         sys::SYS_poll,
         "device threads, the control socket; whether standard error takes last words",
     ),

@@ -216,6 +216,7 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
         }),
         "touch a page that is lost" => touch(libc::PROT_READ, fd, 1 << 30),
         "touch what may not be touched" => touch(libc::PROT_NONE, fd, 0),
+        "free a block twice" => free_twice(),
         "panic" => panic!("as it was told to"),
         "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
         other => panic!("no such deed: {other}"),
@@ -230,6 +231,17 @@ fn touch(protection: libc::c_int, file: i32, offset: i64) -> i64 {
     assert_ne!(at, libc::MAP_FAILED);
     // SAFETY: it is not to come back from this.
     i64::from(unsafe { at.cast::<u8>().read_volatile() })
+}
+
+/// The C library finds the heap broken, says so, and aborts.
+fn free_twice() -> i64 {
+    let block = std::hint::black_box(Box::into_raw(Box::new([0_u8; 64])));
+    // SAFETY: it is not to come back from the second one.
+    unsafe {
+        drop(Box::from_raw(block));
+        drop(Box::from_raw(std::hint::black_box(block)));
+    }
+    0
 }
 
 /// Guest memory of which some is compressed and some is swapped.
@@ -390,6 +402,7 @@ fn crashes_end_the_process_as_crashes() {
         for (deed, signal) in [
             ("touch a page that is lost", libc::SIGBUS),
             ("touch what may not be touched", libc::SIGSEGV),
+            ("free a block twice", libc::SIGABRT),
         ] {
             let output = order(Mode::On, role, deed);
             assert_eq!(output.status.signal(), Some(signal), "{role:?} {deed} {output:?}");

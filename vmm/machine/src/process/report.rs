@@ -1,12 +1,13 @@
 //! What a VMM process says about its guest to the process that started it.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 
 use levy_protocol::outcome::Outcome;
 use levy_protocol::{GuestEvent, GuestState, error_chain};
 
 use super::say::say;
+use crate::outlet;
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,6 +78,12 @@ impl Report {
 }
 
 fn line(event: &GuestEvent) {
-    // A launcher that no longer listens must not end the guest.
-    let _ = writeln!(io::stdout(), "{event}");
+    // A launcher that no longer listens must not end the guest, nor hold it.
+    outlet::offer(
+        io::stdout(),
+        &format!(
+            "{event}
+"
+        ),
+    );
 }

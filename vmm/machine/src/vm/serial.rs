@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use vm_superio::Trigger;
@@ -18,6 +19,8 @@ const MANNER: Manner = Manner {
     most: 256 << 10,
     note,
 };
+/// How long the last of it is waited for.
+const LAST: Duration = Duration::from_secs(5);
 /// What a panicking Linux says first.
 const PANIC: &str = "Kernel panic - not syncing";
 /// Longest line that is searched for it.
@@ -82,8 +85,8 @@ impl Write for ConsoleOut {
 
 impl Drop for ConsoleOut {
     fn drop(&mut self) {
-        // The guest has ended: its last words may take as long as their reader.
-        self.outlet.settle(None);
+        // The guest has ended. Its last words are waited for, but a reader that has stopped keeps no process alive.
+        self.outlet.settle(Some(LAST));
     }
 }
 

@@ -7,28 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use levy_launcher::{OneGuest, SessionFiles};
-use levy_protocol::control::{ClientError, Request};
+use levy_protocol::control::{Client, ClientError, Request};
 use rustix::process::Signal;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(300);
+mod kernel;
+mod unwritable;
 
-/// A kernel that jumps to itself at its 64-bit entry point.
-fn write_kernel(dir: &Path) {
-    let mut file = vec![0u8; 3 * 512 + 4096];
-    file[0x1F1] = 2;
-    file[0x1F4..0x1F8].copy_from_slice(&(4096u32 / 16).to_le_bytes());
-    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
-    file[0x201] = 0x6A;
-    file[0x202..0x206].copy_from_slice(b"HdrS");
-    file[0x206..0x208].copy_from_slice(&0x020Fu16.to_le_bytes());
-    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFFu32.to_le_bytes());
-    file[0x236] = 1;
-    file[0x238..0x23C].copy_from_slice(&2047u32.to_le_bytes());
-    file[0x260..0x264].copy_from_slice(&(4u32 << 20).to_le_bytes());
-    file[3 * 512 + 0x200..3 * 512 + 0x202].copy_from_slice(&[0xEB, 0xFE]);
-    std::fs::write(dir.join("bzImage"), file).unwrap();
-}
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn balloon_of(mib: u64) -> Request {
     Request::Balloon {
@@ -56,7 +42,7 @@ impl Vmm {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        write_kernel(dir.path());
+        kernel::write(dir.path(), kernel::IDLE);
         let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
         command
             .args(["vmm", "--kernel", "bzImage", "--memory", "64M", "--cpus", "2"])
@@ -164,4 +150,35 @@ fn giving_up_on_a_guest_says_what_it_did_instead() {
         "{message}"
     );
     assert_eq!(vmm.end(), Some(5));
+}
+
+/// Tells a child of the test process which socket to ask at.
+const ORDER: &str = "LEVY_INTRUDER_TEST";
+
+/// Not a test of its own: a neighbour's process, which its guest has taken over.
+#[test]
+fn in_a_child() {
+    let Some(control) = std::env::var_os(ORDER) else {
+        return;
+    };
+    levy_protocol::mark::put_on_this_process().unwrap();
+    let client = Client::connect(Path::new(&control), PATIENCE);
+    let answer = client.and_then(|mut client| client.ask(&Request::Stop { grace_ms: 0 }));
+    println!("answer: {answer:?}");
+}
+
+#[test]
+fn a_vmm_is_marked_and_takes_no_requests_from_its_like() {
+    let Some(vmm) = Vmm::start(&[]) else { return };
+    assert_eq!(levy_protocol::mark::is_on(vmm.guest.pid()), Some(true));
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "in_a_child", "--nocapture"])
+        .env(ORDER, &vmm.guest.files().control)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(text.contains("answer: Err"), "{child:?}");
+    assert_eq!(vmm.ask(&Request::Status)["state"], "running");
+    vmm.ask(&Request::Stop { grace_ms: 0 });
+    assert_eq!(vmm.end(), Some(0));
 }
