@@ -28,7 +28,7 @@ impl Fleet {
             Action::CloseSocket => Ok(self.close_socket()),
             Action::ChangeBudget => self.change_budget(),
             Action::ChangeShares => self.change_shares(),
-            Action::Impostor => Ok(self.impostor()),
+            Action::Impostor => self.impostor(),
             Action::Strain => Ok(self.put_strain()),
         }
     }
@@ -310,18 +310,18 @@ impl Fleet {
         Ok(true)
     }
 
-    /// This process says that it is one of the guests, or what no guest says.
-    fn impostor(&mut self) -> bool {
+    /// A process says that it is one of the guests, or what no guest says.
+    fn impostor(&mut self) -> anyhow::Result<bool> {
         if !self.rules() {
-            return false;
+            return Ok(false);
         }
         let place = self.random.place(self.guests.len());
         let name = &self.guests[place].kind.name;
-        let heard = super::thief::pretend(self.manager.dir(), name, &mut self.random);
+        let heard = crate::impostor::pretend(self.manager.dir(), name, self.random.next())?;
         self.witness
-            .note(&format!("an impostor says it is {name}: {heard:?}"));
+            .note(&format!("an impostor says it is {name}: {heard}"));
         self.tally.count("actions.impostor");
-        true
+        Ok(true)
     }
 
     /// A process, or the disk, runs out of something for a while.

@@ -14,6 +14,7 @@ mod deeds;
 mod fleet;
 mod guest;
 mod hunger;
+mod impostor;
 mod later;
 mod leash;
 mod look;
@@ -50,12 +51,16 @@ enum Part {
     /// Another program that ends with this one
     #[command(hide = true)]
     Leash(Box<leash::Leash>),
+    /// A process that is not the guest that it says it is
+    #[command(hide = true)]
+    Impostor(impostor::Impostor),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.process {
         Some(Part::Leash(leash)) => leash.run(),
+        Some(Part::Impostor(impostor)) => impostor.run(),
         None => cli.run.run(),
     };
     done.unwrap_or_else(|error| {

@@ -101,7 +101,7 @@ fn door(stream: &UnixStream) -> Option<Door> {
 }
 
 /// Lines for the manager's ears: a limit that it never gave, and accesses that wait for more.
-fn words(random: &mut Random) -> [String; 2] {
+pub(crate) fn words(random: &mut Random) -> [String; 2] {
     let limit = 1_u64 << random.within(20..=40);
     let standing = format!(
         "{{\"type\":\"standing\",\"limit_bytes\":{limit},\"gated\":true,\"waiting\":{}}}\n",
@@ -189,25 +189,4 @@ enum Heard {
     Stale(PoolGeneration),
     Shared(Vec<Slot>),
     Something,
-}
-
-/// Says to the manager in `dir` that this process is guest `name`, which it is not, or nothing that a guest says; what the
-/// manager answers.
-pub(crate) fn pretend(dir: &std::path::Path, name: &str, random: &mut Random) -> io::Result<String> {
-    let mut stream = UnixStream::connect(dir.join("guests.sock"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let version = levy_protocol::link::VERSION;
-    let hello = format!(
-        "{{\"type\":\"hello\",\"version\":{version},\"name\":\"{name}\",\"size\":16777216,\"min\":4096,\"shares\":1000,\
-         \"sharing\":{{\"domain\":\"simulated\"}}}}\n"
-    );
-    match random.within(0..=2) {
-        0 => stream.write_all(hello.as_bytes())?,
-        1 => stream.write_all(&hello.as_bytes()[..hello.len() / 2])?,
-        _ => stream.write_all(words(random).concat().as_bytes())?,
-    }
-    let mut answer = vec![0; 512];
-    let length = stream.read(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
 }
