@@ -157,6 +157,7 @@ fn what_the_host_cannot_give_is_refused_with_status_1() {
 #[test]
 fn files_in_the_way_keep_their_bytes() {
     if !has_kvm() {
+        println!("skipped: there is no KVM here");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

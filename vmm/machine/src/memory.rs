@@ -435,7 +435,7 @@ mod tests {
             let region = ram.manage(|| Region::adopt(ram.ranges().unwrap(), options));
             let region = match region {
                 Ok(region) => region,
-                Err(error) => return eprintln!("SKIP: {error}"),
+                Err(error) => return eprintln!("skipped: {error}"),
             };
             let space = layout::FrameSpace::of_ram(mib << 20).unwrap();
             assert_eq!(region.page_limit(), space.frames(), "{mib} MiB");

@@ -103,9 +103,47 @@ fn conclude(all: &Tally, filter: Option<&str>) -> ExitCode {
         }
     }
     println!("{all}");
-    if all.failed > 0 || all.is_empty() || (in_ci && missing > 0) {
-        ExitCode::FAILURE
-    } else {
+    if is_success(all, in_ci) {
         ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Whether tests ran, none failed, and in CI none was skipped that should have run.
+fn is_success(all: &Tally, in_ci: bool) -> bool {
+    all.failed == 0 && !all.is_empty() && !(in_ci && all.missing() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tally::Skip;
+
+    fn tally(passed: u64, failed: u64, skips: &[SkipKind]) -> Tally {
+        let skip = |kind: &SkipKind| Skip {
+            test: "test".into(),
+            reason: "reason".into(),
+            kind: *kind,
+        };
+        Tally {
+            passed,
+            failed,
+            skipped: skips.iter().map(skip).collect(),
+        }
+    }
+
+    #[test]
+    fn only_tests_that_ran_and_passed_are_a_success() {
+        use SkipKind::{Declared, Missing};
+        assert!(is_success(&tally(1, 0, &[]), true));
+        assert!(is_success(&tally(1, 0, &[Declared]), true));
+        assert!(is_success(&tally(1, 0, &[Missing]), false));
+        assert!(!is_success(&tally(1, 0, &[Declared, Missing]), true));
+        assert!(!is_success(&tally(1, 1, &[]), false));
+        assert!(
+            !is_success(&Tally::default(), false),
+            "a filter that no test has in its name"
+        );
     }
 }
