@@ -1,8 +1,11 @@
 //! The sockets at which guests' processes knock.
 
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use levy_protocol::socket::{SocketError, SocketFile};
 
 pub use levy_protocol::run_dir::{Doors, kept_in};
 
@@ -21,6 +24,9 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// Something else has the socket's name.
+    #[error(transparent)]
+    Socket(SocketError),
     /// What the manager before kept is there and cannot be read: without it its guests would be lost.
     #[error(
         "cannot read {path}, where the manager before wrote down its guests; mend that and start again, or remove the file \
@@ -38,18 +44,64 @@ pub enum HostError {
     System(#[source] io::Error),
 }
 
-/// Listens at `path`; a socket at which no process answers is left over and replaced.
+/// How long a manager that was killed may take to end before it counts as running.
+const ENDING: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+];
+
+/// Listens at `path`; a socket at which no process answers is left over and replaced, and nothing else is.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, HostError> {
-    let failed = |source| HostError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    if UnixStream::connect(path).is_ok() {
-        return Err(HostError::Running(path.to_owned()));
+    let mut pauses = ENDING.into_iter();
+    loop {
+        match SocketFile::bind(path) {
+            Ok((mut file, listener)) => {
+                // Removed with the others of the run directory.
+                file.leave_to_starter();
+                return Ok(listener);
+            }
+            Err(SocketError::InUse { path }) => match pauses.next() {
+                Some(pause) => std::thread::sleep(pause),
+                None => return Err(HostError::Running(path)),
+            },
+            Err(SocketError::Host { path, source }) => return Err(HostError::Listen { path, source }),
+            Err(error) => return Err(HostError::Socket(error)),
+        }
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_with_a_sockets_name_stay_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            assert!(matches!(listen(path), Err(HostError::Socket(_))), "{path:?}");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+        assert!(link.is_symlink());
     }
-    UnixListener::bind(path).map_err(failed)
+
+    #[test]
+    fn a_manager_that_is_about_to_end_is_waited_for_and_one_that_runs_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let before = UnixListener::bind(&path).unwrap();
+        assert!(matches!(listen(&path), Err(HostError::Running(_))));
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(ENDING[0] / 2);
+            drop(before);
+        });
+        let listener = listen(&path).unwrap();
+        ending.join().unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert!(path.exists(), "removed with the others of the run directory");
+    }
 }

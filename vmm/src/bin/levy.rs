@@ -49,6 +49,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = levy_machine::process::outlive_file_limits() {
+        say(format!("cannot hold back a signal: {error}"));
+        return ExitCode::FAILURE;
+    }
     match Cli::parse().command {
         Command::Doctor(args) => status(levy::doctor::run(args)),
         Command::Images(args) => status(guest_images::cli::run(&args).map(|()| 0)),

@@ -149,7 +149,12 @@ impl FleetFile {
             path: path.to_owned(),
             source,
         };
-        let size = std::fs::metadata(path).map_err(failed)?.len();
+        let found = std::fs::metadata(path).map_err(failed)?;
+        if !found.is_file() {
+            // A pipe may never end, and a device may have no end.
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        let size = found.len();
         if size > FILE_LIMIT {
             return Err(failed(std::io::Error::other(format!(
                 "{size} bytes are more than the {FILE_LIMIT} that a fleet takes"

@@ -1,11 +1,14 @@
 //! Guests' processes that ask at the API, as they would once their guest has taken them over.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use levy_launcher::api_client::Client;
 use levy_member::Introduction;
 use levy_protocol::mark;
+use levy_protocol::run_dir::api_socket;
 
 use crate::harness::{Managed, hello};
 
@@ -21,6 +24,13 @@ fn in_a_child() {
     let _kept = (who == "admitted").then(|| Introduction::make(dir, hello("evil", 16)).unwrap());
     if who == "marked" {
         mark::put_on_this_process().unwrap();
+    }
+    if who == "gone" {
+        // It asks, and does not wait for the answer.
+        let mut asks = UnixStream::connect(api_socket(dir)).unwrap();
+        asks.write_all(b"GET /host HTTP/1.1\r\nHost: levy\r\n\r\n")
+            .unwrap();
+        return;
     }
     let client = Client::at(dir);
     let answers = [client.host().err(), client.direct("g", "stop").err()];
@@ -60,6 +70,9 @@ fn guests_processes_ask_nothing_at_the_api() {
         }
         assert_eq!(phase(), levy_protocol::api::Phase::Running);
     }
+    assert_eq!(managed.client().host().unwrap().doors.intruders, 4);
+    // What a process was that has ended before its question is looked at is not known: it is not called an intruder.
+    (0..20).for_each(|_| assert!(answers("gone", managed.dir.path()).is_empty()));
     assert_eq!(managed.client().host().unwrap().doors.intruders, 4);
     assert_eq!(answers("tool", managed.dir.path()), ["done", "done"]);
     assert_eq!(phase(), levy_protocol::api::Phase::Stopping);

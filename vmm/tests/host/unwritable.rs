@@ -152,3 +152,37 @@ fn commands_whose_reader_has_gone_end_quietly_and_well() {
         );
     }
 }
+
+#[test]
+fn a_manager_that_may_write_no_file_goes_on_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    let levy = levy_command(dir.path());
+    // RLIMIT_FSIZE: its signal would end the manager at the first change that it writes down.
+    shell
+        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh"])
+        .arg(levy.get_program());
+    shell.args(["host", "--budget", "300M", "--cgroup", "off"]);
+    shell
+        .env("XDG_RUNTIME_DIR", dir.path())
+        .env("TMPDIR", dir.path())
+        .env_remove("LEVY_RUN_DIR");
+    let mut host = Process(shell.stderr(Stdio::piped()).spawn().unwrap());
+    let answers = || {
+        let output = levy_command(dir.path())
+            .args(["set", "tax=0.5"])
+            .output()
+            .unwrap();
+        output.status.success()
+    };
+    until("an answer", || {
+        assert_eq!(host.0.try_wait().unwrap(), None, "it has ended");
+        answers()
+    });
+    assert!(answers());
+    let pid = nix::unistd::Pid::from_raw(host.0.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(host.0.wait().unwrap().success());
+    let said = std::io::read_to_string(host.0.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("File too large"), "{said}");
+}

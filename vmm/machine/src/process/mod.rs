@@ -12,4 +12,4 @@ pub use log::log_to_stderr;
 pub use parent::die_with;
 pub use report::{Report, ReportStyle};
 pub use say::{say, settle};
-pub use signals::{Signals, block_end_signals};
+pub use signals::{Signals, block_end_signals, outlive_file_limits};

@@ -43,3 +43,13 @@ impl Signals {
             .map_err(levy_protocol::not_started)
     }
 }
+
+/// Holds SIGXFSZ back in this thread and those it starts: a file that may grow no further (RLIMIT_FSIZE, setrlimit(2)) is
+/// an error of the write, as a full disk is, and ends no process.
+///
+/// # Errors
+/// When the system refuses.
+pub fn outlive_file_limits() -> io::Result<()> {
+    SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
+    Ok(())
+}

@@ -35,17 +35,37 @@ impl Asker {
         }
     }
 
-    /// Whether a guest may speak through it.
-    fn may_be_a_guest(self, host: &Host) -> bool {
+    /// What may speak through it.
+    fn look(self, host: &Host) -> Kind {
         // A manager that has guests in its own process can only trust itself.
         if self.pid == std::process::id() {
-            return false;
+            return Kind::Tool;
+        }
+        if host.runs_guest(self.pid) {
+            return Kind::Guest;
         }
         // Processes of other users may be hidden, and those in namespaces further out have no number here: they came
-        // past the file's permissions. One that can be seen and is gone has no use for an answer.
-        let marked = self.own && self.pid != 0 && mark::is_on(self.pid) != Some(false);
-        marked || host.runs_guest(self.pid)
+        // past the file's permissions.
+        if !self.own || self.pid == 0 {
+            return Kind::Tool;
+        }
+        match mark::is_on(self.pid) {
+            Some(true) => Kind::Guest,
+            Some(false) => Kind::Tool,
+            None => Kind::Gone,
+        }
     }
+}
+
+/// What an asker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A user's process.
+    Tool,
+    /// A guest may have taken it over.
+    Guest,
+    /// It has ended. It has no use for an answer, and what it was is not known any more.
+    Gone,
 }
 
 /// Turns guests' processes away.
@@ -55,12 +75,13 @@ pub(super) async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    let checked = served.aside(move |host| match asker.may_be_a_guest(host) {
-        true => {
+    let checked = served.aside(move |host| match asker.look(host) {
+        Kind::Tool => Ok(()),
+        Kind::Gone => Err(ApiError::Guest),
+        Kind::Guest => {
             host.note_intruder(asker.pid);
             Err(ApiError::Guest)
         }
-        false => Ok(()),
     });
     match checked.await {
         Ok(_) => next.run(request).await,

@@ -217,3 +217,12 @@ fn what_is_wrong_is_said_with_its_line_and_its_key() {
         assert_eq!((got, found.as_str()), (*line, *key), "{text:?}: {shown}");
     }
 }
+
+#[test]
+fn only_a_regular_file_is_read() {
+    for path in ["/dev/zero", "/"] {
+        let error = FleetFile::read(Path::new(path)).unwrap_err();
+        let text = levy_protocol::error_chain(&error);
+        assert!(text.contains("not a regular file"), "{text}");
+    }
+}
