@@ -1,6 +1,8 @@
 //! Everything a user can get wrong, through the real binary: one clear message, a status that is not zero, and nothing
 //! left behind.
 
+mod bzimage;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -27,19 +29,8 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// A file that passes for a kernel until it runs.
 fn kernel(dir: &Path) -> PathBuf {
-    let mut file = vec![0u8; 3 * 512 + 4096];
-    file[0x1F1] = 2;
-    file[0x1F4..0x1F8].copy_from_slice(&(4096u32 / 16).to_le_bytes());
-    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
-    file[0x201] = 0x6A;
-    file[0x202..0x206].copy_from_slice(b"HdrS");
-    file[0x206..0x208].copy_from_slice(&0x020Fu16.to_le_bytes());
-    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFFu32.to_le_bytes());
-    file[0x236] = 1;
-    file[0x238..0x23C].copy_from_slice(&2047u32.to_le_bytes());
-    file[0x260..0x264].copy_from_slice(&(4u32 << 20).to_le_bytes());
     let path = dir.join("bzImage");
-    std::fs::write(&path, file).unwrap();
+    std::fs::write(&path, bzimage::bzimage(&[])).unwrap();
     path
 }
 

@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Bytes of POSIX message queues, soft and hard: a number that nothing else has for a limit, low enough to be within every
 /// one.
@@ -33,11 +33,6 @@ pub fn put_on_this_process() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether this process is marked.
-pub fn is_on_this_process() -> bool {
-    getrlimit(Resource::Msgqueue).maximum == Some(MARK)
-}
-
 /// Whether process `pid` is marked; `None` when it cannot be looked at, because it is gone, or hidden.
 pub fn is_on(pid: u32) -> Option<bool> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
@@ -52,7 +47,6 @@ mod tests {
 
     #[test]
     fn a_process_is_not_marked_and_one_that_is_gone_cannot_be_looked_at() {
-        assert!(!is_on_this_process());
         assert_eq!(is_on(std::process::id()), Some(false));
         assert_eq!(is_on(u32::MAX), None);
     }

@@ -11,6 +11,8 @@ use levy_protocol::control::{Client, ClientError, Request};
 use rustix::process::Signal;
 use serde_json::Value;
 
+#[path = "../bzimage/mod.rs"]
+mod bzimage;
 mod kernel;
 mod unwritable;
 

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::bzimage::bzimage;
+
 /// Where the boot code of a VMM leaves the table of gigabytes: the second page of its page tables.
 const GIGABYTES: u64 = 0xA000;
 /// What the boot code maps by itself.
@@ -31,7 +33,7 @@ pub(crate) fn touching(ranges: &[Range<u64>], first: u64) -> Vec<u8> {
     }
     // halt: cli; hlt; jmp halt
     code.extend([0xFA, 0xF4, 0xEB, 0xFC]);
-    image(&code)
+    bzimage(&code)
 }
 
 /// Maps gigabyte number `number` onto itself, in pages of 2 MiB.
@@ -53,24 +55,4 @@ fn map_gigabyte(code: &mut Vec<u8>, number: u64) {
 fn immediate(code: &mut Vec<u8>, opcode: u8, value: u64) {
     code.extend([0x48, opcode]);
     code.extend(value.to_le_bytes());
-}
-
-/// `code` at the 64-bit entry point of a bzImage.
-fn image(code: &[u8]) -> Vec<u8> {
-    const SETUP: usize = 3 * 512;
-    const PROTECTED: usize = 4096;
-    let mut file = vec![0; SETUP + PROTECTED];
-    file[0x1F1] = 2;
-    file[0x1F4..0x1F8].copy_from_slice(&(PROTECTED as u32 / 16).to_le_bytes());
-    file[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
-    file[0x201] = 0x6A;
-    file[0x202..0x206].copy_from_slice(b"HdrS");
-    file[0x206..0x208].copy_from_slice(&0x020F_u16.to_le_bytes());
-    file[0x211] = 1;
-    file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFF_u32.to_le_bytes());
-    file[0x236] = 1;
-    file[0x238..0x23C].copy_from_slice(&2047_u32.to_le_bytes());
-    file[0x260..0x264].copy_from_slice(&(1_u32 << 20).to_le_bytes());
-    file[SETUP + 0x200..SETUP + 0x200 + code.len()].copy_from_slice(code);
-    file
 }

@@ -2,6 +2,8 @@
 //! is a real `levy vmm` on this machine's KVM, with a kernel of a few instructions and the memory layout that any kernel
 //! gets. The test is its manager: it starts under it, shares, swaps, is held to a limit, keeps every byte, and stops.
 
+#[path = "../bzimage/mod.rs"]
+mod bzimage;
 mod guest;
 mod kernel;
 

@@ -42,6 +42,8 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A guest whose process this program started.
 pub struct Session {
     child: Child,
+    /// It was waited for: its number is free for another.
+    reaped: bool,
     files: SessionFiles,
     listener: Listener,
     agent: Option<Agent>,
@@ -81,6 +83,7 @@ impl Session {
         let stdout = child.stdout.take().expect("standard output was piped");
         let started = Self {
             child,
+            reaped: false,
             files,
             listener: Arc::new(listener),
             agent: None,
@@ -193,6 +196,10 @@ impl Session {
     /// # Errors
     /// When it is gone.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        if self.reaped {
+            // Its number may be another process's by now.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
@@ -205,11 +212,14 @@ impl Session {
         let deadline = Instant::now() + most;
         loop {
             if let Some(status) = self.child.try_wait()? {
+                self.reaped = true;
                 return Ok(status);
             }
             if Instant::now() >= deadline {
                 self.child.kill()?;
-                return self.child.wait();
+                let status = self.child.wait();
+                self.reaped = status.is_ok();
+                return status;
             }
             thread::sleep(LOOK);
         }
@@ -233,7 +243,7 @@ impl Session {
     pub fn kill(&mut self) {
         self.phase = Phase::Over;
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.reaped = self.child.wait().is_ok();
     }
 
     /// Removes the sockets of a process that has ended: one that was started by [`Session::launch`] is confined and

@@ -79,11 +79,5 @@ impl Report {
 
 fn line(event: &GuestEvent) {
     // A launcher that no longer listens must not end the guest, nor hold it.
-    outlet::offer(
-        io::stdout(),
-        &format!(
-            "{event}
-"
-        ),
-    );
+    outlet::offer(io::stdout(), &format!("{event}\n"));
 }
