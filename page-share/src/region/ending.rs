@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::region::engine::BATCH;
-use crate::region::mappings::Mappings;
+use crate::region::kernel::mappings::Mappings;
 use crate::region::run::PageRun;
-use crate::region::scanner::lock;
+use crate::region::scan::scanner::lock;
 use crate::region::{PAUSE, Region, Stats};
 
 impl Drop for Region {

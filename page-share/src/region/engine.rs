@@ -9,13 +9,13 @@ use rustix::io::Errno;
 
 use crate::hash::Sketch;
 use crate::page::{Gfn, PAGE_SIZE, Page};
-use crate::region::guest::Guest;
-use crate::region::memory::{Arena, Span};
-use crate::region::pools::Pools;
+use crate::region::guest::shared::Guest;
+use crate::region::kernel::memory::{Arena, Span};
+use crate::region::kernel::userfault::{Found, Pagemap};
+use crate::region::merge::pools::Pools;
+use crate::region::merge::rehome_arena::Spare;
 use crate::region::run::PageRun;
-use crate::region::spare::Spare;
-use crate::region::state::{Claim, Pinned, State, mark};
-use crate::region::userfault::{Found, Pagemap};
+use crate::region::table::state::{Claim, Pinned, State, mark};
 
 /// Most pages held at a time: a thread that touches one of them waits until the whole batch is done.
 pub(crate) const BATCH: u32 = 128;
@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     pub(crate) returns: Vec<u32>,
     /// Pages that the manager should forget as hints.
     pub(crate) withdrawals: Vec<Gfn>,
-    pub(crate) sample: crate::region::sample::Running,
+    pub(crate) sample: crate::region::reclaim::sample::Running,
     pub(crate) spare: Spare,
     staging: Arena,
     /// Pages of staging in use, from the start.
@@ -69,7 +69,7 @@ impl Engine {
         let staging = Arena::reserve(STAGING as usize)?;
         guest
             .watch
-            .register(staging.span(), crate::region::userfault::Watch::Missing)?;
+            .register(staging.span(), crate::region::kernel::userfault::Watch::Missing)?;
         Ok(Self {
             guest,
             pools: Pools::default(),
@@ -81,7 +81,7 @@ impl Engine {
             calm: Vec::new(),
             returns: Vec::new(),
             withdrawals: Vec::new(),
-            sample: crate::region::sample::Running::default(),
+            sample: crate::region::reclaim::sample::Running::default(),
             spare: Spare::new(),
             staging,
             staged_pages: 0,

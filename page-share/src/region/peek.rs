@@ -5,11 +5,11 @@
 
 use crate::page::{Gfn, PAGE_SIZE, Page};
 use crate::region::engine::{BATCH, Engine};
-use crate::region::guest::Guest;
+use crate::region::guest::shared::Guest;
+use crate::region::reclaim::store::StoreHandle;
 use crate::region::run::PageRun;
-use crate::region::scanner::lock;
-use crate::region::state::{Claim, State};
-use crate::region::store::StoreHandle;
+use crate::region::scan::scanner::lock;
+use crate::region::table::state::{Claim, State};
 use crate::region::{PAUSE, Region};
 
 /// One page as it was found.

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::region::state::State as S;
+use crate::region::table::state::State as S;
 
 use crate::{
     AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageRun, PoolLimit, Region, State,
@@ -139,12 +139,12 @@ fn a_page_that_the_fault_handler_has_in_hand_keeps_its_reference_when_the_manage
     let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
     let guests = merged(&manager, 100);
     let region = &guests[0].1;
-    let all = super::scanner::held_slots(&super::lock(&region.engine));
+    let all = super::scan::scanner::held_slots(&super::lock(&region.engine));
     assert_eq!(all.len(), 100);
     // What the handler does while it lets a write to a protected pool page through.
     let claim = region.guest.table.claim(50, State::Shared).unwrap();
     std::thread::scope(|scope| {
-        let naming = scope.spawn(|| super::scanner::held_slots(&super::lock(&region.engine)));
+        let naming = scope.spawn(|| super::scan::scanner::held_slots(&super::lock(&region.engine)));
         std::thread::sleep(Duration::from_millis(50));
         region.guest.settle(claim, State::Shared);
         assert_eq!(naming.join().unwrap(), all);
@@ -602,7 +602,7 @@ fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
             region.open_gate();
             region.start_sample(4);
             region.finish_sample();
-            super::scanner::held_slots(&super::lock(&region.engine));
+            super::scan::scanner::held_slots(&super::lock(&region.engine));
             done.send(()).unwrap();
         });
         let in_time = ended.recv_timeout(Duration::from_secs(20));

@@ -18,9 +18,9 @@ use loom::thread;
 
 use page::Gfn;
 use region::atomic::Fences;
-use region::handover::{self, Waiters};
 use region::run::PageRun;
-use region::state::{Claim, PageTable, Pinned, State};
+use region::table::handover::{self, Waiters};
+use region::table::state::{Claim, PageTable, Pinned, State};
 
 /// What the kernel knows about a page, under its own locks.
 #[derive(Default)]

@@ -2,12 +2,9 @@
 
 #[path = "atomic.rs"]
 pub(crate) mod atomic;
-#[path = "../../src/region/handover.rs"]
-#[allow(dead_code, unreachable_pub)]
-pub(crate) mod handover;
 #[path = "../../src/region/run.rs"]
 #[allow(dead_code, unreachable_pub)]
 pub(crate) mod run;
-#[path = "../../src/region/state.rs"]
+#[path = "../../src/region/table/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
-pub(crate) mod state;
+pub(crate) mod table;
