@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use levy_protocol::link::{
     Activity, FromManager, FromVmm, Hello, Line, Lines, PageCounts, Report, Standing, now_us,
 };
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 const MIB: u64 = 1 << 20;
@@ -63,7 +63,7 @@ impl ProtocolOptions {
     }
 
     fn converse(&self) -> io::Result<()> {
-        let stream = UnixStream::connect(Doors::in_dir(&self.dir).guests)?;
+        let stream = UnixStream::connect(Sockets::in_dir(&self.dir).guests)?;
         let mut lines = Lines::default();
         Lines::send(&mut &stream, &FromVmm::Hello(self.hello()))?;
         if let Some(says) = &self.says {

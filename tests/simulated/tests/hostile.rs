@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, Report};
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use page_share::port::{Port, PortError, Publication, Refusal, Report as PageReport};
 use page_share::{Gfn, PageHasher, Slot, SocketPort};
 use simulated::{Guest, GuestOptions, Manager, PATIENCE, until};
@@ -36,7 +36,7 @@ impl Vandal {
 
     /// The same as the guest that `hello` describes.
     fn introduce(manager: &Manager, hello: Hello) -> Result<Self, String> {
-        let stream = UnixStream::connect(Doors::in_dir(manager.dir()).guests).unwrap();
+        let stream = UnixStream::connect(Sockets::in_dir(manager.dir()).guests).unwrap();
         stream.set_read_timeout(Some(BEFORE_SILENCE)).unwrap();
         let mut vandal = Self {
             stream,
@@ -79,7 +79,7 @@ impl Vandal {
     }
 
     fn port(manager: &Manager) -> std::io::Result<SocketPort> {
-        let pages = Doors::in_dir(manager.dir()).pages;
+        let pages = Sockets::in_dir(manager.dir()).pages;
         SocketPort::attach(PAGES, move || UnixStream::connect(&pages))
     }
 }
@@ -232,7 +232,7 @@ fn floods_are_ended_and_cost_the_manager_little() {
     let (load, knocks) = load(&manager, || {
         let (began, mut knocks) = (Instant::now(), 0);
         while began.elapsed() < Duration::from_secs(3) || knocks <= 100 {
-            let doors = Doors::in_dir(manager.dir());
+            let doors = Sockets::in_dir(manager.dir());
             for door in [doors.guests, doors.pages] {
                 knocks += u32::from(UnixStream::connect(door).is_ok());
             }
@@ -348,7 +348,7 @@ fn pages_that_a_guest_makes_up_fill_no_pool_beyond_the_budget_and_take_no_minimu
         ..hello("maker")
     };
     let _vandal = Vandal::introduce(&manager, maker).unwrap();
-    let pages = Doors::in_dir(manager.dir()).pages;
+    let pages = Sockets::in_dir(manager.dir()).pages;
     let mut port = SocketPort::attach(MADE * 2, move || UnixStream::connect(&pages)).unwrap();
     let mut most = 0;
     make_pages(&mut port, || {

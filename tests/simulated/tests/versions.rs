@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use serde_json::{Value, json};
 use simulated::{Manager, until};
 
@@ -37,7 +37,7 @@ struct Voice(BufReader<UnixStream>);
 
 impl Voice {
     fn new(manager: &Manager) -> Self {
-        let stream = UnixStream::connect(Doors::in_dir(manager.dir()).guests).unwrap();
+        let stream = UnixStream::connect(Sockets::in_dir(manager.dir()).guests).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self(BufReader::new(stream))
     }

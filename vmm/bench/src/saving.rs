@@ -49,7 +49,7 @@ impl Saving {
     /// # Errors
     /// When one does not answer.
     pub(super) fn measure(stage: &mut Stage, guests: &[Guest]) -> Result<Self, StageError> {
-        let scan_cpu = stage.host().roster().policy().settings().scan.cpu;
+        let scan_cpu = stage.host().registry().policy().settings().scan.cpu;
         stage.set(|settings| settings.scan.cpu = 0.0)?;
         stage.pass(ROUND_TRIP)?;
         guests.iter().try_for_each(|guest| stage.pause(*guest))?;
@@ -70,7 +70,7 @@ impl Saving {
         };
         let sum = |part, name| all(part, name).iter().sum::<u64>();
         let pool_pages: u64 = {
-            let domains = stage.host().roster().domains().clone();
+            let domains = stage.host().registry().domains().clone();
             let sizes = domains
                 .values()
                 .filter_map(|domain| domain.with(|domain| domain.sizes().pool_pages));

@@ -19,12 +19,12 @@ use super::session::{Note, Session, SessionFiles};
 use super::summary::Summary;
 use levy_machine::process::Signals;
 use levy_manager::api;
-use levy_manager::cgroup::{Brake, CgroupError, Choice};
+use levy_manager::cgroup::{CgroupError, Choice, MemoryHigh};
 use levy_manager::host::{Host, HostError};
 use levy_manager::policy::Settings;
 use levy_protocol::GuestEvent;
 use levy_protocol::control::Request;
-use levy_protocol::run_dir::{Doors, RunDir};
+use levy_protocol::run_dir::{RunDir, Sockets};
 
 /// How long a guest may take to switch itself off.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -154,7 +154,7 @@ impl Fleet {
         let host = match &plan.manager {
             Manager::Own(settings, backing, group) => {
                 let (host, api) = manage(dir.path(), settings, *backing)?;
-                host.brake_with(Brake::find(group).inspect_err(|_| host.close())?);
+                host.use_cgroup(MemoryHigh::find(group).inspect_err(|_| host.close())?);
                 Some((host, api))
             }
             Manager::None | Manager::Running(_) => None,
@@ -234,7 +234,7 @@ impl Fleet {
     /// Removes the control group that slows guests down. Only once the last guest has ended: it holds all of them.
     fn release_brake(&self) {
         if let Some((host, _)) = &self.host {
-            host.brake_with(None);
+            host.use_cgroup(None);
         }
     }
 
@@ -416,7 +416,7 @@ impl Drop for Fleet {
 
 /// Manages the guests that knock at `dir`, on threads of its own.
 pub fn manage(dir: &Path, settings: &Settings, backing: Pages) -> Result<(Host, api::Server), FleetError> {
-    let host = Host::open(Doors::in_dir(dir), *settings, backing)?;
+    let host = Host::open(Sockets::in_dir(dir), *settings, backing)?;
     let api = api::serve(host.clone(), dir)?;
     let running = host.clone();
     let body = move || running.run();

@@ -33,18 +33,18 @@ impl Host {
         })?;
         let pid = process.pid();
         // A guest that restarts comes back under its name at once, in another process.
-        self.bury_the_dead();
-        let mut roster = self.roster();
+        self.remove_the_dead();
+        let mut registry = self.registry();
         // Its connection before this one may be closed, and that not be seen yet.
-        let left = roster.find(&hello.name).filter(|id| self.links().is_left(*id));
-        if let Some(seat) = left.and_then(|id| roster.seat_mut(id)) {
-            seat.connected = false;
+        let left = registry.find(&hello.name).filter(|id| self.links().is_left(*id));
+        if let Some(process) = left.and_then(|id| registry.process_mut(id)) {
+            process.connected = false;
         }
-        let id = roster.admit(hello, process).map_err(|e| with_sources(&e))?;
+        let id = registry.admit(hello, process).map_err(|e| with_sources(&e))?;
         let version = hello.range().common().map_err(|e| e.to_string())?;
-        let rebalance = roster.policy().settings().rebalance;
-        drop(roster);
-        self.put_on_brake(id, pid);
+        let rebalance = registry.policy().settings().rebalance;
+        drop(registry);
+        self.enter_cgroup(id, pid);
         let welcome = Welcome {
             version,
             newest: VERSION.min(hello.version),
@@ -65,12 +65,12 @@ impl Host {
         let telling = self.telling();
         push(stream, &FromManager::Welcome(welcome))?;
         let limits = {
-            let mut roster = self.roster();
+            let mut registry = self.registry();
             self.links().take(id, stream);
-            if let Some(seat) = roster.seat_mut(id) {
-                seat.connected = true;
+            if let Some(process) = registry.process_mut(id) {
+                process.connected = true;
             }
-            roster.limits(id)
+            registry.limits(id)
         };
         if let Some(limits) = limits.filter(|limits| !limits.are_of(&hello)) {
             push(stream, &FromManager::Limits(limits))?;
@@ -78,7 +78,7 @@ impl Host {
         drop(telling);
         self.say(Level::Info, format_args!("{id} is here"));
         // Without a limit it grows freely.
-        self.bell().ring();
+        self.round_trigger().fire();
         Ok(())
     }
 
@@ -86,8 +86,8 @@ impl Host {
     pub(super) fn tell_limits(&self, guests: impl IntoIterator<Item = GuestId>) {
         let _telling = self.telling();
         for id in guests {
-            // Not under the roster's lock, which a guest that is cut off on this occasion needs.
-            let limits = self.roster().limits(id);
+            // Not under the registry's lock, which a guest that is cut off on this occasion needs.
+            let limits = self.registry().limits(id);
             if let Some(limits) = limits {
                 self.tell(id, &FromManager::Limits(limits));
             }
@@ -100,7 +100,7 @@ mod tests {
     use allocator::{Pages, Shares};
 
     use super::*;
-    use crate::host::Doors;
+    use crate::host::Sockets;
     use crate::policy::Settings;
     use levy_protocol::link::{Line, Lines};
 
@@ -110,7 +110,7 @@ mod tests {
 
     fn host(dir: &std::path::Path) -> Host {
         let settings = Settings::new(Pages::from_mib(256));
-        Host::open(Doors::in_dir(dir), settings, Pages::from_mib(4096)).unwrap()
+        Host::open(Sockets::in_dir(dir), settings, Pages::from_mib(4096)).unwrap()
     }
 
     /// The shares that a guest is told, one message after the other.
@@ -126,10 +126,10 @@ mod tests {
     }
 
     fn change(host: &Host, id: GuestId, shares: u32) {
-        let mut roster = host.roster();
-        let mut limits = roster.member(id).unwrap().limits;
+        let mut registry = host.registry();
+        let mut limits = registry.member(id).unwrap().limits;
         limits.shares = Shares::new(shares);
-        roster.set_limits(id, limits).unwrap();
+        registry.set_limits(id, limits).unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The brake between two samples: guests' processes in one control group whose `memory.high` is the budget.
+//! The control group of the guests: guests' processes in one control group whose `memory.high` is the budget.
 //!
 //! Below it each guest has a group of its own, whose `memory.high` is what its process may hold: one that ignores its
 //! limit is slowed down, and its neighbours are not.
@@ -31,7 +31,7 @@ use levy_protocol::run_dir::HeldDir;
 /// number alone would not say whether a manager in another container still runs.
 const PREFIX: &str = "levy-";
 
-/// Bytes by which the brake is eased above the budget: setting it makes the kernel reclaim.
+/// Bytes by which `memory.high` is set above the budget: setting it makes the kernel reclaim.
 const STEP: u64 = 1 << 20;
 
 /// `--cgroup auto|off|PATH`
@@ -86,7 +86,7 @@ pub struct CgroupError {
 
 /// The group of one manager's guests. Removed when this is dropped.
 #[derive(Debug)]
-pub struct Brake {
+pub struct MemoryHigh {
     parent: PathBuf,
     group: HeldDir,
     /// What `memory.high` says.
@@ -95,7 +95,7 @@ pub struct Brake {
     guests: Option<Mutex<Guests>>,
 }
 
-impl Brake {
+impl MemoryHigh {
     /// The group that `choice` asks for; `None` where none is wanted, or, for [`Choice::Auto`], possible.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Brake {
                     return Ok(None);
                 };
                 match Self::below(&parent) {
-                    Ok(brake) => Ok(Some(brake)),
+                    Ok(memory_high) => Ok(Some(memory_high)),
                     Err(error) => {
                         log::debug!(
                             "growth between two samples is not slowed down: {error}: {}",
@@ -216,7 +216,7 @@ fn unreclaimable(stat: &str) -> u64 {
         .sum()
 }
 
-impl Drop for Brake {
+impl Drop for MemoryHigh {
     fn drop(&mut self) {
         remove(&self.parent, self.group());
     }
@@ -301,34 +301,34 @@ mod tests {
     #[test]
     fn the_group_follows_the_budget_and_never_has_a_hard_limit() {
         let dir = parent("cpu memory pids\n");
-        let brake = Brake::find(&Choice::Below(dir.path().to_owned()))
+        let memory_high = MemoryHigh::find(&Choice::Below(dir.path().to_owned()))
             .unwrap()
             .unwrap();
-        let read = |name: &str| fs::read_to_string(brake.group().join(name)).unwrap_or_default();
+        let read = |name: &str| fs::read_to_string(memory_high.group().join(name)).unwrap_or_default();
         assert_eq!(
             fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(),
             "+memory"
         );
         assert_eq!(read("cgroup.subtree_control"), "+memory");
-        brake.follow(1 << 30).unwrap();
+        memory_high.follow(1 << 30).unwrap();
         assert_eq!(read("memory.high"), "1073741824");
-        brake.follow(1 << 29).unwrap();
+        memory_high.follow(1 << 29).unwrap();
         assert_eq!(read("memory.high"), "536870912");
-        // What guests have to give up themselves does not brake them while they do.
+        // What guests have to give up themselves does not slow them down while they do.
         let stat = "anon 600000000\nfile 500000000\nkernel 1000\nshmem 300000000\nanon_thp 600000000\n";
-        fs::write(brake.group().join("memory.stat"), stat).unwrap();
-        brake.follow(1 << 29).unwrap();
+        fs::write(memory_high.group().join("memory.stat"), stat).unwrap();
+        memory_high.follow(1 << 29).unwrap();
         assert_eq!(
             read("memory.high"),
             900_001_000_u64.next_multiple_of(STEP).to_string()
         );
-        brake.follow(1 << 30).unwrap();
+        memory_high.follow(1 << 30).unwrap();
         assert_eq!(read("memory.high"), "1073741824");
-        brake.take_in(GuestId::new(3), 77).unwrap();
-        brake
+        memory_high.take_in(GuestId::new(3), 77).unwrap();
+        memory_high
             .follow_guests(&[(GuestId::new(3), Some(1 << 28))].into())
             .unwrap();
-        let guest = brake.group().join("guest-3");
+        let guest = memory_high.group().join("guest-3");
         let of_guest = |name: &str| fs::read_to_string(guest.join(name)).unwrap_or_default();
         assert_eq!(
             (of_guest("cgroup.procs"), of_guest("memory.high")),
@@ -338,8 +338,8 @@ mod tests {
             (read("cgroup.procs"), read("memory.max"), of_guest("memory.max")),
             (String::new(), String::new(), String::new())
         );
-        let group = brake.group().to_owned();
-        drop(brake);
+        let group = memory_high.group().to_owned();
+        drop(memory_high);
         assert_eq!(fs::read_to_string(group.join("memory.high")).unwrap(), "max");
         assert_eq!(fs::read_to_string(guest.join("memory.high")).unwrap(), "max");
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.procs")).unwrap(), "77");
@@ -365,10 +365,10 @@ mod tests {
     }
 
     /// Where this machine lets us make control groups with a memory limit.
-    fn of_this_machine() -> Option<Brake> {
+    fn of_this_machine() -> Option<MemoryHigh> {
         let root = Choice::Below("/sys/fs/cgroup".into());
-        let named = Brake::find(&root).ok().flatten();
-        named.or_else(|| Brake::find(&Choice::Auto).ok().flatten())
+        let named = MemoryHigh::find(&root).ok().flatten();
+        named.or_else(|| MemoryHigh::find(&Choice::Auto).ok().flatten())
     }
 
     /// Tests with real guests run in a host that has such groups, and this one runs with them.
@@ -381,15 +381,17 @@ mod tests {
 
     #[test]
     fn the_kernel_slows_down_a_process_that_ignores_its_limit() {
-        let Some(brake) = of_this_machine() else {
+        let Some(memory_high) = of_this_machine() else {
             println!("skipped: {}", why_not());
             return;
         };
         let (guest, mut hog) = (GuestId::new(1), Hog::new());
-        brake.take_in(guest, hog.0.id()).unwrap();
-        brake.follow_guests(&[(guest, Some(32 << 20))].into()).unwrap();
+        memory_high.take_in(guest, hog.0.id()).unwrap();
+        memory_high
+            .follow_guests(&[(guest, Some(32 << 20))].into())
+            .unwrap();
         hog.0.stdin.as_mut().unwrap().write_all(b"begin\n").unwrap();
-        let group = brake.group().join("guest-1");
+        let group = memory_high.group().join("guest-1");
         let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
         let slowed = || {
             let events = read("memory.events");
@@ -407,9 +409,9 @@ mod tests {
             hog.0.try_wait().unwrap().is_none(),
             "it is slowed down, not killed"
         );
-        let all = brake.group().to_owned();
+        let all = memory_high.group().to_owned();
         drop(hog);
-        drop(brake);
+        drop(memory_high);
         assert!(!all.exists(), "{} is left", all.display());
     }
 
@@ -421,7 +423,7 @@ mod tests {
         for name in [dead, other] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let alive = Brake::below(dir.path()).unwrap();
+        let alive = MemoryHigh::below(dir.path()).unwrap();
         fs::remove_file(dir.path().join(dead).join("memory.high")).unwrap();
         clear_away_the_dead(dir.path());
         // Here the directory has a file by now; the kernel's has none that counts.
@@ -435,11 +437,11 @@ mod tests {
     #[test]
     fn a_named_group_that_cannot_be_used_is_an_error_and_the_automatic_one_is_not() {
         let dir = parent("cpu pids");
-        let error = Brake::find(&Choice::Below(dir.path().to_owned())).unwrap_err();
+        let error = MemoryHigh::find(&Choice::Below(dir.path().to_owned())).unwrap_err();
         assert!(error.to_string().contains("control group"), "{error}");
-        assert!(Brake::find(&Choice::Below("/nonexistent".into())).is_err());
-        assert!(Brake::find(&Choice::Off).unwrap().is_none());
-        assert!(Brake::find(&Choice::Auto).is_ok());
+        assert!(MemoryHigh::find(&Choice::Below("/nonexistent".into())).is_err());
+        assert!(MemoryHigh::find(&Choice::Off).unwrap().is_none());
+        assert!(MemoryHigh::find(&Choice::Auto).is_ok());
         assert!("below".parse::<Choice>().is_err());
         for text in ["auto", "off", "/sys/fs/cgroup/guests"] {
             assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);

@@ -20,10 +20,10 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::admission::Admission;
-use super::attention::{Attention, Passed};
 use super::host::{End, Host};
-use super::incidents::Allowance;
+use super::listening_time::{ListeningTime, Passed};
 use super::outgoing::push;
+use super::rate_limiter::RateLimiter;
 use super::spare::{self, Spare};
 use levy_protocol::link::{FromManager, FromVmm, Line, LineError, Lines};
 
@@ -36,17 +36,17 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Time between two looks at who is silent.
 const SWEEP: Duration = Duration::from_millis(250);
 
-/// Rest of the door after it has turned a process away: knocking without end costs little.
-const TURNED_AWAY: Duration = Duration::from_millis(1);
+/// Delay after rejecting a connection, so that a reconnect loop stays cheap.
+const AFTER_REJECTION: Duration = Duration::from_millis(1);
 
-/// Rest of the door where the system has no descriptor for one more connection.
+/// Delay where the system has no descriptor for one more connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// Connections taken in between two looks at those that are there.
 const AT_ONCE: usize = 64;
 
 /// The listener's number; connections count on from it.
-const DOOR: u64 = 0;
+const LISTENER: u64 = 0;
 
 /// All connections, and the thread that listens to them.
 #[derive(Debug)]
@@ -58,10 +58,10 @@ pub(super) struct Connections {
     next: u64,
     /// Admitted since the file was last written.
     admitted: Vec<(u64, Admission)>,
-    /// The door is shut until then.
-    shut: Option<Instant>,
+    /// No connection is accepted until then.
+    paused: Option<Instant>,
     spare: Spare,
-    attention: Attention,
+    listening_time: ListeningTime,
     /// Time that this thread has listened since the last look at who is silent.
     listened: Duration,
 }
@@ -73,7 +73,7 @@ struct Connection {
     pid: u32,
     /// Who it is, once it is admitted.
     guest: Option<(GuestId, String)>,
-    allowance: Allowance,
+    messages: RateLimiter,
     /// Something was heard since the last look.
     spoke: bool,
     quiet: Duration,
@@ -87,17 +87,17 @@ impl Connections {
     pub(super) fn new(host: Host, listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&events, &listener, EventData::new_u64(DOOR), EventFlags::IN)?;
+        epoll::add(&events, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         Ok(Self {
             host,
             listener,
             events,
             open: BTreeMap::new(),
-            next: DOOR,
+            next: LISTENER,
             admitted: Vec::new(),
-            shut: None,
+            paused: None,
             spare: Spare::new(),
-            attention: Attention::since(Instant::now()),
+            listening_time: ListeningTime::since(Instant::now()),
             listened: Duration::ZERO,
         })
     }
@@ -109,23 +109,23 @@ impl Connections {
             self.wait(&mut ready);
             for event in ready.drain(..) {
                 match event.data.u64() {
-                    DOOR => self.receive(),
+                    LISTENER => self.receive(),
                     number => self.converse(number),
                 }
             }
             self.welcome();
-            let passed = self.attention.look(Instant::now());
+            let passed = self.listening_time.look(Instant::now());
             self.sweep(passed);
         }
     }
 
     fn wait(&mut self, ready: &mut Vec<epoll::Event>) {
         let now = Instant::now();
-        if self.shut.is_some_and(|until| until <= now) {
-            self.shut = None;
-            self.watch_door(EventFlags::IN);
+        if self.paused.is_some_and(|until| until <= now) {
+            self.paused = None;
+            self.watch_listener(EventFlags::IN);
         }
-        let rest = self.shut.map_or(SWEEP, |until| (until - now).min(SWEEP));
+        let rest = self.paused.map_or(SWEEP, |until| (until - now).min(SWEEP));
         let rest = Timespec {
             tv_sec: 0,
             tv_nsec: rest.as_nanos() as i64,
@@ -138,25 +138,30 @@ impl Connections {
         }
     }
 
-    fn watch_door(&self, for_what: EventFlags) {
-        let changed = epoll::modify(&self.events, &self.listener, EventData::new_u64(DOOR), for_what);
+    fn watch_listener(&self, for_what: EventFlags) {
+        let changed = epoll::modify(
+            &self.events,
+            &self.listener,
+            EventData::new_u64(LISTENER),
+            for_what,
+        );
         if let Err(error) = changed {
             log::error!("the manager cannot watch its socket: {error}");
         }
     }
 
-    fn shut_door(&mut self, time: Duration) {
-        self.watch_door(EventFlags::empty());
-        self.shut = Some(Instant::now() + time);
+    fn pause_accepting(&mut self, time: Duration) {
+        self.watch_listener(EventFlags::empty());
+        self.paused = Some(Instant::now() + time);
     }
 
-    /// Takes in those who knock.
+    /// Accepts connections.
     fn receive(&mut self) {
         for _ in 0..AT_ONCE {
             match self.listener.accept() {
                 Ok((stream, _)) => match self.enter(stream) {
                     Ok(true) => {}
-                    Ok(false) => return self.shut_door(TURNED_AWAY),
+                    Ok(false) => return self.pause_accepting(AFTER_REJECTION),
                     // It is gone already, or there was no room for what watching it takes: it comes again.
                     Err(error) => log::debug!("a connection ended before it began: {error}"),
                 },
@@ -172,15 +177,15 @@ impl Connections {
     fn enter(&mut self, stream: UnixStream) -> io::Result<bool> {
         let pid = rustix::net::sockopt::socket_peercred(&stream)?.pid;
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
-        if !self.host.crowd().enter(pid) {
-            self.host.record().doings.crowded += 1;
+        if !self.host.connection_limits().enter(pid) {
+            self.host.statistics().counters.crowded += 1;
             return Ok(false);
         }
         stream.set_nonblocking(true)?;
         self.next += 1;
         let for_what = EventFlags::IN | EventFlags::RDHUP;
         if let Err(error) = epoll::add(&self.events, &stream, EventData::new_u64(self.next), for_what) {
-            self.host.crowd().leave(pid);
+            self.host.connection_limits().leave(pid);
             return Err(error.into());
         }
         let connection = Connection {
@@ -188,7 +193,7 @@ impl Connections {
             lines: Lines::default(),
             pid,
             guest: None,
-            allowance: Allowance::of_messages(),
+            messages: RateLimiter::of_messages(),
             spoke: false,
             quiet: Duration::ZERO,
         };
@@ -207,7 +212,7 @@ impl Connections {
             let _ = push(&stream, &FromManager::Refused { reason });
         }
         self.spare.regain();
-        self.shut_door(SHORTAGE);
+        self.pause_accepting(SHORTAGE);
     }
 
     /// Reads all that a connection has to say.
@@ -222,7 +227,7 @@ impl Connections {
                 None => self.introduce(number, line),
                 Some((id, _)) => {
                     let id = *id;
-                    hear(&self.host, id, &mut connection.allowance, line)
+                    hear(&self.host, id, &mut connection.messages, line)
                 }
             };
             if let Err(end) = said {
@@ -268,7 +273,7 @@ impl Connections {
                 continue;
             }
             // It has hung up meanwhile, or does so now. It stays admitted: its process lives.
-            self.host.record().doings.refused += 1;
+            self.host.statistics().counters.refused += 1;
             if let Some(Err(error)) = told {
                 self.end(number, &End::Left(format!("it cannot be answered: {error}")));
             }
@@ -280,7 +285,7 @@ impl Connections {
         if !passed.missed.is_zero() {
             log::warn!("the manager did not run for {:.1} s", passed.missed.as_secs_f64());
             for connection in self.open.values_mut() {
-                connection.allowance.make_up_for(passed.missed);
+                connection.messages.make_up_for(passed.missed);
             }
         }
         self.listened += passed.listened;
@@ -329,7 +334,7 @@ impl Connections {
         }
         self.host
             .ended(end, connection.guest.map(|(id, _)| id), &connection.stream);
-        self.host.crowd().leave(connection.pid);
+        self.host.connection_limits().leave(connection.pid);
         // Closed for good only where no order is on its way out.
         let _ = epoll::delete(&self.events, &connection.stream);
         let _ = connection.stream.shutdown(std::net::Shutdown::Both);
@@ -340,19 +345,19 @@ impl Connections {
 fn hear(
     host: &Host,
     id: GuestId,
-    allowance: &mut Allowance,
+    messages: &mut RateLimiter,
     line: Result<Line<FromVmm>, LineError>,
 ) -> Result<(), End> {
     match line {
-        Ok(Line::Message(_) | Line::Unknown) if !allowance.take() => {
+        Ok(Line::Message(_) | Line::Unknown) if !messages.take() => {
             Err(End::Offence("it sends more than a guest has to say".to_owned()))
         }
         Ok(Line::Message(FromVmm::Report(report))) => {
-            host.hear(id, report);
+            host.on_report(id, report);
             Ok(())
         }
         Ok(Line::Message(FromVmm::Standing(standing))) => {
-            host.stand(id, standing);
+            host.on_limit_status(id, standing);
             Ok(())
         }
         Ok(Line::Message(FromVmm::Hello(_))) => Err(End::Offence("it introduced itself twice".to_owned())),

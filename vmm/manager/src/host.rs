@@ -1,8 +1,8 @@
-//! The manager at work: the sockets where guests' processes knock, their connections, and the round once a second.
+//! The manager at work: the sockets where guests' processes connect, their connections, and the round once a second.
 //!
 //! Threads: one that listens to all guests (`connections`), one at the socket for pages and one more for each
 //! sharing guest, which serves its pages (`pages`), and the caller's own, which runs the rounds
-//! (`rounds`), and one that writes down who has ended (`keeping`). All meet at the [`Roster`]'s lock, which no thread holds while reading or writing a socket or
+//! (`rounds`), and one that writes down who has ended (`keeping`). All meet at the [`Registry`]'s lock, which no thread holds while reading or writing a socket or
 //! while asking the kernel about processes; a sharing domain has a lock of its own.
 //!
 //! # What a hostile process can do
@@ -18,21 +18,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use allocator::{GuestId, Pages};
 use log::Level;
 
-use super::bell::Bell;
-use super::cgroup::{self, Brake};
+use super::cgroup::{self, MemoryHigh};
+use super::connection_limits::ConnectionLimits;
 use super::connections::Connections;
-use super::doors::listen;
-pub use super::doors::{Doors, HostError, kept_in};
-use super::incidents::{Crowd, Doings, Record, Spread, since_us};
 use super::keeper::Keeper;
 use super::kept::KeptSettings;
 use super::links::Links;
 use super::outgoing::push;
 use super::policy::Settings;
-use super::roster::Roster;
+use super::registry::Registry;
+use super::sockets::listen;
+pub use super::sockets::{HostError, Sockets, kept_in};
 use super::spare;
+use super::statistics::{SocketCounters, Spread, Statistics, since_us};
+use super::trigger::Trigger;
 use levy_protocol::link::{FromManager, Report, Standing};
-use levy_protocol::process_memory::Census;
+use levy_protocol::process_memory::ProcessMemory;
 
 /// The manager of one host. Clones are the same manager.
 #[derive(Debug, Clone)]
@@ -40,19 +41,19 @@ pub struct Host(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    roster: Mutex<Roster>,
+    registry: Mutex<Registry>,
     links: Mutex<Links>,
-    crowd: Mutex<Crowd>,
-    record: Mutex<Record>,
+    connection_limits: Mutex<ConnectionLimits>,
+    statistics: Mutex<Statistics>,
     keeper: Mutex<Keeper>,
     /// Rung when what is kept is out of date.
-    outdated: Bell,
+    write_trigger: Trigger,
     /// Held while a guest is told its limits: it hears the latest last.
     telling: Mutex<()>,
-    doors: Doors,
+    sockets: Sockets,
     closing: AtomicBool,
-    brake: Mutex<Option<Brake>>,
-    bell: Bell,
+    memory_high: Mutex<Option<MemoryHigh>>,
+    round_trigger: Trigger,
 }
 
 /// How a manager begins.
@@ -83,10 +84,10 @@ impl Host {
     ///
     /// # Errors
     /// See [`HostError`].
-    pub fn open(doors: Doors, settings: Settings, backing: Pages) -> Result<Self, HostError> {
+    pub fn open(sockets: Sockets, settings: Settings, backing: Pages) -> Result<Self, HostError> {
         let kept = KeptSettings::default();
         Self::begin(
-            doors,
+            sockets,
             Start {
                 settings,
                 kept,
@@ -99,33 +100,33 @@ impl Host {
     ///
     /// # Errors
     /// See [`HostError`].
-    pub fn begin(doors: Doors, start: Start) -> Result<Self, HostError> {
-        let guests = listen(&doors.guests)?;
-        let pages = listen(&doors.pages)?;
-        let mut roster = Roster::new(start.settings, start.backing);
-        let (keeper, before) = Keeper::open(&doors.kept, start.kept).inspect_err(|_| doors.remove())?;
+    pub fn begin(sockets: Sockets, start: Start) -> Result<Self, HostError> {
+        let guests = listen(&sockets.guests)?;
+        let pages = listen(&sockets.pages)?;
+        let mut registry = Registry::new(start.settings, start.backing);
+        let (keeper, before) = Keeper::open(&sockets.kept, start.kept).inspect_err(|_| sockets.remove())?;
         // What guests hold that are taken back, and what this process does, counts from the beginning.
-        let mut census = Census::default();
-        roster.take_in(&roster.survey().measure(&mut census));
+        let mut process_memory = ProcessMemory::default();
+        registry.take_in(&registry.survey().measure(&mut process_memory));
         if let Some(before) = before {
-            roster.take_back(&before);
-            let survey = roster.survey();
-            roster.take_in(&survey.measure(&mut census));
+            registry.take_back(&before);
+            let survey = registry.survey();
+            registry.take_in(&survey.measure(&mut process_memory));
             let processes = survey.processes.iter();
             cgroup::let_go(&processes.map(|process| process.pid).collect::<Vec<_>>());
         }
         let host = Self(Arc::new(Shared {
-            roster: Mutex::new(roster),
+            registry: Mutex::new(registry),
             links: Mutex::default(),
-            crowd: Mutex::default(),
-            record: Mutex::default(),
+            connection_limits: Mutex::default(),
+            statistics: Mutex::default(),
             keeper: Mutex::new(keeper),
-            outdated: Bell::default(),
+            write_trigger: Trigger::default(),
             telling: Mutex::default(),
-            doors,
+            sockets,
             closing: AtomicBool::new(false),
-            bell: Bell::default(),
-            brake: Mutex::new(None),
+            round_trigger: Trigger::default(),
+            memory_high: Mutex::new(None),
         }));
         host.keep();
         let connections = Connections::new(host.clone(), guests).map_err(HostError::System)?;
@@ -138,36 +139,36 @@ impl Host {
     }
 
     /// The guests and the policy over them. Hold it briefly: every guest's report waits for it.
-    pub fn roster(&self) -> MutexGuard<'_, Roster> {
-        lock(&self.0.roster)
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.0.registry)
     }
 
-    /// Puts all guests, those that are admitted from now on too, into the control group of `brake`, until this is called
+    /// Puts all guests, those that are admitted from now on too, into the control group of `memory_high`, until this is called
     /// with `None`, which removes the group.
-    pub fn brake_with(&self, brake: Option<Brake>) {
-        let processes = self.roster().survey().processes;
-        *lock(&self.0.brake) = brake;
+    pub fn use_cgroup(&self, memory_high: Option<MemoryHigh>) {
+        let processes = self.registry().survey().processes;
+        *lock(&self.0.memory_high) = memory_high;
         for process in processes {
-            self.put_on_brake(process.id, process.pid);
+            self.enter_cgroup(process.id, process.pid);
         }
     }
 
     /// Ends [`Host::run`], closes the sockets and hangs up. Guests run on without a manager and look for the next one.
     pub fn close(&self) {
-        // What is being written is written, and no more is after it: where no door is open the next manager begins, and
+        // What is being written is written, and no more is after it: where no socket is there the next manager begins, and
         // the file is its own.
         let writing = self.keeper();
         if self.0.closing.swap(true, Ordering::SeqCst) {
             return;
         }
         drop(writing);
-        for door in [&self.0.doors.guests, &self.0.doors.pages] {
+        for socket in [&self.0.sockets.guests, &self.0.sockets.pages] {
             // Wakes the thread that listens there; it then sees that it is over.
-            let _ = UnixStream::connect(door);
+            let _ = UnixStream::connect(socket);
         }
-        self.0.doors.remove();
-        self.0.bell.ring();
-        self.0.outdated.ring();
+        self.0.sockets.remove();
+        self.0.round_trigger.fire();
+        self.0.write_trigger.fire();
         self.links().close();
     }
 
@@ -186,44 +187,44 @@ impl Host {
             );
             let _ = stream.shutdown(Shutdown::Both);
             links.ended(id, &stream);
-            self.record().doings.cut_offs += 1;
+            self.statistics().counters.cut_offs += 1;
         }
         sent.is_ok()
     }
 
     /// What has happened at the sockets so far.
-    pub fn doings(&self) -> Doings {
-        self.record().doings
+    pub fn counters(&self) -> SocketCounters {
+        self.statistics().counters
     }
 
     /// How long the latest reports took from being sent to being known here, microseconds.
     pub fn handling(&self) -> Spread {
-        self.record().handling.spread()
+        self.statistics().handling.spread()
     }
 
     /// How many rounds there were; from the begin of one to that of the next, and what each took, microseconds.
     pub fn rounds(&self) -> (u64, Spread, Spread) {
-        let record = self.record();
+        let statistics = self.statistics();
         (
-            record.rounds.count,
-            record.rounds.gaps.spread(),
-            record.rounds.work.spread(),
+            statistics.rounds.count,
+            statistics.rounds.gaps.spread(),
+            statistics.rounds.work.spread(),
         )
     }
 
     /// Whether process `pid` runs a guest that was admitted here.
     pub(super) fn runs_guest(&self, pid: u32) -> bool {
-        let roster = self.roster();
-        let mut guests = roster.guests();
+        let registry = self.registry();
+        let mut guests = registry.guests();
         // The number of a dead one may have gone to another process.
-        guests.any(|(_, seat)| seat.pid == pid && seat.process.dead().is_none())
+        guests.any(|(_, process)| process.pid == pid && process.handle.dead().is_none())
     }
 
     /// Process `pid`, through which a guest may speak, asked at the API.
     pub(super) fn note_intruder(&self, pid: u32) {
-        let mut record = self.record();
-        record.doings.intruders += 1;
-        if record.intrusions.is_due() {
+        let mut statistics = self.statistics();
+        statistics.counters.intruders += 1;
+        if statistics.intrusions.is_due() {
             log::warn!(
                 "process {pid}, which runs a guest, asked at the API; its guest may have taken it over"
             );
@@ -234,51 +235,54 @@ impl Host {
         self.0.closing.load(Ordering::SeqCst)
     }
 
-    pub(super) fn bell(&self) -> &Bell {
-        &self.0.bell
+    pub(super) fn round_trigger(&self) -> &Trigger {
+        &self.0.round_trigger
     }
 
-    /// The brake holds whatever the budget is by now.
-    pub(super) fn set_brake(&self) {
+    /// `memory.high` follows the budget and the limits as they are now.
+    pub(super) fn update_memory_high(&self) {
         let bytes = |pages: Pages| pages.get().saturating_mul(4096);
         let (budget, allowed) = {
-            let roster = self.roster();
-            let allowed = roster.guests();
+            let registry = self.registry();
+            let allowed = registry.guests();
             let allowed = allowed.map(|(member, _)| (member.id, member.given().map(bytes)));
-            (roster.policy().settings().budget, allowed.collect())
+            (registry.policy().settings().budget, allowed.collect())
         };
-        let brake = lock(&self.0.brake);
-        let Some(brake) = &*brake else { return };
-        let followed = brake.follow(bytes(budget));
-        if let Err(error) = followed.and(brake.follow_guests(&allowed)) {
-            log::debug!("{} does not follow the budget: {error}", brake.group().display());
+        let memory_high = lock(&self.0.memory_high);
+        let Some(memory_high) = &*memory_high else { return };
+        let followed = memory_high.follow(bytes(budget));
+        if let Err(error) = followed.and(memory_high.follow_guests(&allowed)) {
+            log::debug!(
+                "{} does not follow the budget: {error}",
+                memory_high.group().display()
+            );
         }
     }
 
-    pub(super) fn put_on_brake(&self, id: GuestId, pid: u32) {
-        if let Some(brake) = &*lock(&self.0.brake)
-            && let Err(error) = brake.take_in(id, pid)
+    pub(super) fn enter_cgroup(&self, id: GuestId, pid: u32) {
+        if let Some(memory_high) = &*lock(&self.0.memory_high)
+            && let Err(error) = memory_high.take_in(id, pid)
         {
-            log::debug!("{id} is not in {}: {error}", brake.group().display());
+            log::debug!("{id} is not in {}: {error}", memory_high.group().display());
         }
     }
 
     /// Takes in a report.
-    pub(super) fn hear(&self, id: GuestId, report: Report) {
+    pub(super) fn on_report(&self, id: GuestId, report: Report) {
         let sent_us = report.sent_us;
-        self.roster().hear(id, report);
-        let mut record = self.record();
-        record.doings.reports += 1;
+        self.registry().on_report(id, report);
+        let mut statistics = self.statistics();
+        statistics.counters.reports += 1;
         // The sender's word: what lies in the future, or was never filled in, is none.
         if let Some(micros) = since_us(sent_us) {
-            record.handling.note(micros);
+            statistics.handling.note(micros);
         }
     }
 
     /// Takes in how a guest stands with its limit.
-    pub(super) fn stand(&self, id: GuestId, standing: Standing) {
-        if self.roster().stand(id, standing) {
-            self.0.bell.ring();
+    pub(super) fn on_limit_status(&self, id: GuestId, standing: Standing) {
+        if self.registry().on_limit_status(id, standing) {
+            self.0.round_trigger.fire();
         }
     }
 
@@ -287,7 +291,7 @@ impl Host {
         let Some(id) = id else {
             if let End::Refused(reason) = end {
                 self.say(Level::Info, format_args!("a guest was refused: {reason}"));
-                self.record().doings.refused += 1;
+                self.statistics().counters.refused += 1;
                 let reason = reason.clone();
                 // It may be gone already, and then hears nothing.
                 let _ = push(stream, &FromManager::Refused { reason });
@@ -297,28 +301,28 @@ impl Host {
         if matches!(end, End::Offence(_)) {
             self.cut_off(id);
         }
-        let mut roster = self.roster();
+        let mut registry = self.registry();
         if self.links().ended(id, stream)
-            && let Some(seat) = roster.seat_mut(id)
+            && let Some(process) = registry.process_mut(id)
         {
-            seat.connected = false;
+            process.connected = false;
         }
     }
 
     /// Ends both connections of a guest whose process broke the rules, and keeps it out for a while.
     pub(super) fn cut_off(&self, id: GuestId) {
-        if let Some(seat) = self.roster().seat_mut(id) {
-            seat.conduct.offend();
+        if let Some(process) = self.registry().process_mut(id) {
+            process.penalty.offend();
         }
-        self.record().doings.cut_offs += 1;
+        self.statistics().counters.cut_offs += 1;
         self.links().cut(id);
     }
 
     /// The system refuses what serving one more guest takes.
     pub(super) fn starved(&self, what: &str, error: &std::io::Error) {
-        let mut record = self.record();
-        record.doings.starved += 1;
-        if record.shortages.is_due() {
+        let mut statistics = self.statistics();
+        statistics.counters.starved += 1;
+        if statistics.shortages.is_due() {
             log::warn!("{what}: {}", spare::reason(error));
         }
     }
@@ -331,20 +335,20 @@ impl Host {
         lock(&self.0.keeper)
     }
 
-    pub(super) fn outdated(&self) -> &Bell {
-        &self.0.outdated
+    pub(super) fn write_trigger(&self) -> &Trigger {
+        &self.0.write_trigger
     }
 
     pub(super) fn telling(&self) -> MutexGuard<'_, ()> {
         lock(&self.0.telling)
     }
 
-    pub(super) fn crowd(&self) -> MutexGuard<'_, Crowd> {
-        lock(&self.0.crowd)
+    pub(super) fn connection_limits(&self) -> MutexGuard<'_, ConnectionLimits> {
+        lock(&self.0.connection_limits)
     }
 
-    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
-        lock(&self.0.record)
+    pub(super) fn statistics(&self) -> MutexGuard<'_, Statistics> {
+        lock(&self.0.statistics)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::doors::HostError;
 use super::kept::{self, Kept, KeptError, KeptGuest, KeptSettings};
+use super::sockets::HostError;
 use levy_protocol::link::GroupLimits;
 
 /// Writes the file. See [`super::kept`].

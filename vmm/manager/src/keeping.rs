@@ -5,7 +5,7 @@
 
 use super::host::Host;
 use super::kept::KeptSettings;
-use super::roster::Roster;
+use super::registry::Registry;
 
 impl Host {
     /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on;
@@ -17,7 +17,7 @@ impl Host {
         if self.is_closing() {
             return false;
         }
-        let (groups, guests) = self.roster().kept();
+        let (groups, guests) = self.registry().kept();
         keeper.write(groups, guests);
         true
     }
@@ -30,10 +30,10 @@ impl Host {
     pub fn change_settings<E>(
         &self,
         change: KeptSettings,
-        apply: impl FnOnce(&mut Roster) -> Result<(), E>,
+        apply: impl FnOnce(&mut Registry) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut keeper = self.keeper();
-        apply(&mut self.roster())?;
+        apply(&mut self.registry())?;
         keeper.change(change);
         drop(keeper);
         self.keep();
@@ -48,7 +48,7 @@ impl Host {
     /// Writes down what has changed, each time that it has, until the manager closes.
     pub(super) fn keep_when_outdated(&self) {
         while !self.is_closing() {
-            self.outdated().hear();
+            self.write_trigger().wait();
             self.keep();
         }
     }
@@ -66,7 +66,7 @@ mod tests {
     use page_share::GuestProcess;
 
     use super::*;
-    use crate::host::{Doors, HostError};
+    use crate::host::{HostError, Sockets};
     use crate::kept::Kept;
     use crate::policy::Settings;
     use levy_protocol::link::Hello;
@@ -78,11 +78,11 @@ mod tests {
     }
 
     fn host(dir: &Path) -> Host {
-        Host::open(Doors::in_dir(dir), settings(), Pages::from_mib(4096)).unwrap()
+        Host::open(Sockets::in_dir(dir), settings(), Pages::from_mib(4096)).unwrap()
     }
 
     fn guests_kept(dir: &Path) -> usize {
-        let kept = Kept::read(&Doors::in_dir(dir).kept).unwrap();
+        let kept = Kept::read(&Sockets::in_dir(dir).kept).unwrap();
         kept.unwrap().guests.len()
     }
 
@@ -90,7 +90,7 @@ mod tests {
     fn admit(host: &Host, process: &Child) {
         let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
         let process = GuestProcess::of_child(process.id()).unwrap();
-        host.roster().admit(&hello, process).unwrap();
+        host.registry().admit(&hello, process).unwrap();
     }
 
     fn child() -> Child {
@@ -114,26 +114,26 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_closes_its_doors_after_its_last_write() {
+    fn a_manager_closes_its_sockets_after_its_last_write() {
         let dir = tempfile::tempdir().unwrap();
         let host = host(dir.path());
-        let door = Doors::in_dir(dir.path()).guests;
+        let socket = Sockets::in_dir(dir.path()).guests;
         let writing = host.keeper();
         let closer = host.clone();
         let closing = std::thread::spawn(move || closer.close());
-        // As long as a door lets it know that it is too late.
+        // As long as a socket lets it know that it is too late.
         std::thread::sleep(Duration::from_millis(600));
         assert!(
-            UnixStream::connect(&door).is_ok(),
+            UnixStream::connect(&socket).is_ok(),
             "no other manager may begin yet"
         );
         drop(writing);
         closing.join().unwrap();
-        assert!(UnixStream::connect(&door).is_err());
+        assert!(UnixStream::connect(&socket).is_err());
     }
 
     #[test]
-    fn the_dead_are_buried_while_the_disk_does_not_answer() {
+    fn the_dead_are_removed_while_the_disk_does_not_answer() {
         let dir = tempfile::tempdir().unwrap();
         let (host, mut guest) = (host(dir.path()), child());
         admit(&host, &guest);
@@ -144,11 +144,14 @@ mod tests {
         let (done, is_done) = channel();
         let burier = host.clone();
         std::thread::spawn(move || {
-            burier.bury_the_dead();
+            burier.remove_the_dead();
             let _ = done.send(());
         });
         is_done.recv_timeout(PATIENCE).expect("it waits for no disk");
-        assert_eq!((host.roster().guests().count(), guests_kept(dir.path())), (0, 1));
+        assert_eq!(
+            (host.registry().guests().count(), guests_kept(dir.path())),
+            (0, 1)
+        );
         drop(writing);
         let began = Instant::now();
         while guests_kept(dir.path()) > 0 {
@@ -168,8 +171,8 @@ mod tests {
                 ..KeptSettings::default()
             };
             let pages = Pages::from_mib(mib);
-            (change, move |roster: &mut Roster| {
-                roster.set(Settings::new(pages))
+            (change, move |registry: &mut Registry| {
+                registry.set(Settings::new(pages))
             })
         };
         std::thread::scope(|scope| {
@@ -178,8 +181,8 @@ mod tests {
                 scope.spawn(move || host.change_settings(change, apply).unwrap());
             }
         });
-        let holds = host.roster().policy().settings().budget;
-        let kept = Kept::read(&Doors::in_dir(dir.path()).kept).unwrap().unwrap();
+        let holds = host.registry().policy().settings().budget;
+        let kept = Kept::read(&Sockets::in_dir(dir.path()).kept).unwrap().unwrap();
         assert_eq!(kept.settings.budget_bytes, Some(holds.get() * 4096));
         host.close();
     }
@@ -189,17 +192,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plain = dir.path().join("plain");
         std::fs::write(&plain, "").unwrap();
-        let doors = Doors {
+        let sockets = Sockets {
             kept: plain.join("kept.json"),
-            ..Doors::in_dir(dir.path())
+            ..Sockets::in_dir(dir.path())
         };
-        let error = Host::open(doors.clone(), settings(), Pages::ZERO).unwrap_err();
+        let error = Host::open(sockets.clone(), settings(), Pages::ZERO).unwrap_err();
         assert!(matches!(error, HostError::Kept { .. }), "{error:?}");
         let text = error.to_string();
         assert!(
             text.contains("plain/kept.json") && text.contains("remove"),
             "{text}"
         );
-        assert!(!doors.guests.exists() && !doors.pages.exists());
+        assert!(!sockets.guests.exists() && !sockets.pages.exists());
     }
 }

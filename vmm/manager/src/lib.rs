@@ -5,17 +5,17 @@
 //! # Nouns
 //! | question | where |
 //! |---|---|
-//! | who is here, and what was promised? | [`roster`], [`groups`]; for the next manager `keeping`, [`kept`] |
-//! | who says what, and is told what? | `connections`, `admission`, `pages`, `links`; how they behave, [`incidents`] |
+//! | who is here, and what was promised? | [`registry`], [`groups`]; for the next manager `keeping`, [`kept`] |
+//! | who says what, and is told what? | `connections`, `admission`, `pages`, `links`; what they may send, `rate_limiter`, `connection_limits`, [`penalty`] |
 //! | what does the machine say? | [`survey`], [`budget`], [`cgroup`] |
 //! | who should hold how much? | [`policy`], [`limiter`], [`member`]; pools, `pool_room`; when that is asked, `rounds` |
 //! | what do people see? | [`picture`], [`api`] |
 //!
 //! - [`host::Host`]: the manager at work: sockets, threads, the round.
-//! - [`roster::Roster`]: the registry of admitted guests: process, limits, sharing domain.
+//! - [`registry::Registry`]: the registry of admitted guests: process, limits, sharing domain.
 //! - [`member::Member`]: one guest as the policy sees it; [`policy::Policy`]: one round, values in, orders out;
 //!   `limiter::Limiter`: who may hold how much now.
-//! - [`budget`], [`cgroup`], [`groups`]: what may be spent, the kernel's brake, guests that claim memory together.
+//! - [`budget`], [`cgroup`], [`groups`]: what may be spent, the kernel's `memory.high`, guests that claim memory together.
 //! - [`backing()`]: what may be promised as swap.
 //! - [`api`]: the HTTP API.
 //!
@@ -28,37 +28,40 @@
 
 mod admission;
 pub mod api;
-mod attention;
 mod backing;
-mod bell;
 pub mod budget;
 pub mod cgroup;
+mod connection_limits;
 mod connections;
 mod deal;
-mod doors;
 pub mod groups;
+mod guest_process;
 pub mod host;
-pub mod incidents;
 mod keeper;
 mod keeping;
 pub mod kept;
 mod limit;
 pub mod limiter;
 mod links;
+mod listening_time;
 pub mod member;
 mod names;
 mod outgoing;
 mod pages;
 mod peer_lines;
+pub mod penalty;
 pub mod picture;
 pub mod policy;
 mod pool_room;
+mod rate_limiter;
 mod refusal;
-pub mod roster;
+pub mod registry;
 mod rounds;
-mod seat;
+mod sent_orders;
+mod sockets;
 mod spare;
+pub mod statistics;
 pub mod survey;
-mod told;
+mod trigger;
 
 pub use backing::backing;

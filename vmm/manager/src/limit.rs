@@ -67,7 +67,7 @@ impl Limit {
     }
 
     /// Takes in which limit holds by its own word. Up to `own`, its minimum, it may have raised the limit itself.
-    pub(super) fn hear(&mut self, said: Pages, own: Pages) {
+    pub(super) fn on_reported(&mut self, said: Pages, own: Pages) {
         if let Some(sent) = self.sent {
             self.ceiling = said.min(self.ceiling.max(own)).max(sent);
         }
@@ -139,7 +139,7 @@ mod tests {
             "before its first limit it may hold what it does"
         );
         limit.send(mib(100));
-        limit.hear(mib(100), mib(16));
+        limit.on_reported(mib(100), mib(16));
         limit
     }
 
@@ -147,19 +147,19 @@ mod tests {
     fn a_process_is_never_believed_a_higher_limit_than_it_was_given() {
         let mut limit = given();
         for said in [mib(101), mib(500), Pages::new(1 << 40), Pages::new(u64::MAX)] {
-            limit.hear(said, mib(16));
+            limit.on_reported(said, mib(16));
             limit.pass(mib(50), Voice::Speaks, SECOND);
             assert_eq!(limit.allowed(), mib(100));
         }
         // Nor before it was given any.
         let mut new = Limit::default();
-        new.hear(Pages::new(1 << 40), mib(16));
+        new.on_reported(Pages::new(1 << 40), mib(16));
         new.pass(mib(5), Voice::Speaks, SECOND);
         assert_eq!(new.allowed(), mib(5));
         // Up to its minimum it may help itself.
         limit.send(mib(10));
-        limit.hear(mib(10), mib(16));
-        limit.hear(mib(30), mib(16));
+        limit.on_reported(mib(10), mib(16));
+        limit.on_reported(mib(30), mib(16));
         limit.pass(mib(5), Voice::Speaks, SECOND);
         assert_eq!(limit.allowed(), mib(16));
     }
@@ -171,7 +171,7 @@ mod tests {
         limit.send(mib(60));
         limit.pass(mib(95), Voice::Speaks, SECOND);
         assert_eq!((limit.allowed(), limit.overrun(mib(95))), (mib(100), Pages::ZERO));
-        limit.hear(mib(60), mib(16));
+        limit.on_reported(mib(60), mib(16));
         for held in [90, 80, 70] {
             limit.pass(mib(held), Voice::Speaks, SECOND);
             assert_eq!(
@@ -208,7 +208,7 @@ mod tests {
     fn a_process_that_comes_no_closer_to_its_limit_is_stuck() {
         let mut limit = given();
         limit.send(mib(50));
-        limit.hear(mib(50), mib(16));
+        limit.on_reported(mib(50), mib(16));
         for (held, stuck) in [(90, false), (80, false), (80, false), (80, true), (70, false)] {
             limit.pass(mib(held), Voice::Speaks, SECOND);
             assert_eq!(limit.is_stuck(), stuck, "{held}");

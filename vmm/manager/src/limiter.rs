@@ -104,11 +104,11 @@ impl Limiter<'_> {
     /// Every member's limit.
     pub(super) fn grant(&self, members: &[Member]) -> (BTreeMap<GuestId, Grant>, Granted) {
         let mut places: Vec<Place> = members.iter().map(|member| self.place(member)).collect();
-        let crowds = self.crowds(&places);
-        self.wish(&mut places, &crowds);
+        let capped = self.capped(&places);
+        self.wish(&mut places, &capped);
         let meant: u64 = places.iter().map(|place| place.rise.all()).sum();
-        for crowd in &crowds {
-            allow(&mut places, &crowd.members, crowd.most);
+        for group in &capped {
+            allow(&mut places, &group.members, group.most);
         }
         let all: Vec<usize> = (0..places.len()).collect();
         allow(&mut places, &all, self.spendable());
@@ -168,30 +168,30 @@ impl Limiter<'_> {
     }
 
     /// The groups that have a max, with the members of each and what these may hold together, processes included.
-    fn crowds(&self, places: &[Place]) -> Vec<Crowd> {
+    fn capped(&self, places: &[Place]) -> Vec<CappedGroup> {
         let mut members = BTreeMap::<GroupId, Vec<usize>>::new();
         for (index, place) in places.iter().enumerate() {
             if let Some(id) = place.group {
                 members.entry(id).or_default().push(index);
             }
         }
-        let crowd = |(id, members): (GroupId, Vec<usize>)| {
+        let group = |(id, members): (GroupId, Vec<usize>)| {
             let overhead: u64 = members.iter().map(|&index| places[index].overhead).sum();
             let max = self.max(id).unwrap_or(Pages::LIMIT);
             let most = max.get() + overhead;
-            Crowd { members, most }
+            CappedGroup { members, most }
         };
-        members.into_iter().map(crowd).collect()
+        members.into_iter().map(group).collect()
     }
 
     /// Sets the limits to aim for, and by how much these rise.
-    fn wish(&self, places: &mut [Place], crowds: &[Crowd]) {
+    fn wish(&self, places: &mut [Place], capped: &[CappedGroup]) {
         for place in &mut *places {
             place.wish = place.held - place.overrun + place.short;
         }
-        for crowd in crowds {
-            let excess = crowd.wish(places).saturating_sub(crowd.most);
-            cut(places, &crowd.members, excess);
+        for group in capped {
+            let excess = group.wish(places).saturating_sub(group.most);
+            cut(places, &group.members, excess);
         }
         let wished: u64 = places.iter().map(|place| place.wish).sum();
         let taken: u64 = places.iter().map(|place| place.held + place.short).sum();
@@ -199,7 +199,7 @@ impl Limiter<'_> {
             Some(free) => {
                 let waits = |place: &Place| place.weight >= WAITING;
                 let kept = if places.iter().any(waits) { 0 } else { free / KEPT };
-                share(places, crowds, free - kept);
+                share(places, capped, free - kept);
             }
             None => cut_all(places, wished.saturating_sub(self.spendable())),
         }
@@ -214,12 +214,12 @@ impl Limiter<'_> {
 
 /// The members of a group that has a max.
 #[derive(Debug)]
-struct Crowd {
+struct CappedGroup {
     members: Vec<usize>,
     most: u64,
 }
 
-impl Crowd {
+impl CappedGroup {
     fn wish(&self, places: &[Place]) -> u64 {
         self.members.iter().map(|&index| places[index].wish).sum()
     }
@@ -257,31 +257,31 @@ impl Rise {
 
 /// Hands `free` out by weight; what one cannot use goes to the others. A group gets as much as its members would, up to
 /// its max, and divides that in the same way.
-fn share(places: &mut [Place], crowds: &[Crowd], free: u64) {
+fn share(places: &mut [Place], capped: &[CappedGroup], free: u64) {
     let alone = (0..places.len()).filter(|&index| places[index].group.is_none());
     let alone: Vec<usize> = alone.collect();
-    let group = |crowd: &Crowd| {
-        let heaps = crowd.members.iter().map(|&index| places[index].heap());
+    let group = |group: &CappedGroup| {
+        let heaps = group.members.iter().map(|&index| places[index].heap());
         let sum = heaps.filter(|heap| heap.weight > 0);
         let sum = sum.fold(Heap::default(), |sum, heap| Heap {
             weight: sum.weight + heap.weight,
             room: sum.room.saturating_add(heap.room),
         });
-        let room = crowd.most.saturating_sub(crowd.wish(places));
+        let room = group.most.saturating_sub(group.wish(places));
         Heap {
             room: sum.room.min(room),
             ..sum
         }
     };
     let mut heaps: Vec<Heap> = alone.iter().map(|&index| places[index].heap()).collect();
-    heaps.extend(crowds.iter().map(group));
+    heaps.extend(capped.iter().map(group));
     let dealt = deal(&heaps, free);
     for (&index, more) in alone.iter().zip(&dealt) {
         places[index].wish += more;
     }
-    for (crowd, more) in crowds.iter().zip(&dealt[alone.len()..]) {
-        let heaps: Vec<Heap> = crowd.members.iter().map(|&index| places[index].heap()).collect();
-        for (&index, more) in crowd.members.iter().zip(deal(&heaps, *more)) {
+    for (group, more) in capped.iter().zip(&dealt[alone.len()..]) {
+        let heaps: Vec<Heap> = group.members.iter().map(|&index| places[index].heap()).collect();
+        for (&index, more) in group.members.iter().zip(deal(&heaps, *more)) {
             places[index].wish += more;
         }
     }

@@ -144,7 +144,7 @@ impl Member {
 
     /// Takes in what the guest's process reports now, and says whether that can be true: a guest has no more pages than
     /// its size. A process that counts backwards has restarted its engine or lies; either way its counters begin anew.
-    pub fn hear(&mut self, report: Report) -> bool {
+    pub fn on_report(&mut self, report: Report) -> bool {
         if !is_possible(&report.pages, self.limits.max) {
             return false;
         }
@@ -261,11 +261,12 @@ impl Member {
     }
 
     /// Takes in what the guest's process says about its limit.
-    pub fn stand(&mut self, standing: Standing) {
+    pub fn on_limit_status(&mut self, standing: Standing) {
         self.standing = standing;
         if let Some(bytes) = standing.limit_bytes {
             let own = self.limits.min.less(self.shared()) + self.overhead();
-            self.limit.hear(Pages::new(bytes / 4096) + self.uncounted, own);
+            self.limit
+                .on_reported(Pages::new(bytes / 4096) + self.uncounted, own);
         }
     }
 

@@ -8,10 +8,10 @@ use page_share::GuestProcess;
 
 use super::host::{Host, with_sources};
 
-/// Rest of the door after it has turned a process away: knocking without end costs little.
-const TURNED_AWAY: Duration = Duration::from_millis(1);
+/// Delay after rejecting a connection, so that a reconnect loop stays cheap.
+const AFTER_REJECTION: Duration = Duration::from_millis(1);
 
-/// Rest of the door where the system has no descriptor or no thread for one more connection.
+/// Delay where the system has no descriptor or no thread for one more connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// Stack of a thread that serves a guest.
@@ -46,19 +46,19 @@ impl Host {
             }
         };
         let pid = process.pid();
-        if !self.crowd().enter(pid) {
-            self.record().doings.crowded += 1;
-            return std::thread::sleep(TURNED_AWAY);
+        if !self.connection_limits().enter(pid) {
+            self.statistics().counters.crowded += 1;
+            return std::thread::sleep(AFTER_REJECTION);
         }
         let host = self.clone();
         let body = move || {
             host.serve_pages(stream, &process);
-            host.crowd().leave(pid);
+            host.connection_limits().leave(pid);
         };
         let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK);
         // Dropped with what it was to do, the connection ends, and the guest's process comes again.
         if let Err(error) = thread.spawn(body) {
-            self.crowd().leave(pid);
+            self.connection_limits().leave(pid);
             self.starved("no thread for a guest's pages", &error);
             std::thread::sleep(SHORTAGE);
         }
@@ -66,7 +66,7 @@ impl Host {
 
     /// One guest's page connection: its process must have been admitted before.
     fn serve_pages(&self, stream: UnixStream, process: &GuestProcess) {
-        let found = self.roster().peer(process);
+        let found = self.registry().peer(process);
         let Some((id, domain, peer)) = found else {
             self.say(
                 Level::Warn,

@@ -39,7 +39,7 @@ impl PeerLines {
 impl Host {
     /// Logs a line about a guest's process, if there were not too many.
     pub(super) fn say(&self, level: Level, line: fmt::Arguments<'_>) {
-        let admitted = self.record().peer_lines.admit(Instant::now());
+        let admitted = self.statistics().peer_lines.admit(Instant::now());
         let Some(missed) = admitted else { return };
         if missed > 0 {
             log::warn!("{missed} more messages about guests' processes were left out");

@@ -9,7 +9,7 @@ use super::groups::Groups;
 use super::member::Member;
 use super::names::Names;
 use super::policy::{Round, Settings, Spent};
-use super::roster::{Roster, Seat};
+use super::registry::{ManagedProcess, Registry};
 
 /// All that the API shows of guests.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Picture {
     /// Of that, pools of managers that are gone.
     pub old_pools: Pages,
     /// All guests, in the order of admission.
-    pub guests: Vec<(Member, Seat)>,
+    pub guests: Vec<(Member, ManagedProcess)>,
     /// The groups.
     pub groups: Groups,
     /// The sharing domains.
@@ -39,26 +39,26 @@ pub struct Picture {
 }
 
 impl Picture {
-    pub(super) fn of(roster: &Roster) -> Self {
-        let guests = roster.guests();
-        let round = roster.last_round().map(|round| Round {
+    pub(super) fn of(registry: &Registry) -> Self {
+        let guests = registry.guests();
+        let round = registry.last_round().map(|round| Round {
             orders: Default::default(),
             ..*round
         });
         Self {
-            settings: *roster.policy().settings(),
-            goal: roster.policy().goal(),
+            settings: *registry.policy().settings(),
+            goal: registry.policy().goal(),
             round,
-            spent: roster.spent(),
-            old_pools: roster.old_pools(),
+            spent: registry.spent(),
+            old_pools: registry.old_pools(),
             guests: guests
-                .map(|(member, seat)| (member.clone(), seat.clone()))
+                .map(|(member, process)| (member.clone(), process.clone()))
                 .collect(),
-            groups: roster.groups().clone(),
-            domains: roster.domains().clone(),
-            plan: roster.policy().plan().clone(),
-            fleet: roster.fleet().ok(),
-            names: roster.names(),
+            groups: registry.groups().clone(),
+            domains: registry.domains().clone(),
+            plan: registry.policy().plan().clone(),
+            fleet: registry.fleet().ok(),
+            names: registry.names(),
         }
     }
 }

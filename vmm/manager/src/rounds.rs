@@ -8,9 +8,9 @@ use page_share::{Dead, LocalManager};
 
 use super::host::Host;
 use super::policy::Round;
-use super::told::Told;
+use super::sent_orders::SentOrders;
 use levy_protocol::link::{FromManager, Orders};
-use levy_protocol::process_memory::Census;
+use levy_protocol::process_memory::ProcessMemory;
 
 /// Shortest time between two rounds.
 const QUICK: Duration = Duration::from_millis(20);
@@ -64,52 +64,59 @@ impl Host {
     /// Runs rounds until [`Host::close`].
     pub fn run(&self) {
         let mut pace = Pace::new(Instant::now());
-        let (mut told, mut census) = (Told::default(), Census::default());
+        let (mut sent_orders, mut process_memory) = (SentOrders::default(), ProcessMemory::default());
         while !self.is_closing() {
-            self.bell().wait(pace.last + pace.soonest, pace.last + pace.next);
+            self.round_trigger()
+                .wait_between(pace.last + pace.soonest, pace.last + pace.next);
             let (began, cpu) = (Instant::now(), thread_cpu());
             let gap = pace.begin(began);
-            self.bury_the_dead();
-            self.set_brake();
+            self.remove_the_dead();
+            self.update_memory_high();
             let elapsed = gap.min(LONGEST_ROUND);
-            self.count(elapsed, &mut census);
-            let next = self.round(elapsed, &mut told).unwrap_or_else(|error| {
+            self.count(elapsed, &mut process_memory);
+            let next = self.round(elapsed, &mut sent_orders).unwrap_or_else(|error| {
                 log::error!("no plan this second, the last orders stay: {error}");
                 AGAIN
             });
             pace.end(thread_cpu().saturating_sub(cpu), next);
-            self.record().rounds.note(gap, began.elapsed());
+            self.statistics().rounds.note(gap, began.elapsed());
         }
     }
 
-    /// Counts what is held. Asking the kernel about a thousand processes takes long enough to do it without the roster's
+    /// Counts what is held. Asking the kernel about a thousand processes takes long enough to do it without the registry's
     /// lock.
-    fn count(&self, elapsed: Duration, census: &mut Census) {
-        census.pass(elapsed);
-        let survey = self.roster().survey();
-        let measured = survey.measure(census);
-        self.roster().take_in(&measured);
+    fn count(&self, elapsed: Duration, process_memory: &mut ProcessMemory) {
+        process_memory.pass(elapsed);
+        let survey = self.registry().survey();
+        let measured = survey.measure(process_memory);
+        self.registry().take_in(&measured);
     }
 
     /// One round; returns when the next one is due.
-    fn round(&self, elapsed: Duration, told: &mut Told) -> Result<Duration, allocator::FleetError> {
+    fn round(
+        &self,
+        elapsed: Duration,
+        sent_orders: &mut SentOrders,
+    ) -> Result<Duration, allocator::FleetError> {
         let (next, orders, (pools, old_pools), domains) = {
-            let mut roster = self.roster();
-            let Round { next, pools, .. } = *roster.round(elapsed)?;
+            let mut registry = self.registry();
+            let Round { next, pools, .. } = *registry.round(elapsed)?;
             // A guest that waits is answered, whatever the answer.
-            for (member, _) in roster.guests().filter(|(member, _)| member.waits()) {
-                told.forget(member.id);
+            for (member, _) in registry.guests().filter(|(member, _)| member.waits()) {
+                sent_orders.forget(member.id);
             }
-            let orders = roster.guests().map(|(member, seat)| (member.id, seat.orders));
+            let orders = registry
+                .guests()
+                .map(|(member, process)| (member.id, process.orders));
             let orders: BTreeMap<GuestId, Orders> = orders.collect();
-            let domains: Vec<LocalManager> = roster.domains().values().cloned().collect();
-            (next, orders, (pools, roster.old_pools()), domains)
+            let domains: Vec<LocalManager> = registry.domains().values().cloned().collect();
+            (next, orders, (pools, registry.old_pools()), domains)
         };
         pools.divide(&domains, old_pools);
-        told.keep(|id| orders.contains_key(&id));
+        sent_orders.keep(|id| orders.contains_key(&id));
         for (id, orders) in orders {
-            if told.is_news(id, &orders) && self.tell(id, &FromManager::Orders(orders)) {
-                told.tell(id, orders);
+            if sent_orders.is_news(id, &orders) && self.tell(id, &FromManager::Orders(orders)) {
+                sent_orders.sent(id, orders);
             }
         }
         Ok(next)
@@ -117,25 +124,25 @@ impl Host {
 
     /// A closed connection releases nothing; a dead process does. Looks for those again, too, that could not be looked at
     /// when the manager began.
-    pub(super) fn bury_the_dead(&self) {
+    pub(super) fn remove_the_dead(&self) {
         let (changed, back) = {
-            let mut roster = self.roster();
-            let dead: Vec<(GuestId, Dead)> = roster
+            let mut registry = self.registry();
+            let dead: Vec<(GuestId, Dead)> = registry
                 .guests()
-                .filter_map(|(member, seat)| Some((member.id, seat.process.dead()?)))
+                .filter_map(|(member, process)| Some((member.id, process.handle.dead()?)))
                 .collect();
             for (id, dead) in &dead {
-                roster.bury(dead);
+                registry.remove_dead(dead);
                 self.links().remove(*id);
             }
-            let (known, back) = roster.watch_again();
+            let (known, back) = registry.watch_again();
             (known || !dead.is_empty(), back)
         };
         for (id, pid) in back {
-            self.put_on_brake(id, pid);
+            self.enter_cgroup(id, pid);
         }
         if changed {
-            self.outdated().ring();
+            self.write_trigger().fire();
         }
     }
 }

@@ -7,7 +7,7 @@ use page_share::LocalManager;
 
 use super::groups::whole_pages;
 use levy_protocol::link::OldPool;
-use levy_protocol::process_memory::{self, Census, Counted, Held};
+use levy_protocol::process_memory::{self, Counted, Held, ProcessMemory};
 
 /// Whom to ask about.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Surveyed {
 /// What was found.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// What each guest's process costs. One that has just died is left out: its last count holds until it is buried.
+    /// What each guest's process costs. One that has just died is left out: its last count holds until it is removed.
     pub(super) counted: Vec<(GuestId, Counted)>,
     /// Pools of common copies, each page once.
     pub(super) pools: Pages,
@@ -43,10 +43,11 @@ pub struct Measured {
 }
 
 impl Survey {
-    /// Asks; `census` knows what of it is due.
-    pub fn measure(&self, census: &mut Census) -> Measured {
+    /// Asks; `process_memory` knows what of it is due.
+    pub fn measure(&self, process_memory: &mut ProcessMemory) -> Measured {
         let processes = self.processes.iter();
-        let counted = processes.filter_map(|process| Some((process.id, census.of(process.pid).ok()?)));
+        let counted =
+            processes.filter_map(|process| Some((process.id, process_memory.of(process.pid).ok()?)));
         let pools = self
             .domains
             .iter()

@@ -18,7 +18,7 @@ use super::{Engine, OwnThread};
 use levy_protocol::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, OldPool, Orders, PageCounts, Report, now_us,
 };
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
@@ -158,7 +158,7 @@ struct Shift {
 
 impl Shift {
     /// Attends to the guest under one manager after the other until it leaves.
-    fn serve(mut self, mut link: Link, doors: &Doors) {
+    fn serve(mut self, mut link: Link, doors: &Sockets) {
         while let Some(reason) = self.attend(link) {
             log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
             self.alone();
@@ -178,7 +178,7 @@ impl Shift {
 
     /// Looks for a manager until one takes the guest, or it leaves. One that refuses it may come to other thoughts, or be
     /// replaced.
-    fn find(&mut self, doors: &Doors) -> Option<Link> {
+    fn find(&mut self, doors: &Sockets) -> Option<Link> {
         let mut said = None;
         loop {
             thread::sleep(drawn(RETRY));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, OLDEST};
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 
 /// How long the manager may take to admit a guest.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub enum AttendError {
 /// A guest that was admitted.
 #[derive(Debug)]
 pub struct Introduction {
-    pub(super) doors: Doors,
+    pub(super) doors: Sockets,
     pub(super) hello: Hello,
     pub(super) link: Link,
 }
@@ -65,14 +65,14 @@ impl Introduction {
     /// # Errors
     /// See [`AttendError`].
     pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
-        let doors = Doors::in_dir(dir);
+        let doors = Sockets::in_dir(dir);
         let link = introduce(&doors, &hello)?;
         Ok(Self { doors, hello, link })
     }
 }
 
 /// Introduces the guest in the newest version that both sides speak.
-pub(super) fn introduce(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+pub(super) fn introduce(doors: &Sockets, hello: &Hello) -> Result<Link, AttendError> {
     match introduce_as(doors, hello) {
         Err(AttendError::Refused(reason)) if is_before_negotiation(hello, &reason) => {
             introduce_as(doors, &hello.in_version(OLDEST))
@@ -86,7 +86,7 @@ fn is_before_negotiation(hello: &Hello, reason: &str) -> bool {
     hello.oldest == Some(OLDEST) && reason.contains("`oldest`")
 }
 
-fn introduce_as(doors: &Doors, hello: &Hello) -> Result<Link, AttendError> {
+fn introduce_as(doors: &Sockets, hello: &Hello) -> Result<Link, AttendError> {
     let absent = |source| AttendError::Absent {
         path: doors.guests.clone(),
         source,
@@ -129,7 +129,7 @@ mod tests {
     /// Answers each line of `answers` to one introduction, and returns what was said to it.
     fn answered(answers: &'static [&'static str]) -> (Result<(), String>, Vec<serde_json::Value>) {
         let dir = tempfile::tempdir().unwrap();
-        let doors = Doors::in_dir(dir.path());
+        let doors = Sockets::in_dir(dir.path());
         let listener = UnixListener::bind(&doors.guests).unwrap();
         let manager = std::thread::spawn(move || {
             let answer = |answer: &&str| {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use levy_member::{Attendant, Duties, Engine, Introduction, PlainMemory};
 use levy_protocol::link::Hello;
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use page_share::{AnonymousMemory, Gfn};
 
 const PAGES: u32 = 16;
@@ -28,7 +28,7 @@ impl Duties for Idle {
 
 /// A manager that takes one guest and listens until that hangs up.
 fn manager(dir: &Path) -> JoinHandle<()> {
-    let listener = UnixListener::bind(Doors::in_dir(dir).guests).unwrap();
+    let listener = UnixListener::bind(Sockets::in_dir(dir).guests).unwrap();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut heard = BufReader::new(stream.try_clone().unwrap()).lines();

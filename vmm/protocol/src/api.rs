@@ -37,7 +37,7 @@ pub struct HostView {
     /// Groups by name.
     pub groups: BTreeMap<String, GroupView>,
     /// What happened at the sockets of guests' processes.
-    pub doors: DoorsView,
+    pub doors: ConnectionsView,
     /// The manager's rounds.
     #[serde(default)]
     pub rounds: RoundsView,
@@ -65,7 +65,7 @@ pub struct GroupView {
 
 /// What happened at the sockets of guests' processes since the manager began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DoorsView {
+pub struct ConnectionsView {
     /// Reports taken in.
     pub reports: u64,
     /// Guests that were not admitted.

@@ -71,7 +71,7 @@ pub struct Counted {
 /// The kernel has no number of a process's mappings, only the list of them. So they are counted rarely, and not all
 /// processes at once.
 #[derive(Debug, Default)]
-pub struct Census {
+pub struct ProcessMemory {
     mappings: BTreeMap<u32, Mappings>,
     /// Mappings that may be counted now.
     allowance: f64,
@@ -84,7 +84,7 @@ struct Mappings {
     age: Duration,
 }
 
-impl Census {
+impl ProcessMemory {
     /// Lets `elapsed` pass.
     pub fn pass(&mut self, elapsed: Duration) {
         let earned = elapsed.as_secs_f64() * MAPPINGS_PER_SECOND;
@@ -242,36 +242,36 @@ mod tests {
     fn a_process_that_is_gone_is_an_error() {
         // Beyond the largest pid the kernel can hand out.
         assert!(Held::of(u32::MAX).is_err());
-        assert!(Census::default().of(u32::MAX).is_err());
+        assert!(ProcessMemory::default().of(u32::MAX).is_err());
         assert!(memory_files(u32::MAX).is_err());
     }
 
     #[test]
     fn mappings_are_counted_now_and_then_and_within_an_allowance() {
         let own = std::process::id();
-        let mut census = Census::default();
-        assert_eq!(census.of(own).unwrap().mappings, None, "nothing is allowed yet");
-        census.pass(Duration::from_secs(1));
-        let first = census.of(own).unwrap().mappings.unwrap();
+        let mut memory = ProcessMemory::default();
+        assert_eq!(memory.of(own).unwrap().mappings, None, "nothing is allowed yet");
+        memory.pass(Duration::from_secs(1));
+        let first = memory.of(own).unwrap().mappings.unwrap();
         assert!(first > 10, "{first}");
         // A process of which the next count would be another is not counted again at once.
-        census.mappings.get_mut(&own).unwrap().count = Some(7);
-        census.pass(RECOUNT - Duration::from_millis(1));
-        assert_eq!(census.of(own).unwrap().mappings, Some(7));
-        census.pass(Duration::from_millis(1));
-        assert!(census.of(own).unwrap().mappings.unwrap() > 10);
+        memory.mappings.get_mut(&own).unwrap().count = Some(7);
+        memory.pass(RECOUNT - Duration::from_millis(1));
+        assert_eq!(memory.of(own).unwrap().mappings, Some(7));
+        memory.pass(Duration::from_millis(1));
+        assert!(memory.of(own).unwrap().mappings.unwrap() > 10);
         // Where the allowance is used up, the last count holds.
-        census.mappings.get_mut(&own).unwrap().count = Some(7);
-        census.allowance = -1e9;
-        census.pass(RECOUNT);
-        assert_eq!(census.of(own).unwrap().mappings, Some(7));
-        census.pass(FORGOTTEN);
-        assert!(census.mappings.is_empty());
+        memory.mappings.get_mut(&own).unwrap().count = Some(7);
+        memory.allowance = -1e9;
+        memory.pass(RECOUNT);
+        assert_eq!(memory.of(own).unwrap().mappings, Some(7));
+        memory.pass(FORGOTTEN);
+        assert!(memory.mappings.is_empty());
     }
 
     #[test]
     fn a_memory_file_occupies_what_the_kernel_says() {
-        let file = rustix::fs::memfd_create("levy-census", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = rustix::fs::memfd_create("levy-memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(file);
         file.set_len(64 << 20).unwrap();
         file.write_all_at(&[1; 3 * 4096], 8 << 20).unwrap();

@@ -9,12 +9,12 @@ use levy_machine::process::say;
 use levy_machine::{config, process};
 use levy_manager::api;
 use levy_manager::budget::{Budget, Source};
-use levy_manager::cgroup::{self, Brake};
+use levy_manager::cgroup::{self, MemoryHigh};
 use levy_manager::host::{Host, HostError, Start};
 use levy_manager::kept::{Kept, KeptSettings};
 use levy_manager::policy::{Sampling, Settings};
 use levy_protocol::run_dir;
-use levy_protocol::run_dir::{Doors, kept_in};
+use levy_protocol::run_dir::{Sockets, kept_in};
 
 const EXAMPLES: &str = "\
 Guests find the manager by its run directory. `levy run` uses the manager in the default one by itself, and manages its
@@ -189,14 +189,14 @@ impl HostArgs {
         let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
         let swap = self.swap;
         let backing = levy_manager::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
-        let brake = Brake::find(&self.policy.cgroup)?;
+        let memory_high = MemoryHigh::find(&self.policy.cgroup)?;
         let start = Start {
             settings,
             kept,
             backing,
         };
-        let host = Host::begin(Doors::in_dir(&dir), start)?;
-        host.brake_with(brake);
+        let host = Host::begin(Sockets::in_dir(&dir), start)?;
+        host.use_cgroup(memory_high);
         let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
         say(format_args!(
             "managing {} for guests ({}); they find me at {}",
@@ -209,7 +209,7 @@ impl HostArgs {
             .watch(move |_| closer.close())
             .map_err(RunError::Process)?;
         host.run();
-        host.brake_with(None);
+        host.use_cgroup(None);
         say("no manager any more; guests run on without");
         Ok(())
     }

@@ -17,7 +17,7 @@ use levy_machine::config;
 use levy_machine::process::say;
 use levy_machine::virtio::blk::DiskError;
 use levy_protocol::run_dir;
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 
 const EXAMPLES: &str = "\
 Without --kernel, guests boot a stock Debian kernel with Levy's agent; without --disk they share a Debian disk, each
@@ -168,7 +168,7 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
         Some(dir) => return Ok(Manager::Running(dir.into())),
         None => {
             let dir = run_dir::default_dir();
-            if std::os::unix::net::UnixStream::connect(Doors::in_dir(&dir).guests).is_ok() {
+            if std::os::unix::net::UnixStream::connect(Sockets::in_dir(&dir).guests).is_ok() {
                 return Ok(Manager::Running(dir));
             }
         }

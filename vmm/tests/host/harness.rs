@@ -17,7 +17,7 @@ use levy_manager::host::Host;
 use levy_manager::policy::Settings;
 use levy_member::{Attendant, Duties, Engine, Introduction};
 use levy_protocol::link::{BalloonReport, Hello, Sharing};
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use page_share::Region;
 use serde_json::Value;
 use vm_memory::{Bytes, GuestAddress};
@@ -104,9 +104,9 @@ impl Managed {
     pub(crate) fn new(mib: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::new(Pages::from_mib(mib));
-        let host = Host::open(Doors::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
+        let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
         // Those of a test are all in this process.
-        host.roster().allow_several_in_one_process();
+        host.registry().allow_several_in_one_process();
         let running = host.clone();
         std::thread::spawn(move || running.run());
         let api = api::serve(host.clone(), dir.path()).unwrap();

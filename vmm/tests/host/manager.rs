@@ -8,7 +8,7 @@ use levy_manager::policy::Settings;
 use levy_member::{AttendError, Introduction};
 use levy_protocol::api::{GuestChange, Phase};
 use levy_protocol::link::{FromManager, FromVmm, Hello, Lines, VERSION};
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use page_share::port::{Port, Report};
 use page_share::{Gfn, PAGE_SIZE, PageHasher, SocketPort};
 use vm_memory::{Bytes, GuestAddress};
@@ -29,16 +29,16 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
     });
     guest.check();
     until("the guest's report", || {
-        host.roster()
+        host.registry()
             .guests()
             .any(|(member, _)| member.report.pages.shared > 0 && member.report.pages.private <= 100)
     });
-    let pool = host.roster().domains()["test"].with(|domain| domain.sizes().pool_pages);
+    let pool = host.registry().domains()["test"].with(|domain| domain.sizes().pool_pages);
     assert_eq!(pool.map(u64::from), Some(CONTENTS));
-    assert!(host.roster().spent().pools >= Pages::new(CONTENTS));
+    assert!(host.registry().spent().pools >= Pages::new(CONTENTS));
 
     let id = host
-        .roster()
+        .registry()
         .guests()
         .next()
         .map(|(member, _)| member.id)
@@ -72,7 +72,7 @@ fn a_guest_of_any_size_shares_its_pages() {
             guest.region.stats().shared > 0
         });
         until("a report that the manager believes", || {
-            let host = managed.host.roster();
+            let host = managed.host.registry();
             host.guests().any(|(member, _)| member.report.pages.shared > 0)
         });
         guest.check();
@@ -149,8 +149,8 @@ fn limits_changed_at_run_time_are_kept_by_the_guest_for_the_next_manager() {
     managed.until_reports(2);
     managed.host.close();
     let settings = Settings::new(Pages::from_mib(256));
-    let next = Host::open(Doors::in_dir(&dir), settings, Pages::from_mib(4096)).unwrap();
-    let limits = || next.roster().guests().next().map(|(member, _)| member.limits);
+    let next = Host::open(Sockets::in_dir(&dir), settings, Pages::from_mib(4096)).unwrap();
+    let limits = || next.registry().guests().next().map(|(member, _)| member.limits);
     until("the guest's return", || limits().is_some());
     assert_eq!(
         limits().map(|limits| (limits.shares.get(), limits.min)),
@@ -207,7 +207,7 @@ fn refusals_name_what_is_wrong() {
 fn a_second_manager_in_the_same_place_is_refused() {
     let managed = Managed::new(256);
     let settings = Settings::new(Pages::from_mib(256));
-    let error = Host::open(Doors::in_dir(managed.dir.path()), settings, Pages::ZERO).unwrap_err();
+    let error = Host::open(Sockets::in_dir(managed.dir.path()), settings, Pages::ZERO).unwrap_err();
     assert!(
         error.to_string().contains("another manager is running"),
         "{error}"
@@ -216,7 +216,7 @@ fn a_second_manager_in_the_same_place_is_refused() {
 
 /// Connects as a guest's process does, and says who it is.
 fn knock(managed: &Managed) -> UnixStream {
-    let stream = UnixStream::connect(Doors::in_dir(managed.dir.path()).guests).unwrap();
+    let stream = UnixStream::connect(Sockets::in_dir(managed.dir.path()).guests).unwrap();
     Lines::send(&mut &stream, &FromVmm::Hello(hello("away", 16))).unwrap();
     stream
 }
@@ -225,14 +225,20 @@ fn knock(managed: &Managed) -> UnixStream {
 fn a_living_guest_that_cannot_be_welcomed_keeps_its_place_and_what_it_may_map() {
     let managed = Managed::new(512);
     let references = || {
-        let roster = managed.host.roster();
-        let domain = roster.domains().get("test").expect("its guest lives");
+        let registry = managed.host.registry();
+        let domain = registry.domains().get("test").expect("its guest lives");
         domain.with(|domain| domain.sizes().references).unwrap()
     };
-    let connected = || managed.host.roster().guests().any(|(_, seat)| seat.connected);
+    let connected = || {
+        managed
+            .host
+            .registry()
+            .guests()
+            .any(|(_, process)| process.connected)
+    };
     let link = knock(&managed);
     until("admission", connected);
-    let pages = Doors::in_dir(managed.dir.path()).pages;
+    let pages = Sockets::in_dir(managed.dir.path()).pages;
     let mut port = SocketPort::attach(4096, move || UnixStream::connect(&pages)).unwrap();
     let sketch = PageHasher::new(&port.session().key).sketch(&[7; PAGE_SIZE]);
     let reports = [1, 2].map(|gfn| Report {
@@ -246,14 +252,14 @@ fn a_living_guest_that_cannot_be_welcomed_keeps_its_place_and_what_it_may_map() 
     drop(link);
     until("the loss is seen", || !connected());
     // It comes back to a manager that stands still, and has hung up again by the time that it is answered.
-    let refused = managed.host.doings().refused;
-    let still = managed.host.roster();
+    let refused = managed.host.counters().refused;
+    let still = managed.host.registry();
     drop(knock(&managed));
     drop(still);
-    until("the answer fails", || managed.host.doings().refused > refused);
+    until("the answer fails", || managed.host.counters().refused > refused);
     assert_eq!(references(), 2, "its process lives");
     let _link = knock(&managed);
     until("it is taken back", connected);
-    assert_eq!(managed.host.roster().guests().count(), 1);
+    assert_eq!(managed.host.registry().guests().count(), 1);
     assert_eq!(references(), 2);
 }

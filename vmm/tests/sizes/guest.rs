@@ -88,7 +88,7 @@ impl<'a> Guest<'a> {
     ) -> Result<(Report, Standing), Failed> {
         let began = Instant::now();
         loop {
-            let found = self.host.roster().guests().find_map(|(member, _)| {
+            let found = self.host.registry().guests().find_map(|(member, _)| {
                 (member.id == self.id).then(|| (member.report.clone(), member.standing))
             });
             let Some((report, standing)) = found else {
@@ -189,9 +189,9 @@ impl<'a> Guest<'a> {
 }
 
 fn admitted(host: &Host, name: &str) -> Option<GuestId> {
-    let roster = host.roster();
-    let mut guests = roster.guests();
-    guests.find_map(|(member, seat)| (seat.name == name).then_some(member.id))
+    let registry = host.registry();
+    let mut guests = registry.guests();
+    guests.find_map(|(member, process)| (process.name == name).then_some(member.id))
 }
 
 fn frames(addresses: &Range<u64>) -> Range<u32> {

@@ -17,7 +17,7 @@ use guest::{Failed, Guest, MIB, PAGE, TWICE, UNLIKE};
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
 use levy_protocol::link::Orders;
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 
 /// MiB. The hole begins at 3072.
 const SIZES: [u64; 16] = [
@@ -78,7 +78,7 @@ fn guests_of_every_size_start_share_swap_are_limited_and_stop() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings::new(Pages::from_mib(64 << 10));
     // It never runs a round: orders are this test's alone.
-    let host = Host::open(Doors::in_dir(dir.path()), settings, Pages::from_mib(64 << 10)).unwrap();
+    let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(64 << 10)).unwrap();
     let (here, above): (Vec<_>, Vec<_>) = SIZES.into_iter().partition(|mib| mib * MIB <= memory());
     let (waiting, rows) = (Mutex::new(here.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {

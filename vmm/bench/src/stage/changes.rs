@@ -11,10 +11,10 @@ impl Stage {
     /// # Errors
     /// When the guests' minimums do not fit them.
     pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), StageError> {
-        let mut roster = self.host.roster();
-        let mut settings = *roster.policy().settings();
+        let mut registry = self.host.registry();
+        let mut settings = *registry.policy().settings();
         change(&mut settings);
-        Ok(roster.set(settings)?)
+        Ok(registry.set(settings)?)
     }
 
     /// Changes a guest's minimum, in bytes, and shares.
@@ -23,10 +23,10 @@ impl Stage {
     /// When it is not admitted yet, or its limits do not fit.
     pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), StageError> {
         let name = self.name(guest);
-        let mut roster = self.host.roster();
-        let known: Option<(GuestId, _)> = roster
+        let mut registry = self.host.registry();
+        let known: Option<(GuestId, _)> = registry
             .guests()
-            .find(|(_, seat)| seat.name == name)
+            .find(|(_, process)| process.name == name)
             .map(|(member, _)| (member.id, member.limits));
         let Some((id, mut limits)) = known else {
             return Err(StageError::Impossible(format!(
@@ -35,7 +35,7 @@ impl Stage {
         };
         limits.min = Pages::new(min_bytes / 4096);
         limits.shares = Shares::new(shares);
-        Ok(roster.set_limits(id, limits)?)
+        Ok(registry.set_limits(id, limits)?)
     }
 
     /// Sets the budget at which the plan hands out `wanted` private memory: what processes and reserves need besides it
@@ -45,11 +45,11 @@ impl Stage {
     /// As [`Stage::set`].
     pub fn hand_out(&self, wanted: Pages) -> Result<(), StageError> {
         let (given, budget) = {
-            let roster = self.host.roster();
-            let fleet = roster
+            let registry = self.host.registry();
+            let fleet = registry
                 .fleet()
                 .map_err(|error| StageError::Impossible(error.to_string()))?;
-            (fleet.supply().memory, roster.policy().settings().budget)
+            (fleet.supply().memory, registry.policy().settings().budget)
         };
         // Within one in a hundred it is not worth a new plan.
         if given.get().abs_diff(wanted.get()) <= wanted.get() / 100 {

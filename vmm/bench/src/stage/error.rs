@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use levy_launcher::FleetError;
-use levy_manager::roster::ChangeError;
+use levy_manager::registry::ChangeError;
 use levy_protocol::control::ClientError;
 
 /// Why a bench cannot go on.

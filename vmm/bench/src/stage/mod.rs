@@ -330,12 +330,12 @@ impl Stage {
 
     /// The process of a guest, once the manager has admitted it.
     pub fn pid(&self, guest: Guest) -> Option<u32> {
-        let roster = self.host.roster();
+        let registry = self.host.registry();
         let name = self.name(guest);
-        roster
+        registry
             .guests()
-            .find(|(_, seat)| seat.name == name)
-            .map(|(_, seat)| seat.pid)
+            .find(|(_, process)| process.name == name)
+            .map(|(_, process)| process.pid)
     }
 
     /// Seconds since the stage was opened.
@@ -454,7 +454,7 @@ impl Stage {
         self.sample_due = (self.sample_due + SAMPLE).max(Instant::now());
         let seconds = self.seconds();
         let mut sample = {
-            let picture = self.host.roster().picture();
+            let picture = self.host.registry().picture();
             Sample::of(
                 seconds,
                 &view::host(&self.host, &picture),

@@ -114,7 +114,7 @@ impl Pair {
         self.stage.say(&format!("repeat {repeat}, tax {tax_percent} %"));
         let set = self.stage.seconds();
         let tax = tax_of(tax_percent)?;
-        let before = self.stage.host().roster().policy().settings().tax;
+        let before = self.stage.host().registry().policy().settings().tax;
         self.stage.set(|settings| settings.tax = tax)?;
         if tax < before {
             let filled = self.stage.run(self.idle, &self.filling)?;

@@ -1,6 +1,6 @@
 //! What each request does.
 //!
-//! Every handler works on a thread for waiting: the roster's lock is held by a round for as long as that takes, which
+//! Every handler works on a thread for waiting: the registry's lock is held by a round for as long as that takes, which
 //! delays no other client's answer. What is shown is copied out under that lock and put into words without it.
 
 use std::collections::BTreeMap;
@@ -26,11 +26,11 @@ use crate::host::Host;
 use crate::kept::KeptSettings;
 use crate::picture::Picture;
 use crate::policy::Settings;
-use crate::roster::Roster;
+use crate::registry::Registry;
 use levy_protocol::link::FromManager;
 
 type Answer<T> = Result<Json<T>, ApiError>;
-type Told = Result<(StatusCode, Json<GuestView>), ApiError>;
+type SentOrders = Result<(StatusCode, Json<GuestView>), ApiError>;
 type Body = Result<Bytes, BytesRejection>;
 
 /// One manager, and the threads on which requests wait for it.
@@ -100,11 +100,11 @@ async fn change_host(State(served): State<Served>, body: Body) -> Answer<HostVie
                 tax_percent: change.tax_percent,
                 rebalance_seconds: change.rebalance_seconds,
             };
-            host.change_settings(kept, |roster| {
-                let settings = changed(*roster.policy().settings(), change)?;
-                roster
+            host.change_settings(kept, |registry| {
+                let settings = changed(*registry.policy().settings(), change)?;
+                registry
                     .set(settings)
-                    .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))
+                    .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))
             })?;
             Ok(view::host(host, &picture(host)))
         })
@@ -129,9 +129,9 @@ async fn change(State(served): State<Served>, Path(name): Path<String>, body: Bo
     let change: GuestChange = read(body)?;
     served
         .aside(move |host| {
-            let mut roster = host.roster();
-            let id = find(&roster, &name)?;
-            let mut limits = roster
+            let mut registry = host.registry();
+            let id = find(&registry, &name)?;
+            let mut limits = registry
                 .member(id)
                 .map(|member| member.limits)
                 .ok_or_else(|| ApiError::NoGuest(name.clone()))?;
@@ -141,10 +141,10 @@ async fn change(State(served): State<Served>, Path(name): Path<String>, body: Bo
             if let Some(shares) = change.shares {
                 limits.shares = Shares::new(shares);
             }
-            roster
+            registry
                 .set_limits(id, limits)
-                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-            drop(roster);
+                .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))?;
+            drop(registry);
             host.keep();
             host.tell_limits([id]);
             one(&picture(host), &name)
@@ -168,21 +168,21 @@ async fn change_group(
     let change: GroupChange = read(body)?;
     served
         .aside(move |host| {
-            let mut roster = host.roster();
-            let id = roster.groups().find(&name);
+            let mut registry = host.registry();
+            let id = registry.groups().find(&name);
             let id = id.ok_or_else(|| ApiError::NoGroup(name.clone()))?;
-            let mut group = roster.groups().list()[id.get() as usize];
+            let mut group = registry.groups().list()[id.get() as usize];
             group.min = change.min_bytes.map_or(group.min, pages);
             group.max = change.max_bytes.map_or(group.max, pages);
             group.shares = change.shares.map_or(group.shares, Shares::new);
-            roster
+            registry
                 .set_group(id, group)
-                .map_err(|error| ApiError::Refused(roster.named(&error.to_string())))?;
-            let members = roster
+                .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))?;
+            let members = registry
                 .guests()
                 .filter(|(member, _)| member.limits.group == Some(id));
             let members: Vec<GuestId> = members.map(|(member, _)| member.id).collect();
-            drop(roster);
+            drop(registry);
             host.keep();
             host.tell_limits(members);
             one_group(&picture(host), &name)
@@ -193,9 +193,9 @@ async fn change_group(
 async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> Answer<BalloonStatistics> {
     served
         .aside(move |host| {
-            let roster = host.roster();
-            let id = find(&roster, &name)?;
-            roster
+            let registry = host.registry();
+            let id = find(&registry, &name)?;
+            registry
                 .member(id)
                 .and_then(|member| member.report.balloon.as_ref())
                 .map(view::statistics)
@@ -204,28 +204,28 @@ async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> A
         .await
 }
 
-async fn stop(State(served): State<Served>, Path(name): Path<String>) -> Told {
+async fn stop(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
     direct(served, name, (FromManager::Stop, Phase::Stopping)).await
 }
 
-async fn pause(State(served): State<Served>, Path(name): Path<String>) -> Told {
+async fn pause(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
     direct(served, name, (FromManager::Pause, Phase::Paused)).await
 }
 
-async fn resume(State(served): State<Served>, Path(name): Path<String>) -> Told {
+async fn resume(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
     direct(served, name, (FromManager::Resume, Phase::Running)).await
 }
 
 /// Tells a guest's process to bring it into a phase.
-async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> Told {
+async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> SentOrders {
     let told = served.aside(move |host| {
-        let id = find(&host.roster(), &name)?;
-        // Not under the roster's lock: a client that does not read is waited for.
+        let id = find(&host.registry(), &name)?;
+        // Not under the registry's lock: a client that does not read is waited for.
         if !host.tell(id, &message) {
             return Err(ApiError::Away(name));
         }
-        if let Some(seat) = host.roster().seat_mut(id) {
-            seat.phase = phase;
+        if let Some(process) = host.registry().process_mut(id) {
+            process.phase = phase;
         }
         one(&picture(host), &name)
     });
@@ -233,7 +233,7 @@ async fn direct(served: Served, name: String, (message, phase): (FromManager, Ph
 }
 
 fn picture(host: &Host) -> Picture {
-    host.roster().picture()
+    host.registry().picture()
 }
 
 fn one_group(picture: &Picture, name: &str) -> Result<GroupView, ApiError> {
@@ -248,8 +248,8 @@ fn one(picture: &Picture, name: &str) -> Result<GuestView, ApiError> {
         .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
 }
 
-fn find(roster: &Roster, name: &str) -> Result<GuestId, ApiError> {
-    roster
+fn find(registry: &Registry, name: &str) -> Result<GuestId, ApiError> {
+    registry
         .find(name)
         .ok_or_else(|| ApiError::NoGuest(name.to_owned()))
 }

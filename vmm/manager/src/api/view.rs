@@ -6,13 +6,13 @@ use allocator::{Bound, Fleet, GroupId, Pages, State};
 use page_share::LocalManager;
 
 use super::types::{
-    ActivityView, BalloonStatistics, BalloonView, CountersView, DomainView, DoorsView, GroupView, GuestView,
-    HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
+    ActivityView, BalloonStatistics, BalloonView, ConnectionsView, CountersView, DomainView, GroupView,
+    GuestView, HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
 };
 use crate::host::Host;
 use crate::member::Member;
 use crate::picture::Picture;
-use crate::roster::Seat;
+use crate::registry::ManagedProcess;
 use levy_protocol::link::BalloonReport;
 
 /// Pages in a MiB.
@@ -48,7 +48,7 @@ pub fn host(host: &Host, picture: &Picture) -> HostView {
             .map(|(name, manager)| (name.clone(), domain(manager)))
             .collect(),
         groups: groups(picture),
-        doors: doors(host),
+        doors: connections(host),
         rounds: rounds(host),
         unkept: host.unkept(),
         cpu_us: cpu_us(),
@@ -81,7 +81,7 @@ pub(super) fn groups(picture: &Picture) -> BTreeMap<String, GroupView> {
                 min_bytes: bytes(group.min),
                 max_bytes: (group.max < Pages::LIMIT).then(|| bytes(group.max)),
                 shares: group.shares.get(),
-                guests: members().map(|(_, seat)| seat.name.clone()).collect(),
+                guests: members().map(|(_, process)| process.name.clone()).collect(),
                 held_bytes: bytes(members().map(|(member, _)| member.held).sum()),
             };
             (name.to_owned(), view)
@@ -89,15 +89,15 @@ pub(super) fn groups(picture: &Picture) -> BTreeMap<String, GroupView> {
         .collect()
 }
 
-fn doors(host: &Host) -> DoorsView {
-    let (doings, times) = (host.doings(), host.handling());
-    DoorsView {
-        reports: doings.reports,
-        refused: doings.refused,
-        cut_offs: doings.cut_offs,
-        crowded: doings.crowded,
-        starved: doings.starved,
-        intruders: doings.intruders,
+fn connections(host: &Host) -> ConnectionsView {
+    let (counters, times) = (host.counters(), host.handling());
+    ConnectionsView {
+        reports: counters.reports,
+        refused: counters.refused,
+        cut_offs: counters.cut_offs,
+        crowded: counters.crowded,
+        starved: counters.starved,
+        intruders: counters.intruders,
         handling_p50_us: times.p50,
         handling_p99_us: times.p99,
         handling_max_us: times.max,
@@ -133,32 +133,32 @@ pub fn guests(picture: &Picture, name: Option<&str>) -> Vec<GuestView> {
     let fleet = picture.fleet.as_ref();
     let guests = picture.guests.iter().enumerate();
     guests
-        .filter(|(_, (_, seat))| name.is_none_or(|name| seat.name == name))
-        .map(|(index, (member, seat))| {
+        .filter(|(_, (_, process))| name.is_none_or(|name| process.name == name))
+        .map(|(index, (member, process))| {
             let target = fleet.and_then(|fleet| target(picture, fleet, index));
             let group = member.limits.group.and_then(|id| picture.groups.name(id));
             GuestView {
                 group: group.map(str::to_owned),
-                ..guest(member, seat, target)
+                ..guest(member, process, target)
             }
         })
         .collect()
 }
 
-fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView {
+fn guest(member: &Member, process: &ManagedProcess, target: Option<TargetView>) -> GuestView {
     let Member { limits, report, .. } = member;
     GuestView {
-        name: seat.name.clone(),
-        pid: seat.pid,
-        phase: seat.phase,
-        protocol: seat.protocol,
-        connected: seat.connected,
-        age_seconds: seat.since.elapsed().as_secs_f64(),
+        name: process.name.clone(),
+        pid: process.pid,
+        phase: process.phase,
+        protocol: process.protocol,
+        connected: process.connected,
+        age_seconds: process.since.elapsed().as_secs_f64(),
         report_age_seconds: member.age.as_secs_f64(),
-        control: seat.control.clone(),
-        domain: seat.sharing.clone(),
+        control: process.control.clone(),
+        domain: process.sharing.clone(),
         group: None,
-        fleet: seat.fleet.clone(),
+        fleet: process.fleet.clone(),
         limits: LimitsView {
             min_bytes: bytes(limits.min),
             max_bytes: bytes(limits.max),
@@ -182,19 +182,19 @@ fn guest(member: &Member, seat: &Seat, target: Option<TargetView>) -> GuestView 
             responsive: !balloon.unresponsive,
         }),
         limit_bytes: member.given().map(bytes),
-        growth_credit_pages: growth_credit(member, seat),
+        growth_credit_pages: growth_credit(member, process),
         counters: CountersView {
             cow_breaks: report.cow_breaks,
             pages_in: report.pages_in,
             engine_cpu_us: report.engine_cpu_us,
-            cut_offs: seat.conduct.cut_offs,
+            cut_offs: process.penalty.cut_offs,
         },
     }
 }
 
 /// What is left to a guest whose growth is counted.
-fn growth_credit(member: &Member, seat: &Seat) -> Option<u64> {
-    let limit = member.standing.gated.then_some(seat.orders.limit_bytes)??;
+fn growth_credit(member: &Member, process: &ManagedProcess) -> Option<u64> {
+    let limit = member.standing.gated.then_some(process.orders.limit_bytes)??;
     Some((limit / 4096).saturating_sub(member.held.get()))
 }
 

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_brake_that_the_kernel_takes_time_for_is_not_waited_for() {
+    fn a_memory_high_that_the_kernel_takes_time_for_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let guest = GuestId::new(1);
         let mut guests = Guests::below(dir.path()).unwrap();

@@ -58,11 +58,11 @@ fn a_group_gets_what_its_max_leaves_and_the_rest_goes_to_the_others() {
         ..place(held, 500, 1)
     };
     let mut places = [inside(100), place(100, 500, 1), inside(50)];
-    let crowd = Crowd {
+    let group = CappedGroup {
         members: vec![0, 2],
         most: 180,
     };
-    share(&mut places, &[crowd], 300);
+    share(&mut places, &[group], 300);
     assert_eq!(wishes(&places), [115, 370, 65]);
 }
 

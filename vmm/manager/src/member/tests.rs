@@ -22,7 +22,7 @@ fn guest(held: u64, private: u64) -> Member {
     };
     let mut member = Member::new(GuestId::new(1), limits);
     hold(&mut member, held);
-    assert!(member.hear(report(private)));
+    assert!(member.on_report(report(private)));
     member.pass(SECOND, 100);
     member
 }
@@ -52,11 +52,11 @@ fn a_new_guest_is_active_as_far_as_it_holds_memory_and_no_further() {
     // Its memory is huge blocks of which it has touched next to nothing.
     for (held, private) in [(5, 1024), (30, 1024), (700, 1024)] {
         hold(&mut new, held);
-        assert!(new.hear(report(private)));
+        assert!(new.on_report(report(private)));
         // A sample was taken, and nothing of it can have been touched.
         let mut sampling = report(private);
         sampling.activity.running = (0, 100);
-        assert!(new.hear(sampling));
+        assert!(new.on_report(sampling));
         new.pass(SECOND, 100);
         assert_eq!(
             new.estimate.active,
@@ -69,7 +69,7 @@ fn a_new_guest_is_active_as_far_as_it_holds_memory_and_no_further() {
     let mut ended = report(1024);
     ended.activity.periods = 1;
     ended.activity.last = (10, 100);
-    assert!(new.hear(ended));
+    assert!(new.on_report(ended));
     new.pass(SECOND, 100);
     assert_eq!(new.estimate.active, mib(70));
 }
@@ -85,10 +85,10 @@ fn a_report_of_more_pages_than_the_guest_has_changes_nothing() {
     reports[2].pages.empty = 0;
     reports[3].pages.ballooned = u64::MAX - mib(1024).get() + 1;
     for impossible in reports {
-        assert!(!member.hear(impossible), "{:?}", member.report);
+        assert!(!member.on_report(impossible), "{:?}", member.report);
         assert_eq!(member.report, before);
     }
-    assert!(member.hear(report(1024)), "all its pages it may have");
+    assert!(member.on_report(report(1024)), "all its pages it may have");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn mappings_cost_memory_that_a_process_does_not_count_against_its_limit() {
     assert_eq!(member.private(), mib(490));
     // It keeps to less than it may hold by as much.
     assert_eq!(member.limit(mib(600)), (600 << 20) - cost.get() * 4096);
-    member.stand(Standing {
+    member.on_limit_status(Standing {
         limit_bytes: Some((600 << 20) - cost.get() * 4096),
         ..Standing::default()
     });
@@ -148,7 +148,7 @@ fn a_claimed_limit_gives_nothing() {
     let mut member = guest(50, 40);
     member.limit(mib(100));
     for bytes in [1 << 40, u64::MAX, 101 << 20] {
-        member.stand(Standing {
+        member.on_limit_status(Standing {
             limit_bytes: Some(bytes),
             gated: false,
             waiting: 0,
@@ -186,7 +186,7 @@ fn balloon(member: &mut Member, size: u64, held: Pages) {
         ..BalloonReport::default()
     });
     hold(member, held.get() / 256);
-    assert!(member.hear(report));
+    assert!(member.on_report(report));
     member.pass(SECOND, 100);
 }
 
@@ -223,7 +223,7 @@ fn a_sample_is_no_larger_than_it_was_asked_to_be() {
         let mut said = report(490);
         said.activity.periods = 1;
         said.activity.last = (drawn / 2, drawn);
-        assert!(member.hear(said));
+        assert!(member.on_report(said));
         member.pass(SECOND, 100);
         (member.estimate.fraction, member.estimate.interval)
     };
@@ -235,7 +235,7 @@ fn breaks_of_more_than_the_guest_count_as_the_guest() {
     let mut member = guest(500, 490);
     let mut said = report(490);
     said.cow_breaks = u64::MAX;
-    assert!(member.hear(said));
+    assert!(member.on_report(said));
     member.pass(SECOND, 100);
     let demand = member.breaks().demand(Pages::LIMIT, 1, 0.5);
     assert!(demand.pages <= mib(2048), "{demand:?}");

@@ -49,7 +49,7 @@ impl Host {
                 ..BalloonReport::default()
             });
             member.held = limits.max;
-            member.hear(report);
+            member.on_report(report);
         }
         host
     }
@@ -112,7 +112,7 @@ fn obey(member: &mut Member, guest: &Guest, orders: &Orders, seconds: u64) {
     // What was compressed takes half its size in the process.
     report.store_bytes = report.pages.compressed / 2 * 4096;
     member.held = Pages::new(report.pages.private + report.pages.compressed / 2);
-    member.hear(report);
+    member.on_report(report);
 }
 
 /// A budget that leaves 360 MiB to hand out once the free memory aimed for is set aside.
@@ -285,7 +285,7 @@ fn limits_together_never_exceed_the_budget() {
     let (_, before) = limits(&mut host, SECOND);
     assert!(before.iter().sum::<u64>() <= 300 && before[0] > 200, "{before:?}");
     for (member, limit) in host.members.iter_mut().zip(&before) {
-        member.stand(Standing {
+        member.on_limit_status(Standing {
             limit_bytes: Some(limit << 20),
             ..Standing::default()
         });
@@ -302,7 +302,7 @@ fn limits_together_never_exceed_the_budget() {
     assert!(before[0] + during[1] <= 300, "{before:?} {during:?}");
     assert_eq!(round.next, Duration::ZERO);
     assert!(told(&round, 1).owed_bytes > 0);
-    host.members[0].stand(Standing {
+    host.members[0].on_limit_status(Standing {
         limit_bytes: Some(during[0] << 20),
         ..Standing::default()
     });
@@ -339,7 +339,7 @@ fn no_squeeze_is_ordered_on_figures_from_before_the_last_one() {
             last: (0, 100),
             running: (0, 0),
         };
-        member.hear(report);
+        member.on_report(report);
     }
     let squeezed = |round: &Round| {
         round
@@ -406,7 +406,7 @@ fn in_the_low_state_a_guest_above_its_target_is_handed_out_nothing() {
         };
         report.pages.private = Pages::from_mib(254).get();
         member.held = Pages::from_mib(254);
-        member.hear(report);
+        member.on_report(report);
         member.standing.waiting = 1;
     }
     // 4 MiB are free, 1.4 of them besides the margin: low, and some are left to hand out.
@@ -500,7 +500,7 @@ fn a_balloon_that_drips_keeps_no_other_way_from_reclaiming() {
                 last: (0, 100),
                 running: (0, 0),
             };
-            member.hear(report);
+            member.on_report(report);
         }
         let round = host.round(SECOND);
         assert_eq!(round.state, State::Soft);
@@ -579,7 +579,7 @@ fn above_a_groups_max_memory_is_reclaimed_although_the_host_has_plenty() {
             last: (0, 100),
             running: (0, 0),
         };
-        member.hear(report);
+        member.on_report(report);
     }
     let group = Group {
         max: Pages::from_mib(100),
@@ -608,7 +608,7 @@ fn a_process_that_ignores_its_limit_is_given_no_more_and_its_neighbour_keeps_its
     for held in (first[0] + 20..=280).step_by(20) {
         host.members[0].held = Pages::from_mib(held);
         host.members[0].report.pages.private = Pages::from_mib(held).get();
-        host.members[0].stand(Standing {
+        host.members[0].on_limit_status(Standing {
             limit_bytes: Some(1 << 40),
             gated: true,
             waiting: 9,
@@ -650,8 +650,8 @@ fn pools_that_grow_as_fast_as_they_may_leave_every_minimum_and_the_budget() {
             member.held = limits.max.min(*given);
             let mut report = Report::default();
             report.pages.private = member.held.get();
-            member.hear(report);
-            member.stand(Standing {
+            member.on_report(report);
+            member.on_limit_status(Standing {
                 limit_bytes: Some(bytes),
                 ..Standing::default()
             });
@@ -690,7 +690,7 @@ fn nothing_is_said_of_a_guest_beyond_what_it_holds_and_may_hold() {
     for held in [0, 5, 5, 90] {
         members[0].held = Pages::from_mib(held);
         report.activity.running = (0, 100);
-        members[0].hear(report.clone());
+        members[0].on_report(report.clone());
         let round = policy.round(SECOND, Spent::default(), &[], &mut members).unwrap();
         let member = &members[0];
         let most = member.held + Pages::new(told(&round, 9).limit_bytes.unwrap() / 4096);
@@ -764,7 +764,7 @@ proptest! {
                 report.pages.private = own.get();
                 report.activity = Activity { periods: 1, last: (member.id.get() as u32 * 8, 100), running: (0, 0) };
                 member.held = own;
-                member.hear(report);
+                member.on_report(report);
             }
             let before = in_force(&members);
             let round = policy.round(SECOND, Spent::default(), &[], &mut members).unwrap();

@@ -47,7 +47,7 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
 
 /// Where guests' processes find their manager: two sockets in its run directory, and what else it keeps there.
 #[derive(Debug, Clone)]
-pub struct Doors {
+pub struct Sockets {
     /// For reports and orders.
     pub guests: PathBuf,
     /// For the pages that are shared.
@@ -56,7 +56,7 @@ pub struct Doors {
     pub kept: PathBuf,
 }
 
-impl Doors {
+impl Sockets {
     /// The sockets of the manager whose run directory is `dir`.
     pub fn in_dir(dir: &Path) -> Self {
         Self {

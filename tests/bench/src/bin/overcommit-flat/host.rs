@@ -14,7 +14,7 @@ use levy_bench::overcommit::{Ledger, figure};
 use levy_manager::api;
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
-use levy_protocol::run_dir::Doors;
+use levy_protocol::run_dir::Sockets;
 use serde::Serialize;
 
 use crate::Args;
@@ -168,12 +168,12 @@ impl Run {
     }
 
     fn set_budget(&self, mib: u64) -> Result<()> {
-        let mut roster = self.host.roster();
+        let mut registry = self.host.registry();
         let settings = Settings {
             budget: Pages::from_mib(mib),
-            ..*roster.policy().settings()
+            ..*registry.policy().settings()
         };
-        Ok(roster.set(settings)?)
+        Ok(registry.set(settings)?)
     }
 
     fn tell_second_half(&mut self, order: &str) -> Result<()> {
@@ -189,7 +189,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let dir = tempfile::tempdir()?;
     let settings = Settings::new(Pages::from_mib(args.budget));
     let host = Host::open(
-        Doors::in_dir(dir.path()),
+        Sockets::in_dir(dir.path()),
         settings,
         levy_manager::backing(&args.swap)?,
     )?;

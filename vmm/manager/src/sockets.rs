@@ -1,4 +1,4 @@
-//! The sockets at which guests' processes knock.
+//! The sockets at which guests' processes connect.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use levy_protocol::socket::{SocketError, SocketFile};
 
-pub use levy_protocol::run_dir::{Doors, kept_in};
+pub use levy_protocol::run_dir::{Sockets, kept_in};
 
-/// Why the manager could not open its door.
+/// Why the manager could not open its sockets.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// Another manager answers there.

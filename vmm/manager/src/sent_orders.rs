@@ -12,9 +12,9 @@ const REPEAT: Duration = Duration::from_millis(950);
 
 /// What each guest was told last, and when.
 #[derive(Debug, Default)]
-pub(super) struct Told(BTreeMap<GuestId, (Instant, Orders)>);
+pub(super) struct SentOrders(BTreeMap<GuestId, (Instant, Orders)>);
 
-impl Told {
+impl SentOrders {
     /// Whether `orders` say something that `id` should hear now rather than within a second.
     pub(super) fn is_news(&self, id: GuestId, orders: &Orders) -> bool {
         let Some((when, before)) = self.0.get(&id) else {
@@ -30,7 +30,7 @@ impl Told {
             || moved > limit(before) / 128
     }
 
-    pub(super) fn tell(&mut self, id: GuestId, orders: Orders) {
+    pub(super) fn sent(&mut self, id: GuestId, orders: Orders) {
         self.0.insert(id, (Instant::now(), orders));
     }
 

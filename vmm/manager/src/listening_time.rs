@@ -11,7 +11,7 @@ const LISTENING: Duration = Duration::from_millis(500);
 
 /// The time between looks, told apart.
 #[derive(Debug)]
-pub(super) struct Attention {
+pub(super) struct ListeningTime {
     last: Instant,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Passed {
     pub(super) missed: Duration,
 }
 
-impl Attention {
+impl ListeningTime {
     /// Listening from `now` on.
     pub(super) fn since(now: Instant) -> Self {
         Self { last: now }
@@ -50,12 +50,12 @@ mod tests {
     fn a_stall_is_not_time_spent_listening() {
         let begin = Instant::now();
         let at = |millis| begin + Duration::from_millis(millis);
-        let mut attention = Attention::since(begin);
+        let mut listening_time = ListeningTime::since(begin);
         let millis = |passed: Passed| (passed.listened.as_millis(), passed.missed.as_millis());
-        assert_eq!(millis(attention.look(at(250))), (250, 0));
-        assert_eq!(millis(attention.look(at(36_250))), (500, 35_500));
-        assert_eq!(millis(attention.look(at(36_300))), (50, 0));
+        assert_eq!(millis(listening_time.look(at(250))), (250, 0));
+        assert_eq!(millis(listening_time.look(at(36_250))), (500, 35_500));
+        assert_eq!(millis(listening_time.look(at(36_300))), (50, 0));
         // A clock that went back counts as no time at all.
-        assert_eq!(millis(attention.look(at(36_000))), (0, 0));
+        assert_eq!(millis(listening_time.look(at(36_000))), (0, 0));
     }
 }

@@ -3,7 +3,7 @@
 use allocator::{GuestId, Shares};
 use page_share::GuestProcess;
 
-use super::{AdmitError, Roster, Seat, is_name, reservation};
+use super::{AdmitError, ManagedProcess, Registry, is_name, reservation};
 use crate::groups::whole_pages;
 use crate::member::Limits;
 use levy_protocol::link::{Hello, Sharing};
@@ -11,34 +11,34 @@ use levy_protocol::link::{Hello, Sharing};
 /// Bytes in the longest path that a guest names: that of the kernel.
 pub(super) const LONGEST_PATH: usize = 4096;
 
-impl Roster {
+impl Registry {
     /// Admits a guest, or says why not. A guest that was cut off and comes back is who it was.
     ///
     /// # Errors
     /// See [`AdmitError`]; nothing has changed then.
-    pub fn admit(&mut self, hello: &Hello, process: GuestProcess) -> Result<GuestId, AdmitError> {
+    pub fn admit(&mut self, hello: &Hello, handle: GuestProcess) -> Result<GuestId, AdmitError> {
         let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name.clone()));
         }
-        self.take_back_as(&hello.name, &process)?;
+        self.take_back_as(&hello.name, &handle)?;
         if let Some(id) = self.find(&hello.name) {
-            return self.return_as(id, hello, &process, protocol);
+            return self.return_as(id, hello, &handle, protocol);
         }
-        self.check(hello, &process)?;
-        let started = process.started().map_err(AdmitError::Process)?;
+        self.check(hello, &handle)?;
+        let started = handle.started().map_err(AdmitError::Process)?;
         let settled = self.settle(hello);
         if settled.is_err() {
             self.groups.prune(&mut self.members);
         }
         let (limits, sharing) = settled?;
-        let seat = Seat {
+        let process = ManagedProcess {
             sharing,
             control: hello.control.clone(),
             fleet: hello.fleet.clone(),
-            ..Seat::new(&hello.name, process, (started, protocol))
+            ..ManagedProcess::new(&hello.name, handle, (started, protocol))
         };
-        Ok(self.seat(limits, seat))
+        Ok(self.enter(limits, process))
     }
 
     /// The same process, after its connection or its manager went: it never ceased to be here, with the limits that it
@@ -47,28 +47,28 @@ impl Roster {
         &mut self,
         id: GuestId,
         hello: &Hello,
-        process: &GuestProcess,
+        handle: &GuestProcess,
         protocol: u32,
     ) -> Result<GuestId, AdmitError> {
         let taken = || AdmitError::Taken(hello.name.clone());
         let member = self.members.iter().find(|member| member.id == id);
-        let seat = self.seats.get_mut(&id).ok_or_else(taken)?;
-        let is_same = process.is_still(&seat.process);
-        if let Some(seconds) = seat.conduct.barred().filter(|_| is_same) {
+        let process = self.processes.get_mut(&id).ok_or_else(taken)?;
+        let is_same = handle.is_still(&process.handle);
+        if let Some(seconds) = process.penalty.barred().filter(|_| is_same) {
             return Err(AdmitError::Barred { seconds });
         }
-        if seat.connected || !is_same {
+        if process.connected || !is_same {
             return Err(taken());
         }
-        seat.protocol = protocol;
+        process.protocol = protocol;
         if let (Some(member), Some(pages)) = (member, &hello.pages) {
-            seat.brought(member.limits, pages);
+            process.brought(member.limits, pages);
         }
         Ok(id)
     }
 
     /// Whether a new guest may be called what it says and run where it does.
-    fn check(&self, hello: &Hello, process: &GuestProcess) -> Result<(), AdmitError> {
+    fn check(&self, hello: &Hello, handle: &GuestProcess) -> Result<(), AdmitError> {
         if hello.shares == 0 {
             return Err(AdmitError::Shares);
         }
@@ -77,9 +77,9 @@ impl Roster {
                 return Err(AdmitError::Path(what));
             }
         }
-        let mut seats = self.seats.values();
-        match seats.find(|seat| !self.several_in_one && process.is_still(&seat.process)) {
-            Some(seat) => Err(AdmitError::Second(seat.name.clone())),
+        let mut processes = self.processes.values();
+        match processes.find(|process| !self.several_in_one && handle.is_still(&process.handle)) {
+            Some(process) => Err(AdmitError::Second(process.name.clone())),
             None => Ok(()),
         }
     }

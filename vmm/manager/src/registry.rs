@@ -14,12 +14,12 @@ use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, 
 use page_share::{Dead, GuestProcess, LocalManager, PoolLimit};
 
 use crate::groups::{Groups, whole_pages};
+pub use crate::guest_process::{ManagedProcess, Origin};
 use crate::member::{Limits, Member};
 use crate::names::Names;
 use crate::picture::Picture;
 use crate::policy::{Gives, Policy, Round, Settings, Spent};
 pub use crate::refusal::{AdmitError, ChangeError};
-pub use crate::seat::{Origin, Seat};
 use crate::survey::{Measured, Survey, Surveyed};
 use levy_protocol::api::Phase;
 use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
@@ -38,13 +38,13 @@ const POOL_LIMIT: u32 = 1 << 24;
 
 /// All guests, their domains and the policy over them.
 #[derive(Debug)]
-pub struct Roster {
+pub struct Registry {
     policy: Policy,
     groups: Groups,
     /// In the order of admission, which is that of their numbers.
     members: Vec<Member>,
     /// For each member, its process.
-    seats: BTreeMap<GuestId, Seat>,
+    processes: BTreeMap<GuestId, ManagedProcess>,
     domains: BTreeMap<String, LocalManager>,
     /// Swap and compression that may be promised.
     backing: Pages,
@@ -62,14 +62,14 @@ pub struct Roster {
     old_pools: Pages,
 }
 
-impl Roster {
+impl Registry {
     /// No guest yet. `backing` is how much swap and compression may be promised.
     pub fn new(settings: Settings, backing: Pages) -> Self {
         Self {
             policy: Policy::new(settings),
             groups: Groups::default(),
             members: Vec::new(),
-            seats: BTreeMap::new(),
+            processes: BTreeMap::new(),
             domains: BTreeMap::new(),
             backing,
             several_in_one: false,
@@ -89,54 +89,57 @@ impl Roster {
     }
 
     /// Gives a guest the next number.
-    fn seat(&mut self, limits: Limits, seat: Seat) -> GuestId {
+    fn enter(&mut self, limits: Limits, process: ManagedProcess) -> GuestId {
         let id = GuestId::new(self.next);
         self.next += 1;
         self.members.push(Member::new(id, limits));
-        self.seats.insert(id, seat);
+        self.processes.insert(id, process);
         id
     }
 
     /// Forgets the guest whose process is `dead`: its limits, its references, and its domain with the last one in it.
-    pub fn bury(&mut self, dead: &Dead) {
-        let buried = self.seats.iter().find(|(_, seat)| dead.is_of(&seat.process));
-        let Some(id) = buried.map(|(&id, _)| id) else {
+    pub fn remove_dead(&mut self, dead: &Dead) {
+        let removed = self
+            .processes
+            .iter()
+            .find(|(_, process)| dead.is_of(&process.handle));
+        let Some(id) = removed.map(|(&id, _)| id) else {
             return;
         };
         self.members.retain(|member| member.id != id);
         self.groups.prune(&mut self.members);
-        let Some(name) = self.seats.remove(&id).and_then(|seat| seat.sharing) else {
+        let Some(name) = self.processes.remove(&id).and_then(|process| process.sharing) else {
             return;
         };
         if let Some(domain) = self.domains.get(&name) {
             domain.with(|domain| domain.detach(dead));
         }
         if self
-            .seats
+            .processes
             .values()
-            .all(|seat| seat.sharing.as_ref() != Some(&name))
+            .all(|process| process.sharing.as_ref() != Some(&name))
         {
             self.domains.remove(&name);
         }
     }
 
-    /// The sharing domain of the guest that `process` runs, and who it is there; none while it is kept out.
-    pub fn peer(&mut self, process: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+    /// The sharing domain of the guest that the process of `handle` runs, and who it is there; none while it is kept out.
+    pub fn peer(&mut self, handle: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
         let found = self
-            .seats
+            .processes
             .iter()
-            .find(|(_, seat)| process.is_still(&seat.process));
-        let (&id, seat) = found?;
-        if seat.conduct.barred().is_some() {
+            .find(|(_, process)| handle.is_still(&process.handle));
+        let (&id, process) = found?;
+        if process.penalty.barred().is_some() {
             return None;
         }
         // Its page numbers reach beyond its number of pages: there is a hole in its memory.
         let space = frame_space(self.member(id)?.limits.max)?;
         let peer = page_share::Peer {
             pages: space.frames(),
-            process: seat.process.clone(),
+            process: process.handle.clone(),
         };
-        let name = seat.sharing.clone()?;
+        let name = process.sharing.clone()?;
         let domain = self.domain(&name).inspect_err(|error| {
             log::warn!(
                 "{id} shares no pages until it connects again: the domain {name} cannot be made: {error}"
@@ -146,40 +149,40 @@ impl Roster {
     }
 
     /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
-    pub fn hear(&mut self, id: GuestId, report: Report) {
+    pub fn on_report(&mut self, id: GuestId, report: Report) {
         let Some(member) = find_mut(&mut self.members, id) else {
             return;
         };
         let paused = report.paused;
-        if !member.hear(report) {
+        if !member.on_report(report) {
             return;
         }
-        if let Some(seat) = self.seats.get_mut(&id) {
+        if let Some(process) = self.processes.get_mut(&id) {
             // A stop that was asked for stays; any client may have paused it at its control socket.
-            seat.phase = match (seat.phase, paused) {
+            process.phase = match (process.phase, paused) {
                 (Phase::Stopping, _) => Phase::Stopping,
                 (_, true) => Phase::Paused,
                 (_, false) => Phase::Running,
             };
-            seat.brought(member.limits, &member.pages());
+            process.brought(member.limits, &member.pages());
         }
     }
 
     /// Takes in what a guest's process says about its limit. Whether it waits for memory.
-    pub fn stand(&mut self, id: GuestId, standing: Standing) -> bool {
+    pub fn on_limit_status(&mut self, id: GuestId, standing: Standing) -> bool {
         let Some(member) = find_mut(&mut self.members, id) else {
             return false;
         };
         let waited = member.standing.waiting > 0;
-        member.stand(standing);
+        member.on_limit_status(standing);
         standing.waiting > 0 || waited
     }
 
     /// What to ask the kernel about before a round.
     pub fn survey(&self) -> Survey {
-        let processes = self.guests().map(|(member, seat)| Surveyed {
+        let processes = self.guests().map(|(member, process)| Surveyed {
             id: member.id,
-            pid: seat.pid,
+            pid: process.pid,
             size: member.limits.max,
             old_pools: member.report.old_pools.clone(),
         });
@@ -206,7 +209,7 @@ impl Roster {
     /// One round over all guests: plans, and remembers the orders.
     ///
     /// # Errors
-    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
+    /// When the limits contradict each other, which admission and [`Registry::set`] rule out.
     pub fn round(&mut self, elapsed: Duration) -> Result<&Round, FleetError> {
         let spent = self.spent();
         let gives = match self.settle_down(elapsed) {
@@ -216,8 +219,8 @@ impl Roster {
         let round =
             self.policy
                 .round_giving(gives, elapsed, spent, (self.groups.list(), &mut self.members))?;
-        for (id, seat) in &mut self.seats {
-            seat.orders = round.orders.get(id).copied().unwrap_or_default();
+        for (id, process) in &mut self.processes {
+            process.orders = round.orders.get(id).copied().unwrap_or_default();
         }
         Ok(self.round.insert(round))
     }
@@ -235,7 +238,7 @@ impl Roster {
     /// The fleet as the allocator sees it now.
     ///
     /// # Errors
-    /// When the limits contradict each other, which admission and [`Roster::set`] rule out.
+    /// When the limits contradict each other, which admission and [`Registry::set`] rule out.
     pub fn fleet(&self) -> Result<Fleet, FleetError> {
         self.policy.fleet(self.spent(), self.groups.list(), &self.members)
     }
@@ -252,7 +255,10 @@ impl Roster {
 
     /// The names of guests and groups.
     pub(super) fn names(&self) -> Names {
-        let guests = self.seats.iter().map(|(id, seat)| (*id, seat.name.clone()));
+        let guests = self
+            .processes
+            .iter()
+            .map(|(id, process)| (*id, process.name.clone()));
         let groups = self.groups.named().enumerate();
         Names {
             guests: guests.collect(),
@@ -263,16 +269,18 @@ impl Roster {
     }
 
     /// All guests, in the order of admission.
-    pub fn guests(&self) -> impl Iterator<Item = (&Member, &Seat)> {
+    pub fn guests(&self) -> impl Iterator<Item = (&Member, &ManagedProcess)> {
         self.members
             .iter()
-            .filter_map(|member| Some((member, self.seats.get(&member.id)?)))
+            .filter_map(|member| Some((member, self.processes.get(&member.id)?)))
     }
 
     /// The guest called `name`.
     pub fn find(&self, name: &str) -> Option<GuestId> {
-        let mut seats = self.seats.iter();
-        seats.find(|(_, seat)| seat.name == name).map(|(&id, _)| id)
+        let mut processes = self.processes.iter();
+        processes
+            .find(|(_, process)| process.name == name)
+            .map(|(&id, _)| id)
     }
 
     /// One guest as the policy knows it.
@@ -282,8 +290,8 @@ impl Roster {
     }
 
     /// One guest's process.
-    pub fn seat_mut(&mut self, id: GuestId) -> Option<&mut Seat> {
-        self.seats.get_mut(&id)
+    pub fn process_mut(&mut self, id: GuestId) -> Option<&mut ManagedProcess> {
+        self.processes.get_mut(&id)
     }
 
     /// The sharing domains by name.
@@ -323,7 +331,7 @@ impl Roster {
 
     fn admission(&self) -> Admission {
         // What guests had swapped before this manager measured how much is free is not to be found free once more.
-        let brought: Pages = self.seats.values().map(Seat::swapped_before).sum();
+        let brought: Pages = self.processes.values().map(ManagedProcess::swapped_before).sum();
         let backing = (self.backing + brought).min(Pages::LIMIT);
         self.policy.admission(self.spent, &self.members, backing)
     }

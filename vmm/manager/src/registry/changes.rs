@@ -2,11 +2,11 @@
 
 use allocator::{FleetError, Group, GroupId, GuestId};
 
-use super::{ChangeError, Roster, find_mut, reservation};
+use super::{ChangeError, Registry, find_mut, reservation};
 use crate::member::Limits;
 use crate::policy::Settings;
 
-impl Roster {
+impl Registry {
     /// Changes the settings. Where the budget does not keep what was promised already, because it was made smaller while
     /// no manager ran, every change that does not make it smaller still is taken.
     ///

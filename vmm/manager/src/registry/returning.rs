@@ -11,7 +11,7 @@ use std::time::Duration;
 use allocator::{GuestId, Pages, Shares};
 use page_share::GuestProcess;
 
-use super::{AdmitError, Origin, Roster, Seat, is_name};
+use super::{AdmitError, ManagedProcess, Origin, Registry, is_name};
 use crate::groups::whole_pages;
 use crate::kept::{Kept, KeptGuest};
 use crate::member::Limits;
@@ -45,7 +45,7 @@ impl Unwatched {
 /// Finds the process that has a number and started at a time; `None` where it is gone.
 type Watch<'a> = &'a dyn Fn(u32, u64) -> io::Result<Option<GuestProcess>>;
 
-impl Roster {
+impl Registry {
     /// Takes back all guests of `kept` whose processes live.
     pub fn take_back(&mut self, kept: &Kept) {
         self.take_back_by(kept, &GuestProcess::of_started);
@@ -130,8 +130,8 @@ impl Roster {
 
     /// Lets `elapsed` pass. Whether memory may be handed out beyond what was promised.
     pub(super) fn settle_down(&mut self, elapsed: Duration) -> bool {
-        let mut seats = self.seats.values();
-        let settled = self.settling.is_zero() || seats.all(|seat| seat.origin != Origin::Survivor);
+        let mut processes = self.processes.values();
+        let settled = self.settling.is_zero() || processes.all(|process| process.origin != Origin::Survivor);
         self.settling = self.settling.saturating_sub(elapsed);
         settled
     }
@@ -156,14 +156,14 @@ impl Roster {
             shares: Shares::new(guest.shares),
             group,
         };
-        let seat = Seat {
+        let process = ManagedProcess {
             fleet: guest.fleet.clone(),
             control: guest.control.clone(),
             sharing: guest.domain.clone().filter(|name| is_name(name)),
             origin: Origin::Survivor,
-            ..Seat::new(&guest.name, process, (guest.started, guest.protocol))
+            ..ManagedProcess::new(&guest.name, process, (guest.started, guest.protocol))
         };
-        Ok(self.seat(limits, seat))
+        Ok(self.enter(limits, process))
     }
 
     /// Groups and guests, for the next manager; those included that could not be looked at yet.
@@ -176,10 +176,10 @@ impl Roster {
             }
         }
         let bytes = |pages: Pages| pages.get().saturating_mul(4096);
-        let guests = self.guests().map(|(member, seat)| KeptGuest {
-            name: seat.name.clone(),
-            pid: seat.pid,
-            started: seat.started,
+        let guests = self.guests().map(|(member, process)| KeptGuest {
+            name: process.name.clone(),
+            pid: process.pid,
+            started: process.started,
             size: bytes(member.limits.max),
             min: bytes(member.limits.min),
             shares: member.limits.shares.get(),
@@ -188,10 +188,10 @@ impl Roster {
                 .group
                 .and_then(|id| self.groups.name(id))
                 .map(str::to_owned),
-            domain: seat.sharing.clone(),
-            fleet: seat.fleet.clone(),
-            control: seat.control.clone(),
-            protocol: seat.protocol,
+            domain: process.sharing.clone(),
+            fleet: process.fleet.clone(),
+            control: process.control.clone(),
+            protocol: process.protocol,
         });
         let unwatched = self.unwatched.iter().map(|left| left.guest.clone());
         (groups, guests.chain(unwatched).collect())

@@ -5,14 +5,14 @@ use std::time::Instant;
 use allocator::Pages;
 use page_share::GuestProcess;
 
-use crate::incidents::Conduct;
 use crate::member::Limits;
+use crate::penalty::Penalty;
 use levy_protocol::api::Phase;
 use levy_protocol::link::{Orders, PageCounts};
 
 /// A guest's process and how it came here.
 #[derive(Debug, Clone)]
-pub struct Seat {
+pub struct ManagedProcess {
     /// The name that its launcher gave it.
     pub name: String,
     /// The version of the protocol that it speaks with this manager.
@@ -22,7 +22,7 @@ pub struct Seat {
     /// When that started, in the kernel's clock ticks since the machine did.
     pub started: u64,
     /// Its process: only the proof that it is dead ends the guest and its references.
-    pub process: GuestProcess,
+    pub handle: GuestProcess,
     /// The sharing domain that it is in.
     pub sharing: Option<String>,
     /// When it was admitted.
@@ -38,7 +38,7 @@ pub struct Seat {
     /// What its virtual CPUs do: what they were last told from here, or what its process says.
     pub phase: Phase,
     /// What became of its connections.
-    pub conduct: Conduct,
+    pub penalty: Penalty,
     /// What of it is older than its manager.
     pub origin: Origin,
 }
@@ -54,16 +54,16 @@ pub enum Origin {
     Swapped(Pages),
 }
 
-impl Seat {
+impl ManagedProcess {
     /// The process of the guest called `name`, which has just come. Of `(started, protocol)` the first is when it
     /// started, the second the version that it speaks.
-    pub(super) fn new(name: &str, process: GuestProcess, (started, protocol): (u64, u32)) -> Self {
+    pub(super) fn new(name: &str, handle: GuestProcess, (started, protocol): (u64, u32)) -> Self {
         Self {
             name: name.to_owned(),
             protocol,
-            pid: process.pid(),
+            pid: handle.pid(),
             started,
-            process,
+            handle,
             sharing: None,
             since: Instant::now(),
             connected: false,
@@ -71,7 +71,7 @@ impl Seat {
             control: None,
             fleet: None,
             phase: Phase::Running,
-            conduct: Conduct::default(),
+            penalty: Penalty::default(),
             origin: Origin::New,
         }
     }
