@@ -209,22 +209,23 @@ impl Swap {
         known.then_some(()).ok_or(SwapError::Unknown(slot))
     }
 
-    /// Names an extent of 16 MiB without a page, whose disk space and page cache can go back: [`Hole::punch`] it without
-    /// the lock and tell [`Swap::shrunk`]. `None` when there is none, or when the file system does not take space back.
-    /// The extent that the next page goes to stays while there are pages. Does not allocate.
+    /// Names up to 16 MiB in a row without a page, whose disk space and page cache can go back: [`Hole::punch`] it
+    /// without the lock and tell [`Swap::shrunk`]. `None` when there is none, or when the file system does not take space
+    /// back. The MiB that the next page goes to stays while there are pages. Does not allocate.
     pub fn shrink(&mut self) -> Option<Hole> {
-        let extent = self.shrinks.then(|| self.slots.leave()).flatten()?;
+        let extents = self.shrinks.then(|| self.slots.leave()).flatten()?;
+        let last = self.slots.slots_of(extents.end - 1);
         Some(Hole {
             shared: Arc::clone(&self.shared),
-            extent,
-            slots: self.slots.slots_of(extent),
+            slots: self.slots.slots_of(extents.start).start..last.end,
+            extents,
         })
     }
 
-    /// What became of an extent that [`Swap::shrink`] named. After a failure it is used like any other, and there is no
+    /// What became of the space that [`Swap::shrink`] named. After a failure it is used like any other, and there is no
     /// next one.
     pub fn shrunk(&mut self, hole: Hole, punched: io::Result<()>) {
-        self.slots.left(hole.extent, punched.is_ok());
+        self.slots.left(hole.extents, punched.is_ok());
         if let Err(error) = punched {
             self.shrinks = false;
             log::info!("the swap file keeps the disk space that it has: {error}");
@@ -275,7 +276,7 @@ impl Swap {
 #[must_use = "nothing is put there before the swap file has heard what became of it"]
 pub struct Hole {
     shared: Arc<Shared>,
-    extent: u32,
+    extents: Range<u32>,
     slots: Range<u32>,
 }
 

@@ -5,8 +5,11 @@ use std::ops::Range;
 
 use crate::page::{PAGE_SHIFT, PAGE_SIZE};
 
-/// Pages by which the file grows and shrinks: 16 MiB.
-pub(super) const EXTENT: u32 = (16 << 20) / PAGE_SIZE as u32;
+/// Pages by which the file grows and shrinks: 1 MiB. A disk that is almost full is used but for less than this.
+pub(super) const EXTENT: u32 = (1 << 20) / PAGE_SIZE as u32;
+
+/// Most extents whose space goes back at once: 16 MiB. File systems take as long for one extent as for several.
+const LEAVING: usize = 16;
 
 /// A page's checksum: its sketch, with one bit given up so that a free slot costs no more than a used one.
 pub(super) type Sum = NonZeroU64;
@@ -183,31 +186,36 @@ impl Slots {
         true
     }
 
-    /// An extent whose space can go back: it has no page, and it is not the one that the next page goes to. Nothing is
-    /// put there from now on.
-    pub(super) fn leave(&mut self) -> Option<u32> {
+    /// Extents in a row whose space can go back: they have no page, and none is the one that the next page goes to.
+    /// Nothing is put there from now on.
+    pub(super) fn leave(&mut self) -> Option<Range<u32>> {
         if self.vacant == 0 {
             return None;
         }
-        let (filling, used) = (self.next / EXTENT, self.used);
-        let vacant = |(number, extent): &(usize, &mut Extent)| {
-            let waits = *number as u32 == filling && used > 0;
-            extent.backing == Backing::Disk && extent.used == 0 && !waits
+        let filling = (self.used > 0).then_some((self.next / EXTENT) as usize);
+        let extents = &self.extents;
+        let vacant = |number: &usize| {
+            let extent = extents[*number];
+            extent.backing == Backing::Disk && extent.used == 0 && filling != Some(*number)
         };
-        let (number, extent) = self.extents.iter_mut().enumerate().find(vacant)?;
-        extent.backing = Backing::Leaving;
-        let number = number as u32;
-        self.vacant -= 1;
-        self.backed -= self.slots_of(number).len() as u32;
-        Some(number)
+        let first = (0..extents.len()).find(vacant)?;
+        let count = (first..extents.len()).take_while(vacant).take(LEAVING).count();
+        let leaving = first as u32..(first + count) as u32;
+        for number in leaving.clone() {
+            self.extents[number as usize].backing = Backing::Leaving;
+            self.vacant -= 1;
+            self.backed -= self.slots_of(number).len() as u32;
+        }
+        Some(leaving)
     }
 
-    /// What became of an extent that was leaving: gone, or still there.
-    pub(super) fn left(&mut self, extent: u32, gone: bool) {
-        if gone {
-            self.extents[extent as usize].backing = Backing::Hole;
-        } else {
-            self.back(extent);
+    /// What became of extents that were leaving: gone, or still there.
+    pub(super) fn left(&mut self, extents: Range<u32>, gone: bool) {
+        for extent in extents {
+            match gone {
+                true => self.extents[extent as usize].backing = Backing::Hole,
+                false => self.back(extent),
+            }
         }
     }
 }

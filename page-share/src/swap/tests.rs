@@ -135,6 +135,19 @@ fn a_full_disk_is_an_error_and_nothing_is_trusted() {
 }
 
 #[test]
+fn a_disk_is_used_up_to_its_last_mib() {
+    let mut swap = Swap::with_file(small_disk(11 << 19), u32::MAX).unwrap();
+    let mut slots = Vec::new();
+    let full = loop {
+        if let Err(error) = swap.write(&[[1; PAGE_SIZE]; 64], &mut slots) {
+            break error;
+        }
+    };
+    assert!(matches!(full, SwapError::DiskFull { pages: 1280, .. }), "{full:?}");
+    assert_eq!(slots.len(), 1280, "5 MiB of 5.5");
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_an_error() {
     assert!(matches!(
         Swap::create(Path::new("/nowhere"), 1),
@@ -157,7 +170,7 @@ fn disk_bytes(swap: &Swap) -> u64 {
     swap.shared.file.metadata().unwrap().blocks() * 512
 }
 
-const EXTENT_BYTES: u64 = 16 << 20;
+const EXTENT_BYTES: u64 = 1 << 20;
 
 #[test]
 fn shrinking_gives_disk_space_back_and_it_can_be_had_again() {
