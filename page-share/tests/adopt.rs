@@ -231,7 +231,7 @@ fn ranges_that_follow_each_other_by_number_only_are_shared_like_one() {
     for round in 0..2 {
         for _ in 0..8 {
             for (_, region) in &guests {
-                region.hint(PageRun::new(Gfn::new(PAGES - 50), 100));
+                region.prioritize(PageRun::new(Gfn::new(PAGES - 50), 100));
                 region.scan_pass();
             }
         }

@@ -99,7 +99,7 @@ fn every_page_is_read_where_it_is_and_stays_there() {
         State::Empty,
         State::Private,
         State::Zero,
-        State::Taken,
+        State::Sampled,
         State::Shared,
         State::Broken,
         State::Compressed,

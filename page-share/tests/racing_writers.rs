@@ -165,7 +165,7 @@ fn disturb(region: &Region, stop: &AtomicBool, seed: u64) {
                 std::thread::sleep(Duration::from_millis(1));
                 region.open_gate();
             }
-            4 => region.hint(PageRun::new(Gfn::new(first), 100)),
+            4 => region.prioritize(PageRun::new(Gfn::new(first), 100)),
             _ => {}
         }
     }

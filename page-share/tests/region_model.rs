@@ -174,7 +174,7 @@ impl Guest {
             Step::Turn(run) => self.turn(run),
             Step::Scan(passes) => (0..passes).for_each(|_| region.scan_pass()),
             Step::ScanPart(pages) => drop(region.scan_step(pages)),
-            Step::Hint(run) => region.hint(shift(run)),
+            Step::Hint(run) => region.prioritize(shift(run)),
             Step::Unshare => drop(region.unshare_all()),
             Step::Release(run, balloon) => {
                 region.release(
@@ -197,7 +197,7 @@ impl Guest {
             // A full file is a result like any other here.
             Step::SwapOut(run) => drop(region.swap_out(shift(run))),
             Step::BringBack(run) => drop(region.bring_back(shift(run))),
-            Step::Never(run) => drop(region.never(shift(run))),
+            Step::Never(run) => drop(region.exclude(shift(run))),
             Step::Pinned(run) => {
                 let pin = region.pin(shift(run)).unwrap();
                 let before = region.stats();

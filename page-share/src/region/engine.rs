@@ -124,7 +124,7 @@ impl Engine {
         let mut at = run.first.get();
         while at < run.end() {
             let table = &self.guest.table;
-            let excluded = |&page: &u32| table.is_marked(page, mark::NEVER);
+            let excluded = |&page: &u32| table.is_marked(page, mark::EXCLUDED);
             let rest = PageRun::of(at..(at..run.end()).find(excluded).unwrap_or(run.end()));
             let state = table.state(at);
             let claim = match state {

@@ -134,17 +134,17 @@ impl Region {
     /// These pages probably equal others, for instance because they were just read from a disk that guests share:
     /// looks at them in the next two steps, before anything else. Never waits, so that device threads may call it; of
     /// more than 4096 runs between two steps the oldest are forgotten, and found by the pass.
-    pub fn hint(&self, run: PageRun) {
+    pub fn prioritize(&self, run: PageRun) {
         self.hints.add(run);
     }
 
     /// Leaves these pages alone from now on: rings, and pages that devices write all the time. What of them is
     /// merged, compressed or swapped comes back first. Returns the number of pages that did.
-    pub fn never(&self, run: PageRun) -> u32 {
+    pub fn exclude(&self, run: PageRun) -> u32 {
         let mut back = 0;
         for part in self.parts(run) {
             for page in part.numbers() {
-                self.guest.table.add_marks(page, state::mark::NEVER);
+                self.guest.table.add_marks(page, state::mark::EXCLUDED);
             }
             back += self.restore(part);
         }
@@ -152,10 +152,10 @@ impl Region {
         back
     }
 
-    /// Takes back what [`Region::never`] said: these pages are like others again from the next pass on.
-    pub fn again(&self, run: PageRun) {
+    /// Takes back what [`Region::exclude`] said: these pages are like others again from the next pass on.
+    pub fn include(&self, run: PageRun) {
         for page in self.parts(run).into_iter().flat_map(PageRun::numbers) {
-            self.guest.table.clear_marks(page, state::mark::NEVER);
+            self.guest.table.clear_marks(page, state::mark::EXCLUDED);
         }
     }
 

@@ -80,7 +80,7 @@ impl Engine {
                 self.peek_mapped(page, state, populated, bytes);
                 true
             }
-            State::Taken | State::Compressed => {
+            State::Sampled | State::Compressed => {
                 // Owned for the time of the copy: a fault would free what is being read.
                 let claim = guest.table.claim(page, state)?;
                 let readable = guest.peek_kept(&claim, bytes);
@@ -123,7 +123,7 @@ impl Guest {
     /// A claimed page that is kept in memory outside guest memory. Whether its bytes are what they were.
     fn peek_kept(&self, claim: &Claim, bytes: &mut Page) -> bool {
         let detail = self.table.detail(claim.run().first.get());
-        if claim.from() == State::Taken {
+        if claim.from() == State::Sampled {
             self.sampling.span().copy_out(detail as usize, bytes);
             return true;
         }

@@ -164,7 +164,7 @@ impl Stats {
             swapped: count(State::Swapped),
             ballooned: count(State::Ballooned),
             empty: count(State::Empty),
-            sampled: count(State::Taken),
+            sampled: count(State::Sampled),
             huge: count(State::Huge),
             lost: count(State::Lost),
             in_transit: count(State::InTransit),

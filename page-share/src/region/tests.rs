@@ -443,7 +443,7 @@ fn a_page_that_two_guests_were_told_of_is_shared_before_either_pass_ends() {
     for (guest, first) in [(0, 100), (1, 3000)] {
         let (memory, region) = &guests[guest];
         (0..10).for_each(|block| memory.write_page(first + block, &page(1 << 40 | u64::from(block))));
-        region.hint(PageRun::new(Gfn::new(first), 10));
+        region.prioritize(PageRun::new(Gfn::new(first), 10));
         for _ in 0..4 {
             region.scan_step(1);
         }
@@ -537,8 +537,8 @@ fn a_sampled_page_that_somebody_has_in_hand_for_a_moment_is_waited_for() {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
                     for page in 0..PAGES {
-                        if let Some(claim) = region.guest.table.claim(page, State::Taken) {
-                            region.guest.settle(claim, State::Taken);
+                        if let Some(claim) = region.guest.table.claim(page, State::Sampled) {
+                            region.guest.settle(claim, State::Sampled);
                         }
                     }
                     begun.store(true, Ordering::Relaxed);
@@ -552,7 +552,7 @@ fn a_sampled_page_that_somebody_has_in_hand_for_a_moment_is_waited_for() {
             sample
         });
         assert_eq!((sample.taken, sample.touched), (taken, 0));
-        let left = (0..PAGES).find(|&page| region.guest.table.state(page) == State::Taken);
+        let left = (0..PAGES).find(|&page| region.guest.table.state(page) == State::Sampled);
         assert_eq!(left, None, "it would be lost with the next sample");
     }
     (0..PAGES).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
@@ -633,7 +633,7 @@ fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
 #[test]
 fn a_page_that_is_excluded_stays_when_its_neighbours_are_taken() {
     let (memory, region) = swapping_region();
-    region.never(PageRun::new(Gfn::new(20), 1));
+    region.exclude(PageRun::new(Gfn::new(20), 1));
     assert_eq!(region.swap_out(PageRun::new(Gfn::new(10), 20)).unwrap(), 19);
     assert_eq!(region.state(Gfn::new(20)), State::Private);
     (0..64).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));

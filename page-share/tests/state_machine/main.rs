@@ -323,15 +323,15 @@ fn a_page_released_while_the_swap_thread_reads_it_is_empty_in_the_end() {
 #[test]
 fn a_sampled_page_goes_back_once() {
     explore(|| {
-        let world = World::new(1, State::Taken);
+        let world = World::new(1, State::Sampled);
         let other = world.clone();
         // The period ends.
         let engine = thread::spawn(move || {
             loop {
                 match other.table.state(0) {
                     State::InTransit => thread::yield_now(),
-                    State::Taken => {
-                        if let Some(claim) = other.table.claim(0, State::Taken) {
+                    State::Sampled => {
+                        if let Some(claim) = other.table.claim(0, State::Sampled) {
                             return other.bring_back(claim);
                         }
                     }
@@ -340,7 +340,7 @@ fn a_sampled_page_goes_back_once() {
             }
         });
         // The handler, at a touch.
-        if let Some(claim) = world.table.claim(0, State::Taken) {
+        if let Some(claim) = world.table.claim(0, State::Sampled) {
             world.bring_back(claim);
         }
         engine.join().unwrap();

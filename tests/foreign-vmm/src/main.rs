@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let ranges = MemoryRange::all_of_vm_memory(&view).context("memory that cannot be adopted")?;
     let engine = Engine::start(&Arc::new(PlainMemory::new(ranges)), Some("/var/tmp".into()))?;
     let region = Arc::clone(engine.region());
-    region.never(PageRun::new(Gfn::new(RINGS.start), RINGS.end));
+    region.exclude(PageRun::new(Gfn::new(RINGS.start), RINGS.end));
     // 3. From here on the guest is limited, sampled and reported on.
     let desk = Desk::default();
     let attendant = Attendant::start(introduction, engine, Box::new(desk.clone()))?;

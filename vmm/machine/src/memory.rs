@@ -244,16 +244,16 @@ impl GuestRam {
     }
 
     /// These frames are read and written by devices all the time: the region that manages the pages leaves them alone.
-    pub fn keep_in_place(&self, range: GfnRange) {
+    pub fn exclude(&self, range: GfnRange) {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
-            managed.never(run);
+            managed.exclude(run);
         }
     }
 
-    /// The devices are done with what was [kept in place](Self::keep_in_place).
-    pub fn let_go(&self, range: GfnRange) {
+    /// The devices are done with what was [excluded](Self::exclude).
+    pub fn include(&self, range: GfnRange) {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
-            managed.again(run);
+            managed.include(run);
         }
     }
 

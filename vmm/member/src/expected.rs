@@ -28,7 +28,7 @@ impl Expected {
     pub fn add(&self, region: &Region, run: PageRun) {
         self.told.fetch_add(u64::from(run.count), Ordering::Relaxed);
         if region.state(run.first) != State::Huge {
-            return region.hint(run);
+            return region.prioritize(run);
         }
         let mut waiting = self.waiting();
         let first = run.first.get();
@@ -50,7 +50,7 @@ impl Expected {
                 .split_run(PageRun::new(Gfn::new(block * BLOCK), BLOCK))
                 .min(left);
             for (first, count) in runs(&bits) {
-                region.hint(PageRun::new(Gfn::new(block * BLOCK + first), count));
+                region.prioritize(PageRun::new(Gfn::new(block * BLOCK + first), count));
             }
         }
         region.split_blocks(left);

@@ -135,7 +135,7 @@ impl Kind {
             State::Swapped => Self::Swapped,
             State::Ballooned => Self::Ballooned,
             State::Huge => Self::Unmanaged,
-            State::Taken => Self::Sampled,
+            State::Sampled => Self::Sampled,
             State::Lost => Self::Lost,
         })
     }

@@ -257,7 +257,7 @@ impl Worker {
             State::Private | State::Zero | State::Huge if !protected => {
                 return self.refill(guest, page, state);
             }
-            State::Taken => return self.touch_sampled(guest, page),
+            State::Sampled => return self.touch_sampled(guest, page),
             // What comes back from storage grows too: it was given up so that others could have the memory.
             State::Compressed => return self.grow(guest, |worker| worker.decompress(guest, page)),
             State::Swapped => return self.grow(guest, |worker| worker.swap_in(guest, page)),
@@ -401,13 +401,13 @@ impl Worker {
     }
 
     fn touch_sampled(&mut self, guest: &Guest, page: u32) -> Outcome {
-        let Some(claim) = guest.table.claim(page, State::Taken) else {
+        let Some(claim) = guest.table.claim(page, State::Sampled) else {
             return Outcome::Later;
         };
         let place = guest.table.detail(page) as usize;
         let place = guest.sampling.span().sub(place, 1);
         if guest.try_give_back(&claim, place, &mut self.buffer[0]) == Filled::Later {
-            guest.settle(claim, State::Taken);
+            guest.settle(claim, State::Sampled);
             return Outcome::Later;
         }
         guest.counters.samples_touched.add(1);

@@ -75,7 +75,7 @@ impl Engine {
                     return;
                 }
             }
-            State::Taken => {
+            State::Sampled => {
                 for page in run.numbers() {
                     self.sample_drop(page);
                 }

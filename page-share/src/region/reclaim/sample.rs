@@ -42,7 +42,7 @@ impl Engine {
             }
             let page = (random() % pages) as u32;
             if guest.table.state(page) != State::Private
-                || guest.table.is_marked(page, mark::NEVER | mark::STUCK)
+                || guest.table.is_marked(page, mark::EXCLUDED | mark::STUCK)
             {
                 continue;
             }
@@ -55,7 +55,7 @@ impl Engine {
             if let Some(claim) = taken.pop() {
                 guest.table.set_detail(page, place as u32);
                 self.sample.pages.push(page);
-                guest.settle(claim, State::Taken);
+                guest.settle(claim, State::Sampled);
             }
         }
         guest.counters.samples_taken.add(self.sample.pages.len() as u64);
@@ -96,15 +96,15 @@ fn give_back_sampled(guest: &Guest, page: u32, place: u32) -> bool {
                 std::thread::yield_now();
                 continue;
             }
-            State::Taken => {}
+            State::Sampled => {}
             _ => return false,
         }
-        let Some(claim) = guest.table.claim(page, State::Taken) else {
+        let Some(claim) = guest.table.claim(page, State::Sampled) else {
             continue;
         };
         if guest.table.detail(page) != place {
             // Touched, and taken once more to another place.
-            guest.settle(claim, State::Taken);
+            guest.settle(claim, State::Sampled);
             return false;
         }
         guest.give_back_all(claim.run(), guest.sampling.span().sub(place as usize, 1));

@@ -461,7 +461,7 @@ impl Engine {
     fn movable(&self, from: u32) -> impl Iterator<Item = u32> {
         let table = &self.guest.table;
         let all = table.pages();
-        let stays = |page: u32| table.is_marked(page, mark::NEVER) || table.is_marked(page, mark::STUCK);
+        let stays = |page: u32| table.is_marked(page, mark::EXCLUDED) || table.is_marked(page, mark::STUCK);
         (from..all)
             .chain(0..from.min(all))
             .filter(move |&page| table.state(page) == State::Private && !stays(page))

@@ -102,7 +102,7 @@ impl Engine {
                 end = written[at].end;
             }
             at += 1;
-            for span in self.without_never(start, end) {
+            for span in self.without_excluded(start, end) {
                 self.pagemap.scan(span, Look::WrittenAndArm, &mut armed)?;
             }
         }
@@ -113,16 +113,18 @@ impl Engine {
     }
 
     /// The stretches between `start` and `end` that may be armed.
-    fn without_never(&self, start: usize, end: usize) -> Vec<Span> {
+    fn without_excluded(&self, start: usize, end: usize) -> Vec<Span> {
         let Some(first) = self.guest.layout.page_at(start) else {
             return Vec::new();
         };
         let run = PageRun::new(Gfn::new(first), ((end - start) / PAGE_SIZE) as u32);
         let table = &self.guest.table;
-        if run.numbers().all(|page| !table.is_marked(page, mark::NEVER)) {
+        if run.numbers().all(|page| !table.is_marked(page, mark::EXCLUDED)) {
             return vec![self.guest.span(run)];
         }
-        let allowed = run.numbers().filter(|&page| !table.is_marked(page, mark::NEVER));
+        let allowed = run
+            .numbers()
+            .filter(|&page| !table.is_marked(page, mark::EXCLUDED));
         runs_of(allowed)
             .into_iter()
             .map(|run| self.guest.span(run))
@@ -213,7 +215,7 @@ impl Engine {
                 if retry_stuck {
                     guest.table.clear_marks(page, mark::STUCK);
                 }
-                if !busy && !guest.table.is_marked(page, mark::NEVER | mark::STUCK) {
+                if !busy && !guest.table.is_marked(page, mark::EXCLUDED | mark::STUCK) {
                     quiet.push(page);
                 }
             }
@@ -300,7 +302,7 @@ impl Engine {
         if guest.table.relabel(page, State::Shared, State::Broken) {
             guest.counters.cow_breaks.add(1);
         }
-        if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::NEVER) {
+        if guest.table.state(page) != State::Broken || guest.table.is_marked(page, mark::EXCLUDED) {
             return false;
         }
         let sketch = sketch(guest.span(PageRun::of(page..page + 1)), hasher);

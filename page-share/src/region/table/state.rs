@@ -22,7 +22,7 @@ pub enum State {
     /// In the hands of one thread, which settles it and wakes the waiters.
     InTransit,
     /// In the sampling area; the first touch brings it back and is counted.
-    Taken,
+    Sampled,
     /// A copy-on-write mapping of a pool page.
     Shared,
     /// As shared, but the kernel has made a private copy at the guest's write.
@@ -49,7 +49,7 @@ impl State {
         Self::Private,
         Self::Zero,
         Self::InTransit,
-        Self::Taken,
+        Self::Sampled,
         Self::Shared,
         Self::Broken,
         Self::Compressed,
@@ -66,8 +66,8 @@ impl State {
     /// Whether a claimed page may settle as `to` after having been `self`. What it was is always allowed.
     pub(crate) fn may_become(self, to: Self) -> bool {
         use State::{
-            Ballooned, Broken, Compressed, Empty, Hole, Huge, InTransit, Lost, Private, Shared, Swapped,
-            Taken, Zero,
+            Ballooned, Broken, Compressed, Empty, Hole, Huge, InTransit, Lost, Private, Sampled, Shared,
+            Swapped, Zero,
         };
         self == to
             || match (self, to) {
@@ -75,9 +75,9 @@ impl State {
                 // The guest may give up anything, and anything unmanaged can become managed and back.
                 (_, Empty | Ballooned) => true,
                 (Empty | Ballooned, Private | Zero) | (Huge, Private) => true,
-                (Private | Zero, Taken | Compressed | Swapped) => true,
+                (Private | Zero, Sampled | Compressed | Swapped) => true,
                 (Private | Zero, Shared | Zero | Private | Huge) => true,
-                (Taken | Compressed | Swapped | Shared | Broken, Private | Zero) => true,
+                (Sampled | Compressed | Swapped | Shared | Broken, Private | Zero) => true,
                 (Swapped | Compressed, Lost) | (Compressed, Swapped) => true,
                 (Shared, Broken) => true,
                 _ => false,
@@ -163,7 +163,7 @@ impl Drop for Claim {
 /// What a page is not to be used for.
 pub(crate) mod mark {
     /// The caller said never to touch it.
-    pub(crate) const NEVER: u8 = 1;
+    pub(crate) const EXCLUDED: u8 = 1;
     /// The kernel refused to move it: pinned, or shared with a forked child. Cleared when it is written.
     pub(crate) const STUCK: u8 = 2;
     /// The manager knows it as a hint.

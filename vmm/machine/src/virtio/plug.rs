@@ -346,9 +346,9 @@ impl Bench {
     /// Rings are read and written without a pause: they stay where they are for as long as a driver uses them.
     fn drive(&self, features: u64, rings: Rings, begun: &SyncSender<()>) -> Result<(), Fault> {
         let (ram, pages) = (Arc::clone(rings.ram()), rings.pages());
-        pages.iter().for_each(|range| ram.keep_in_place(*range));
+        pages.iter().for_each(|range| ram.exclude(*range));
         let result = self.work(features, rings, begun);
-        pages.iter().for_each(|range| ram.let_go(*range));
+        pages.iter().for_each(|range| ram.include(*range));
         result
     }
 

@@ -61,7 +61,7 @@ fn a_fault_is_tried_once_for_each_look_while_the_event_of_a_moving_mapping_is_un
     let guest = region.guest.clone();
     assert_eq!(region.compress(run(0, 16)), 16);
     assert!(region.start_sample(100) > 0);
-    let sampled = (16..512).find(|&at| region.state(Gfn::new(at)) == State::Taken);
+    let sampled = (16..512).find(|&at| region.state(Gfn::new(at)) == State::Sampled);
     let present = (16..512)
         .find(|&at| region.state(Gfn::new(at)) == State::Private)
         .unwrap();
@@ -164,7 +164,7 @@ fn faults_are_served_while_the_swap_file_does_not_answer() {
     assert_eq!(region.swap_out(run(64, 64)).unwrap(), 64);
     assert!(region.start_sample(100) > 0);
     let sampled: Vec<u32> = (128..512)
-        .filter(|&at| region.state(Gfn::new(at)) == State::Taken)
+        .filter(|&at| region.state(Gfn::new(at)) == State::Sampled)
         .collect();
     // A thread that writes to a slow disk holds this lock for as long as the disk takes.
     let slow = guest.keeping.swap().unwrap();

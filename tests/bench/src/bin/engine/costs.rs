@@ -50,7 +50,7 @@ fn sample(region: &Region, memory: &Memory, results: &mut Results<'_>) -> Result
     region.start_sample(pages);
     let all = 0..region.page_limit();
     let sampled: Vec<u32> = all
-        .filter(|&page| region.state(Gfn::new(page)) == State::Taken)
+        .filter(|&page| region.state(Gfn::new(page)) == State::Sampled)
         .collect();
     let (cpu, touches) = cpu_of(|| touch(memory, &sampled));
     let touched = region.finish_sample().touched as usize;
