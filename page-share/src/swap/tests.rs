@@ -143,7 +143,10 @@ fn a_disk_is_used_up_to_its_last_mib() {
             break error;
         }
     };
-    assert!(matches!(full, SwapError::DiskFull { pages: 1280, .. }), "{full:?}");
+    assert!(
+        matches!(full, SwapError::DiskFull { pages: 1280, .. }),
+        "{full:?}"
+    );
     assert_eq!(slots.len(), 1280, "5 MiB of 5.5");
 }
 

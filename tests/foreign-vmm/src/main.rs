@@ -11,7 +11,7 @@ mod memory;
 use std::{io, path::Path, ptr::NonNull, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use levy_member::{Attendant, Desk, Duties, Engine, Introduction, PlainMemory};
+use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient, PlainMemory, PolledDuties};
 use levy_protocol::link::Hello;
 use memory::{BYTES, CHURNED, FILLED, RINGS, View};
 use page_share::{Gfn, MemoryRange, PageRun};
@@ -28,27 +28,27 @@ fn main() -> Result<()> {
     let image = std::fs::read(image)?;
     let view = memory::load(&image)?;
     let ranges = MemoryRange::all_of_vm_memory(&view).context("memory that cannot be adopted")?;
-    let engine = Engine::start(&Arc::new(PlainMemory::new(ranges)), Some("/var/tmp".into()))?;
-    let region = Arc::clone(engine.region());
+    let managed = ManagedMemory::start(&Arc::new(PlainMemory::new(ranges)), Some("/var/tmp".into()))?;
+    let region = Arc::clone(managed.region());
     region.exclude(PageRun::new(Gfn::new(RINGS.start), RINGS.end));
     // 3. From here on the guest is limited, sampled and reported on.
-    let desk = Desk::default();
-    let attendant = Attendant::start(introduction, engine, Box::new(desk.clone()))?;
+    let duties = PolledDuties::default();
+    let client = ManagerClient::start(introduction, managed, Box::new(duties.clone()))?;
     // 4. The guest runs over the same memory. The library needs nothing of KVM.
     let mut balloon = balloon::Ends::plug(&view, region)?;
     let cpus = start(&view)?;
-    let mut input = desk.clone();
+    let mut input = duties.clone();
     thread::spawn(move || io::copy(&mut io::stdin(), &mut io::sink()).map(|_| input.stop()));
-    while !desk.stop_asked() {
+    while !duties.stop_asked() {
         cpus.check()?;
-        desk.set_balloon(balloon.work(desk.balloon_asked())?);
-        let pause = desk.pause_asked();
-        match (pause, desk.is_paused()) {
+        duties.set_balloon(balloon.work(duties.balloon_asked())?);
+        let pause = duties.pause_asked();
+        match (pause, duties.is_paused()) {
             (true, false) => cpus.pause()?,
             (false, true) => cpus.resume(),
             _ => {}
         }
-        desk.set_paused(pause);
+        duties.set_paused(pause);
         thread::sleep(Duration::from_millis(10));
     }
     // 5. The guest ends, then its management, then its memory.
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let bytes = memory::check(&view, &image, &cpus)?;
     println!("{bytes} bytes are right after {changes} changes");
     drop((cpus, balloon));
-    attendant.leave();
+    client.leave();
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! How does a manager fare with many guests, where no machine runs guests?
 //!
-//! A guest's process consists of a VMM, and what a manager has to do with: memory with an engine, and an attendant that
-//! speaks the protocol. Here are processes that have the second part only. Instead of a guest, writers of their own
+//! A guest's process consists of a VMM, and what a manager has to do with: managed memory, and a manager client that speaks
+//! the protocol. Here are processes that have the second part only. Instead of a guest, writers of their own
 //! work on the memory, and know at any time what each page must hold.
 //!
 //! - [`Guest`] and [`Manager`] are such a guest and a `levy host`, as processes seen by a test.

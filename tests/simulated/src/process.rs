@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use levy_machine::memory::GuestRam;
-use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient};
 use levy_protocol::link::Hello;
 use page_share::Region;
 
@@ -68,14 +68,14 @@ fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std
     if !options.late_fill {
         pages.fill(&ram);
     }
-    let engine = Engine::start(&ram, Some(options.swap.clone()))?;
-    let region = Arc::clone(engine.region());
+    let managed = ManagedMemory::start(&ram, Some(options.swap.clone()))?;
+    let region = Arc::clone(managed.region());
     let work = Work::new(Arc::clone(&ram), pages, options.writers);
     let duties = NoDevices {
         work: Arc::clone(&work),
         paused: AtomicBool::new(false),
     };
-    Attendant::start(introduction, engine, Box::new(duties))?;
+    ManagerClient::start(introduction, managed, Box::new(duties))?;
     if options.late_fill {
         pages.fill(&ram);
     }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{
-    Activity, FromManager, FromVmm, Hello, Line, Lines, PageCounts, Report, Standing, now_us,
+    Activity, FromManager, FromVmm, Hello, LimitStatus, Line, Lines, PageCounts, Report, now_us,
 };
 use levy_protocol::run_dir::Sockets;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -85,7 +85,7 @@ impl ProtocolOptions {
             }
             if self.waits && now >= word_due {
                 word_due = now + WAITING;
-                Lines::send(&mut &stream, &FromVmm::Standing(self.standing()))?;
+                Lines::send(&mut &stream, &FromVmm::LimitStatus(self.limit_status()))?;
             }
             let due = if self.waits {
                 report_due.min(word_due)
@@ -124,8 +124,8 @@ impl ProtocolOptions {
         }
     }
 
-    fn standing(&self) -> Standing {
-        Standing {
+    fn limit_status(&self) -> LimitStatus {
+        LimitStatus {
             limit_bytes: Some((self.held_mib + 1) * MIB),
             gated: true,
             waiting: 1,

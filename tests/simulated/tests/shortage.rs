@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use levy_launcher::api_client::ClientError;
 use levy_machine::memory::GuestRam;
 use levy_machine::virtio::blk::{Disk, OverlayDisk};
-use levy_member::Engine;
+use levy_member::ManagedMemory;
 use levy_protocol::api::HostChange;
 use page_share::{Gfn, PageRun};
 use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
@@ -164,8 +164,8 @@ fn a_full_swap_file_leaves_pages_in_memory() {
         let bytes = content(page).repeat(512);
         ram.view().write_slice(&bytes, GuestAddress(page * 4096)).unwrap();
     }
-    let engine = Engine::start(&ram, Some(disk.path().to_owned())).unwrap();
-    let region = engine.region();
+    let managed = ManagedMemory::start(&ram, Some(disk.path().to_owned())).unwrap();
+    let region = managed.region();
     region.split_blocks(u32::MAX);
     let all = PageRun {
         first: Gfn::new(0),

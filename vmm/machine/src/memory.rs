@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use levy_member::{Expected, Memory};
+use levy_member::{Memory, SharedReadBlocks};
 use page_share::{AdoptError, Options, Region};
 
 use crate::layout::{self, PAGE_SIZE};
@@ -78,7 +78,7 @@ pub struct GuestRam {
     view: GuestMemoryMmap,
     regions: Vec<RamRegion>,
     released: AtomicU64,
-    expected: Expected,
+    shared_read_blocks: SharedReadBlocks,
     /// What `view` looks at, one for each of `regions`. Last: everything above uses it.
     mappings: Vec<Arc<Mapping>>,
 }
@@ -144,7 +144,7 @@ impl GuestRam {
             view,
             regions,
             released: AtomicU64::new(0),
-            expected: Expected::default(),
+            shared_read_blocks: SharedReadBlocks::default(),
             region: OnceLock::new(),
             unmanaged: Mutex::new(()),
             mappings,
@@ -261,13 +261,13 @@ impl GuestRam {
     /// the order of work depends on it.
     pub fn expect_equal(&self, range: GfnRange) {
         if let (Some(managed), Some(run)) = (self.region.get(), page_run(range)) {
-            self.expected.add(managed, run);
+            self.shared_read_blocks.add(managed, run);
         }
     }
 
-    /// What was expected to be equal and is not under management yet.
-    pub fn expected(&self) -> &Expected {
-        &self.expected
+    /// What was read from disks that guests share and is not under management yet.
+    pub fn shared_read_blocks(&self) -> &SharedReadBlocks {
+        &self.shared_read_blocks
     }
 
     /// The region that manages the pages, if there is one.
@@ -303,8 +303,8 @@ impl Memory for GuestRam {
         self.manage(|| Region::adopt(ranges, options))
     }
 
-    fn expected(&self) -> &Expected {
-        self.expected()
+    fn shared_read_blocks(&self) -> &SharedReadBlocks {
+        self.shared_read_blocks()
     }
 }
 

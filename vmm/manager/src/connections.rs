@@ -356,7 +356,7 @@ fn hear(
             host.on_report(id, report);
             Ok(())
         }
-        Ok(Line::Message(FromVmm::Standing(standing))) => {
+        Ok(Line::Message(FromVmm::LimitStatus(standing))) => {
             host.on_limit_status(id, standing);
             Ok(())
         }

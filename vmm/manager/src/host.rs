@@ -32,7 +32,7 @@ pub use super::sockets::{HostError, Sockets, kept_in};
 use super::spare;
 use super::statistics::{SocketCounters, Spread, Statistics, since_us};
 use super::trigger::Trigger;
-use levy_protocol::link::{FromManager, Report, Standing};
+use levy_protocol::link::{FromManager, LimitStatus, Report};
 use levy_protocol::process_memory::ProcessMemory;
 
 /// The manager of one host. Clones are the same manager.
@@ -280,7 +280,7 @@ impl Host {
     }
 
     /// Takes in how a guest stands with its limit.
-    pub(super) fn on_limit_status(&self, id: GuestId, standing: Standing) {
+    pub(super) fn on_limit_status(&self, id: GuestId, standing: LimitStatus) {
         if self.registry().on_limit_status(id, standing) {
             self.0.round_trigger.fire();
         }

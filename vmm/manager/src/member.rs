@@ -14,7 +14,7 @@ use allocator::{
 };
 
 use crate::limit::{Limit, Voice};
-use levy_protocol::link::{Activity, PageCounts, Report, Standing};
+use levy_protocol::link::{Activity, LimitStatus, PageCounts, Report};
 use levy_protocol::process_memory::{Counted, MAPPING_BYTES};
 
 /// A report older than this says nothing about a balloon any more.
@@ -89,7 +89,7 @@ pub struct Member {
     broken: Pages,
     returned: Pages,
     /// What its process says about its limit.
-    pub standing: Standing,
+    pub standing: LimitStatus,
     limit: Limit,
     /// Pages in the samples that it is asked for; 0 before it was asked.
     sample: u32,
@@ -122,7 +122,7 @@ impl Member {
             window: Duration::ZERO,
             broken: Pages::ZERO,
             returned: Pages::ZERO,
-            standing: Standing::default(),
+            standing: LimitStatus::default(),
             limit: Limit::default(),
             sample: 0,
             squeezing: false,
@@ -261,7 +261,7 @@ impl Member {
     }
 
     /// Takes in what the guest's process says about its limit.
-    pub fn on_limit_status(&mut self, standing: Standing) {
+    pub fn on_limit_status(&mut self, standing: LimitStatus) {
         self.standing = standing;
         if let Some(bytes) = standing.limit_bytes {
             let own = self.limits.min.less(self.shared()) + self.overhead();

@@ -24,7 +24,7 @@ use crate::survey::{Measured, Survey, Surveyed};
 use levy_protocol::api::Phase;
 use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
 pub(crate) use levy_protocol::link::is_name;
-use levy_protocol::link::{self, Report, Standing};
+use levy_protocol::link::{self, LimitStatus, Report};
 use returning::Unwatched;
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
@@ -169,7 +169,7 @@ impl Registry {
     }
 
     /// Takes in what a guest's process says about its limit. Whether it waits for memory.
-    pub fn on_limit_status(&mut self, id: GuestId, standing: Standing) -> bool {
+    pub fn on_limit_status(&mut self, id: GuestId, standing: LimitStatus) -> bool {
         let Some(member) = find_mut(&mut self.members, id) else {
             return false;
         };

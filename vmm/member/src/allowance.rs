@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 use page_share::{Growth, PageRun, Region};
 use rustix::net::SendFlags;
 
+use super::guaranteed::Guaranteed;
 use super::lease::Lease;
-use super::promised::Promised;
 use super::squeezer::parts;
 use super::swapper::Swapper;
 use super::{OwnThread, Threads};
-use levy_protocol::link::{FromVmm, Lines, Standing};
+use levy_protocol::link::{FromVmm, LimitStatus, Lines};
 use levy_protocol::process_memory::{Held, OwnHeld};
 
 const PAGE: u64 = 4096;
@@ -120,10 +120,10 @@ impl Allowance {
         }));
         let mut keeper = Keeper::new(allowance.clone(), Arc::clone(swapper))?;
         let thread = thread::Builder::new()
-            .name("allowance".into())
+            .name("limit-control".into())
             .stack_size(256 << 10)
             .spawn(move || {
-                threads.started(OwnThread::Allowance);
+                threads.started(OwnThread::LimitController);
                 keeper.run();
             })
             .map_err(levy_protocol::not_started)?;
@@ -181,7 +181,7 @@ impl Allowance {
 
     /// Pages that may be compressed or swapped: what the guest has above its minimum.
     pub(super) fn spare(&self) -> u64 {
-        self.promised().spare() / PAGE
+        self.guaranteed().spare() / PAGE
     }
 
     /// Takes `part` of the guest's pages in `way`, or as much of it as is to spare; `None` where that is nothing.
@@ -192,9 +192,9 @@ impl Allowance {
         (spare > 0).then(|| way(part))
     }
 
-    fn promised(&self) -> Promised {
+    fn guaranteed(&self) -> Guaranteed {
         let held = self.0.held.load(Ordering::SeqCst);
-        Promised::of(&self.0.region, held, self.0.minimum.load(Ordering::SeqCst))
+        Guaranteed::of(&self.0.region, held, self.0.minimum.load(Ordering::SeqCst))
     }
 
     /// Where the manager listens from now on.
@@ -256,7 +256,7 @@ struct Keeper {
     /// When it last had nothing to give.
     barren: Option<Instant>,
     /// What the manager was told last, and when.
-    said: (Standing, Instant),
+    said: (LimitStatus, Instant),
     /// Pages grown through the gate at the last look.
     grown: u64,
 }
@@ -275,7 +275,7 @@ impl Keeper {
             overdue: false,
             waiting_since: None,
             barren: None,
-            said: (Standing::default(), Instant::now()),
+            said: (LimitStatus::default(), Instant::now()),
             grown: 0,
         })
     }
@@ -386,7 +386,7 @@ impl Keeper {
             return QUICK;
         }
         let freed = self.make_room(HANDFUL);
-        let short = self.allowance.promised().short() > 0;
+        let short = self.allowance.guaranteed().short() > 0;
         self.overdue |= freed == 0 && short && since.elapsed() >= OVERDUE;
         self.after(freed)
     }
@@ -396,7 +396,7 @@ impl Keeper {
         if !self.overdue {
             return limit;
         }
-        let short = self.allowance.promised().short();
+        let short = self.allowance.guaranteed().short();
         self.overdue = short > 0;
         limit.max(held.saturating_add(short))
     }
@@ -454,7 +454,7 @@ impl Keeper {
 
     /// Tells the manager at once what cannot wait for the next report: who waits, and which limit holds by now.
     fn report(&mut self, limit: u64, waiting: u64) {
-        let standing = Standing {
+        let standing = LimitStatus {
             limit_bytes: Some(limit),
             waiting,
             gated: self.is_gated(),
@@ -471,7 +471,7 @@ impl Keeper {
         self.allowance.0.is_news.store(false, Ordering::SeqCst);
         self.said = (standing, Instant::now());
         // A manager that is gone is the attendant's to notice; one that does not read hears it once it does.
-        if self.allowance.say(&FromVmm::Standing(standing)).is_err() {
+        if self.allowance.say(&FromVmm::LimitStatus(standing)).is_err() {
             self.allowance.0.is_news.store(true, Ordering::SeqCst);
         }
     }

@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Why a guest has no manager.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttendError {
+pub enum ConnectError {
     /// No manager is there.
     #[error("no manager answers at {path}; start one with `levy host`, or leave --manager out", path = path.display())]
     Absent {
@@ -39,7 +39,7 @@ pub enum AttendError {
     /// The page socket does not take the guest.
     #[error("the manager admits the guest but not to its sharing domain")]
     Join(#[source] io::Error),
-    /// The system refuses what attending takes.
+    /// The system refuses a thread or a descriptor.
     #[error("cannot start to attend to this guest's memory")]
     System(#[source] io::Error),
 }
@@ -47,7 +47,7 @@ pub enum AttendError {
 /// A guest that was admitted.
 #[derive(Debug)]
 pub struct Introduction {
-    pub(super) doors: Sockets,
+    pub(super) sockets: Sockets,
     pub(super) hello: Hello,
     pub(super) link: Link,
 }
@@ -63,19 +63,19 @@ impl Introduction {
     /// Asks the manager whose run directory is `dir` to admit the guest that `hello` describes.
     ///
     /// # Errors
-    /// See [`AttendError`].
-    pub fn make(dir: &Path, hello: Hello) -> Result<Self, AttendError> {
-        let doors = Sockets::in_dir(dir);
-        let link = introduce(&doors, &hello)?;
-        Ok(Self { doors, hello, link })
+    /// See [`ConnectError`].
+    pub fn make(dir: &Path, hello: Hello) -> Result<Self, ConnectError> {
+        let sockets = Sockets::in_dir(dir);
+        let link = introduce(&sockets, &hello)?;
+        Ok(Self { sockets, hello, link })
     }
 }
 
 /// Introduces the guest in the newest version that both sides speak.
-pub(super) fn introduce(doors: &Sockets, hello: &Hello) -> Result<Link, AttendError> {
-    match introduce_as(doors, hello) {
-        Err(AttendError::Refused(reason)) if is_before_negotiation(hello, &reason) => {
-            introduce_as(doors, &hello.in_version(OLDEST))
+pub(super) fn introduce(sockets: &Sockets, hello: &Hello) -> Result<Link, ConnectError> {
+    match introduce_as(sockets, hello) {
+        Err(ConnectError::Refused(reason)) if is_before_negotiation(hello, &reason) => {
+            introduce_as(sockets, &hello.in_version(OLDEST))
         }
         other => other,
     }
@@ -86,12 +86,12 @@ fn is_before_negotiation(hello: &Hello, reason: &str) -> bool {
     hello.oldest == Some(OLDEST) && reason.contains("`oldest`")
 }
 
-fn introduce_as(doors: &Sockets, hello: &Hello) -> Result<Link, AttendError> {
-    let absent = |source| AttendError::Absent {
-        path: doors.guests.clone(),
+fn introduce_as(sockets: &Sockets, hello: &Hello) -> Result<Link, ConnectError> {
+    let absent = |source| ConnectError::Absent {
+        path: sockets.guests.clone(),
         source,
     };
-    let stream = UnixStream::connect(&doors.guests).map_err(absent)?;
+    let stream = UnixStream::connect(&sockets.guests).map_err(absent)?;
     stream.set_read_timeout(Some(TICK)).map_err(absent)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
     Lines::send(&mut &stream, &FromVmm::Hello(hello.clone())).map_err(absent)?;
@@ -103,10 +103,10 @@ fn introduce_as(doors: &Sockets, hello: &Hello) -> Result<Link, AttendError> {
     loop {
         match link.lines.next::<FromManager>(&mut &link.stream)? {
             Line::Message(FromManager::Welcome(_)) => return Ok(link),
-            Line::Message(FromManager::Refused { reason }) => return Err(AttendError::Refused(reason)),
-            Line::End => return Err(AttendError::Silent),
+            Line::Message(FromManager::Refused { reason }) => return Err(ConnectError::Refused(reason)),
+            Line::End => return Err(ConnectError::Silent),
             Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
-            Line::Message(_) | Line::Unknown | Line::Later => return Err(AttendError::Silent),
+            Line::Message(_) | Line::Unknown | Line::Later => return Err(ConnectError::Silent),
         }
     }
 }
@@ -129,8 +129,8 @@ mod tests {
     /// Answers each line of `answers` to one introduction, and returns what was said to it.
     fn answered(answers: &'static [&'static str]) -> (Result<(), String>, Vec<serde_json::Value>) {
         let dir = tempfile::tempdir().unwrap();
-        let doors = Sockets::in_dir(dir.path());
-        let listener = UnixListener::bind(&doors.guests).unwrap();
+        let sockets = Sockets::in_dir(dir.path());
+        let listener = UnixListener::bind(&sockets.guests).unwrap();
         let manager = std::thread::spawn(move || {
             let answer = |answer: &&str| {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -141,7 +141,7 @@ mod tests {
             };
             answers.iter().map(answer).collect()
         });
-        let met = introduce(&doors, &hello()).map(drop).map_err(|e| e.to_string());
+        let met = introduce(&sockets, &hello()).map(drop).map_err(|e| e.to_string());
         (met, manager.join().unwrap())
     }
 

@@ -3,15 +3,15 @@
 //! This library is for any VMM: it uses neither KVM nor Levy's own machine, and its process is as trustworthy as the
 //! guest that may have broken it.
 //!
-//! [`Engine`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
-//! [`Attendant`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
+//! [`ManagedMemory`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
+//! [`ManagerClient`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
 //! the manager was away, while its last limit holds on. What the orders ask besides are the VMM's [`Duties`]; a VMM with a
-//! main loop finds them on a [`Desk`]. Without a manager, the engine still merges zero pages.
+//! main loop finds them in [`PolledDuties`]. Without a manager, pages of zeros are still given back.
 //!
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use levy_member::{Attendant, Desk, Engine, Introduction, PlainMemory};
+//! use levy_member::{ManagerClient, PolledDuties, ManagedMemory, Introduction, PlainMemory};
 //! use levy_protocol::link::Hello;
 //! use page_share::{AnonymousMemory, Gfn};
 //!
@@ -21,29 +21,29 @@
 //! // Of a VMM that has mapped its memory already: `MemoryRange::adopt`, or `all_of_vm_memory`.
 //! let ram = AnonymousMemory::new(16 << 10)?;
 //! let memory = PlainMemory::new(vec![ram.range(Gfn::new(0))]);
-//! let engine = Engine::start(&Arc::new(memory), Some("/var/tmp".into()))?;
-//! let desk = Desk::default();
-//! let attendant = Attendant::start(introduction, engine, Box::new(desk.clone()))?;
-//! while !desk.stop_asked() {
+//! let managed = ManagedMemory::start(&Arc::new(memory), Some("/var/tmp".into()))?;
+//! let duties = PolledDuties::default();
+//! let client = ManagerClient::start(introduction, managed, Box::new(duties.clone()))?;
+//! while !duties.stop_asked() {
 //!     // The guest runs; its balloon and its pauses are seen to.
 //! }
-//! attendant.leave();
+//! client.leave();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod allowance;
-mod attendant;
-mod desk;
-mod expected;
 mod figures;
+mod guaranteed;
 mod introduction;
 mod inventory;
 mod lease;
+mod manager_client;
 mod memory;
-mod promised;
+mod polled_duties;
 mod sampler;
+mod shared_read_blocks;
 mod squeezer;
 mod swapper;
 
@@ -58,13 +58,13 @@ use levy_protocol::not_started;
 // Their types are part of this interface.
 pub use {levy_protocol, page_share};
 
-pub use attendant::{Attendant, Duties};
-pub use desk::Desk;
-pub use expected::Expected;
 pub use figures::PageFigures;
-pub use introduction::{AttendError, Introduction};
+pub use introduction::{ConnectError, Introduction};
 pub use inventory::{Inventory, Key, Kind};
+pub use manager_client::{Duties, ManagerClient};
 pub use memory::{Memory, PlainMemory};
+pub use polled_duties::PolledDuties;
+pub use shared_read_blocks::SharedReadBlocks;
 
 /// Part of a guest's memory that the compressed store may take, as a divisor.
 const STORE_PART: u64 = 4;
@@ -72,7 +72,7 @@ const STORE_PART: u64 = 4;
 /// Why a guest's memory cannot be managed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum EngineError {
+pub enum ManageError {
     /// The kernel lacks something, or the memory is of the wrong kind.
     #[error(
         "this guest's memory cannot be managed, so no budget can hold it; to run the guest all the same, unmanaged and \
@@ -94,10 +94,10 @@ pub enum EngineError {
 }
 
 /// Tells what the system has too little of from what it cannot do.
-fn refused(error: AdoptError) -> EngineError {
+fn refused(error: AdoptError) -> ManageError {
     match error {
         AdoptError::System { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
-            EngineError::Thread(not_started(source))
+            ManageError::Thread(not_started(source))
         }
         error => error.into(),
     }
@@ -116,9 +116,9 @@ pub struct Threads {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnThread {
     /// Talks to the manager, compresses and swaps.
-    Attendant,
+    ManagerClient,
     /// Keeps the process within its limit.
-    Allowance,
+    LimitController,
 }
 
 impl Threads {
@@ -133,7 +133,7 @@ impl Threads {
 ///
 /// Dropping it stops the scan; the guest must have ended before, its memory is not brought back.
 #[derive(Debug)]
-pub struct Engine {
+pub struct ManagedMemory {
     region: Arc<Region>,
     scan: ScanThread,
     /// The memory stays for as long as anything works on it.
@@ -141,33 +141,33 @@ pub struct Engine {
     threads: Threads,
 }
 
-impl Engine {
+impl ManagedMemory {
     /// Adopts `memory` and starts scanning it at the default pace. `swap` is where a swap file may grow, if anywhere.
     ///
     /// Memory starts out as the kernel has it, in blocks that nothing watches, so that a boot costs what it costs without
     /// us; [`Region::split_blocks`] puts it under management.
     ///
     /// # Errors
-    /// See [`EngineError`].
-    pub fn start<M: Memory + 'static>(memory: &Arc<M>, swap: Option<PathBuf>) -> Result<Self, EngineError> {
+    /// See [`ManageError`].
+    pub fn start<M: Memory + 'static>(memory: &Arc<M>, swap: Option<PathBuf>) -> Result<Self, ManageError> {
         Self::start_with(memory, swap, Threads::default())
     }
 
     /// Like [`start`](Self::start); `threads` hears of every thread that is started.
     ///
     /// # Errors
-    /// See [`EngineError`].
+    /// See [`ManageError`].
     pub fn start_with<M: Memory + 'static>(
         memory: &Arc<M>,
         swap: Option<PathBuf>,
         threads: Threads,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Self, ManageError> {
         let memory: Arc<dyn Memory> = Arc::clone(memory) as Arc<dyn Memory>;
         let bytes = memory.bytes();
         let swap = swap
             .map(|dir| {
                 page_share::Swap::create(&dir, u32::try_from(bytes / 4096).unwrap_or(u32::MAX))
-                    .map_err(|source| EngineError::Swap { dir, source })
+                    .map_err(|source| ManageError::Swap { dir, source })
             })
             .transpose()?;
         let region = memory.adopt(
@@ -179,7 +179,7 @@ impl Engine {
         );
         let region = region.map_err(refused)?;
         let scan = ScanThread::start(Arc::clone(&region), Pace::default())
-            .map_err(|e| EngineError::Thread(not_started(e)))?;
+            .map_err(|e| ManageError::Thread(not_started(e)))?;
         Ok(Self {
             region,
             scan,
@@ -195,7 +195,7 @@ impl Engine {
 
     /// Puts up to `blocks` blocks of 2 MiB under management, first those that hold what other guests probably have too.
     pub fn split_blocks(&self, blocks: u32) {
-        self.memory.expected().split(&self.region, blocks);
+        self.memory.shared_read_blocks().split(&self.region, blocks);
     }
 
     /// Changes how fast it is scanned.

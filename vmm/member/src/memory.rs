@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use page_share::{AdoptError, MemoryRange, Options, Region};
 
-use super::Expected;
+use super::SharedReadBlocks;
 
 /// Memory that a VMM owns and has managed.
 pub trait Memory: fmt::Debug + Send + Sync {
@@ -19,7 +19,7 @@ pub trait Memory: fmt::Debug + Send + Sync {
     fn adopt(&self, options: Options) -> Result<Arc<Region>, AdoptError>;
 
     /// Pages that probably equal other guests' and are not under management yet.
-    fn expected(&self) -> &Expected;
+    fn shared_read_blocks(&self) -> &SharedReadBlocks;
 }
 
 /// Memory of a VMM that has mapped it itself and drops no page of it any more once it is adopted.
@@ -27,7 +27,7 @@ pub trait Memory: fmt::Debug + Send + Sync {
 pub struct PlainMemory {
     bytes: u64,
     ranges: Mutex<Vec<MemoryRange>>,
-    expected: Expected,
+    shared_read_blocks: SharedReadBlocks,
 }
 
 impl PlainMemory {
@@ -40,7 +40,7 @@ impl PlainMemory {
                 .map(|range| u64::from(range.run().count) * 4096)
                 .sum(),
             ranges: Mutex::new(ranges),
-            expected: Expected::default(),
+            shared_read_blocks: SharedReadBlocks::default(),
         }
     }
 }
@@ -55,7 +55,7 @@ impl Memory for PlainMemory {
         Region::adopt(ranges, options).map(Arc::new)
     }
 
-    fn expected(&self) -> &Expected {
-        &self.expected
+    fn shared_read_blocks(&self) -> &SharedReadBlocks {
+        &self.shared_read_blocks
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use levy_member::{Attendant, Duties, Engine, Introduction, PlainMemory};
+use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient, PlainMemory};
 use levy_protocol::link::Hello;
 use levy_protocol::run_dir::Sockets;
 use page_share::{AnonymousMemory, Gfn};
@@ -47,11 +47,11 @@ fn a_guest_that_leaves_hangs_up_and_gives_its_pages_up() {
     let hello = Hello::new("g", u64::from(PAGES) * 4096);
     let introduction = Introduction::make(dir.path(), hello).unwrap();
     let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
-    let engine = Engine::start(&memory, None).unwrap();
-    let region = Arc::clone(engine.region());
-    let attendant = Attendant::start(introduction, engine, Box::new(Idle)).unwrap();
+    let managed = ManagedMemory::start(&memory, None).unwrap();
+    let region = Arc::clone(managed.region());
+    let client = ManagerClient::start(introduction, managed, Box::new(Idle)).unwrap();
     assert_eq!(ram.read_page(3), [7; 4096]);
-    attendant.leave();
+    client.leave();
     manager.join().unwrap();
     assert_eq!(Arc::strong_count(&region), 1, "no thread works on it any more");
     assert_eq!(ram.read_page(3), [0; 4096]);

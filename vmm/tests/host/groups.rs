@@ -1,7 +1,7 @@
 //! Groups of guests: who is in one, what it gets, and how it is changed.
 
 use levy_launcher::api_client::ClientError;
-use levy_member::{AttendError, Introduction};
+use levy_member::{ConnectError, Introduction};
 use levy_protocol::api::GroupChange;
 use levy_protocol::link::{GroupLimits, Hello};
 
@@ -113,7 +113,7 @@ fn a_groups_shares_and_limits_decide_and_can_be_changed() {
 fn what_a_group_cannot_be_is_refused() {
     let managed = Managed::new(256);
     let refusal = |hello: Hello| match Introduction::make(managed.dir.path(), hello) {
-        Err(AttendError::Refused(reason)) => reason,
+        Err(ConnectError::Refused(reason)) => reason,
         other => panic!("{other:?}"),
     };
     assert!(refusal(grouped("a", 16, "no spaces")).contains("not a group name"));

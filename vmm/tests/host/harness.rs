@@ -15,7 +15,7 @@ use levy_machine::memory::GuestRam;
 use levy_manager::api::{self, Server};
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
-use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient};
 use levy_protocol::link::{BalloonReport, Hello, Sharing};
 use levy_protocol::run_dir::Sockets;
 use page_share::Region;
@@ -143,15 +143,15 @@ impl Managed {
             bytes[..8].copy_from_slice(&content(page).to_le_bytes());
             ram.view().write_slice(&bytes, GuestAddress(page * 4096)).unwrap();
         }
-        let engine = Engine::start(&ram, None).unwrap();
-        let region = Arc::clone(engine.region());
+        let managed = ManagedMemory::start(&ram, None).unwrap();
+        let region = Arc::clone(managed.region());
         let (told, heard) = channel();
         let notes = Notes {
             told,
             balloon: AtomicU64::default(),
             paused: AtomicBool::default(),
         };
-        Attendant::start(self.introduce(hello), engine, Box::new(notes)).unwrap();
+        ManagerClient::start(self.introduce(hello), managed, Box::new(notes)).unwrap();
         Engaged {
             ram,
             region,

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use allocator::Pages;
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
-use levy_member::{AttendError, Introduction};
+use levy_member::{ConnectError, Introduction};
 use levy_protocol::api::{GuestChange, Phase};
 use levy_protocol::link::{FromManager, FromVmm, Hello, Lines, VERSION};
 use levy_protocol::run_dir::Sockets;
@@ -163,7 +163,7 @@ fn limits_changed_at_run_time_are_kept_by_the_guest_for_the_next_manager() {
 fn refusals_name_what_is_wrong() {
     let managed = Managed::new(256);
     let refusal = |hello: Hello| match Introduction::make(managed.dir.path(), hello) {
-        Err(AttendError::Refused(reason)) => reason,
+        Err(ConnectError::Refused(reason)) => reason,
         other => panic!("{other:?}"),
     };
     let too_large = Hello {

@@ -10,7 +10,7 @@ use levy_launcher::{OneGuest, SessionFiles};
 use levy_manager::host::Host;
 use levy_member::{Inventory, Key};
 use levy_protocol::control::Request;
-use levy_protocol::link::{FromManager, Orders, Report, Standing};
+use levy_protocol::link::{FromManager, LimitStatus, Orders, Report};
 use serde_json::Value;
 
 use crate::kernel;
@@ -84,24 +84,21 @@ impl<'a> Guest<'a> {
     pub(crate) fn until(
         &self,
         what: &str,
-        wanted: impl Fn(&Report, &Standing) -> bool,
-    ) -> Result<(Report, Standing), Failed> {
+        wanted: impl Fn(&Report, &LimitStatus) -> bool,
+    ) -> Result<(Report, LimitStatus), Failed> {
         let began = Instant::now();
         loop {
             let found = self.host.registry().guests().find_map(|(member, _)| {
                 (member.id == self.id).then(|| (member.report.clone(), member.standing))
             });
-            let Some((report, standing)) = found else {
+            let Some((report, status)) = found else {
                 return Err(self.failed(&format!("{what}: it is gone")));
             };
-            if wanted(&report, &standing) {
-                return Ok((report, standing));
+            if wanted(&report, &status) {
+                return Ok((report, status));
             }
             if began.elapsed() > PATIENCE {
-                return Err(self.failed(&format!(
-                    "{what} did not happen: {:?}, {standing:?}",
-                    report.pages
-                )));
+                return Err(self.failed(&format!("{what} did not happen: {:?}, {status:?}", report.pages)));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

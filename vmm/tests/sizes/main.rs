@@ -163,7 +163,7 @@ fn reclaim(guest: &Guest<'_>, row: &mut Row) -> Result<(), Failed> {
         ..Orders::default()
     };
     guest.order(tight)?;
-    guest.until("a closed gate", |_, standing| standing.gated)?;
+    guest.until("a closed gate", |_, status| status.gated)?;
     let roomy = Orders {
         limit_bytes: Some(guest.held()? + 64 * MIB),
         ..tight
@@ -185,9 +185,9 @@ fn reclaim(guest: &Guest<'_>, row: &mut Row) -> Result<(), Failed> {
         limit_bytes: Some(limit),
         ..tight
     })?;
-    guest.until("its limit", |_, standing| {
-        standing.limit_bytes == Some(limit)
-            && standing.gated
+    guest.until("its limit", |_, status| {
+        status.limit_bytes == Some(limit)
+            && status.gated
             && guest.held().is_ok_and(|held| held <= limit + TOLERANCE)
     })?;
     row.limited = Some((limit, guest.held()?));

@@ -158,8 +158,8 @@ pub fn removes_sockets() -> bool {
 pub fn member_threads() -> Threads {
     let own = |thread| {
         enter(match thread {
-            OwnThread::Attendant => Role::Attendant,
-            OwnThread::Allowance => Role::Allowance,
+            OwnThread::ManagerClient => Role::ManagerClient,
+            OwnThread::LimitController => Role::LimitController,
         });
     };
     Threads {

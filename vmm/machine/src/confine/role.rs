@@ -24,9 +24,9 @@ pub enum Role {
     /// Scans, merges, and talks to the manager about pages.
     Scanner,
     /// Talks to the manager about the guest, compresses and swaps.
-    Attendant,
+    ManagerClient,
     /// Keeps the guest within its limit between two orders.
-    Allowance,
+    LimitController,
     /// Takes requests from the control socket, one more thread for each client.
     Control,
     /// Writes the serial console's output, reads the keyboard, waits for signals.
@@ -46,8 +46,8 @@ impl Role {
         Self::FaultHandler,
         Self::SwapIns,
         Self::Scanner,
-        Self::Attendant,
-        Self::Allowance,
+        Self::ManagerClient,
+        Self::LimitController,
         Self::Control,
         Self::Stream,
     ];
@@ -65,8 +65,8 @@ impl Role {
             Self::FaultHandler => "fault-handler",
             Self::SwapIns => "swap-ins",
             Self::Scanner => "scanner",
-            Self::Attendant => "attendant",
-            Self::Allowance => "allowance",
+            Self::ManagerClient => "manager-client",
+            Self::LimitController => "limit-control",
             Self::Control => "control",
             Self::Stream => "stream",
         }

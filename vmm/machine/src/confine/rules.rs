@@ -197,7 +197,7 @@ const POOL: &[Rule] = &[may(sys::SYS_recvmsg, "the pool's descriptor")];
 const VOICE: &[Rule] = &[only(
     sys::SYS_fcntl,
     &[When::Is(1, sys::F_DUPFD_CLOEXEC as u64)],
-    "a second handle of the connection, for the allowance",
+    "a second handle of the connection, for the limit controller",
 )];
 
 const TIMEOUTS: &[When] = &[
@@ -327,8 +327,8 @@ pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
         Role::Console => &[ANYWHERE, PAGES, MANAGER, CLIENTS],
         Role::FaultHandler | Role::SwapIns => &[ANYWHERE, PAGES],
         Role::Scanner => &[ANYWHERE, PAGES, MANAGER, SEARCH, POOL],
-        Role::Allowance => &[ANYWHERE, PAGES, MANAGER],
-        Role::Attendant => &[ANYWHERE, PAGES, MANAGER, SEARCH, VOICE, TIMERS],
+        Role::LimitController => &[ANYWHERE, PAGES, MANAGER],
+        Role::ManagerClient => &[ANYWHERE, PAGES, MANAGER, SEARCH, VOICE, TIMERS],
         Role::Control => &[ANYWHERE, CLIENTS, THREADS],
         Role::Stream => &[ANYWHERE, STREAM],
     }

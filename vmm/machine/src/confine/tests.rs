@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rules::{self, When};
 use super::*;
 use crate::memory::GuestRam;
-use levy_member::{Engine, Inventory, Key};
+use levy_member::{Inventory, Key, ManagedMemory};
 
 /// Tells a child of the test process what to do: `MODE ROLE DEED`.
 const ORDER: &str = "LEVY_CONFINE_TEST";
@@ -246,7 +246,7 @@ fn free_twice() -> i64 {
 
 /// Guest memory of which some is compressed and some is swapped.
 struct Kept {
-    engine: Engine,
+    engine: ManagedMemory,
     _ram: Arc<GuestRam>,
     _dir: tempfile::TempDir,
 }
@@ -258,7 +258,7 @@ impl Kept {
             .write_slice(&vec![7; 64 * 4096], GuestAddress(0))
             .unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::start_with(&ram, Some(dir.path().to_owned()), member_threads()).unwrap();
+        let engine = ManagedMemory::start_with(&ram, Some(dir.path().to_owned()), member_threads()).unwrap();
         engine.region().split_blocks(u32::MAX);
         let run = |first| PageRun {
             first: Gfn::new(first),
@@ -435,7 +435,7 @@ fn every_role_can_live() {
         (Role::Main, "read smaps", 0),
         (Role::Main, INVENTORY, 0),
         (Role::Control, "start a thread", 0),
-        (Role::Attendant, "call a manager", -1),
+        (Role::ManagerClient, "call a manager", -1),
         (Role::Scanner, "call a manager", -1),
     ] {
         let output = order(Mode::On, role, deed);
@@ -448,7 +448,7 @@ fn every_role_can_live() {
 #[test]
 fn only_the_two_threads_that_look_for_a_manager_can_connect() {
     for role in Role::ALL {
-        let searches = matches!(role, Role::Attendant | Role::Scanner);
+        let searches = matches!(role, Role::ManagerClient | Role::Scanner);
         assert_eq!(is_forbidden(role, "call a manager"), !searches, "{role:?}");
         assert_eq!(is_forbidden(role, "connect"), !searches, "{role:?}");
     }

@@ -22,7 +22,7 @@ use crate::virtio::blk::OverlayDisk;
 use crate::virtio::console::Console;
 use crate::virtio::net::MacAddress;
 use crate::vm::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
-use levy_member::{AttendError, Attendant, Engine, EngineError, Introduction};
+use levy_member::{ConnectError, Introduction, ManageError, ManagedMemory, ManagerClient};
 use levy_protocol::link::{Hello, Sharing};
 use levy_protocol::socket::{SocketError, SocketFile};
 
@@ -69,10 +69,10 @@ pub enum SetupError {
     },
     /// Its manager.
     #[error(transparent)]
-    Attend(#[from] AttendError),
+    Connect(#[from] ConnectError),
     /// The management of its memory.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    ManagedMemory(#[from] ManageError),
     /// There is no /proc.
     #[error("cannot read /proc/self/smaps; mount /proc")]
     Books(#[source] io::Error),
@@ -171,7 +171,7 @@ impl Machine {
 }
 
 /// Asks the manager for admission, before anything costs memory.
-fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introduction, AttendError> {
+fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introduction, ConnectError> {
     let sharing = match &managed.sharing {
         SharingConfig::Off => Sharing::Off,
         SharingConfig::Domain(domain) => Sharing::Domain(domain.clone()),
@@ -202,9 +202,9 @@ fn manage(
     introduction: Introduction,
     duties: GuestDuties,
 ) -> Result<(), SetupError> {
-    let engine = Engine::start_with(ram, managed.swap.clone(), confine::member_threads())?;
+    let memory = ManagedMemory::start_with(ram, managed.swap.clone(), confine::member_threads())?;
     // It ends with the process.
-    Attendant::start(introduction, engine, Box::new(duties))?;
+    ManagerClient::start(introduction, memory, Box::new(duties))?;
     Ok(())
 }
 

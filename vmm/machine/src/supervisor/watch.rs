@@ -402,7 +402,7 @@ impl<'a> Supervisor<'a> {
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),
-            "pages": ram.manager().map(|region| PageFigures::of(&region.stats(), ram.expected().told())),
+            "pages": ram.manager().map(|region| PageFigures::of(&region.stats(), ram.shared_read_blocks().told())),
             "balloon": balloon,
             "devices": plugs,
             "disks": disks,

@@ -130,9 +130,9 @@ fn mappings_cost_memory_that_a_process_does_not_count_against_its_limit() {
     assert_eq!(member.private(), mib(490));
     // It keeps to less than it may hold by as much.
     assert_eq!(member.limit(mib(600)), (600 << 20) - cost.get() * 4096);
-    member.on_limit_status(Standing {
+    member.on_limit_status(LimitStatus {
         limit_bytes: Some((600 << 20) - cost.get() * 4096),
-        ..Standing::default()
+        ..LimitStatus::default()
     });
     member.pass(SECOND, 100);
     assert_eq!(member.allowed(), mib(600));
@@ -148,7 +148,7 @@ fn a_claimed_limit_gives_nothing() {
     let mut member = guest(50, 40);
     member.limit(mib(100));
     for bytes in [1 << 40, u64::MAX, 101 << 20] {
-        member.on_limit_status(Standing {
+        member.on_limit_status(LimitStatus {
             limit_bytes: Some(bytes),
             gated: false,
             waiting: 0,

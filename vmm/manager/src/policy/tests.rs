@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::member::Limits;
-use levy_protocol::link::{Activity, BalloonReport, Report, Standing};
+use levy_protocol::link::{Activity, BalloonReport, LimitStatus, Report};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -285,9 +285,9 @@ fn limits_together_never_exceed_the_budget() {
     let (_, before) = limits(&mut host, SECOND);
     assert!(before.iter().sum::<u64>() <= 300 && before[0] > 200, "{before:?}");
     for (member, limit) in host.members.iter_mut().zip(&before) {
-        member.on_limit_status(Standing {
+        member.on_limit_status(LimitStatus {
             limit_bytes: Some(limit << 20),
-            ..Standing::default()
+            ..LimitStatus::default()
         });
     }
     // The second has grown up to its limit and waits for memory. The first may still grow to its old limit until it has
@@ -302,9 +302,9 @@ fn limits_together_never_exceed_the_budget() {
     assert!(before[0] + during[1] <= 300, "{before:?} {during:?}");
     assert_eq!(round.next, Duration::ZERO);
     assert!(told(&round, 1).owed_bytes > 0);
-    host.members[0].on_limit_status(Standing {
+    host.members[0].on_limit_status(LimitStatus {
         limit_bytes: Some(during[0] << 20),
-        ..Standing::default()
+        ..LimitStatus::default()
     });
     let (_, after) = limits(&mut host, SECOND / 50);
     assert!(
@@ -608,7 +608,7 @@ fn a_process_that_ignores_its_limit_is_given_no_more_and_its_neighbour_keeps_its
     for held in (first[0] + 20..=280).step_by(20) {
         host.members[0].held = Pages::from_mib(held);
         host.members[0].report.pages.private = Pages::from_mib(held).get();
-        host.members[0].on_limit_status(Standing {
+        host.members[0].on_limit_status(LimitStatus {
             limit_bytes: Some(1 << 40),
             gated: true,
             waiting: 9,
@@ -651,9 +651,9 @@ fn pools_that_grow_as_fast_as_they_may_leave_every_minimum_and_the_budget() {
             let mut report = Report::default();
             report.pages.private = member.held.get();
             member.on_report(report);
-            member.on_limit_status(Standing {
+            member.on_limit_status(LimitStatus {
                 limit_bytes: Some(bytes),
-                ..Standing::default()
+                ..LimitStatus::default()
             });
         }
         let used = pools + manager + members[0].held + members[1].held;

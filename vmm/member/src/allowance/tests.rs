@@ -4,7 +4,7 @@ use page_share::{AnonymousMemory, Gfn};
 
 use super::*;
 use crate::squeezer::Squeezer;
-use crate::{Engine, PlainMemory};
+use crate::{ManagedMemory, PlainMemory};
 
 const MIB: u64 = 1 << 20;
 
@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 struct Kept {
     allowance: Allowance,
     swapper: Arc<Swapper>,
-    _engine: Engine,
+    _managed: ManagedMemory,
     _ram: AnonymousMemory,
     _dir: tempfile::TempDir,
 }
@@ -31,13 +31,13 @@ fn kept(mib: u64, minimum: u64) -> Kept {
     }
     let dir = tempfile::tempdir().unwrap();
     let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
-    let engine = Engine::start(&memory, Some(dir.path().to_owned())).unwrap();
-    engine.region().split_blocks(u32::MAX);
-    let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));
+    let managed = ManagedMemory::start(&memory, Some(dir.path().to_owned())).unwrap();
+    managed.region().split_blocks(u32::MAX);
+    let swapper = Arc::new(Swapper::new(Arc::clone(managed.region())));
     Kept {
         allowance: Allowance::start(&swapper, minimum * MIB, Threads::default()).unwrap(),
         swapper,
-        _engine: engine,
+        _managed: managed,
         _ram: ram,
         _dir: dir,
     }
@@ -169,7 +169,7 @@ fn a_gate_opens_early_for_ample_room_but_not_twice_in_a_row() {
 fn a_manager_that_reads_nothing_keeps_nothing_waiting() {
     let kept = kept(4, 4);
     let (here, manager) = UnixStream::pair().unwrap();
-    let standing = FromVmm::Standing(Standing::default());
+    let standing = FromVmm::LimitStatus(LimitStatus::default());
     let say = || kept.allowance.say(&standing).map_err(|error| error.kind());
     assert_eq!(say(), Err(io::ErrorKind::NotConnected));
     kept.allowance.speak_to(here);
@@ -180,7 +180,7 @@ fn a_manager_that_reads_nothing_keeps_nothing_waiting() {
     let (mut lines, mut read) = (Lines::default(), 0);
     manager.set_nonblocking(true).unwrap();
     while let Ok(levy_protocol::link::Line::Message(message)) = lines.next::<FromVmm>(&mut &manager) {
-        assert!(matches!(message, FromVmm::Standing(_)));
+        assert!(matches!(message, FromVmm::LimitStatus(_)));
         read += 1;
     }
     assert!(read > 10, "{read} lines");

@@ -17,7 +17,8 @@ pub enum FromVmm {
     /// Once a second, and after each squeeze.
     Report(Report),
     /// At once, when it changes.
-    Standing(Standing),
+    #[serde(rename = "standing")]
+    LimitStatus(LimitStatus),
 }
 
 /// What the manager says.
@@ -48,7 +49,7 @@ impl Message for FromVmm {
         Some(match kind {
             "hello" => fields.read().map(Self::Hello),
             "report" => fields.read().map(Self::Report),
-            "standing" => fields.read().map(Self::Standing),
+            "standing" => fields.read().map(Self::LimitStatus),
             _ => return None,
         })
     }
@@ -192,9 +193,9 @@ pub struct Orders {
     pub owed_bytes: u64,
 }
 
-/// Where a guest stands with its limit.
+/// How a guest keeps to its limit; `standing` on the wire.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct LimitStatus {
     /// The limit that holds by now.
     pub limit_bytes: Option<u64>,
     /// Whether every page that grows is counted.

@@ -57,10 +57,10 @@ fn a_guest_of_version_3_is_understood() {
         panic!()
     };
     assert_eq!((report.old_pools[0].id, report.paused), (77, true));
-    let FromVmm::Standing(standing) = &said[5] else {
+    let FromVmm::LimitStatus(status) = &said[5] else {
         panic!()
     };
-    assert_eq!((standing.limit_bytes, standing.waiting), (None, 2));
+    assert_eq!((status.limit_bytes, status.waiting), (None, 2));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_only_a_newer_guest_says_is_skipped() {
     );
     assert!(matches!(&said[1], Ok(Line::Message(FromVmm::Report(report))) if report.pages.private == 12288));
     assert!(matches!(&said[2], Ok(Line::Unknown)), "{:?}", said[2]);
-    assert!(matches!(&said[3], Ok(Line::Message(FromVmm::Standing(_)))));
+    assert!(matches!(&said[3], Ok(Line::Message(FromVmm::LimitStatus(_)))));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use levy_machine::memory::GuestRam;
-use levy_member::{Attendant, Duties, Engine, Introduction};
+use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient};
 use levy_protocol::link::Hello;
 use ring3::{Guest, PAGE, Program, Work};
 use serde::{Deserialize, Serialize};
@@ -75,8 +75,8 @@ pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
     let hello = hello.with_min(bytes / MIN_PART).in_domain("flat");
     if !args.alone {
         let introduction = Introduction::make(dir, hello).context("the manager does not take this guest")?;
-        let engine = Engine::start(&ram, Some(args.swap.clone()))?;
-        Attendant::start(introduction, engine, Box::new(Flat))?;
+        let managed = ManagedMemory::start(&ram, Some(args.swap.clone()))?;
+        ManagerClient::start(introduction, managed, Box::new(Flat))?;
     }
     let [region] = ram.regions() else {
         bail!("a flat guest has one piece of memory");

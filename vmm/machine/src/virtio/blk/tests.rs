@@ -376,9 +376,9 @@ fn whole_blocks_of_a_shared_image_are_told_of_and_nothing_else_is() {
     block.tell_of_common_reads(Arc::clone(&ram));
     let mut driver = Driver::start_with(Arc::new(Mutex::new(block)), Arc::clone(&ram));
     let mut told_by = |kind, sector, len| {
-        let before = ram.expected().told();
+        let before = ram.shared_read_blocks().told();
         assert_eq!(request(&mut driver, kind, sector, len), 0);
-        ram.expected().told() - before
+        ram.shared_read_blocks().told() - before
     };
     assert_eq!(told_by(IN, 0, 4096), 1);
     assert_eq!(told_by(IN, 8, 3 * 4096), 3);

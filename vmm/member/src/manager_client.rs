@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use page_share::{Gfn, Pace, PageRun, Region, Release, SocketPort, Stats};
 
 use super::allowance::Allowance;
-use super::introduction::{AttendError, Introduction, Link, introduce};
+use super::introduction::{ConnectError, Introduction, Link, introduce};
 use super::sampler::Sampler;
 use super::squeezer::Squeezer;
 use super::swapper::Swapper;
-use super::{Engine, OwnThread};
+use super::{ManagedMemory, OwnThread};
 use levy_protocol::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, OldPool, Orders, PageCounts, Report, now_us,
 };
@@ -27,7 +27,7 @@ const REPORT: Duration = Duration::from_secs(1);
 /// ones, so that they do not all come to the next one at once.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1300);
 
-/// What of the orders is not done to memory: the rest of the VMM carries it out. Called on the attendant's thread, which
+/// What of the orders is not done to memory: the rest of the VMM carries it out. Called on the client's thread, which
 /// hears of no other order meanwhile.
 pub trait Duties: Send {
     /// Asks the balloon for `pages`; nothing to do without one.
@@ -51,42 +51,42 @@ pub trait Duties: Send {
     fn pause(&mut self, paused: bool);
 }
 
-/// The thread that attends to one guest: for as long as its process lives, also where this is dropped, or until it
-/// [leaves](Self::leave).
+/// The thread that speaks with the manager for one guest: for as long as its process lives, also where this is dropped, or
+/// until it [leaves](Self::leave).
 #[derive(Debug)]
-pub struct Attendant {
+pub struct ManagerClient {
     thread: JoinHandle<()>,
     leaving: Arc<AtomicBool>,
     region: Arc<Region>,
 }
 
-impl Attendant {
-    /// Begins to attend to the guest whose memory `engine` manages.
+impl ManagerClient {
+    /// Begins to report and obey for the guest of `managed`.
     ///
     /// # Errors
-    /// When the page socket does not take the guest ([`AttendError::Join`]), or the system refuses a thread or a descriptor
-    /// ([`AttendError::System`]).
+    /// When the page socket does not take the guest ([`ConnectError::Join`]), or the system refuses a thread or a descriptor
+    /// ([`ConnectError::System`]).
     pub fn start(
         introduction: Introduction,
-        engine: Engine,
+        managed: ManagedMemory,
         duties: Box<dyn Duties>,
-    ) -> Result<Self, AttendError> {
-        let Introduction { doors, hello, link } = introduction;
-        let region = Arc::clone(engine.region());
-        let threads = engine.threads;
+    ) -> Result<Self, ConnectError> {
+        let Introduction { sockets, hello, link } = introduction;
+        let region = Arc::clone(managed.region());
+        let threads = managed.threads;
         if matches!(hello.sharing, levy_protocol::link::Sharing::Domain(_)) {
-            let pages = doors.pages.clone();
+            let pages = sockets.pages.clone();
             let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))
-                .map_err(AttendError::Join)?;
-            region.connect(Box::new(port)).map_err(AttendError::Join)?;
+                .map_err(ConnectError::Join)?;
+            region.connect(Box::new(port)).map_err(ConnectError::Join)?;
         }
         let swapper = Arc::new(Swapper::new(Arc::clone(&region)));
         let leaving = Arc::new(AtomicBool::new(false));
-        let allowance = Allowance::start(&swapper, hello.min, threads).map_err(AttendError::System)?;
-        let shift = Shift {
+        let allowance = Allowance::start(&swapper, hello.min, threads).map_err(ConnectError::System)?;
+        let session = Session {
             squeezer: Squeezer::new(allowance.clone(), swapper),
             allowance,
-            engine,
+            managed,
             duties,
             orders: Orders::default(),
             sampler: Sampler::default(),
@@ -95,19 +95,19 @@ impl Attendant {
             hello,
             leaving: Arc::clone(&leaving),
         };
-        let allowance = shift.allowance.clone();
+        let allowance = session.allowance.clone();
         let body = move || {
-            threads.started(OwnThread::Attendant);
-            shift.serve(link, &doors);
+            threads.started(OwnThread::ManagerClient);
+            session.run(link, &sockets);
         };
         let thread = thread::Builder::new()
-            .name("attendant".into())
+            .name("manager-client".into())
             .stack_size(256 << 10)
             .spawn(body)
             .map_err(|e| {
                 // Else its thread would hold the guest to a limit for ever.
                 allowance.end();
-                AttendError::System(levy_protocol::not_started(e))
+                ConnectError::System(levy_protocol::not_started(e))
             })?;
         Ok(Self {
             thread,
@@ -139,9 +139,9 @@ fn drawn(range: std::ops::Range<Duration>) -> Duration {
     range.start + (range.end - range.start).mul_f64(part)
 }
 
-/// Everything an attendant works with.
-struct Shift {
-    engine: Engine,
+/// What the client's thread works with, under one manager after the other.
+struct Session {
+    managed: ManagedMemory,
     duties: Box<dyn Duties>,
     orders: Orders,
     sampler: Sampler,
@@ -156,19 +156,19 @@ struct Shift {
     leaving: Arc<AtomicBool>,
 }
 
-impl Shift {
-    /// Attends to the guest under one manager after the other until it leaves.
-    fn serve(mut self, mut link: Link, doors: &Sockets) {
-        while let Some(reason) = self.attend(link) {
+impl Session {
+    /// Reports to one manager after the other, and obeys it, until the guest leaves.
+    fn run(mut self, mut link: Link, sockets: &Sockets) {
+        while let Some(reason) = self.serve(link) {
             log::warn!("the manager is away ({reason}); its last limit holds, then what the guest has");
             self.alone();
-            match self.find(doors) {
+            match self.find(sockets) {
                 Some(found) => link = found,
                 None => break,
             }
             log::info!("a manager is back");
         }
-        self.sampler.forget(self.engine.region());
+        self.sampler.forget(self.managed.region());
         self.allowance.end();
     }
 
@@ -178,19 +178,19 @@ impl Shift {
 
     /// Looks for a manager until one takes the guest, or it leaves. One that refuses it may come to other thoughts, or be
     /// replaced.
-    fn find(&mut self, doors: &Sockets) -> Option<Link> {
+    fn find(&mut self, sockets: &Sockets) -> Option<Link> {
         let mut said = None;
         loop {
             thread::sleep(drawn(RETRY));
             if self.is_leaving() {
                 return None;
             }
-            self.hello.pages = Some(counts(&self.engine.region().stats()));
-            let error = match introduce(doors, &self.hello) {
+            self.hello.pages = Some(counts(&self.managed.region().stats()));
+            let error = match introduce(sockets, &self.hello) {
                 Ok(link) => return Some(link),
                 Err(error) => error,
             };
-            let refused = matches!(error, AttendError::Refused(_)).then(|| error.to_string());
+            let refused = matches!(error, ConnectError::Refused(_)).then(|| error.to_string());
             if refused.is_some() && refused != said {
                 log::warn!("{error}; the guest keeps what it has, and asks again");
                 said = refused;
@@ -199,7 +199,7 @@ impl Shift {
     }
 
     /// Reports and obeys until the link breaks; says why it did. Nothing when the guest leaves.
-    fn attend(&mut self, mut link: Link) -> Option<String> {
+    fn serve(&mut self, mut link: Link) -> Option<String> {
         match link.stream.try_clone() {
             Ok(voice) => self.allowance.speak_to(voice),
             Err(error) => return Some(error.to_string()),
@@ -214,9 +214,9 @@ impl Shift {
             }
             match self.duties.is_paused() {
                 // The guest could not touch anything: that is not a sign of idleness.
-                true => self.sampler.forget(self.engine.region()),
+                true => self.sampler.forget(self.managed.region()),
                 false => self.sampler.tick(
-                    self.engine.region(),
+                    self.managed.region(),
                     self.orders.sample_pages,
                     Duration::from_secs(u64::from(self.orders.sample_seconds.max(1))),
                 ),
@@ -248,7 +248,7 @@ impl Shift {
     /// No manager: the last limit and what was promised hold on, and nothing is sampled that is told to no manager.
     fn alone(&mut self) {
         self.allowance.lose_manager();
-        self.sampler.forget(self.engine.region());
+        self.sampler.forget(self.managed.region());
         self.orders = Orders::default();
     }
 
@@ -277,14 +277,14 @@ impl Shift {
         self.allowance.set(orders.limit_bytes, orders.owed_bytes);
         // Every time: after a manager's return the last orders are not those that the balloon follows.
         self.duties.balloon(orders.balloon_pages);
-        self.engine.set_pace(Pace {
+        self.managed.set_pace(Pace {
             cpu_share: orders.scan_cpu.clamp(0.001, 1.0),
             pages_per_second: u32::try_from(orders.scan_pages_per_second)
                 .unwrap_or(u32::MAX)
                 .max(1),
         });
         if self.duties.is_up() {
-            self.engine.split_blocks(orders.split_blocks);
+            self.managed.split_blocks(orders.split_blocks);
         }
         self.squeezer.squeeze(orders.compress_pages, orders.swap_pages);
         if orders.compress_pages > 0 || orders.swap_pages > 0 {
@@ -295,7 +295,7 @@ impl Shift {
     }
 
     fn report(&mut self) -> Report {
-        let stats = self.engine.region().stats();
+        let stats = self.managed.region().stats();
         let (then, before) = std::mem::replace(&mut self.written, (Instant::now(), stats.pages_written));
         let seconds = then.elapsed().as_secs_f64().max(0.001);
         Report {
@@ -316,9 +316,9 @@ impl Shift {
     }
 }
 
-impl Shift {
+impl Session {
     fn old_pools(&self) -> Vec<OldPool> {
-        let pools = self.engine.region().old_pools();
+        let pools = self.managed.region().old_pools();
         let described = |pool: page_share::OldPool| OldPool {
             id: pool.inode,
             bytes: pool.bytes,

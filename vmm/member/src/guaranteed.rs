@@ -12,13 +12,13 @@ const MOST_EXCHANGED: u64 = 1 << 20;
 
 /// What was promised to a guest and what it has, bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Promised {
+pub(super) struct Guaranteed {
     minimum: u64,
     /// Its own pages, compressed ones by what they occupy, common copies and zero pages.
     has: u64,
 }
 
-impl Promised {
+impl Guaranteed {
     /// Of the guest whose memory is `region`, in a process that holds `held` bytes.
     pub(super) fn of(region: &Region, held: u64, minimum: u64) -> Self {
         let stats = region.stats();
@@ -50,14 +50,14 @@ mod tests {
 
     #[test]
     fn nothing_is_to_spare_below_the_minimum_and_little_of_it_is_exchanged() {
-        let of = |has| Promised {
+        let of = |has| Guaranteed {
             minimum: 64 * MIB,
             has: has * MIB,
         };
         assert_eq!((of(40).spare(), of(40).short()), (0, 24 * MIB));
         assert_eq!((of(64).spare(), of(64).short()), (MIB, 0));
         assert_eq!((of(80).spare(), of(80).short()), (17 * MIB, 0));
-        let nothing = Promised { minimum: 0, has: MIB };
+        let nothing = Guaranteed { minimum: 0, has: MIB };
         assert_eq!((nothing.spare(), nothing.short()), (MIB, 0));
     }
 }

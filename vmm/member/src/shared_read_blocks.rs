@@ -18,12 +18,12 @@ type Bits = [u64; BLOCK as usize / 64];
 
 /// What was read from disks that guests share. At most 72 bytes for each 2 MiB of guest memory.
 #[derive(Debug, Default)]
-pub struct Expected {
+pub struct SharedReadBlocks {
     waiting: Mutex<BTreeMap<u32, Bits>>,
     told: AtomicU64,
 }
 
-impl Expected {
+impl SharedReadBlocks {
     /// Tells `region` of `run`, or, where it does not watch those pages yet, remembers it. Never waits for a scan.
     pub fn add(&self, region: &Region, run: PageRun) {
         self.told.fetch_add(u64::from(run.count), Ordering::Relaxed);
@@ -39,7 +39,7 @@ impl Expected {
         }
     }
 
-    /// Puts up to `blocks` blocks under management, those with most expected pages first, and has those pages looked at.
+    /// Puts up to `blocks` blocks under management, those with most such pages first, and has those pages looked at.
     pub(crate) fn split(&self, region: &Region, blocks: u32) {
         let mut left = blocks;
         while left > 0 {
@@ -102,18 +102,18 @@ mod tests {
     }
 
     #[test]
-    fn the_block_with_most_expected_pages_comes_first_and_hostile_runs_cost_nothing() {
-        let expected = Expected::default();
+    fn the_block_with_most_pages_comes_first_and_hostile_runs_cost_nothing() {
+        let blocks = SharedReadBlocks::default();
         let memory = AnonymousMemory::new(64).unwrap();
         let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
         // Watched already, or no memory at all: goes on as a hint, and nothing waits.
-        expected.add(&region, PageRun::new(Gfn::new(3), 2));
-        expected.add(&region, PageRun::new(Gfn::new(1 << 20), 4));
-        assert!(expected.waiting().is_empty());
-        expected.waiting().insert(7, [1; 8]);
-        expected.waiting().insert(9, [3; 8]);
-        assert_eq!(expected.take_fullest(), Some((9, [3; 8])));
-        assert_eq!(expected.told(), 6);
+        blocks.add(&region, PageRun::new(Gfn::new(3), 2));
+        blocks.add(&region, PageRun::new(Gfn::new(1 << 20), 4));
+        assert!(blocks.waiting().is_empty());
+        blocks.waiting().insert(7, [1; 8]);
+        blocks.waiting().insert(9, [3; 8]);
+        assert_eq!(blocks.take_fullest(), Some((9, [3; 8])));
+        assert_eq!(blocks.told(), 6);
         region.scan_pass();
     }
 }

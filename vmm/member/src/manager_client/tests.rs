@@ -1,4 +1,4 @@
-//! An attendant and the rest of its VMM.
+//! A manager client and the rest of its VMM.
 
 use std::sync::OnceLock;
 
@@ -45,19 +45,19 @@ fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
     (0..1024).for_each(|page| ram.write_page(page, &[page as u8 | 1; 4096]));
     let dir = tempfile::tempdir().unwrap();
     let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
-    let engine = Engine::start(&memory, Some(dir.path().to_owned())).unwrap();
-    engine.region().split_blocks(u32::MAX);
-    let swapper = Arc::new(Swapper::new(Arc::clone(engine.region())));
+    let managed = ManagedMemory::start(&memory, Some(dir.path().to_owned())).unwrap();
+    managed.region().split_blocks(u32::MAX);
+    let swapper = Arc::new(Swapper::new(Arc::clone(managed.region())));
     let allowance = Allowance::start(&swapper, 0, Threads::default()).unwrap();
     let gone = Arc::new(OnceLock::new());
-    let mut shift = Shift {
+    let mut session = Session {
         duties: Box::new(SlowBalloon {
-            region: Arc::clone(engine.region()),
+            region: Arc::clone(managed.region()),
             gone: Arc::clone(&gone),
         }),
         squeezer: Squeezer::new(allowance.clone(), swapper),
         allowance,
-        engine,
+        managed,
         orders: Orders::default(),
         sampler: Sampler::default(),
         report_due: Instant::now(),
@@ -66,7 +66,7 @@ fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
         leaving: Arc::default(),
     };
     // This process holds more, so that its keeper takes pages away.
-    shift.follow(Orders {
+    session.follow(Orders {
         limit_bytes: Some(1 << 20),
         ..Orders::default()
     });

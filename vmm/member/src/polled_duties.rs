@@ -6,13 +6,13 @@ use levy_protocol::link::BalloonReport;
 
 use super::Duties;
 
-/// What the manager asks of a VMM besides memory, and what of that is done. Clones are the same desk; one of them is the
-/// attendant's [`Duties`].
+/// What the manager asks of a VMM besides memory, and what of that is done. Clones are the same; the manager client has one
+/// of them as its [`Duties`].
 #[derive(Debug, Clone, Default)]
-pub struct Desk(Arc<Mutex<Papers>>);
+pub struct PolledDuties(Arc<Mutex<Requests>>);
 
 #[derive(Debug, Default)]
-struct Papers {
+struct Requests {
     balloon_asked: u64,
     balloon: Option<u64>,
     pause_asked: bool,
@@ -20,61 +20,61 @@ struct Papers {
     stop_asked: bool,
 }
 
-impl Desk {
+impl PolledDuties {
     /// Pages that the manager wants in the balloon.
     pub fn balloon_asked(&self) -> u64 {
-        self.papers().balloon_asked
+        self.requests().balloon_asked
     }
 
     /// There are `pages` pages in the balloon. A VMM that never says so has none.
     pub fn set_balloon(&self, pages: u64) {
-        self.papers().balloon = Some(pages);
+        self.requests().balloon = Some(pages);
     }
 
     /// Whether the manager wants the virtual CPUs to stand still.
     pub fn pause_asked(&self) -> bool {
-        self.papers().pause_asked
+        self.requests().pause_asked
     }
 
     /// The virtual CPUs stand still, or run again.
     pub fn set_paused(&self, paused: bool) {
-        self.papers().paused = paused;
+        self.requests().paused = paused;
     }
 
     /// Whether the manager wants the guest to end.
     pub fn stop_asked(&self) -> bool {
-        self.papers().stop_asked
+        self.requests().stop_asked
     }
 
-    fn papers(&self) -> MutexGuard<'_, Papers> {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Duties for Desk {
+impl Duties for PolledDuties {
     fn balloon(&mut self, pages: u64) {
-        self.papers().balloon_asked = pages;
+        self.requests().balloon_asked = pages;
     }
 
     fn balloon_report(&self) -> Option<BalloonReport> {
-        let papers = self.papers();
-        papers.balloon.map(|pages| BalloonReport {
-            target_pages: papers.balloon_asked,
+        let requests = self.requests();
+        requests.balloon.map(|pages| BalloonReport {
+            target_pages: requests.balloon_asked,
             actual_pages: pages,
             ..BalloonReport::default()
         })
     }
 
     fn is_paused(&self) -> bool {
-        self.papers().paused
+        self.requests().paused
     }
 
     fn stop(&mut self) {
-        self.papers().stop_asked = true;
+        self.requests().stop_asked = true;
     }
 
     fn pause(&mut self, paused: bool) {
-        self.papers().pause_asked = paused;
+        self.requests().pause_asked = paused;
     }
 }
 
@@ -84,20 +84,20 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_not_done_before_the_loop_says_so() {
-        let desk = Desk::default();
-        let mut duties = desk.clone();
+        let polled = PolledDuties::default();
+        let mut duties = polled.clone();
         assert!(duties.balloon_report().is_none(), "a VMM without a balloon");
-        desk.set_balloon(0);
+        polled.set_balloon(0);
         duties.balloon(7);
         duties.pause(true);
         let report = duties.balloon_report().unwrap();
         assert_eq!((report.target_pages, report.actual_pages), (7, 0));
-        assert!(desk.balloon_asked() == 7 && desk.pause_asked() && !duties.is_paused());
-        desk.set_balloon(7);
-        desk.set_paused(true);
+        assert!(polled.balloon_asked() == 7 && polled.pause_asked() && !duties.is_paused());
+        polled.set_balloon(7);
+        polled.set_paused(true);
         assert_eq!(duties.balloon_report().unwrap().actual_pages, 7);
-        assert!(duties.is_paused() && !desk.stop_asked());
+        assert!(duties.is_paused() && !polled.stop_asked());
         duties.stop();
-        assert!(desk.stop_asked());
+        assert!(polled.stop_asked());
     }
 }
