@@ -317,7 +317,7 @@ impl Fleet {
         }
         let place = self.random.place(self.guests.len());
         let name = &self.guests[place].kind.name;
-        let heard = crate::impostor::pretend(self.manager.dir(), name, self.random.next())?;
+        let heard = crate::impostor::pretend(self.manager.dir(), name, self.random.number())?;
         self.witness
             .note(&format!("an impostor says it is {name}: {heard}"));
         self.tally.count("actions.impostor");

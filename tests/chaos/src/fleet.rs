@@ -15,11 +15,11 @@ use crate::guest::{Guest, Kind};
 use crate::later::Later;
 use crate::leash::{is_abort, tail};
 use crate::manager::Manager;
-use crate::random::Random;
 use crate::refusal::{OF_GUESTS, OF_MANAGERS, Refusal};
 use crate::strain::Strain;
 use crate::tally::{Breach, Tally};
 use crate::witness::Witness;
+use levy_bench::Random;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);

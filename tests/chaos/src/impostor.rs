@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::random::Random;
 use crate::thief::words;
+use levy_bench::Random;
 
 /// How long the manager may take to answer.
 const PATIENCE: Duration = Duration::from_millis(300);

@@ -21,7 +21,6 @@ mod look;
 mod manager;
 mod memory;
 mod quota;
-mod random;
 mod refusal;
 mod run;
 mod strain;

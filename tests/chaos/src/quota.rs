@@ -1,6 +1,6 @@
 //! What is done next, until enough was done.
 
-use crate::random::Random;
+use levy_bench::Random;
 
 /// How long a stall is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use page_share::wire::{Direction, HEADER, Header, Reply, Request};
 use page_share::{Gfn, PoolGeneration, Sketch, Slot};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use crate::random::Random;
+use levy_bench::Random;
 
 /// How long the manager may take to answer a thief.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -133,20 +133,20 @@ impl Thief<'_> {
         let slots: Vec<Slot> = (0..SLOTS).map(Slot::new).collect();
         let gfns: Vec<Gfn> = (0..SLOTS).map(Gfn::new).collect();
         // The answer to a pool that there is not names the one that there is.
-        let unknown = PoolGeneration::new(random.next() | 1);
-        let Heard::Stale(current) = self.ask(&Request::Claim(unknown, slots.as_slice().into()))? else {
+        let unknown = PoolGeneration::new(random.number() | 1);
+        let PoolReply::Stale(current) = self.ask(&Request::Claim(unknown, slots.as_slice().into()))? else {
             return Some(());
         };
         self.ask(&Request::Offers)?;
         let reports = gfns.iter().map(|&gfn| Report {
             gfn,
-            sketch: Sketch::new(random.next()),
+            sketch: Sketch::new(random.number()),
         });
         let reports: Vec<Report> = reports.collect();
         self.ask(&Request::Report(reports.into()))?;
         self.ask(&Request::Withdraw(gfns.as_slice().into()))?;
         // What is claimed can be given up once, by right; after that, what the guest of this number has.
-        let Heard::Shared(granted) = self.ask(&Request::Claim(current, slots.as_slice().into()))? else {
+        let PoolReply::Shared(granted) = self.ask(&Request::Claim(current, slots.as_slice().into()))? else {
             return Some(());
         };
         for _ in 0..2 {
@@ -158,7 +158,7 @@ impl Thief<'_> {
     }
 
     /// One request and its answer.
-    fn ask(&mut self, request: &Request<'_>) -> Option<Heard> {
+    fn ask(&mut self, request: &Request<'_>) -> Option<PoolReply> {
         let mut stream = self.stream;
         self.said += 1;
         let mut out = Vec::new();
@@ -170,22 +170,22 @@ impl Thief<'_> {
         let mut payload = vec![0; header.length()];
         stream.read_exact(&mut payload).ok()?;
         let heard = match Reply::decode(header, &payload).ok()? {
-            Reply::Stale(_, session) => Heard::Stale(session),
+            Reply::Stale(_, session) => PoolReply::Stale(session),
             Reply::Answers(answers) => {
                 let shared = answers.iter().filter_map(|answer| match answer {
                     Answer::Shared(slot) => Some(*slot),
                     _ => None,
                 });
-                Heard::Shared(shared.collect())
+                PoolReply::Shared(shared.collect())
             }
-            _ => Heard::Something,
+            _ => PoolReply::Something,
         };
         self.answered += 1;
         Some(heard)
     }
 }
 
-enum Heard {
+enum PoolReply {
     Stale(PoolGeneration),
     Shared(Vec<Slot>),
     Something,

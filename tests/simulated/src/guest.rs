@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use levy_protocol::process_memory::Held;
 use serde::{Deserialize, Serialize};
 
 use crate::{GuestOptions, PATIENCE, until};
@@ -75,9 +76,6 @@ pub enum Said {
 
 impl Guest {
     /// Starts one with `program`, under the manager in `dir`, and waits until it runs.
-    ///
-    /// # Panics
-    /// When it does not start, or the manager does not want it.
     pub fn start(program: &Path, dir: &Path, options: GuestOptions) -> Self {
         let options = GuestOptions {
             dir: dir.to_owned(),
@@ -120,32 +118,28 @@ impl Guest {
         self.child.id()
     }
 
+    /// Bytes that its process holds, as the budget counts them.
+    pub fn held(&self) -> u64 {
+        Held::of(self.pid()).expect("its process is there").total()
+    }
+
     /// What it last said, at most a tenth of a second ago.
     pub fn status(&self) -> Status {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until its status is as `wanted`.
-    ///
-    /// # Panics
-    /// When that does not come about.
     pub fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
         until(&format!("{}: {what}", self.name), || wanted(&self.status()));
     }
 
     /// Looks at all of its pages.
-    ///
-    /// # Panics
-    /// When it does not answer.
     pub fn check(&mut self) -> Checked {
         self.say("check");
         self.answers.recv_timeout(PATIENCE).expect("the guest answers")
     }
 
     /// Looks at all of its pages, now and at what its writers found so far.
-    ///
-    /// # Panics
-    /// When a page is wrong or lost, or the guest does not answer.
     pub fn assert_right(&mut self) {
         let (checked, status) = (self.check(), self.status());
         assert_eq!(
@@ -157,9 +151,6 @@ impl Guest {
     }
 
     /// Has its writers stand still, or go on.
-    ///
-    /// # Panics
-    /// When it is gone.
     pub fn still(&mut self, still: bool) {
         self.say(if still { "still" } else { "go" });
     }

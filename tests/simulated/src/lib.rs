@@ -22,6 +22,7 @@
 //! 1. A process that is dropped is killed and waited for, and ends by itself when the process that started it is gone.
 //! 2. A page is wrong when any of its words is not what its writer left there: the writers look at each visit, and
 //!    [`Guest::check`] at all pages.
+//! 3. What a test calls panics, which fails the test, where it does not come about within [`PATIENCE`].
 #![forbid(unsafe_code)]
 
 // The same contents as in the tests of the library itself.
@@ -50,9 +51,6 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Waits until `done`.
-///
-/// # Panics
-/// When it does not come about.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {

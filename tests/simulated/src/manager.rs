@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use levy_launcher::api_client::Client;
 use levy_protocol::api::HostView;
+use levy_protocol::process_memory::Held;
 use tempfile::TempDir;
 
 use crate::relay::Relay;
@@ -36,26 +37,17 @@ pub struct Footprint {
 
 impl Manager {
     /// Starts one with `program` that manages `budget_mib` MiB, and waits until it answers.
-    ///
-    /// # Panics
-    /// When it does not.
     pub fn start(program: &Path, budget_mib: u64) -> Self {
         Self::start_with(program, budget_mib, &[])
     }
 
     /// As [`Manager::start`], with further arguments of `levy host`.
-    ///
-    /// # Panics
-    /// When it does not answer.
     pub fn start_with(program: &Path, budget_mib: u64, args: &[&str]) -> Self {
         let budget = format!("{budget_mib}M");
         Self::start_as(program, &[&["--budget", budget.as_str()], args].concat())
     }
 
     /// Starts one with the arguments `args` of `levy host`, its run directory left out.
-    ///
-    /// # Panics
-    /// When it does not answer.
     pub fn start_as(program: &Path, args: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("levy-simulated-")
@@ -80,7 +72,6 @@ impl Manager {
 
     /// Has another process ask for this one: of a test that speaks as a guest itself, which the API answers nothing. Its
     /// program is one of simulated processes.
-    #[must_use]
     pub fn asked_by_another(mut self) -> Self {
         self.relay = Some(Relay::start(&self.program, self.dir()));
         self.answers();
@@ -96,9 +87,6 @@ impl Manager {
     }
 
     /// What it says of itself.
-    ///
-    /// # Panics
-    /// When it does not answer.
     pub fn view(&self) -> HostView {
         self.client().host().expect("the manager answers")
     }
@@ -116,9 +104,6 @@ impl Manager {
     }
 
     /// Ends it as Ctrl-C does, and waits.
-    ///
-    /// # Panics
-    /// When it does not end well.
     pub fn interrupt(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is there");
@@ -126,9 +111,6 @@ impl Manager {
     }
 
     /// Starts another one in the same place.
-    ///
-    /// # Panics
-    /// When that does not answer.
     pub fn start_again(&mut self) {
         self.kill();
         self.child = spawn(&self.program, self.dir.path(), &self.args);
@@ -136,18 +118,12 @@ impl Manager {
     }
 
     /// Starts another one in the same place, with other arguments.
-    ///
-    /// # Panics
-    /// When that does not answer.
     pub fn start_again_as(&mut self, args: &[&str]) {
         self.args = args.iter().map(|&arg| arg.to_owned()).collect();
         self.start_again();
     }
 
     /// Has its process stand still, or go on.
-    ///
-    /// # Panics
-    /// When it is gone.
     pub fn still(&self, still: bool) {
         use rustix::process::{Pid, Signal, kill_process};
         let signal = if still { Signal::STOP } else { Signal::CONT };
@@ -155,19 +131,14 @@ impl Manager {
     }
 
     /// What its process has.
-    ///
-    /// # Panics
-    /// When it is gone.
     pub fn footprint(&self) -> Footprint {
         let process = PathBuf::from(format!("/proc/{}", self.child.id()));
         let count = |path: &Path| fs::read_dir(path).expect("it is there").count();
-        let status = fs::read_to_string(process.join("status")).expect("it is there");
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let anonymous = anonymous.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+        let held = Held::of(self.child.id()).expect("it is there");
         Footprint {
             fds: count(&process.join("fd")),
             threads: count(&process.join("task")),
-            anonymous_kib: anonymous.expect("the kernel tells"),
+            anonymous_kib: held.anonymous >> 10,
             files: count(self.dir.path()),
         }
     }

@@ -112,7 +112,6 @@ impl GuestOptions {
     }
 
     /// The same under another name.
-    #[must_use]
     pub fn named(self, name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -121,25 +120,21 @@ impl GuestOptions {
     }
 
     /// Its memory, MiB.
-    #[must_use]
     pub fn mib(self, mib: u64) -> Self {
         Self { mib, ..self }
     }
 
     /// Its guaranteed memory, MiB.
-    #[must_use]
     pub fn min_mib(self, min_mib: u64) -> Self {
         Self { min_mib, ..self }
     }
 
     /// Which pages it has: guests with the same seed have the same.
-    #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
     /// A guest in which no page is like another one.
-    #[must_use]
     pub fn all_different(self) -> Self {
         Self {
             all_different: true,
@@ -148,13 +143,11 @@ impl GuestOptions {
     }
 
     /// Visits of each writer in a second; 0 leaves the memory alone.
-    #[must_use]
     pub fn rate(self, rate: u64) -> Self {
         Self { rate, ..self }
     }
 
     /// The folder for its swap file.
-    #[must_use]
     pub fn swap(self, swap: impl Into<PathBuf>) -> Self {
         Self {
             swap: swap.into(),
@@ -163,7 +156,6 @@ impl GuestOptions {
     }
 
     /// The run directory of its manager.
-    #[must_use]
     pub fn under(self, dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -172,7 +164,6 @@ impl GuestOptions {
     }
 
     /// A guest that touches its memory only when its manager limits it, as a booting one does.
-    #[must_use]
     pub fn late_fill(self) -> Self {
         Self {
             late_fill: true,

@@ -11,9 +11,6 @@ pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// One of `mib` MiB; nothing, said aloud, where it cannot be mounted.
-    ///
-    /// # Panics
-    /// When there is no place for temporary directories.
     pub fn or_skip(mib: u64) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mounted = Command::new("mount")
@@ -33,9 +30,6 @@ impl SmallDisk {
     }
 
     /// KiB in use, by files without names too.
-    ///
-    /// # Panics
-    /// When the kernel does not tell.
     pub fn used_kib(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.path()).expect("it is mounted");
         (stat.f_blocks - stat.f_bfree) * stat.f_frsize / 1024

@@ -17,16 +17,6 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_simulated"))
 }
 
-/// Bytes that a process holds, as the budget counts them.
-fn held(guest: &Guest) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", guest.pid())).unwrap();
-    let counted = status
-        .lines()
-        .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:")));
-    let kib = counted.filter_map(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.sum::<u64>() * 1024
-}
-
 #[test]
 fn without_a_manager_the_budget_holds_on() {
     let mut manager = Manager::start(program(), BUDGET_MIB);
@@ -36,7 +26,7 @@ fn without_a_manager_the_budget_holds_on() {
             Guest::start(program(), manager.dir(), options.all_different().rate(1000))
         })
         .collect();
-    let all = |guests: &[Guest]| guests.iter().map(held).sum::<u64>();
+    let all = |guests: &[Guest]| guests.iter().map(Guest::held).sum::<u64>();
     until("four guests of 40 MiB in 100 MiB", || {
         all(&guests) <= BUDGET_MIB * MIB
     });

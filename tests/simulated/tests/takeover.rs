@@ -20,17 +20,9 @@ fn kept(manager: &Manager) -> PathBuf {
     manager.dir().join("kept.json")
 }
 
-/// Bytes that a guest's process holds, as the budget counts them.
+/// Bytes that the guests' processes hold, as the budget counts them.
 fn held(guests: &[Guest]) -> u64 {
-    let of = |guest: &Guest| {
-        let status = fs::read_to_string(format!("/proc/{}/status", guest.pid())).unwrap();
-        let lines = status.lines();
-        let counted = lines.filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:")));
-        counted
-            .filter_map(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-            .sum::<u64>()
-    };
-    guests.iter().map(of).sum::<u64>() * 1024
+    guests.iter().map(Guest::held).sum()
 }
 
 #[test]

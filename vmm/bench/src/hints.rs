@@ -11,7 +11,7 @@ use std::time::Duration;
 use levy_agent::Action;
 use serde::Serialize;
 
-use super::{Figure, Guest, Line, Outcome, Panel, Report, Sample, Samples, Scene, Stage, StageError};
+use super::{Figure, Guest, Line, Outcome, Panel, Params, Report, Sample, Samples, Testbed, TestbedError};
 use levy_machine::config::{Hints, SharingConfig};
 
 /// Memory for everything: sharing should be all that happens.
@@ -41,7 +41,7 @@ pub struct HintedReads {
 }
 
 /// Two guests that differ from the other two in one option.
-struct Pair {
+struct ReadingPair {
     hints: Hints,
     guests: [Guest; 2],
 }
@@ -72,43 +72,43 @@ impl HintedReads {
     ///
     /// # Errors
     /// When guests cannot be started, have no disk, or cannot read it.
-    pub fn run(&self, scene: &Scene) -> Result<Outcome, StageError> {
-        if scene.guest.disk.is_empty() {
-            return Err(StageError::Impossible(
+    pub fn run(&self, params: &Params) -> Result<Outcome, TestbedError> {
+        if params.guest.disk.is_empty() {
+            return Err(TestbedError::Impossible(
                 "hints are about reads of a disk; leave --no-disk away, or give --disk".to_owned(),
             ));
         }
-        let mut settings = scene.settings(BUDGET);
+        let mut settings = params.settings(BUDGET);
         settings.scan.cpu = self.scan_cpu;
-        let mut stage = Stage::open(scene, settings)?;
+        let mut testbed = Testbed::open(params, settings)?;
         let pairs = [
-            pair(&mut stage, scene, Hints::Off)?,
-            pair(&mut stage, scene, Hints::On)?,
+            pair(&mut testbed, params, Hints::Off)?,
+            pair(&mut testbed, params, Hints::On)?,
         ];
         let mut turns = Vec::new();
         for repeat in 1..=self.repeats {
             let mut order = [&pairs[0], &pairs[1]];
             order.rotate_left((repeat as usize + 1) % 2);
             for pair in order {
-                settle(&mut stage)?;
-                let turn = self.turn(&mut stage, pair, repeat)?;
-                stage.say(&turn.to_string());
+                settle(&mut testbed)?;
+                let turn = self.turn(&mut testbed, pair, repeat)?;
+                testbed.say(&turn.to_string());
                 turns.push(turn);
-                scene.draft.set("turns", &turns);
+                params.partial.set("turns", &turns);
             }
         }
-        Ok(self.outcome(&turns, stage.samples()))
+        Ok(self.outcome(&turns, testbed.samples()))
     }
 
-    fn turn(&self, stage: &mut Stage, pair: &Pair, repeat: u32) -> Result<Turn, StageError> {
-        let names = pair.guests.map(|guest| stage.name(guest).to_owned());
-        let (began, before) = (stage.seconds(), stage.samples().len());
+    fn turn(&self, testbed: &mut Testbed, pair: &ReadingPair, repeat: u32) -> Result<Turn, TestbedError> {
+        let names = pair.guests.map(|guest| testbed.name(guest).to_owned());
+        let (began, before) = (testbed.seconds(), testbed.samples().len());
         for guest in pair.guests {
-            read(stage, guest, FROM_MIB + u64::from(repeat - 1) * READ_MIB)?;
+            read(testbed, guest, FROM_MIB + u64::from(repeat - 1) * READ_MIB)?;
         }
-        let read = stage.seconds();
-        stage.pass(self.watch)?;
-        let samples = &stage.samples()[before.saturating_sub(1)..];
+        let read = testbed.seconds();
+        testbed.pass(self.watch)?;
+        let samples = &testbed.samples()[before.saturating_sub(1)..];
         let sum = |sample: &Sample, of: fn(&super::GuestSample) -> u64| -> u64 {
             names.iter().filter_map(|name| sample.guest(name)).map(of).sum()
         };
@@ -118,9 +118,9 @@ impl HintedReads {
                 sum(sample, |guest| guest.engine_cpu_us),
             )
         });
-        let points: Vec<Point> = samples
+        let points: Vec<SharedPoint> = samples
             .iter()
-            .map(|sample| Point {
+            .map(|sample| SharedPoint {
                 seconds: sample.seconds - read,
                 mib: (sum(sample, |guest| guest.shared_bytes) as f64 - start.0 as f64) / f64::from(1 << 20),
                 cpu_s: (sum(sample, |guest| guest.engine_cpu_us) - start.1) as f64 / 1e6,
@@ -178,14 +178,14 @@ impl HintedReads {
 
 /// One second of a turn.
 #[derive(Clone, Copy, Debug)]
-struct Point {
+struct SharedPoint {
     seconds: f64,
     mib: f64,
     cpu_s: f64,
 }
 
 impl Turn {
-    fn of(repeat: u32, hints: Hints, reading_s: f64, points: &[Point]) -> Self {
+    fn of(repeat: u32, hints: Hints, reading_s: f64, points: &[SharedPoint]) -> Self {
         let last = points.last().copied();
         let final_mib = last.map_or(0.0, |point| point.mib);
         let reached = |part: f64| {
@@ -233,27 +233,27 @@ impl std::fmt::Display for Turn {
 }
 
 /// Starts two guests that share with each other only.
-fn pair(stage: &mut Stage, scene: &Scene, hints: Hints) -> Result<Pair, StageError> {
+fn pair(testbed: &mut Testbed, params: &Params, hints: Hints) -> Result<ReadingPair, TestbedError> {
     let name = match hints {
         Hints::On => "hinting",
         Hints::Off => "silent",
     };
-    let mut args = scene.guest.clone();
+    let mut args = params.guest.clone();
     args.sharing.with = SharingConfig::Domain(name.to_owned());
     args.sharing.hints = hints;
     let mut start = |number| {
-        let guest = stage.start(&format!("{name}-{number}"), &args)?;
-        stage.ready(&[guest])?;
-        Ok::<_, StageError>(guest)
+        let guest = testbed.start(&format!("{name}-{number}"), &args)?;
+        testbed.ready(&[guest])?;
+        Ok::<_, TestbedError>(guest)
     };
-    Ok(Pair {
+    Ok(ReadingPair {
         hints,
         guests: [start(1)?, start(2)?],
     })
 }
 
 /// Has `guest` read a part of its disk through its page cache, with no file system's help.
-fn read(stage: &mut Stage, guest: Guest, from_mib: u64) -> Result<(), StageError> {
+fn read(testbed: &mut Testbed, guest: Guest, from_mib: u64) -> Result<(), TestbedError> {
     let count = READ_MIB * 8;
     let skip = from_mib * 8;
     let argv = ["dd", "if=/dev/vda", "of=/dev/null", "bs=128k"]
@@ -261,7 +261,7 @@ fn read(stage: &mut Stage, guest: Guest, from_mib: u64) -> Result<(), StageError
         .into_iter()
         .chain([format!("count={count}"), format!("skip={skip}")])
         .collect();
-    let answer = stage.tell(
+    let answer = testbed.tell(
         guest,
         Action::Exec {
             argv,
@@ -271,20 +271,20 @@ fn read(stage: &mut Stage, guest: Guest, from_mib: u64) -> Result<(), StageError
     let said = serde_json::Value::Object(answer).to_string();
     match said.contains(&format!("{count}+0 records in")) {
         true => Ok(()),
-        false => Err(StageError::Impossible(format!(
+        false => Err(TestbedError::Impossible(format!(
             "guest {} did not read {READ_MIB} MiB from MiB {from_mib} of its disk: {said}",
-            stage.name(guest)
+            testbed.name(guest)
         ))),
     }
 }
 
 /// Waits until no guest's shared memory grows any more.
-fn settle(stage: &mut Stage) -> Result<(), StageError> {
-    let since = stage.seconds();
-    stage.until(SETTLE, "sharing comes to rest", |stage| {
+fn settle(testbed: &mut Testbed) -> Result<(), TestbedError> {
+    let since = testbed.seconds();
+    testbed.until(SETTLE, "sharing comes to rest", |testbed| {
         let shared = |sample: &Sample| sample.guests.iter().map(|guest| guest.shared_bytes).sum::<u64>();
-        let last = stage.samples().last()?;
-        let before = stage
+        let last = testbed.samples().last()?;
+        let before = testbed
             .samples()
             .iter()
             .rfind(|sample| sample.seconds <= last.seconds - REST.1.as_secs_f64())?;
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_turn_tells_when_its_parts_were_shared() {
         let points: Vec<_> = (-3..=30)
-            .map(|second| Point {
+            .map(|second| SharedPoint {
                 seconds: f64::from(second),
                 mib: f64::from(second.clamp(0, 20)) * 5.0,
                 cpu_s: f64::from(second + 3) / 10.0,

@@ -14,7 +14,7 @@ pub(crate) const STATUS: u8 = 130;
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens for the end signals. The first one is a wish, which a [`Stage`](super::Stage) sees within a fifth of a
+    /// Listens for the end signals. The first one is a wish, which a [`Testbed`](super::Testbed) sees within a fifth of a
     /// second; the second ends the process, and its guests with it.
     ///
     /// # Errors

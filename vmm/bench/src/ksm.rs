@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use levy_machine::process::say;
 
@@ -15,8 +16,7 @@ const CHANGED: [&str; 3] = ["pages_to_scan", "sleep_millisecs", "run"];
 #[derive(Debug)]
 pub(super) struct Ksm {
     before: Vec<(PathBuf, String)>,
-    /// Its thread, as /proc knows it.
-    thread: PathBuf,
+    thread: Ksmd,
 }
 
 impl Ksm {
@@ -43,7 +43,7 @@ impl Ksm {
                  programs first"
             ));
         }
-        let thread = thread().map_err(|e| format!("cannot look for ksmd in /proc: {e}"))?;
+        let thread = Ksmd::find().map_err(|e| format!("cannot look for ksmd in /proc: {e}"))?;
         let ksm = Self {
             before,
             thread: thread.ok_or("the kernel's thread ksmd is not there")?,
@@ -73,9 +73,7 @@ impl Ksm {
 
     /// CPU that its thread has used since the kernel started, seconds.
     pub(super) fn cpu_seconds(&self) -> f64 {
-        let text = std::fs::read_to_string(self.thread.join("schedstat")).unwrap_or_default();
-        let nanoseconds: Option<u64> = text.split(' ').next().and_then(|word| word.parse().ok());
-        nanoseconds.unwrap_or_default() as f64 / 1e9
+        self.thread.cpu().unwrap_or_default().as_secs_f64()
     }
 
     fn write(&self, name: &str, value: u64) -> Result<(), String> {
@@ -98,14 +96,36 @@ impl Drop for Ksm {
     }
 }
 
-/// ksmd in /proc. Kernel threads are few and come early.
-fn thread() -> io::Result<Option<PathBuf>> {
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-        if name.trim() == "ksmd" {
-            return Ok(Some(path));
+/// The kernel's thread that merges pages.
+#[derive(Debug)]
+pub struct Ksmd(PathBuf);
+
+impl Ksmd {
+    /// Looks for it in /proc; none in a kernel without same-page merging. Kernel threads are few and come early.
+    ///
+    /// # Errors
+    /// When /proc cannot be listed.
+    pub fn find() -> io::Result<Option<Self>> {
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            if name.trim() == "ksmd" {
+                return Ok(Some(Self(path.join("schedstat"))));
+            }
         }
+        Ok(None)
     }
-    Ok(None)
+
+    /// CPU time that it has used since the kernel started.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let text = std::fs::read_to_string(&self.0)?;
+        let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok());
+        nanoseconds.map(Duration::from_nanos).ok_or_else(|| {
+            let what = format!("{} does not start with a number", self.0.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::stage::{Guest, Stage, StageError};
+use super::testbed::{Guest, Testbed, TestbedError};
 use levy_member::{Inventory, Key, Kind};
 use levy_protocol::control::Request;
 
@@ -55,13 +55,13 @@ impl Findings {
     ///
     /// # Errors
     /// When one does not answer, or answers nonsense.
-    pub fn of(stage: &Stage, guests: &[Guest]) -> Result<Self, StageError> {
+    pub fn of(testbed: &Testbed, guests: &[Guest]) -> Result<Self, TestbedError> {
         let key = Key::random()
-            .map_err(|e| StageError::Impossible(format!("no random key for the oracle: {e}")))?;
+            .map_err(|e| TestbedError::Impossible(format!("no random key for the oracle: {e}")))?;
         let mut findings = Self::default();
         let mut pages = Vec::new();
         for guest in guests {
-            read(stage, *guest, &key, |kind, name| {
+            read(testbed, *guest, &key, |kind, name| {
                 findings.add(kind, name, &mut pages);
             })?;
         }
@@ -114,14 +114,14 @@ impl Findings {
 
 /// Every page of one guest.
 fn read(
-    stage: &Stage,
+    testbed: &Testbed,
     guest: Guest,
     key: &Key,
     mut each: impl FnMut(Kind, Option<u128>),
-) -> Result<(), StageError> {
+) -> Result<(), TestbedError> {
     let mut first = Some(0);
     while let Some(from) = first {
-        let answer = stage.ask(
+        let answer = testbed.ask(
             guest,
             &Request::Inventory {
                 key: key.to_text(),
@@ -130,9 +130,9 @@ fn read(
             },
         )?;
         let nonsense = || {
-            StageError::Impossible(format!(
+            TestbedError::Impossible(format!(
                 "guest {} does not say what is in its pages",
-                stage.name(guest)
+                testbed.name(guest)
             ))
         };
         let inventory: Inventory = serde_json::from_value(answer).map_err(|_| nonsense())?;

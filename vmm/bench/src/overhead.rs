@@ -7,10 +7,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::{Figure, Guest, Line, Outcome, Panel, Report, Scene, Stage, StageError};
+use super::cpu::{process_cpu, thread_cpu};
+use super::{Figure, Guest, Line, Outcome, Panel, Params, Report, Testbed, TestbedError};
 use levy_machine::config::MemoryConfig;
 use levy_protocol::control::Request;
 
@@ -47,47 +47,43 @@ impl Vmm {
 ///
 /// # Errors
 /// When a guest does not do its work.
-pub fn overhead(scene: &Scene) -> Result<Outcome, StageError> {
-    let count = if scene.quick { 2 } else { 8 };
-    let memory = scene.guest.memory;
+pub fn overhead(params: &Params) -> Result<Outcome, TestbedError> {
+    let count = if params.quick { 2 } else { 8 };
+    let memory = params.guest.memory;
     // Boot and the fill need about three quarters of the memory; there is room for half.
-    let mut stage = Stage::open(scene, scene.settings(memory.bytes / 2 * count + (24 << 20)))?;
+    let mut testbed = Testbed::open(params, params.settings(memory.bytes / 2 * count + (24 << 20)))?;
     let mut guests = Vec::new();
     for number in 1..=count {
-        let guest = stage.start_usual(&format!("idle-{number}"))?;
-        stage.ready(&[guest])?;
+        let guest = testbed.start_usual(&format!("idle-{number}"))?;
+        testbed.ready(&[guest])?;
         // Other contents in every guest: stores and swap are to be used, not the pool.
         let fill = format!("fill mib={} seed={number} seconds=86400", memory.bytes >> 21);
-        let run = stage.run(guest, &fill)?;
+        let run = testbed.run(guest, &fill)?;
         let patience = Duration::from_secs(300);
-        stage.until(patience, "a guest has filled its memory", |stage| {
-            let remarks = &stage.run_of(run).remarks;
+        testbed.until(patience, "a guest has filled its memory", |testbed| {
+            let remarks = &testbed.run_of(run).remarks;
             remarks.iter().any(|(_, name, _)| name == "filled").then_some(())
         })?;
         guests.push(guest);
     }
-    stage.say("the guests rest");
-    stage.pass(REST)?;
-    let (cpu, from) = (manager_cpu(), stage.seconds());
-    stage.pass(WATCH)?;
-    let percent = (manager_cpu() - cpu).as_secs_f64() / (stage.seconds() - from) * 100.0;
-    let vmms: Result<Vec<_>, _> = guests.iter().map(|guest| vmm(&stage, *guest)).collect();
-    Ok(outcome(&stage, &memory, &vmms?, percent))
+    testbed.say("the guests rest");
+    testbed.pass(REST)?;
+    let (cpu, from) = (manager_cpu(), testbed.seconds());
+    testbed.pass(WATCH)?;
+    let percent = (manager_cpu() - cpu).as_secs_f64() / (testbed.seconds() - from) * 100.0;
+    let vmms: Result<Vec<_>, _> = guests.iter().map(|guest| vmm(&testbed, *guest)).collect();
+    Ok(outcome(&testbed, &memory, &vmms?, percent))
 }
 
 /// CPU time of this process, which is the manager's, less that of this thread, which is the bench's.
 fn manager_cpu() -> Duration {
-    let read = |clock| {
-        let time = clock_gettime(clock);
-        Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
-    };
-    read(ClockId::ProcessCPUTime).saturating_sub(read(ClockId::ThreadCPUTime))
+    process_cpu().saturating_sub(thread_cpu())
 }
 
-fn vmm(stage: &Stage, guest: Guest) -> Result<Vmm, StageError> {
-    let stats = stage.ask(guest, &Request::Stats)?;
-    let name = stage.name(guest).to_owned();
-    let sample = stage.samples().last().and_then(|sample| sample.guest(&name));
+fn vmm(testbed: &Testbed, guest: Guest) -> Result<Vmm, TestbedError> {
+    let stats = testbed.ask(guest, &Request::Stats)?;
+    let name = testbed.name(guest).to_owned();
+    let sample = testbed.samples().last().and_then(|sample| sample.guest(&name));
     let sample = sample.cloned().unwrap_or_default();
     Ok(Vmm {
         private_kib: stats["memory"]["vmm_private_kib"].as_u64().unwrap_or_default(),
@@ -99,7 +95,7 @@ fn vmm(stage: &Stage, guest: Guest) -> Result<Vmm, StageError> {
     })
 }
 
-fn outcome(stage: &Stage, memory: &MemoryConfig, vmms: &[Vmm], manager_percent: f64) -> Outcome {
+fn outcome(testbed: &Testbed, memory: &MemoryConfig, vmms: &[Vmm], manager_percent: f64) -> Outcome {
     let allowed = ALLOWED_KIB + (memory.bytes >> 10) * ALLOWED_PER_MILLE / 1000;
     let most = vmms.iter().map(Vmm::own_kib).max().unwrap_or_default();
     let mut report = Report::new("overhead");
@@ -107,7 +103,7 @@ fn outcome(stage: &Stage, memory: &MemoryConfig, vmms: &[Vmm], manager_percent: 
     report.set("vmm_private_allowed_kib", allowed);
     report.set("manager_cpu_percent", manager_percent);
     report.set("guests", vmms);
-    report.set("samples", stage.samples());
+    report.set("samples", testbed.samples());
     let mut table = "guest     own KiB  store KiB  ballooned  compressed  swapped MiB\n".to_owned();
     for vmm in vmms {
         let _ = writeln!(
@@ -128,7 +124,7 @@ fn outcome(stage: &Stage, memory: &MemoryConfig, vmms: &[Vmm], manager_percent: 
         vmms.len()
     );
     let used = |of: fn(&super::Sample) -> u64| {
-        let points = stage.samples().iter();
+        let points = testbed.samples().iter();
         points
             .map(move |sample| (sample.seconds, of(sample) as f64 / f64::from(1 << 20)))
             .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! One second of a stage: what the manager knows of the host and of every guest.
+//! One second of a testbed: what the manager knows of the host and of every guest.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use levy_protocol::api::{GuestView, HostView};
 /// Everything at one moment. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
-    /// Seconds since the stage was opened.
+    /// Seconds since the testbed was opened.
     pub seconds: f64,
     /// The host's state: high, soft, hard, low; none before the manager's first round.
     pub state: Option<String>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::oracle::Findings;
-use super::stage::{Guest, Stage, StageError};
+use super::testbed::{Guest, Testbed, TestbedError};
 use levy_protocol::control::Request;
 
 /// For orders to reach the guests, and for their reports to come back.
@@ -48,21 +48,21 @@ impl Saving {
     ///
     /// # Errors
     /// When one does not answer.
-    pub(super) fn measure(stage: &mut Stage, guests: &[Guest]) -> Result<Self, StageError> {
-        let scan_cpu = stage.host().registry().policy().settings().scan.cpu;
-        stage.set(|settings| settings.scan.cpu = 0.0)?;
-        stage.pass(ROUND_TRIP)?;
-        guests.iter().try_for_each(|guest| stage.pause(*guest))?;
-        let saving = Self::of(stage, guests)?;
-        guests.iter().try_for_each(|guest| stage.resume(*guest))?;
-        stage.set(|settings| settings.scan.cpu = scan_cpu)?;
+    pub(super) fn measure(testbed: &mut Testbed, guests: &[Guest]) -> Result<Self, TestbedError> {
+        let scan_cpu = testbed.host().registry().policy().settings().scan.cpu;
+        testbed.set(|settings| settings.scan.cpu = 0.0)?;
+        testbed.pass(ROUND_TRIP)?;
+        guests.iter().try_for_each(|guest| testbed.pause(*guest))?;
+        let saving = Self::of(testbed, guests)?;
+        guests.iter().try_for_each(|guest| testbed.resume(*guest))?;
+        testbed.set(|settings| settings.scan.cpu = scan_cpu)?;
         Ok(saving)
     }
 
-    fn of(stage: &Stage, guests: &[Guest]) -> Result<Self, StageError> {
+    fn of(testbed: &Testbed, guests: &[Guest]) -> Result<Self, TestbedError> {
         let stats: Vec<_> = guests
             .iter()
-            .map(|guest| stage.ask(*guest, &Request::Stats))
+            .map(|guest| testbed.ask(*guest, &Request::Stats))
             .collect::<Result<_, _>>()?;
         let all = |part: &str, name: &str| -> Vec<u64> {
             let number = |stats: &serde_json::Value| stats[part][name].as_u64().unwrap_or_default();
@@ -70,13 +70,13 @@ impl Saving {
         };
         let sum = |part, name| all(part, name).iter().sum::<u64>();
         let pool_pages: u64 = {
-            let domains = stage.host().registry().domains().clone();
+            let domains = testbed.host().registry().domains().clone();
             let sizes = domains
                 .values()
                 .filter_map(|domain| domain.with(|domain| domain.sizes().pool_pages));
             sizes.map(u64::from).sum()
         };
-        let oracle = Findings::of(stage, guests)?;
+        let oracle = Findings::of(testbed, guests)?;
         let saved = (oracle.found_zero + oracle.found_shared).saturating_sub(pool_pages);
         let percent = |pages: u64| pages as f64 * 100.0 / oracle.held.max(1) as f64;
         Ok(Self {

@@ -7,8 +7,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::saving::Saving;
-use super::stage::{Stage, StageError};
-use super::{Figure, Line, Outcome, Panel, Report, Scene};
+use super::testbed::{Testbed, TestbedError};
+use super::{Figure, Line, Outcome, Panel, Params, Report};
 
 /// Memory for everything: sharing should be all that happens.
 const BUDGET: u64 = 64 << 30;
@@ -22,7 +22,7 @@ pub struct Sharing {
     pub quiet: Duration,
     /// CPUs that scanning may use, all guests together.
     pub scan_cpu: f64,
-    /// What each guest does first, see [`Stage::work`].
+    /// What each guest does first, see [`Testbed::work`].
     pub work: Vec<String>,
 }
 
@@ -31,31 +31,31 @@ impl Sharing {
     ///
     /// # Errors
     /// When a guest does not do its work, or its data was wrong.
-    pub fn run(&self, scene: &Scene) -> Result<Outcome, StageError> {
-        let mut settings = scene.settings(BUDGET);
+    pub fn run(&self, params: &Params) -> Result<Outcome, TestbedError> {
+        let mut settings = params.settings(BUDGET);
         settings.scan.cpu = self.scan_cpu;
-        let mut stage = Stage::open(scene, settings)?;
+        let mut testbed = Testbed::open(params, settings)?;
         let mut guests = Vec::new();
         let mut rows = Vec::new();
         let mut beside = Vec::new();
         for number in 1..=self.counts.last().copied().unwrap_or(1) {
-            stage.say(&format!("guest {number} starts"));
-            let guest = stage.start_usual(&format!("equal-{number}"))?;
-            stage.ready(&[guest])?;
-            beside.extend(stage.work(guest, number, &self.work)?);
+            testbed.say(&format!("guest {number} starts"));
+            let guest = testbed.start_usual(&format!("equal-{number}"))?;
+            testbed.ready(&[guest])?;
+            beside.extend(testbed.work(guest, number, &self.work)?);
             guests.push(guest);
             if !self.counts.contains(&number) {
                 continue;
             }
-            stage.say(&format!("{number} guests: quiet for {} s", self.quiet.as_secs()));
-            stage.pass(self.quiet)?;
-            let row = Saving::measure(&mut stage, &guests)?;
-            stage.say(&row.to_string());
+            testbed.say(&format!("{number} guests: quiet for {} s", self.quiet.as_secs()));
+            testbed.pass(self.quiet)?;
+            let row = Saving::measure(&mut testbed, &guests)?;
+            testbed.say(&row.to_string());
             rows.push(row);
-            scene.draft.set("by_guests", &rows);
+            params.partial.set("by_guests", &rows);
         }
         // Their data was shared, and no workload has looked at it since.
-        stage.finish(&beside)?;
+        testbed.finish(&beside)?;
         Ok(self.outcome(&rows))
     }
 

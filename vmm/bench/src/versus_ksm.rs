@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
+use super::cpu::process_cpu;
 use super::ksm::Ksm;
-use super::stage::{RunId, Stage, StageError};
-use super::{Figure, Line, Outcome, Panel, Report, Scene};
+use super::testbed::{RunId, Testbed, TestbedError};
+use super::{Figure, Line, Outcome, Panel, Params, Report};
 use levy_machine::config::SharingConfig;
 
 /// Memory for everything: no guest should have to give any up.
@@ -30,7 +31,7 @@ const PLATEAU: f64 = 40.0;
 pub struct VersusKsm {
     /// How many guests.
     pub guests: u32,
-    /// What each guest does first, see [`Stage::work`].
+    /// What each guest does first, see [`Testbed::work`].
     pub work: Vec<String>,
     /// CPUs that Levy's scanning may use, all guests together.
     pub scan_cpu: f64,
@@ -42,7 +43,7 @@ pub struct VersusKsm {
 
 /// One second of an arm.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Point {
+struct SavedPoint {
     /// Seconds since it was let loose.
     seconds: f64,
     saved_pages: u64,
@@ -51,14 +52,14 @@ struct Point {
 
 /// What an arm came to.
 #[derive(Clone, Debug, Serialize)]
-struct Arm {
+struct Engine {
     saved_pages: u64,
     seconds_to_90_percent: f64,
     cpu_s_to_90_percent: f64,
     cpu_us_per_saved_page: f64,
     /// It was still finding something at the end of the longest time.
     unfinished: bool,
-    series: Vec<Point>,
+    series: Vec<SavedPoint>,
 }
 
 impl VersusKsm {
@@ -66,86 +67,90 @@ impl VersusKsm {
     ///
     /// # Errors
     /// When the kernel's merging is not available, a guest does not do its work, or its data was wrong.
-    pub fn run(&self, scene: &Scene) -> Result<Outcome, StageError> {
-        let ksm = Ksm::borrow().map_err(StageError::Impossible)?;
-        let kernel = self.kernel(scene, &ksm)?;
-        scene.draft.set("ksm", &kernel);
+    pub fn run(&self, params: &Params) -> Result<Outcome, TestbedError> {
+        let ksm = Ksm::borrow().map_err(TestbedError::Impossible)?;
+        let kernel = self.kernel(params, &ksm)?;
+        params.partial.set("ksm", &kernel);
         // No page of the other arm may look like one of the kernel's.
         drop(ksm);
-        let levy = self.levy(scene)?;
+        let levy = self.levy(params)?;
         Ok(self.outcome(&kernel, &levy))
     }
 
     /// Guests whose memory the kernel merges, and not Levy.
-    fn kernel(&self, scene: &Scene, ksm: &Ksm) -> Result<Arm, StageError> {
-        let mut scene = scene.clone();
-        scene.guest.sharing.with = SharingConfig::Off;
-        scene.guest.memory.mergeable = true;
-        let mut stage = Stage::open(&scene, scene.settings(BUDGET))?;
-        stage.say("same-page merging by the kernel");
-        let beside = self.work(&mut stage)?;
+    fn kernel(&self, params: &Params, ksm: &Ksm) -> Result<Engine, TestbedError> {
+        let mut params = params.clone();
+        params.guest.sharing.with = SharingConfig::Off;
+        params.guest.memory.mergeable = true;
+        let mut testbed = Testbed::open(&params, params.settings(BUDGET))?;
+        testbed.say("same-page merging by the kernel");
+        let beside = self.work(&mut testbed)?;
         let before = ksm.cpu_seconds();
-        ksm.start(self.ksm_pages).map_err(StageError::Impossible)?;
-        let arm = self.watch(&mut stage, |_| (ksm.saved_pages(), ksm.cpu_seconds() - before))?;
-        stage.finish(&beside)?;
+        ksm.start(self.ksm_pages).map_err(TestbedError::Impossible)?;
+        let arm = self.watch(&mut testbed, |_| (ksm.saved_pages(), ksm.cpu_seconds() - before))?;
+        testbed.finish(&beside)?;
         Ok(arm)
     }
 
     /// Guests under Levy's engine.
-    fn levy(&self, scene: &Scene) -> Result<Arm, StageError> {
-        let mut settings = scene.settings(BUDGET);
+    fn levy(&self, params: &Params) -> Result<Engine, TestbedError> {
+        let mut settings = params.settings(BUDGET);
         let blocks = settings.split_blocks;
         (settings.scan.cpu, settings.split_blocks) = (0.0, 0);
-        let mut stage = Stage::open(scene, settings)?;
-        stage.say("sharing by Levy");
-        let beside = self.work(&mut stage)?;
-        let before = cpu_of_all(&stage);
-        stage.set(|settings| (settings.scan.cpu, settings.split_blocks) = (self.scan_cpu, blocks))?;
-        let arm = self.watch(&mut stage, |stage| {
-            (saved_by_levy(stage), cpu_of_all(stage) - before)
+        let mut testbed = Testbed::open(params, settings)?;
+        testbed.say("sharing by Levy");
+        let beside = self.work(&mut testbed)?;
+        let before = cpu_of_all(&testbed);
+        testbed.set(|settings| (settings.scan.cpu, settings.split_blocks) = (self.scan_cpu, blocks))?;
+        let arm = self.watch(&mut testbed, |testbed| {
+            (saved_by_levy(testbed), cpu_of_all(testbed) - before)
         })?;
-        stage.finish(&beside)?;
+        testbed.finish(&beside)?;
         Ok(arm)
     }
 
     /// All guests start and do their work, one after the other.
-    fn work(&self, stage: &mut Stage) -> Result<Vec<RunId>, StageError> {
+    fn work(&self, testbed: &mut Testbed) -> Result<Vec<RunId>, TestbedError> {
         let mut beside = Vec::new();
         for number in 1..=self.guests {
-            let guest = stage.start_usual(&format!("equal-{number}"))?;
-            stage.ready(&[guest])?;
-            beside.extend(stage.work(guest, number, &self.work)?);
+            let guest = testbed.start_usual(&format!("equal-{number}"))?;
+            testbed.ready(&[guest])?;
+            beside.extend(testbed.work(guest, number, &self.work)?);
         }
-        stage.pass(SETTLE)?;
+        testbed.pass(SETTLE)?;
         Ok(beside)
     }
 
     /// A point a second, until nothing more comes.
-    fn watch(&self, stage: &mut Stage, look: impl Fn(&Stage) -> (u64, f64)) -> Result<Arm, StageError> {
-        let began = stage.seconds();
-        let mut series = vec![Point::default()];
+    fn watch(
+        &self,
+        testbed: &mut Testbed,
+        look: impl Fn(&Testbed) -> (u64, f64),
+    ) -> Result<Engine, TestbedError> {
+        let began = testbed.seconds();
+        let mut series = vec![SavedPoint::default()];
         loop {
-            stage.pass(Duration::from_secs(1))?;
-            let (saved_pages, cpu_s) = look(stage);
-            let seconds = stage.seconds() - began;
-            series.push(Point {
+            testbed.pass(Duration::from_secs(1))?;
+            let (saved_pages, cpu_s) = look(testbed);
+            let seconds = testbed.seconds() - began;
+            series.push(SavedPoint {
                 seconds,
                 saved_pages,
                 cpu_s,
             });
             if series.len() % 20 == 0 {
-                stage.say(&format!(
+                testbed.say(&format!(
                     "{seconds:.0} s: {saved_pages} pages saved, {cpu_s:.1} s of CPU"
                 ));
             }
             let late = seconds >= self.longest.as_secs_f64();
             if late || is_level(&series) {
-                return Ok(Arm::of(series, late));
+                return Ok(Engine::of(series, late));
             }
         }
     }
 
-    fn outcome(&self, kernel: &Arm, levy: &Arm) -> Outcome {
+    fn outcome(&self, kernel: &Engine, levy: &Engine) -> Outcome {
         let mut report = Report::new("sharing-vs-ksm");
         report.set("guests", self.guests);
         report.set("work", &self.work);
@@ -181,8 +186,8 @@ impl VersusKsm {
     }
 }
 
-impl Arm {
-    fn of(series: Vec<Point>, unfinished: bool) -> Self {
+impl Engine {
+    fn of(series: Vec<SavedPoint>, unfinished: bool) -> Self {
         let saved = series.last().map_or(0, |point| point.saved_pages);
         let nine_tenths = series
             .iter()
@@ -201,7 +206,7 @@ impl Arm {
 }
 
 /// Whether saving has stopped growing.
-fn is_level(series: &[Point]) -> bool {
+fn is_level(series: &[SavedPoint]) -> bool {
     let Some(last) = series.last() else { return false };
     let before = series
         .iter()
@@ -212,8 +217,8 @@ fn is_level(series: &[Point]) -> bool {
     })
 }
 
-fn saved_by_levy(stage: &Stage) -> u64 {
-    let Some(sample) = stage.samples().last() else {
+fn saved_by_levy(testbed: &Testbed) -> u64 {
+    let Some(sample) = testbed.samples().last() else {
         return 0;
     };
     let found: u64 = sample
@@ -225,20 +230,20 @@ fn saved_by_levy(stage: &Stage) -> u64 {
 }
 
 /// Seconds of CPU: the engines' own count, and this process, which is the manager.
-fn cpu_of_all(stage: &Stage) -> f64 {
-    let engines: u64 = stage.samples().last().map_or(0, |sample| {
+fn cpu_of_all(testbed: &Testbed) -> f64 {
+    let engines: u64 = testbed.samples().last().map_or(0, |sample| {
         sample.guests.iter().map(|guest| guest.engine_cpu_us).sum()
     });
-    let own = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    engines as f64 / 1e6 + own.tv_sec as f64 + own.tv_nsec as f64 / 1e9
+    engines as f64 / 1e6 + process_cpu().as_secs_f64()
 }
 
-fn figure(kernel: &Arm, levy: &Arm) -> Figure {
-    let line =
-        |name: &str, arm: &Arm, of: &dyn Fn(&Point) -> (f64, f64)| Line::new(name, arm.series.iter().map(of));
-    let over_time = |point: &Point| (point.seconds, point.saved_pages as f64 / 256.0);
-    let cpu = |point: &Point| (point.seconds, point.cpu_s);
-    let both = |of: &dyn Fn(&Point) -> (f64, f64)| vec![line("Levy", levy, of), line("KSM", kernel, of)];
+fn figure(kernel: &Engine, levy: &Engine) -> Figure {
+    let line = |name: &str, arm: &Engine, of: &dyn Fn(&SavedPoint) -> (f64, f64)| {
+        Line::new(name, arm.series.iter().map(of))
+    };
+    let over_time = |point: &SavedPoint| (point.seconds, point.saved_pages as f64 / 256.0);
+    let cpu = |point: &SavedPoint| (point.seconds, point.cpu_s);
+    let both = |of: &dyn Fn(&SavedPoint) -> (f64, f64)| vec![line("Levy", levy, of), line("KSM", kernel, of)];
     Figure {
         title: "Levy and KSM on the same guests".into(),
         x: "seconds".into(),
@@ -259,8 +264,8 @@ fn figure(kernel: &Arm, levy: &Arm) -> Figure {
 mod tests {
     use super::*;
 
-    fn points(saved: impl Fn(u64) -> u64, count: u64) -> Vec<Point> {
-        let point = |second| Point {
+    fn points(saved: impl Fn(u64) -> u64, count: u64) -> Vec<SavedPoint> {
+        let point = |second| SavedPoint {
             seconds: second as f64,
             saved_pages: saved(second),
             cpu_s: second as f64 / 10.0,
@@ -278,7 +283,7 @@ mod tests {
 
     #[test]
     fn nine_tenths_of_the_saving_are_found_in_the_series() {
-        let arm = Arm::of(points(|second| second.min(50) * 10, 100), false);
+        let arm = Engine::of(points(|second| second.min(50) * 10, 100), false);
         assert_eq!((arm.saved_pages, arm.seconds_to_90_percent), (500, 45.0));
         assert!((arm.cpu_us_per_saved_page - 10_000.0).abs() < 1.0);
     }

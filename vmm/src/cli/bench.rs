@@ -9,7 +9,7 @@ use self::sharing::{HintsArgs, SharingArgs, VersusKsmArgs};
 use super::run;
 use super::setup::{self, SetupError};
 use crate::out::{self, NotShown};
-use levy_bench::{self, Draft, FigureError, Interrupt, Outcome, ReportError, Scene, StageError};
+use levy_bench::{self, FigureError, Interrupt, Outcome, Params, PartialResults, ReportError, TestbedError};
 use levy_launcher::GuestArgs;
 use levy_machine::config;
 use levy_machine::process::say;
@@ -36,7 +36,7 @@ enum Bench {
     Overcommit(OvercommitArgs),
     /// How long does a guest that was squeezed to its minimum take to recover?
     #[command(mut_arg("memory", |arg| arg.hide(true)))]
-    Wake(SceneArgs),
+    Wake(CommonArgs),
     /// Are equal pages merged sooner when guests report what they read from a shared disk?
     #[command(mut_arg("memory", |arg| arg.default_value("size=384M")))]
     Hints(HintsArgs),
@@ -48,7 +48,7 @@ enum Bench {
     SharingVsKsm(VersusKsmArgs),
     /// What do idle guests' VMMs and their manager cost with everything on?
     #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
-    Overhead(SceneArgs),
+    Overhead(CommonArgs),
     /// What does a busy guest gain when an idle one pays a tax on its memory?
     #[command(mut_arg("memory", |arg| arg.default_value("size=256M")))]
     Tax(TaxArgs),
@@ -62,7 +62,7 @@ struct OvercommitArgs {
     #[arg(long, value_name = "CPUS", default_value = "0.2", value_parser = sharing::cpus)]
     quiet_scan_cpu: f64,
     #[command(flatten)]
-    scene: SceneArgs,
+    params: CommonArgs,
 }
 
 /// What the tax bench takes.
@@ -72,7 +72,7 @@ struct TaxArgs {
     #[arg(long, value_name = "NAME[,key=value]", value_parser = words)]
     workload: Option<String>,
     #[command(flatten)]
-    scene: SceneArgs,
+    params: CommonArgs,
 }
 
 /// A workload's words, checked.
@@ -82,7 +82,7 @@ fn words(text: &str) -> Result<String, String> {
 
 /// What every bench takes.
 #[derive(Clone, Debug, clap::Args)]
-struct SceneArgs {
+struct CommonArgs {
     /// Write the report here, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -112,7 +112,7 @@ enum BenchError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(transparent)]
-    Stage(#[from] StageError),
+    Testbed(#[from] TestbedError),
     #[error(transparent)]
     Report(#[from] ReportError),
     #[error(transparent)]
@@ -126,7 +126,7 @@ impl BenchArgs {
     pub fn run(self) -> u8 {
         match self.measure() {
             Ok(()) => 0,
-            Err(BenchError::Stage(StageError::Interrupted)) => 130,
+            Err(BenchError::Testbed(TestbedError::Interrupted)) => 130,
             Err(error) => {
                 say(levy_protocol::error_chain(&error));
                 1
@@ -138,54 +138,54 @@ impl BenchArgs {
         match self.bench {
             Bench::Overcommit(args) => {
                 let cpus = args.quiet_scan_cpu;
-                args.scene.play("overcommit", |scene| {
-                    levy_bench::overcommit::overcommit(scene, cpus)
+                args.params.measure("overcommit", |params| {
+                    levy_bench::overcommit::overcommit(params, cpus)
                 })
             }
-            Bench::Wake(args) => args.play("wake", levy_bench::overcommit::wake),
+            Bench::Wake(args) => args.measure("wake", levy_bench::overcommit::wake),
             Bench::Hints(args) => args.measure(),
             Bench::Sharing(args) => args.measure(),
             Bench::SharingVsKsm(args) => args.measure(),
-            Bench::Overhead(args) => args.play("overhead", levy_bench::overhead),
+            Bench::Overhead(args) => args.measure("overhead", levy_bench::overhead),
             Bench::Tax(args) => {
                 let work = args.workload;
-                args.scene
-                    .play("tax", |scene| levy_bench::tax(scene, work.as_deref()))
+                args.params
+                    .measure("tax", |params| levy_bench::tax(params, work.as_deref()))
             }
         }
     }
 }
 
-impl SceneArgs {
-    /// Sets the scene, runs the bench called `name` on it, and leaves behind what it found.
-    fn play(
+impl CommonArgs {
+    /// Prepares the machine, runs the bench called `name`, and leaves behind what it found.
+    fn measure(
         self,
         name: &str,
-        bench: impl FnOnce(&Scene) -> Result<Outcome, StageError>,
+        bench: impl FnOnce(&Params) -> Result<Outcome, TestbedError>,
     ) -> Result<(), BenchError> {
         let files = Files {
             json: self.json.clone(),
             plot: self.plot.clone(),
         };
         files.check()?;
-        let scene = self.scene(name)?;
-        files.leave(bench(&scene), &scene.draft)
+        let params = self.params(name)?;
+        files.leave(bench(&params), &params.partial)
     }
 
-    fn scene(mut self, name: &str) -> Result<Scene, BenchError> {
+    fn params(mut self, name: &str) -> Result<Params, BenchError> {
         setup::several(&self.guest)?;
         let signals = setup::signals()?;
         setup::machine()?;
         let interrupt = Interrupt::watch(signals).map_err(BenchError::Watch)?;
         let backing = setup::backing(&self.guest.swap)?;
         setup::default_images(&mut self.guest, self.no_disk)?;
-        Ok(Scene {
+        Ok(Params {
             guest: self.guest,
             quick: self.quick,
             backing,
             deadline: self.deadline,
             interrupt,
-            draft: Draft::new(name),
+            partial: PartialResults::new(name),
         })
     }
 }
@@ -210,11 +210,15 @@ impl Files {
     }
 
     /// Leaves behind what was found; of a bench that failed, what it had found till then.
-    fn leave(&self, found: Result<Outcome, StageError>, draft: &Draft) -> Result<(), BenchError> {
+    fn leave(
+        &self,
+        found: Result<Outcome, TestbedError>,
+        partial: &PartialResults,
+    ) -> Result<(), BenchError> {
         let outcome = match found {
             Ok(outcome) => outcome,
             Err(error) => {
-                let report = draft.failed(&levy_protocol::error_chain(&error));
+                let report = partial.failed(&levy_protocol::error_chain(&error));
                 if let Err(unwritten) = report.write(self.json.as_deref()) {
                     say(levy_protocol::error_chain(&unwritten));
                 }
@@ -243,14 +247,14 @@ mod tests {
             plot: Some(dir.path().join("tax.svg")),
         };
         files.check().unwrap();
-        let draft = Draft::new("tax");
-        draft.set("arms", [1, 2]);
-        let ended = StageError::Ended {
+        let partial = PartialResults::new("tax");
+        partial.set("arms", [1, 2]);
+        let ended = TestbedError::Ended {
             name: "busy".into(),
             how: "its kernel panicked".into(),
             console: String::new(),
         };
-        assert!(files.leave(Err(ended), &draft).is_err());
+        assert!(files.leave(Err(ended), &partial).is_err());
         let text = std::fs::read_to_string(files.json.unwrap()).unwrap();
         let report: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(report["results"]["arms"], serde_json::json!([1, 2]));

@@ -11,6 +11,7 @@ use levy_manager::host::Host;
 use levy_member::{Inventory, Key};
 use levy_protocol::control::Request;
 use levy_protocol::link::{FromManager, LimitStatus, Orders, Report};
+use levy_protocol::process_memory::Held;
 use serde_json::Value;
 
 use crate::kernel;
@@ -114,15 +115,9 @@ impl<'a> Guest<'a> {
 
     /// Bytes that its process holds, as the budget counts them.
     pub(crate) fn held(&self) -> Result<u64, Failed> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.session.pid())).unwrap_or_default();
-        let counted = status
-            .lines()
-            .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:")));
-        let kib = counted.filter_map(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        match kib.sum::<u64>() * 1024 {
-            0 => Err(self.failed("its process has ended")),
-            held => Ok(held),
-        }
+        let held = Held::of(self.session.pid());
+        held.map(Held::total)
+            .map_err(|_| self.failed("its process has ended"))
     }
 
     /// Waits until its kernel has touched all that it will.

@@ -13,8 +13,8 @@ use std::time::Instant;
 use allocator::{
     Claim, Estimator, Fleet, Group, GroupId, GuestId, Pages, Plan, Planner, Sample, Shares, Supply, Tax,
 };
-use bench::{Report, Samples};
 use clap::Parser;
+use levy_bench::{Random, Report, Samples};
 
 #[derive(Parser)]
 #[command(about = "Plans for 100 to 100,000 guests in groups, and estimator updates")]
@@ -44,18 +44,6 @@ fn main() -> anyhow::Result<()> {
     Ok(report.write(args.json.as_deref())?)
 }
 
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// 0 to below `below`.
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (mixed ^ (mixed >> 27)) % below
-    }
-}
-
 /// A fleet before it is checked.
 struct Parts {
     supply: Supply,
@@ -66,27 +54,27 @@ struct Parts {
 /// Mixed guests of 256 MiB to 16 GiB, one group per 20 of them, half of the groups inside others, a quarter of the
 /// guests in none, memory for half of all maximums.
 fn parts(guests: usize) -> Parts {
-    let mut dice = Dice(42);
+    let mut random = Random::new(42);
     let groups: Vec<Group> = (0..guests / 20)
         .map(|index| Group {
             parent: (index % 2 == 1).then(|| GroupId::new(index as u32 - 1)),
             tax: (index % 3 == 0).then(|| Tax::new(0.5).expect("a tax")),
-            ..Group::new(Shares::new(1 + dice.roll(4_000) as u32))
+            ..Group::new(Shares::new(1 + random.below(4_000) as u32))
         })
         .collect();
     let claims: Vec<Claim> = (0..guests)
         .map(|id| {
-            let max = 65_536 + dice.roll(4_128_768);
-            let group = dice.roll(groups.len() as u64) as u32;
+            let max = 65_536 + random.below(4_128_768);
+            let group = random.below(groups.len() as u64) as u32;
             Claim {
-                group: (dice.roll(4) > 0).then(|| GroupId::new(group)),
-                active: Pages::new(dice.roll(max)),
-                shared: Pages::new(dice.roll(max / 4)),
+                group: (random.below(4) > 0).then(|| GroupId::new(group)),
+                active: Pages::new(random.below(max)),
+                shared: Pages::new(random.below(max / 4)),
                 ..Claim::new(
                     GuestId::new(id as u64),
-                    Pages::new(dice.roll(max / 4)),
+                    Pages::new(random.below(max / 4)),
                     Pages::new(max),
-                    Shares::new(500 + dice.roll(1_500) as u32),
+                    Shares::new(500 + random.below(1_500) as u32),
                 )
             }
         })
@@ -147,7 +135,7 @@ fn plans(guests: usize, report: &mut Report) {
 
 /// One flat pool where all guests tie for every page, and one whose prices spread as far as prices can.
 fn hard_plans(guests: usize, report: &mut Report) {
-    let mut dice = Dice(3);
+    let mut random = Random::new(3);
     let claim = |id: usize, max: u64, shares: u32| Claim {
         active: Pages::new(max / 2),
         ..Claim::new(
@@ -161,7 +149,7 @@ fn hard_plans(guests: usize, report: &mut Report) {
     // The largest sizes whose sum stays within what a fleet may be.
     let most = ((1_u64 << 40) / guests as u64).ilog2().min(30);
     let wild: Vec<Claim> = (0..guests)
-        .map(|id| claim(id, 1 << dice.roll(u64::from(most) + 1), 1 << dice.roll(32)))
+        .map(|id| claim(id, 1 << random.below(u64::from(most) + 1), 1 << random.below(32)))
         .collect();
     let times = [(equal, Tax::DEFAULT), (wild, Tax::MAX)].map(|(claims, tax)| {
         let most: Pages = claims.iter().map(|claim| claim.max).sum();
@@ -267,9 +255,9 @@ fn page_by_page(supply: Supply, claims: &[Claim]) -> Vec<u64> {
 /// One period closed for each of many guests in turn, and one estimate with its interval.
 fn estimators(report: &mut Report) {
     let mut estimators = vec![Estimator::default(); 10_000];
-    let mut dice = Dice(7);
+    let mut random = Random::new(7);
     let samples: Vec<Sample> = (0..1_024)
-        .map(|_| Sample::new(dice.roll(101) as u32, 100))
+        .map(|_| Sample::new(random.below(101) as u32, 100))
         .collect();
     let (mut update, mut estimate) = (Samples::default(), Samples::default());
     for round in 0..200_usize {

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bench::Report;
 use clap::Parser;
 use guest_images::agent_protocol::{Action, Report as Word, Workload};
+use levy_bench::Report;
 use levy_launcher::{OneGuest, SessionFiles};
 use levy_protocol::control::Request;
 use serde_json::Value;

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bench::{Report, Samples};
 use clap::Parser;
 use guest_images::agent_protocol::{Event, Report as Word};
+use levy_bench::{Random, Report, Samples};
 
 /// A boot that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -275,17 +275,10 @@ fn private_outside_guest(pid: u32, guest_kib: u64) -> Result<u64> {
 
 /// The middle 95 % of the ratio of medians over resampled pairs; the same pairs give the same interval.
 fn ratio_interval(pairs: &[(f64, f64)]) -> (f64, f64) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut pick = || {
-        // xorshift64*: any even spread will do.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % pairs.len()
-    };
+    let mut random = Random::new(1);
     let ratios: Samples = (0..RESAMPLINGS)
         .map(|_| {
-            let picked: Vec<_> = pairs.iter().map(|_| pairs[pick()]).collect();
+            let picked: Vec<_> = pairs.iter().map(|_| pairs[random.place(pairs.len())]).collect();
             let ours: Samples = picked.iter().map(|pair| pair.0).collect();
             let theirs: Samples = picked.iter().map(|pair| pair.1).collect();
             ours.median().median / theirs.median().median

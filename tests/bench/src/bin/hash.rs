@@ -11,14 +11,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bench::{Report as Json, Samples};
 use clap::Parser;
+use levy_bench::{Random, Report as Json, Samples};
 use page_share::port::{Answer, Offer, PUBLISH_BATCH, Port, Publication, REPORT_BATCH, Report};
 use page_share::{
     Compressor, Domain, DomainKey, Gfn, GuestProcess, LocalManager, PAGE_SIZE, Page, PageHasher, Peer,
     Sketch, Slot, SocketPort, Store, Swap, serve,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 #[derive(Parser)]
 #[command(about = "Naming, indexing, publishing, storing and swapping a page")]
@@ -80,36 +79,22 @@ impl Table {
     }
 }
 
-/// Microseconds of CPU that this process has used, all threads, system time included.
-fn cpu_us() -> f64 {
-    let now = clock_gettime(ClockId::ProcessCPUTime);
-    now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
-}
-
-/// CPU microseconds of `action`.
-fn cpu_of<T>(action: impl FnOnce() -> T) -> (f64, T) {
-    let start = cpu_us();
-    let value = action();
-    (cpu_us() - start, value)
+/// CPU microseconds of `action`: all threads, system time included.
+fn cpu_us_of<T>(action: impl FnOnce() -> T) -> (f64, T) {
+    let (cpu, value) = levy_bench::cpu_of(action);
+    (cpu.as_secs_f64() * 1e6, value)
 }
 
 /// Pages that look like a guest's: half text-like, half noise, all different.
 fn pages(count: usize) -> Vec<Page> {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (state >> 32) as u32
-    };
+    let mut random = Random::new(1);
     let mut pages = vec![[0; PAGE_SIZE]; count];
     for (number, page) in pages.iter_mut().enumerate() {
         for word in page.as_chunks_mut::<4>().0 {
-            let random = next();
             *word = if number % 2 == 0 {
-                random.to_le_bytes()
+                (random.number() as u32).to_le_bytes()
             } else {
-                [b"etaoin s"[random as usize % 8]; 4]
+                [b"etaoin s"[random.place(8)]; 4]
             };
         }
         page[..8].copy_from_slice(&(number as u64).to_le_bytes());
@@ -126,7 +111,7 @@ fn naming(table: &mut Table, pages: &[Page], scale: Scale) {
         let mut samples = Samples::default();
         for _ in 0..scale.rounds {
             let repeats = scale.pages / WARM;
-            let (cost, ()) = cpu_of(|| {
+            let (cost, ()) = cpu_us_of(|| {
                 for page in std::iter::repeat_n(&pages[..WARM], repeats).flatten() {
                     black_box(work(black_box(page)));
                 }
@@ -296,32 +281,32 @@ fn talk(ports: &mut [Box<dyn Port>], pages: &[Page]) -> anyhow::Result<Vec<(&'st
             })
             .collect()
     };
-    let (sketching, reports) = cpu_of(name);
+    let (sketching, reports) = cpu_us_of(name);
     let mut costs = vec![("sketch_all_three", 3.0 * each(sketching))];
     for (step, guest, expected) in [
         ("first_report", 0, Answer::Noted),
         ("second_report", 1, Answer::Publish),
     ] {
-        let (cost, answers) = cpu_of(|| report(&mut *ports[guest], &reports));
+        let (cost, answers) = cpu_us_of(|| report(&mut *ports[guest], &reports));
         anyhow::ensure!(
             answers?.iter().all(|answer| *answer == expected),
             "{step} was answered otherwise"
         );
         costs.push((step, each(cost)));
     }
-    let (cost, granted) = cpu_of(|| publish(&mut *ports[1], &reports, pages));
+    let (cost, granted) = cpu_us_of(|| publish(&mut *ports[1], &reports, pages));
     let granted = granted?;
     costs.push(("publish", each(cost)));
-    let (cost, offers) = cpu_of(|| offers(&mut *ports[0], pages.len()));
+    let (cost, offers) = cpu_us_of(|| offers(&mut *ports[0], pages.len()));
     anyhow::ensure!(offers?.len() == pages.len(), "an offer for every hint");
     costs.push(("offers", each(cost)));
-    let (cost, answers) = cpu_of(|| report(&mut *ports[2], &reports));
+    let (cost, answers) = cpu_us_of(|| report(&mut *ports[2], &reports));
     anyhow::ensure!(
         answers?.iter().all(|answer| matches!(answer, Answer::Shared(_))),
         "shared at once"
     );
     costs.push(("third_report", each(cost)));
-    let (cost, released) = cpu_of(|| -> anyhow::Result<()> {
+    let (cost, released) = cpu_us_of(|| -> anyhow::Result<()> {
         for port in ports.iter_mut() {
             let generation = port.session().generation;
             for slots in granted.chunks(REPORT_BATCH) {
@@ -376,7 +361,7 @@ fn offers(port: &mut dyn Port, count: usize) -> anyhow::Result<Vec<Offer>> {
 fn store(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
     let (mut store, mut compressor) = (Store::new(1 << 30)?, Compressor::new());
     let mut handles = Vec::new();
-    let (all, ()) = cpu_of(|| {
+    let (all, ()) = cpu_us_of(|| {
         for page in pages {
             black_box(compressor.compress(page).is_some());
         }
@@ -386,7 +371,7 @@ fn store(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
         all / pages.len() as f64,
         "us CPU/page, half of them noise",
     );
-    let (cost, kept) = cpu_of(|| -> anyhow::Result<()> {
+    let (cost, kept) = cpu_us_of(|| -> anyhow::Result<()> {
         for page in pages.iter().skip(1).step_by(2) {
             let compressed = compressor.compress(page);
             handles.push(store.insert(compressed.ok_or_else(|| anyhow::anyhow!("text must compress"))?)?);
@@ -402,7 +387,7 @@ fn store(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
         "bytes, all memory",
     );
     let mut out = [0; PAGE_SIZE];
-    let (cost, loaded) = cpu_of(|| -> anyhow::Result<()> {
+    let (cost, loaded) = cpu_us_of(|| -> anyhow::Result<()> {
         for handle in &handles {
             store.load(*handle, &mut out)?;
             store.remove(*handle)?;
@@ -417,7 +402,7 @@ fn store(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
 fn swap(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
     let mut swap = Swap::create(&std::env::temp_dir(), pages.len() as u32)?;
     let mut slots = Vec::new();
-    let (cost, written) = cpu_of(|| -> anyhow::Result<()> {
+    let (cost, written) = cpu_us_of(|| -> anyhow::Result<()> {
         for batch in pages.chunks(PUBLISH_BATCH) {
             swap.write(batch, &mut slots)?;
         }
@@ -427,7 +412,7 @@ fn swap(table: &mut Table, pages: &[Page]) -> anyhow::Result<()> {
     let count = pages.len() as f64;
     table.row("swap.write_us", cost / count, "us CPU/page, without the disk's");
     let mut out = [0; PAGE_SIZE];
-    let (cost, read) = cpu_of(|| -> anyhow::Result<()> {
+    let (cost, read) = cpu_us_of(|| -> anyhow::Result<()> {
         for (slot, page) in slots.iter().zip(pages) {
             swap.locate(*slot)?.read(&mut out)?;
             anyhow::ensure!(out == *page, "{slot:?} came back changed");

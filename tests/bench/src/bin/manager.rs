@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use bench::Report;
 use clap::Parser;
+use levy_bench::Report;
 use simulated::{Guest, GuestOptions, Manager};
 
 /// Guests in the idle part.

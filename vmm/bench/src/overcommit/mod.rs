@@ -8,7 +8,7 @@
 //! [oracle](crate::Findings) finds. The idle guests' data is checked after that: until then it was shared, compressed,
 //! swapped, and read by the oracle.
 
-mod ledger;
+mod accounting;
 mod wake;
 
 use std::fmt::Write;
@@ -19,10 +19,10 @@ use serde::Serialize;
 use serde_json::Map;
 
 use super::saving::Saving;
-use super::{Guest, Outcome, Report, RunId, Scene, Stage, StageError};
+use super::{Guest, Outcome, Params, Report, RunId, Testbed, TestbedError};
 use levy_launcher::GuestArgs;
 
-pub use ledger::{Ledger, figure};
+pub use accounting::{Accounting, figure};
 pub use wake::wake;
 
 /// Longer than any bench: these runs are told when to end.
@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(1500);
 /// How long all guests are quiet before the savings are counted.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Who takes part.
-struct Cast {
+/// Which guests take part, and in how much memory.
+struct Mix {
     budget: u64,
     size: u64,
     /// Names of busy guests, and what they run: a service first, or nothing.
@@ -54,7 +54,7 @@ struct Cast {
 
 /// Services of a size that an emulated CPU sets up in minutes while seven other guests use it; what the idle ones have
 /// filled makes memory short.
-const FULL: Cast = Cast {
+const FULL: Mix = Mix {
     budget: 1 << 30,
     size: 256 << 20,
     busy: &[
@@ -68,7 +68,7 @@ const FULL: Cast = Cast {
     filled: 168,
 };
 
-const QUICK: Cast = Cast {
+const QUICK: Mix = Mix {
     budget: 288 << 20,
     size: 192 << 20,
     busy: &[
@@ -82,7 +82,7 @@ const QUICK: Cast = Cast {
 
 /// How one guest fared.
 #[derive(Clone, Debug, Serialize)]
-struct Fate {
+struct GuestOutcome {
     name: String,
     /// All its data was right, its service did its work, and it never killed a process for lack of memory.
     ok: bool,
@@ -94,8 +94,8 @@ struct Fate {
     trouble: Vec<String>,
 }
 
-/// One guest on stage.
-struct Player {
+/// One guest and what it was asked to run.
+struct Started {
     guest: Guest,
     service: Option<RunId>,
     /// Runs that go on until they are told to end.
@@ -106,64 +106,64 @@ struct Player {
 ///
 /// # Errors
 /// When guests cannot be started or end unasked. Wrong data is not an error: it is what the report is about.
-pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageError> {
-    let cast = if scene.quick { QUICK } else { FULL };
-    let mut stage = Stage::open(scene, scene.settings(cast.budget))?;
+pub fn overcommit(params: &Params, quiet_scan_cpu: f64) -> Result<Outcome, TestbedError> {
+    let mix = if params.quick { QUICK } else { FULL };
+    let mut testbed = Testbed::open(params, params.settings(mix.budget))?;
     let guest = GuestArgs {
-        memory: format!("size={}M", cast.size >> 20)
+        memory: format!("size={}M", mix.size >> 20)
             .parse()
-            .map_err(|error| StageError::Impossible(format!("{error}")))?,
-        ..scene.guest.clone()
+            .map_err(|error| TestbedError::Impossible(format!("{error}")))?,
+        ..params.guest.clone()
     };
-    let mut players = Vec::new();
-    for number in 1..=cast.idle {
-        let mut player = enter(&mut stage, &guest, &format!("idle-{number}"))?;
-        let words = format!("fill mib={} seed={number} seconds={ENDLESS}", cast.filled);
-        player.checks.push(stage.run(player.guest, &words)?);
-        players.push(player);
+    let mut started = Vec::new();
+    for number in 1..=mix.idle {
+        let mut one = enter(&mut testbed, &guest, &format!("idle-{number}"))?;
+        let words = format!("fill mib={} seed={number} seconds={ENDLESS}", mix.filled);
+        one.checks.push(testbed.run(one.guest, &words)?);
+        started.push(one);
     }
     // The last one's balloon is gone before the manager asks it for anything.
-    let silent = players[players.len() - 1].guest;
-    stage.tell(
+    let silent = started[started.len() - 1].guest;
+    testbed.tell(
         silent,
         Action::Module {
             name: "virtio_balloon".into(),
             change: ModuleChange::Remove,
         },
     )?;
-    let silent = stage.name(silent).to_owned();
-    let first = players.len();
-    for (name, _) in cast.busy {
-        players.push(enter(&mut stage, &guest, name)?);
+    let silent = testbed.name(silent).to_owned();
+    let first = started.len();
+    for (name, _) in mix.busy {
+        started.push(enter(&mut testbed, &guest, name)?);
     }
     // All are up before the first one works, so that they work at the same time however long a boot takes.
-    for (player, (_, words)) in players[first..].iter_mut().zip(cast.busy) {
-        let churn = format!("{} seconds={ENDLESS}", cast.churn);
-        player.checks.push(stage.run(player.guest, &churn)?);
-        player.service = Some(stage.run(player.guest, words)?);
+    for (one, (_, words)) in started[first..].iter_mut().zip(mix.busy) {
+        let churn = format!("{} seconds={ENDLESS}", mix.churn);
+        one.checks.push(testbed.run(one.guest, &churn)?);
+        one.service = Some(testbed.run(one.guest, words)?);
     }
-    stage.say(&format!("{} busy guests are at work", cast.busy.len()));
-    for player in &players {
-        if let Some(service) = player.service {
+    testbed.say(&format!("{} busy guests are at work", mix.busy.len()));
+    for one in &started {
+        if let Some(service) = one.service {
             // A bad verdict, or none, is counted below.
-            let _ = await_verdict(&mut stage, service)?;
+            let _ = await_verdict(&mut testbed, service)?;
         }
     }
-    stage.pass(AFTER)?;
-    let mut fates = Vec::new();
-    for player in &players[first..] {
-        fates.push(fate(&mut stage, player)?);
-        scene.draft.set("fates", &fates);
+    testbed.pass(AFTER)?;
+    let mut outcomes = Vec::new();
+    for one in &started[first..] {
+        outcomes.push(outcome_of(&mut testbed, one)?);
+        params.partial.set("fates", &outcomes);
     }
-    let guests: Vec<Guest> = players.iter().map(|player| player.guest).collect();
-    let saving = quiet(&mut stage, &guests, quiet_scan_cpu)?;
-    scene.draft.set("saving", &saving);
-    for (place, player) in players[..first].iter().enumerate() {
-        fates.insert(place, fate(&mut stage, player)?);
-        scene.draft.set("fates", &fates);
+    let guests: Vec<Guest> = started.iter().map(|one| one.guest).collect();
+    let saving = quiet(&mut testbed, &guests, quiet_scan_cpu)?;
+    params.partial.set("saving", &saving);
+    for (place, one) in started[..first].iter().enumerate() {
+        outcomes.insert(place, outcome_of(&mut testbed, one)?);
+        params.partial.set("fates", &outcomes);
     }
-    let ledger = Ledger::of(stage.samples(), guest.memory.min);
-    let mut outcome = outcome(&stage, ledger, fates, &silent);
+    let accounting = Accounting::of(testbed.samples(), guest.memory.min);
+    let mut outcome = outcome(&testbed, accounting, outcomes, &silent);
     let _ = writeln!(outcome.table, "after {} s of quiet, {saving}", QUIET.as_secs());
     outcome.report.set("quiet_seconds", QUIET.as_secs());
     outcome.report.set("quiet_scan_cpu", quiet_scan_cpu);
@@ -173,20 +173,20 @@ pub fn overcommit(scene: &Scene, quiet_scan_cpu: f64) -> Result<Outcome, StageEr
 }
 
 /// What is saved once no guest has worked for a while.
-fn quiet(stage: &mut Stage, guests: &[Guest], scan_cpu: f64) -> Result<Saving, StageError> {
-    stage.say(&format!("quiet for {} s", QUIET.as_secs()));
-    stage.set(|settings| settings.scan.cpu = scan_cpu)?;
-    stage.pass(QUIET)?;
-    stage.say("everybody stands still, and an oracle reads all pages");
-    let saving = Saving::measure(stage, guests)?;
-    stage.say(&saving.to_string());
+fn quiet(testbed: &mut Testbed, guests: &[Guest], scan_cpu: f64) -> Result<Saving, TestbedError> {
+    testbed.say(&format!("quiet for {} s", QUIET.as_secs()));
+    testbed.set(|settings| settings.scan.cpu = scan_cpu)?;
+    testbed.pass(QUIET)?;
+    testbed.say("everybody stands still, and an oracle reads all pages");
+    let saving = Saving::measure(testbed, guests)?;
+    testbed.say(&saving.to_string());
     Ok(saving)
 }
 
-fn enter(stage: &mut Stage, args: &GuestArgs, name: &str) -> Result<Player, StageError> {
-    let guest = stage.start(name, args)?;
-    stage.ready(&[guest])?;
-    Ok(Player {
+fn enter(testbed: &mut Testbed, args: &GuestArgs, name: &str) -> Result<Started, TestbedError> {
+    let guest = testbed.start(name, args)?;
+    testbed.ready(&[guest])?;
+    Ok(Started {
         guest,
         service: None,
         checks: Vec::new(),
@@ -194,13 +194,13 @@ fn enter(stage: &mut Stage, args: &GuestArgs, name: &str) -> Result<Player, Stag
 }
 
 /// Waits for a verdict; what is wrong with it, or that it did not come.
-fn await_verdict(stage: &mut Stage, run: RunId) -> Result<Option<String>, StageError> {
+fn await_verdict(testbed: &mut Testbed, run: RunId) -> Result<Option<String>, TestbedError> {
     let what = format!(
         "{} in {} gives its verdict",
-        stage.run_of(run).name,
-        stage.name(run.guest)
+        testbed.run_of(run).name,
+        testbed.name(run.guest)
     );
-    let verdict = stage.until(PATIENCE, &what, |stage| stage.run_of(run).verdict.clone());
+    let verdict = testbed.until(PATIENCE, &what, |testbed| testbed.run_of(run).verdict.clone());
     match verdict {
         Ok(verdict) if verdict.ok => Ok(None),
         Ok(verdict) => Ok(Some(verdict.detail)),
@@ -209,29 +209,29 @@ fn await_verdict(stage: &mut Stage, run: RunId) -> Result<Option<String>, StageE
 }
 
 /// Wrong data and late words are findings; everything else ends the bench.
-fn allow_failure(result: Result<(), StageError>) -> Result<Option<String>, StageError> {
+fn allow_failure(result: Result<(), TestbedError>) -> Result<Option<String>, TestbedError> {
     match result {
         Ok(()) => Ok(None),
-        Err(error @ (StageError::Failed { .. } | StageError::Late { .. } | StageError::Refused { .. })) => {
-            Ok(Some(error.to_string()))
-        }
+        Err(
+            error @ (TestbedError::Failed { .. } | TestbedError::Late { .. } | TestbedError::Refused { .. }),
+        ) => Ok(Some(error.to_string())),
         Err(error) => Err(error),
     }
 }
 
 /// Ends a guest's checks and hears what they found.
-fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
+fn outcome_of(testbed: &mut Testbed, one: &Started) -> Result<GuestOutcome, TestbedError> {
     let mut trouble = Vec::new();
-    for &run in &player.checks {
-        stage.stop_run(run)?;
-        trouble.extend(await_verdict(stage, run)?);
+    for &run in &one.checks {
+        testbed.stop_run(run)?;
+        trouble.extend(await_verdict(testbed, run)?);
     }
-    let verdict = player.service.and_then(|run| stage.run_of(run).verdict.clone());
-    if let Some(service) = player.service {
-        trouble.extend(await_verdict(stage, service)?);
+    let verdict = one.service.and_then(|run| testbed.run_of(run).verdict.clone());
+    if let Some(service) = one.service {
+        trouble.extend(await_verdict(testbed, service)?);
     }
-    let asked = match stage.tell(
-        player.guest,
+    let asked = match testbed.tell(
+        one.guest,
         Action::Exec {
             argv: ["grep", "oom_kill", "/proc/vmstat"].map(String::from).into(),
             seconds: 60,
@@ -254,8 +254,8 @@ fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
     if oom_kills != Some(0) {
         trouble.push(format!("processes killed for want of memory: {counted:?}"));
     }
-    Ok(Fate {
-        name: stage.name(player.guest).to_owned(),
+    Ok(GuestOutcome {
+        name: testbed.name(one.guest).to_owned(),
         ok: trouble.is_empty(),
         rate: verdict.as_ref().map_or(0.0, |verdict| verdict.rate),
         unit: verdict.map_or_else(String::new, |verdict| verdict.unit),
@@ -264,8 +264,8 @@ fn fate(stage: &mut Stage, player: &Player) -> Result<Fate, StageError> {
     })
 }
 
-fn outcome(stage: &Stage, ledger: Ledger, fates: Vec<Fate>, silent: &str) -> Outcome {
-    let samples = stage.samples();
+fn outcome(testbed: &Testbed, accounting: Accounting, outcomes: Vec<GuestOutcome>, silent: &str) -> Outcome {
+    let samples = testbed.samples();
     let most = |of: fn(&super::GuestSample) -> u64| {
         let all = samples.iter().filter_map(|sample| sample.guest(silent)).map(of);
         all.max().unwrap_or(0) >> 20
@@ -274,18 +274,18 @@ fn outcome(stage: &Stage, ledger: Ledger, fates: Vec<Fate>, silent: &str) -> Out
         most(|guest| guest.compressed_bytes),
         most(|guest| guest.swapped_bytes),
     );
-    let guests_ok = fates.iter().filter(|fate| fate.ok).count();
+    let guests_ok = outcomes.iter().filter(|guest| guest.ok).count();
     let mut table = format!(
         "{:<10} {:>4} {:>12} {:<14} trouble\n",
         "guest", "ok", "per second", "of"
     );
-    for fate in &fates {
-        let ok = if fate.ok { "yes" } else { "NO" };
-        let trouble = fate.trouble.join("; ");
+    for guest in &outcomes {
+        let ok = if guest.ok { "yes" } else { "NO" };
+        let trouble = guest.trouble.join("; ");
         let _ = writeln!(
             table,
             "{:<10} {ok:>4} {:>12.1} {:<14} {trouble}",
-            fate.name, fate.rate, fate.unit
+            guest.name, guest.rate, guest.unit
         );
     }
     let _ = writeln!(
@@ -293,18 +293,18 @@ fn outcome(stage: &Stage, ledger: Ledger, fates: Vec<Fate>, silent: &str) -> Out
         "{} samples: {} above the budget by more than 2 %, most {:.1} % of it; {} of guests below their minimum\n\
          seconds in high, soft, hard, low: {:?}\n\
          {silent} had no balloon: up to {compressed} MiB of it compressed, {swapped} MiB swapped",
-        ledger.samples,
-        ledger.budget_exceeded_samples,
-        ledger.most_of_budget * 100.0,
-        ledger.below_minimum_samples,
-        ledger.states,
+        accounting.samples,
+        accounting.budget_exceeded_samples,
+        accounting.most_of_budget * 100.0,
+        accounting.below_minimum_samples,
+        accounting.states,
     );
     let mut report = Report::new("overcommit");
-    report.set("guests", fates.len());
+    report.set("guests", outcomes.len());
     report.set("guests_ok", guests_ok);
-    report.set("budget_exceeded_samples", ledger.budget_exceeded_samples);
-    report.set("ledger", ledger);
-    report.set("fates", fates);
+    report.set("budget_exceeded_samples", accounting.budget_exceeded_samples);
+    report.set("ledger", accounting);
+    report.set("fates", outcomes);
     report.set("silent_balloon.guest", silent);
     report.set("silent_balloon.most_compressed_mib", compressed);
     report.set("silent_balloon.most_swapped_mib", swapped);

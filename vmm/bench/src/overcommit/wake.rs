@@ -10,8 +10,7 @@ use allocator::Pages;
 use serde::Serialize;
 
 use super::figure;
-use crate::actor::Tick;
-use crate::{GuestSample, Outcome, Report, RunId, Sample, Samples, Scene, Stage, StageError};
+use crate::{GuestSample, Outcome, Params, Report, RunId, Sample, Samples, Testbed, TestbedError, Tick};
 use levy_launcher::GuestArgs;
 
 /// The part of its undisturbed throughput at which a guest is itself again.
@@ -27,7 +26,7 @@ const PATIENCE: f64 = 300.0;
 
 /// What the bench does; seconds by the guest's clock.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Schedule {
+struct WakeSchedule {
     size_mib: u64,
     min_mib: u64,
     budget_mib: u64,
@@ -38,7 +37,7 @@ struct Schedule {
     awake: u64,
 }
 
-const FULL: Schedule = Schedule {
+const FULL: WakeSchedule = WakeSchedule {
     size_mib: 256,
     min_mib: 64,
     budget_mib: 416,
@@ -49,7 +48,7 @@ const FULL: Schedule = Schedule {
     awake: 90,
 };
 
-const QUICK: Schedule = Schedule {
+const QUICK: WakeSchedule = WakeSchedule {
     wakes: 1,
     undisturbed: 45,
     ..FULL
@@ -80,37 +79,37 @@ struct Wake {
 ///
 /// # Errors
 /// When a guest does not do its work, or its data was wrong.
-pub fn wake(scene: &Scene) -> Result<Outcome, StageError> {
-    let plan = if scene.quick { QUICK } else { FULL };
-    let mut stage = Stage::open(scene, scene.settings(plan.budget_mib << 20))?;
+pub fn wake(params: &Params) -> Result<Outcome, TestbedError> {
+    let plan = if params.quick { QUICK } else { FULL };
+    let mut testbed = Testbed::open(params, params.settings(plan.budget_mib << 20))?;
     let args = GuestArgs {
         memory: format!("size={}M,min={}M", plan.size_mib, plan.min_mib)
             .parse()
-            .map_err(|error| StageError::Impossible(format!("{error}")))?,
-        ..scene.guest.clone()
+            .map_err(|error| TestbedError::Impossible(format!("{error}")))?,
+        ..params.guest.clone()
     };
-    let sleeper = stage.start(SLEEPER, &args)?;
-    stage.ready(&[sleeper])?;
-    let touching = stage.run(sleeper, &plan.words())?;
+    let sleeper = testbed.start(SLEEPER, &args)?;
+    testbed.ready(&[sleeper])?;
+    let touching = testbed.run(sleeper, &plan.words())?;
     let mut wakes = Vec::new();
     for number in 0..plan.wakes {
-        phase(&mut stage, touching, number * 2 + 1)?;
-        stage.say("the guest falls asleep, and is squeezed");
-        squeeze(&mut stage, plan, touching, number * 2 + 2)?;
-        stage.say("it wakes");
+        phase(&mut testbed, touching, number * 2 + 1)?;
+        testbed.say("the guest falls asleep, and is squeezed");
+        squeeze(&mut testbed, plan, touching, number * 2 + 2)?;
+        testbed.say("it wakes");
         match number + 1 == plan.wakes {
-            true => stage.verdict(touching).map(|_| ())?,
-            false => phase(&mut stage, touching, number * 2 + 3)?,
+            true => testbed.verdict(touching).map(|_| ())?,
+            false => phase(&mut testbed, touching, number * 2 + 3)?,
         }
-        let found = Wake::of(&stage, touching, number);
-        stage.say(&found.to_string());
+        let found = Wake::of(&testbed, touching, number);
+        testbed.say(&found.to_string());
         wakes.push(found);
-        scene.draft.set("wake", &wakes);
+        params.partial.set("wake", &wakes);
     }
-    Ok(outcome(stage.samples(), plan, &wakes))
+    Ok(outcome(testbed.samples(), plan, &wakes))
 }
 
-impl Schedule {
+impl WakeSchedule {
     fn words(&self) -> String {
         let Self {
             working_set_mib: mib,
@@ -125,8 +124,8 @@ impl Schedule {
 }
 
 /// Moments at which the phases began.
-fn phases(stage: &Stage, run: RunId) -> Vec<f64> {
-    let remarks = stage.run_of(run).remarks.iter();
+fn phases(testbed: &Testbed, run: RunId) -> Vec<f64> {
+    let remarks = testbed.run_of(run).remarks.iter();
     remarks
         .filter(|(_, name, _)| name == "phase")
         .map(|(seconds, ..)| *seconds)
@@ -134,37 +133,37 @@ fn phases(stage: &Stage, run: RunId) -> Vec<f64> {
 }
 
 /// Waits until phase `number`, from 0, begins.
-fn phase(stage: &mut Stage, run: RunId, number: usize) -> Result<(), StageError> {
+fn phase(testbed: &mut Testbed, run: RunId, number: usize) -> Result<(), TestbedError> {
     let patience = Duration::from_secs_f64(PATIENCE);
-    stage.until(patience, "the next phase begins", |stage| {
-        (phases(stage, run).len() > number).then_some(())
+    testbed.until(patience, "the next phase begins", |testbed| {
+        (phases(testbed, run).len() > number).then_some(())
     })
 }
 
 /// Leaves the guest its minimum until phase `number` begins, and then all there was.
-fn squeeze(stage: &mut Stage, plan: Schedule, run: RunId, number: usize) -> Result<(), StageError> {
-    let until = stage.seconds() + plan.asleep as f64 + PATIENCE;
-    while phases(stage, run).len() <= number {
-        if stage.seconds() > until {
-            return phase(stage, run, number);
+fn squeeze(testbed: &mut Testbed, plan: WakeSchedule, run: RunId, number: usize) -> Result<(), TestbedError> {
+    let until = testbed.seconds() + plan.asleep as f64 + PATIENCE;
+    while phases(testbed, run).len() <= number {
+        if testbed.seconds() > until {
+            return phase(testbed, run, number);
         }
-        leave_minimum(stage, plan.min_mib)?;
-        stage.pass(LOOK)?;
+        leave_minimum(testbed, plan.min_mib)?;
+        testbed.pass(LOOK)?;
     }
-    stage.set(|settings| settings.budget = Pages::new(plan.budget_mib << 8))
+    testbed.set(|settings| settings.budget = Pages::new(plan.budget_mib << 8))
 }
 
 /// A budget that leaves the guest little more than its minimum: less would break a promise sooner or later, as what its
 /// process and this one need besides it grows.
-fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
+fn leave_minimum(testbed: &Testbed, min_mib: u64) -> Result<(), TestbedError> {
     let mut result = Ok(());
     for beside in BESIDE_MIB {
-        result = stage.hand_out(Pages::new((min_mib + beside) << 8));
+        result = testbed.hand_out(Pages::new((min_mib + beside) << 8));
         // No plan at all: what is needed besides the guest has grown beyond the budget.
-        if let Err(StageError::Impossible(_)) = &result {
-            result = stage.set(|settings| settings.budget += Pages::new(beside << 8));
+        if let Err(TestbedError::Impossible(_)) = &result {
+            result = testbed.set(|settings| settings.budget += Pages::new(beside << 8));
         }
-        if !matches!(result, Err(StageError::Change(_))) {
+        if !matches!(result, Err(TestbedError::Change(_))) {
             break;
         }
     }
@@ -172,12 +171,12 @@ fn leave_minimum(stage: &Stage, min_mib: u64) -> Result<(), StageError> {
 }
 
 impl Wake {
-    fn of(stage: &Stage, run: RunId, number: usize) -> Self {
-        let starts = phases(stage, run);
+    fn of(testbed: &Testbed, run: RunId, number: usize) -> Self {
+        let starts = phases(testbed, run);
         let at = |phase: usize| starts.get(phase).copied().unwrap_or(f64::MAX);
         let span = (at(number * 2 + 2), at(number * 2 + 3));
-        let undisturbed = undisturbed(&stage.run_of(run).ticks, (at(0), at(1)));
-        Self::between(stage.samples(), &stage.run_of(run).ticks, undisturbed, span)
+        let undisturbed = undisturbed(&testbed.run_of(run).ticks, (at(0), at(1)));
+        Self::between(testbed.samples(), &testbed.run_of(run).ticks, undisturbed, span)
     }
 
     /// The wake at the first moment of `span`; at the second one the guest falls asleep again.
@@ -256,7 +255,7 @@ impl std::fmt::Display for Wake {
     }
 }
 
-fn outcome(samples: &[Sample], plan: Schedule, wakes: &[Wake]) -> Outcome {
+fn outcome(samples: &[Sample], plan: WakeSchedule, wakes: &[Wake]) -> Outcome {
     let rate = wakes.first().map_or(0.0, |wake| wake.undisturbed_rate);
     let mut table = format!("undisturbed {rate:.0} touches/s\n");
     for wake in wakes {
@@ -332,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_words_have_a_phase_for_each_sleep_and_each_wake() {
-        let words = Schedule { wakes: 2, ..QUICK }.words();
+        let words = WakeSchedule { wakes: 2, ..QUICK }.words();
         assert_eq!(words, "toucher phases=128@45+1@30+128@90+1@30+128@90");
     }
 }

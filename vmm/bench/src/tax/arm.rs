@@ -11,7 +11,7 @@ pub(super) struct Arm {
     pub(super) repeat: u32,
     /// The tax.
     pub(super) tax_percent: f64,
-    /// The stage's seconds when the tax was set, when measuring began and when it ended.
+    /// The testbed's seconds when the tax was set, when measuring began and when it ended.
     pub(super) set: f64,
     pub(super) from: f64,
     pub(super) to: f64,
@@ -46,7 +46,7 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// The average for the guest called `name` between two moments of the stage.
+    /// The average for the guest called `name` between two moments of the testbed.
     pub(super) fn between(samples: &[Sample], name: &str, (from, to): (f64, f64)) -> Self {
         let within = || {
             samples

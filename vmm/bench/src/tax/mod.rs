@@ -8,13 +8,13 @@
 mod arm;
 mod closed_form;
 mod pair;
-mod telling;
+mod report;
 
 use std::time::Duration;
 
-use super::{Outcome, Scene, StageError};
+use super::{Outcome, Params, TestbedError};
 use arm::Arm;
-use pair::Pair;
+use pair::TaxedPair;
 
 /// Without the tax, and with the published one, in percent.
 const UNTAXED: f64 = 0.0;
@@ -34,14 +34,14 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn of(scene: &Scene) -> Self {
+    fn of(params: &Params) -> Self {
         let usual = Self {
             repeats: 3,
             sample: Duration::from_secs(20),
             rebalance: Duration::from_secs(5),
             measure: Duration::from_secs(40),
         };
-        if scene.quick {
+        if params.quick {
             Self {
                 repeats: 1,
                 measure: Duration::from_secs(30),
@@ -66,17 +66,17 @@ impl Schedule {
 ///
 /// # Errors
 /// When a guest does not do its work, or its data was wrong.
-pub fn tax(scene: &Scene, work: Option<&str>) -> Result<Outcome, StageError> {
-    let schedule = Schedule::of(scene);
-    let mut pair = Pair::start(scene, schedule, work)?;
-    scene.draft.set("setting", &pair.setting);
+pub fn tax(params: &Params, work: Option<&str>) -> Result<Outcome, TestbedError> {
+    let schedule = Schedule::of(params);
+    let mut pair = TaxedPair::start(params, schedule, work)?;
+    params.partial.set("setting", &pair.setting);
     let mut arms: Vec<Arm> = Vec::new();
     for (repeat, percent) in schedule.taxes() {
-        arms.push(pair.play(repeat, percent)?);
-        scene.draft.set("arms", &arms);
+        arms.push(pair.measure(repeat, percent)?);
+        params.partial.set("arms", &arms);
     }
     pair.end()?;
-    Ok(telling::outcome(&pair, &arms))
+    Ok(report::outcome(&pair, &arms))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::arm::{Arm, Holding};
 use super::{Schedule, closed_form};
-use crate::{Guest, GuestSample, RunId, Sample, Scene, Stage, StageError};
+use crate::{Guest, GuestSample, Params, RunId, Sample, Testbed, TestbedError};
 use levy_machine::config::{MemoryConfig, SharingConfig};
 use levy_manager::policy::{Sampling, Settings};
 use levy_protocol::control::Request;
@@ -32,9 +32,9 @@ const WRITTEN: Duration = Duration::from_secs(600);
 pub(super) const IDLE: &str = "idle";
 pub(super) const BUSY: &str = "busy";
 
-/// The stage with both guests.
-pub(super) struct Pair {
-    stage: Stage,
+/// The testbed with both guests.
+pub(super) struct TaxedPair {
+    testbed: Testbed,
     idle: Guest,
     busy: Guest,
     work: RunId,
@@ -61,7 +61,7 @@ pub(super) struct Setting {
     pub(super) closed_form_taxed: (f64, f64),
 }
 
-/// Reads from each guest's disk until a moment of the stage.
+/// Reads from each guest's disk until a moment of the testbed.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Reads {
     pub(super) seconds: f64,
@@ -69,10 +69,14 @@ pub(super) struct Reads {
     pub(super) busy: u64,
 }
 
-impl Pair {
+impl TaxedPair {
     /// Starts both, fills the idle one, and has the other begin its work.
-    pub(super) fn start(scene: &Scene, schedule: Schedule, work: Option<&str>) -> Result<Self, StageError> {
-        let guest = own_disk(scene)?;
+    pub(super) fn start(
+        params: &Params,
+        schedule: Schedule,
+        work: Option<&str>,
+    ) -> Result<Self, TestbedError> {
+        let guest = own_disk(params)?;
         let size = guest.memory.bytes >> 20;
         let work = match work {
             Some(words) => words.to_owned(),
@@ -80,24 +84,24 @@ impl Pair {
             None => format!("reader mib={} block_kib={BLOCK_KIB}", size * 11 / 16),
         };
         let setting = setting(&guest.memory, guest.disk[0].latency, work.clone(), schedule)?;
-        let settings = settings(scene, &setting, schedule)?;
-        let mut stage = Stage::open(scene, settings)?;
-        let idle = stage.start(IDLE, &guest)?;
-        let busy = stage.start(BUSY, &guest)?;
-        stage.ready(&[idle, busy])?;
+        let settings = settings(params, &setting, schedule)?;
+        let mut testbed = Testbed::open(params, settings)?;
+        let idle = testbed.start(IDLE, &guest)?;
+        let busy = testbed.start(BUSY, &guest)?;
+        testbed.ready(&[idle, busy])?;
         let filling = format!(
             "reader mib={} block_kib={BLOCK_KIB} passes=1 seed=2",
             size * 3 / 4
         );
-        let filled = stage.run(idle, &filling)?;
-        let work = stage.run(busy, &endless(&work))?;
-        stage.say("both guests write their files");
-        stage.verdict(filled)?;
-        stage.until(WRITTEN, "the busy guest works", |stage| {
-            (!stage.run_of(work).ticks.is_empty()).then_some(())
+        let filled = testbed.run(idle, &filling)?;
+        let work = testbed.run(busy, &endless(&work))?;
+        testbed.say("both guests write their files");
+        testbed.verdict(filled)?;
+        testbed.until(WRITTEN, "the busy guest works", |testbed| {
+            (!testbed.run_of(work).ticks.is_empty()).then_some(())
         })?;
         Ok(Self {
-            stage,
+            testbed,
             idle,
             busy,
             work,
@@ -110,15 +114,15 @@ impl Pair {
 
     /// One arm: sets the tax, waits until the sizes are at rest, and measures. What a higher tax took from the idle guest
     /// it does not ask for by itself; so before a lower one counts, it reads its file again.
-    pub(super) fn play(&mut self, repeat: u32, tax_percent: f64) -> Result<Arm, StageError> {
-        self.stage.say(&format!("repeat {repeat}, tax {tax_percent} %"));
-        let set = self.stage.seconds();
+    pub(super) fn measure(&mut self, repeat: u32, tax_percent: f64) -> Result<Arm, TestbedError> {
+        self.testbed.say(&format!("repeat {repeat}, tax {tax_percent} %"));
+        let set = self.testbed.seconds();
         let tax = tax_of(tax_percent)?;
-        let before = self.stage.host().registry().policy().settings().tax;
-        self.stage.set(|settings| settings.tax = tax)?;
+        let before = self.testbed.host().registry().policy().settings().tax;
+        self.testbed.set(|settings| settings.tax = tax)?;
         if tax < before {
-            let filled = self.stage.run(self.idle, &self.filling)?;
-            self.stage.verdict(filled)?;
+            let filled = self.testbed.run(self.idle, &self.filling)?;
+            self.testbed.verdict(filled)?;
         }
         let settled = self.settle()?;
         self.fit()?;
@@ -127,9 +131,9 @@ impl Pair {
         let after = self.look()?;
         let time = after.seconds - before.seconds;
         let span = (before.seconds, after.seconds);
-        let rate = self.stage.run_of(self.work).rate_between(span.0, span.1);
-        let rate = rate.ok_or_else(|| StageError::Impossible("the busy guest says nothing".to_owned()))?;
-        let holding = |name| Holding::between(self.stage.samples(), name, span);
+        let rate = self.testbed.run_of(self.work).rate_between(span.0, span.1);
+        let rate = rate.ok_or_else(|| TestbedError::Impossible("the busy guest says nothing".to_owned()))?;
+        let holding = |name| Holding::between(self.testbed.samples(), name, span);
         Ok(Arm {
             repeat,
             tax_percent,
@@ -147,14 +151,14 @@ impl Pair {
     }
 
     /// Ends the busy guest's work; it has checked what it read.
-    pub(super) fn end(&mut self) -> Result<(), StageError> {
-        self.stage.stop_run(self.work)?;
-        self.stage.verdict(self.work).map(|_| ())
+    pub(super) fn end(&mut self) -> Result<(), TestbedError> {
+        self.testbed.stop_run(self.work)?;
+        self.testbed.verdict(self.work).map(|_| ())
     }
 
     /// Everything sampled so far, once a second.
     pub(super) fn samples(&self) -> &[Sample] {
-        self.stage.samples()
+        self.testbed.samples()
     }
 
     /// The disks' counters over time.
@@ -162,20 +166,20 @@ impl Pair {
         &self.reads
     }
 
-    /// The busy guest's progress: seconds of the stage, and operations per second.
+    /// The busy guest's progress: seconds of the testbed, and operations per second.
     pub(super) fn rates(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        let ticks = &self.stage.run_of(self.work).ticks;
+        let ticks = &self.testbed.run_of(self.work).ticks;
         ticks.iter().map(|tick| (tick.seconds, tick.rate))
     }
 
     /// Waits until both sizes are at rest; says whether they are.
-    fn settle(&mut self) -> Result<bool, StageError> {
-        let from = self.stage.seconds();
+    fn settle(&mut self) -> Result<bool, TestbedError> {
+        let from = self.testbed.seconds();
         let period = self.schedule.sample.as_secs_f64();
         loop {
             self.watch(LOOK)?;
             self.fit()?;
-            let waited = self.stage.seconds() - from;
+            let waited = self.testbed.seconds() - from;
             let at_rest = self.is_at_rest(2.0 * period);
             if waited >= period * f64::from(LEAST_PERIODS) && at_rest {
                 return Ok(true);
@@ -188,10 +192,10 @@ impl Pair {
 
     /// Whether no guest's size or target has changed by much in the last `window` seconds.
     fn is_at_rest(&self, window: f64) -> bool {
-        let since = self.stage.seconds() - window;
+        let since = self.testbed.seconds() - window;
         let range = |name: &'static str, of: fn(&GuestSample) -> u64| {
             let sizes = || {
-                let recent = self.stage.samples().iter().rev();
+                let recent = self.testbed.samples().iter().rev();
                 recent
                     .take_while(|sample| sample.seconds >= since)
                     .filter_map(move |sample| sample.guest(name))
@@ -207,45 +211,45 @@ impl Pair {
     }
 
     /// The plan hands out the setting's memory.
-    fn fit(&self) -> Result<(), StageError> {
-        self.stage
+    fn fit(&self) -> Result<(), TestbedError> {
+        self.testbed
             .hand_out(Pages::new((self.setting.memory_mib * 256.0) as u64))
     }
 
     /// Lets time pass and reads the counters meanwhile.
-    fn watch(&mut self, time: Duration) -> Result<(), StageError> {
-        let until = self.stage.seconds() + time.as_secs_f64();
+    fn watch(&mut self, time: Duration) -> Result<(), TestbedError> {
+        let until = self.testbed.seconds() + time.as_secs_f64();
         loop {
-            let left = until - self.stage.seconds();
+            let left = until - self.testbed.seconds();
             if left <= 0.0 {
                 return Ok(());
             }
-            self.stage.pass(LOOK.min(Duration::from_secs_f64(left)))?;
+            self.testbed.pass(LOOK.min(Duration::from_secs_f64(left)))?;
             let seen = self.look()?;
             self.reads.push(seen);
         }
     }
 
-    fn look(&self) -> Result<Reads, StageError> {
-        let reads = |guest| -> Result<u64, StageError> {
-            let stats = self.stage.ask(guest, &Request::Stats)?;
+    fn look(&self) -> Result<Reads, TestbedError> {
+        let reads = |guest| -> Result<u64, TestbedError> {
+            let stats = self.testbed.ask(guest, &Request::Stats)?;
             let disks = stats["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
             Ok(disks.iter().filter_map(|disk| disk["reads"].as_u64()).sum())
         };
         Ok(Reads {
             idle: reads(self.idle)?,
             busy: reads(self.busy)?,
-            seconds: self.stage.seconds(),
+            seconds: self.testbed.seconds(),
         })
     }
 }
 
 /// What both guests are made of: the user's choice with a slow disk, and no sharing, so that only the tax
 /// differs.
-fn own_disk(scene: &Scene) -> Result<levy_launcher::GuestArgs, StageError> {
-    let mut guest = scene.guest.clone();
+fn own_disk(params: &Params) -> Result<levy_launcher::GuestArgs, TestbedError> {
+    let mut guest = params.guest.clone();
     if guest.disk.is_empty() {
-        return Err(StageError::Impossible(
+        return Err(TestbedError::Impossible(
             "the tax shows in misses on a disk; leave --no-disk away, or give --disk".to_owned(),
         ));
     }
@@ -261,11 +265,12 @@ fn setting(
     latency: Duration,
     work: String,
     schedule: Schedule,
-) -> Result<Setting, StageError> {
+) -> Result<Setting, TestbedError> {
     // The paper's 360 MiB for two guests of 256.
     let memory = Pages::new(guest.bytes / 4096 * 45 / 32);
     let closed = |percent| {
-        closed_form::sizes(guest, memory, tax_of(percent)?).map_err(|e| StageError::Impossible(e.to_string()))
+        closed_form::sizes(guest, memory, tax_of(percent)?)
+            .map_err(|e| TestbedError::Impossible(e.to_string()))
     };
     Ok(Setting {
         guest_mib: guest.bytes as f64 / f64::from(1 << 20),
@@ -279,9 +284,9 @@ fn setting(
     })
 }
 
-/// The manager's settings at the start: [`Pair::fit`] sets the budget exactly once it knows what the processes need.
-fn settings(scene: &Scene, setting: &Setting, schedule: Schedule) -> Result<Settings, StageError> {
-    let usual = scene.settings(((setting.memory_mib * 1.1 + 16.0) * f64::from(1 << 20)) as u64);
+/// The manager's settings at the start: [`TaxedPair::fit`] sets the budget exactly once it knows what the processes need.
+fn settings(params: &Params, setting: &Setting, schedule: Schedule) -> Result<Settings, TestbedError> {
+    let usual = params.settings(((setting.memory_mib * 1.1 + 16.0) * f64::from(1 << 20)) as u64);
     Ok(Settings {
         tax: tax_of(super::UNTAXED)?,
         rebalance: schedule.rebalance,
@@ -293,8 +298,8 @@ fn settings(scene: &Scene, setting: &Setting, schedule: Schedule) -> Result<Sett
     })
 }
 
-fn tax_of(percent: f64) -> Result<Tax, StageError> {
-    Tax::new(percent / 100.0).map_err(|e| StageError::Impossible(e.to_string()))
+fn tax_of(percent: f64) -> Result<Tax, TestbedError> {
+    Tax::new(percent / 100.0).map_err(|e| TestbedError::Impossible(e.to_string()))
 }
 
 /// `work`, for as long as the bench takes unless the user says how long.

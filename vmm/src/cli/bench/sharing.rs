@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BenchError, SceneArgs};
+use super::{BenchError, CommonArgs};
 use levy_bench::{HintedReads, Sharing, VersusKsm};
 use levy_machine::config;
 
@@ -25,19 +25,19 @@ pub(super) struct VersusKsmArgs {
     #[arg(long, value_name = "WORDS")]
     work: Vec<String>,
     #[command(flatten)]
-    scene: SceneArgs,
+    params: CommonArgs,
 }
 
 impl VersusKsmArgs {
     pub(super) fn measure(self) -> Result<(), BenchError> {
         let bench = self.bench();
-        self.scene.play("sharing-vs-ksm", |scene| bench.run(scene))
+        self.params.measure("sharing-vs-ksm", |params| bench.run(params))
     }
 
     fn bench(&self) -> VersusKsm {
         VersusKsm {
-            guests: self.guests.unwrap_or(if self.scene.quick { 2 } else { 4 }),
-            work: work(&self.work, self.scene.no_disk),
+            guests: self.guests.unwrap_or(if self.params.quick { 2 } else { 4 }),
+            work: work(&self.work, self.params.no_disk),
             scan_cpu: self.scan_cpu,
             ksm_pages: self.ksm_pages,
             longest: self.longest,
@@ -65,7 +65,7 @@ pub(super) struct SharingArgs {
     #[arg(long, value_name = "WORDS")]
     work: Vec<String>,
     #[command(flatten)]
-    scene: SceneArgs,
+    params: CommonArgs,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -80,17 +80,17 @@ pub(super) struct HintsArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = config::duration)]
     watch: Duration,
     #[command(flatten)]
-    scene: SceneArgs,
+    params: CommonArgs,
 }
 
 impl HintsArgs {
     pub(super) fn measure(self) -> Result<(), BenchError> {
         let bench = HintedReads {
-            repeats: self.repeats.unwrap_or(if self.scene.quick { 1 } else { 3 }),
+            repeats: self.repeats.unwrap_or(if self.params.quick { 1 } else { 3 }),
             scan_cpu: self.scan_cpu,
             watch: self.watch,
         };
-        self.scene.play("hints", |scene| bench.run(scene))
+        self.params.measure("hints", |params| bench.run(params))
     }
 }
 
@@ -105,13 +105,13 @@ pub(super) fn cpus(text: &str) -> Result<f64, String> {
 impl SharingArgs {
     pub(super) fn measure(self) -> Result<(), BenchError> {
         let bench = self.bench();
-        self.scene.play("sharing", |scene| bench.run(scene))
+        self.params.measure("sharing", |params| bench.run(params))
     }
 
     fn bench(&self) -> Sharing {
-        let scene = &self.scene;
-        let most = self.guests.unwrap_or(if scene.quick { 4 } else { 10 });
-        let usual = (1..=most).filter(|count| !scene.quick || count.is_power_of_two() || *count == most);
+        let params = &self.params;
+        let most = self.guests.unwrap_or(if params.quick { 4 } else { 10 });
+        let usual = (1..=most).filter(|count| !params.quick || count.is_power_of_two() || *count == most);
         let mut counts = self.counts.clone();
         if counts.is_empty() {
             counts = usual.collect();
@@ -121,7 +121,7 @@ impl SharingArgs {
             counts,
             quiet: self.quiet,
             scan_cpu: self.scan_cpu,
-            work: work(&self.work, scene.no_disk),
+            work: work(&self.work, params.no_disk),
         }
     }
 }

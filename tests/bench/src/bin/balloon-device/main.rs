@@ -17,8 +17,8 @@ use balloon_driver::driver::{Driver, FRAMES_PER_BUFFER, Line, RANGES_PER_REPORT}
 use balloon_driver::features::QueueKind;
 use balloon_driver::release::Anonymous;
 use balloon_driver::{Balloon, FRAME_SIZE, Frame, Options, Progress, Run, merge_frames};
-use bench::{Report, Samples};
 use clap::Parser;
+use levy_bench::{Random, Report, Samples};
 use peer::Peer;
 use vm_memory::GuestAddress;
 
@@ -126,13 +126,9 @@ fn reporting(plan: &Plan, report: &mut Report) -> Result<()> {
 fn patterns(arena: &Arena) -> Vec<(&'static str, Vec<u32>)> {
     let all = || (arena.frames().first().number()..arena.frames().end().number()).map(|frame| frame as u32);
     let mut shuffled: Vec<u32> = all().collect();
-    let mut state = 1u64;
+    let mut random = Random::new(1);
     for at in (1..shuffled.len()).rev() {
-        // A fixed sequence: the same order in every run (Knuth's MMIX constants).
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        shuffled.swap(at, (state >> 33) as usize % (at + 1));
+        shuffled.swap(at, random.place(at + 1));
     }
     vec![
         ("contiguous", all().rev().collect()),

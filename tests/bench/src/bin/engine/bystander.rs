@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use levy_bench::Random;
 use ring3::{Memory, PAGE};
 
 /// Accesses between two looks at the clock: a stall is still seen whole, the clock costs a few percent.
@@ -74,7 +75,7 @@ impl Drop for Bystander {
 
 impl Shared {
     fn access(&self, pages: &[Pages], writes: Writes) {
-        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let mut random = Random::new(1);
         let start = Instant::now();
         let (mut last, mut written) = (start, 0.0);
         while !self.stop.load(Ordering::Relaxed) {
@@ -84,7 +85,7 @@ impl Shared {
             };
             let mut left = due;
             for _ in 0..BATCH {
-                let word = random.next();
+                let word = random.number();
                 let (memory, at) = place(pages, word);
                 // Half of the accesses write while writes are due.
                 if left > 0 && word & 1 == 0 {
@@ -116,12 +117,12 @@ impl Churn {
         let stop = Arc::new(AtomicBool::new(false));
         let of_thread = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut random = Random(0x9e6c_63d0_876a_3f6b);
+            let mut random = Random::new(2);
             let (start, mut written) = (Instant::now(), 0);
             while !of_thread.load(Ordering::Relaxed) {
                 let due = (start.elapsed().as_secs_f64() * pages_per_second) as u64;
                 for _ in written..due {
-                    let word = random.next();
+                    let word = random.number();
                     let (memory, at) = place(&pages, word);
                     memory.write(at, word);
                 }
@@ -152,16 +153,4 @@ fn place(pages: &[Pages], random: u64) -> (&Memory, usize) {
     let guest = &pages[high % pages.len()];
     let page = guest.touched[(high / pages.len()) % guest.touched.len()] as usize;
     (&guest.memory, page * PAGE + (random as usize & 0xff8))
-}
-
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }

@@ -25,9 +25,6 @@ const KEPT: Goal = Goal::AtLeast(0.97);
 /// Two bystanders, one after the other. The first reads random pages of all guests as fast as it can, and its writes
 /// are the churn. The second reads and writes, half and half and as fast as it can, all over one guest, while the
 /// churn goes on in the others.
-///
-/// # Errors
-/// When memory or the engine fails.
 pub(crate) fn churn(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) -> Result<()> {
     eprintln!("churn: {} pairs of 2 x {:?}", scale.plan.pairs, scale.plan.half);
     let ram = Ram::build(map)?;
@@ -54,9 +51,6 @@ pub(crate) fn churn(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) 
 }
 
 /// A ring-3 guest with the first guest's memory, reading and writing half and half all over it.
-///
-/// # Errors
-/// When memory, the guest or the engine fails.
 pub(crate) fn ring3(map: &IdentityMap, scale: Scale, results: &mut Results<'_>) -> Result<()> {
     if let Err(reason) = ring3::available() {
         ring3::skip("results.ring3", &reason);

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::Samples;
+use levy_bench::{Samples, cpu_of};
 use page_share::{Gfn, PageRun, Region, State};
 use ring3::{Memory, PAGE};
 use serde_json::{Value, json};
 
-use crate::levy::{Levy, process_cpu};
+use crate::levy::Levy;
 use crate::map::IdentityMap;
 use crate::ram::Ram;
 use crate::sets::Results;
@@ -21,9 +21,6 @@ const SAMPLE: u32 = 1024;
 const HOMECOMING: u32 = 5;
 
 /// Times every operation on `pages` pages of two guests alike, whose pages compress to half.
-///
-/// # Errors
-/// When the engine fails, or does not do what is being timed.
 pub(crate) fn costs(pages: usize, results: &mut Results<'_>) -> Result<()> {
     eprintln!("costs: {pages} pages each");
     let ram = Ram::build(&IdentityMap::identical(2, 2 * pages))?;
@@ -128,12 +125,6 @@ fn rehome(levy: &Levy, memory: &Memory, results: &mut Results<'_>) -> Result<()>
     let (cpu, homed) = cpu_of(|| levy.regions()[1].unshare_all());
     results.number("costs.rehome_run_cpu_us", per_page(cpu, homed), Goal::None);
     Ok(())
-}
-
-fn cpu_of<T>(action: impl FnOnce() -> T) -> (Duration, T) {
-    let before = process_cpu();
-    let result = action();
-    (process_cpu() - before, result)
 }
 
 /// Reads one word of each page and times each read.

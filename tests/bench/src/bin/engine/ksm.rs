@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use levy_bench::Ksmd;
 use rustix::mm::{Advice, madvise};
 use serde::Serialize;
 
@@ -54,34 +55,27 @@ struct Mark {
 
 /// KSM on this machine.
 pub(crate) struct Ksm {
-    schedstat: PathBuf,
+    thread: Ksmd,
     /// Whether idle scans are measured until smart scan has ripened.
     ripen: bool,
 }
 
 impl Ksm {
-    /// # Errors
-    /// When this kernel has no KSM, or does not say what its thread uses.
     pub(crate) fn find(ripen: bool) -> Result<Self> {
         if !Path::new(KSM).join("run").exists() {
             bail!(
                 "this kernel has no KSM ({KSM} is missing), so there is no rival to measure: run a kernel with CONFIG_KSM=y"
             );
         }
-        let schedstat = thread("ksmd")
-            .context("no kernel thread is called ksmd")?
-            .join("schedstat");
-        let ksm = Self { schedstat, ripen };
-        ksm.cpu()?;
-        Ok(ksm)
+        let thread = Ksmd::find().context("cannot look for ksmd in /proc")?;
+        let thread = thread.context("no kernel thread is called ksmd")?;
+        thread.cpu().context("cannot read the CPU time of ksmd")?;
+        Ok(Self { thread, ripen })
     }
 
     /// Merges `ram` until nothing more is gained, then watches scans over the unchanged memory. The memory is
     /// unmerged again at the end. Waits until no other process has mergeable memory (virtual machines of QEMU have by
     /// default), and starts anew when one turns up meanwhile: KSM's thread does not tell whose pages it works on.
-    ///
-    /// # Errors
-    /// When a setting is refused, the scans do not end, or other processes do not go away.
     pub(crate) fn run(&self, ram: &Ram) -> Result<KsmResult> {
         for _ in 0..ATTEMPTS {
             wait_for_others()?;
@@ -185,18 +179,9 @@ impl Ksm {
         let shared = number(Path::new(KSM).join("pages_shared"))?;
         Ok(Mark {
             scans: number(Path::new(KSM).join("full_scans"))?,
-            cpu: self.cpu()?,
+            cpu: self.thread.cpu().context("cannot read the CPU time of ksmd")?,
             merged: merging.saturating_sub(shared) + of("ksm_zero_pages"),
         })
-    }
-
-    /// Time that the kernel thread has run.
-    fn cpu(&self) -> Result<Duration> {
-        let text = fs::read_to_string(&self.schedstat)
-            .with_context(|| format!("cannot read {}", self.schedstat.display()))?;
-        let ns = text.split_whitespace().next().and_then(|word| word.parse().ok());
-        ns.map(Duration::from_nanos)
-            .with_context(|| format!("{} does not start with a number", self.schedstat.display()))
     }
 }
 
@@ -225,11 +210,6 @@ fn advise(ram: &Ram, advice: Advice) -> Result<()> {
             .with_context(|| format!("the kernel refuses {advice:?}"))?;
     }
     Ok(())
-}
-
-/// The /proc directory of the kernel thread called `name`.
-fn thread(name: &str) -> Option<PathBuf> {
-    processes().find(|dir| fs::read_to_string(dir.join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
 /// Waits until this process is the only one with mergeable memory.

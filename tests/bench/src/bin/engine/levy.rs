@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use levy_bench::process_cpu;
 use page_share::{Domain, Gfn, LocalManager, MemoryRange, Options, Pace, Region, ScanThread, Stats, Swap};
 use ring3::{Memory, PAGE};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::pairs::Engine;
 use crate::ram::Ram;
@@ -22,12 +22,6 @@ const STOPPED: Pace = Pace {
     cpu_share: 0.001,
     pages_per_second: 1,
 };
-
-/// CPU time that this process has used: all threads, in and out of the kernel.
-pub(crate) fn process_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
-}
 
 /// What merging a data set took.
 #[derive(Debug, Clone, Copy)]
@@ -62,9 +56,6 @@ pub(crate) struct Levy {
 
 impl Levy {
     /// Takes all memory of `ram` under management.
-    ///
-    /// # Errors
-    /// When the kernel lacks something or refuses.
     pub(crate) fn adopt(ram: &Ram) -> Result<Self> {
         let pool_pages = (ram.bytes() / PAGE) as u32;
         let manager = LocalManager::new(Domain::new(pool_pages).context("cannot make a pool")?);
@@ -159,9 +150,6 @@ impl Levy {
     }
 
     /// Scans every region on a thread of its own at the default pace, as a VMM process does.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
     pub(crate) fn scan_in_background(&self) -> Result<Scanning> {
         let start = |region: &Arc<Region>| ScanThread::start(Arc::clone(region), Pace::default());
         let threads = self.regions.iter().map(start).collect::<std::io::Result<_>>();

@@ -21,8 +21,8 @@ mod verdict;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use bench::Report;
 use clap::{Parser, ValueEnum};
+use levy_bench::Report;
 
 use ksm::Ksm;
 use map::IdentityMap;

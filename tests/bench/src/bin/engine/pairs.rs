@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bench::Samples;
+use levy_bench::Samples;
 use serde_json::{Value, json};
 
 /// What is watched during the pairs.

@@ -30,9 +30,6 @@ pub(crate) struct Oracle {
 
 impl Ram {
     /// Builds the memory that `map` describes.
-    ///
-    /// # Errors
-    /// When there is not enough of it.
     pub(crate) fn build(map: &IdentityMap) -> Result<Self> {
         let len = map.pages_per_guest() * PAGE;
         let guests = (0..map.guests())

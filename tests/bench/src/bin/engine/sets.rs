@@ -1,7 +1,7 @@
 //! The two engines on one data set, and the default limit on mappings.
 
 use anyhow::Result;
-use bench::Report;
+use levy_bench::Report;
 use serde_json::{Value, json};
 
 use crate::ksm::Ksm;
@@ -36,18 +36,12 @@ impl Results<'_> {
 }
 
 /// Lets processes have as many mappings as the data sets need.
-///
-/// # Errors
-/// When the kernel refuses.
 pub(crate) fn raise_map_limit() -> Result<()> {
     set(MAX_MAP_COUNT, RAISED_MAP_LIMIT)
 }
 
 /// Runs both engines on `map`, each on memory freshly made from it; stores `name.*`, and with [`IdlePass::Measured`] the
 /// cost of passes over unchanged memory.
-///
-/// # Errors
-/// When either engine fails.
 pub(crate) fn compare(
     name: &str,
     map: &IdentityMap,
@@ -136,9 +130,6 @@ pub(crate) enum IdlePass {
 }
 
 /// Lays `map` out `copies` times and merges it under the default limit on mappings.
-///
-/// # Errors
-/// When the limit cannot be set or the engine fails.
 pub(crate) fn default_map_limit(map: &IdentityMap, copies: usize, results: &mut Results<'_>) -> Result<()> {
     let map = map.copies(copies);
     eprintln!(

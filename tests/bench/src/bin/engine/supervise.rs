@@ -43,9 +43,6 @@ pub(crate) fn follow_parent() -> Result<()> {
 }
 
 /// Runs this program again as the child that measures, and restores all settings when it has ended.
-///
-/// # Errors
-/// When another engine bench runs, a setting cannot be read or written back, or the child fails.
 pub(crate) fn run_child() -> Result<()> {
     let _lock = lock()?;
     let saved = Saved::read();
@@ -72,18 +69,12 @@ pub(crate) fn run_child() -> Result<()> {
 }
 
 /// Writes a setting of the machine.
-///
-/// # Errors
-/// When the kernel refuses it.
 pub(crate) fn set(path: impl AsRef<Path>, value: &str) -> Result<()> {
     let path = path.as_ref();
     fs::write(path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
 }
 
 /// Reads a setting or counter of the machine that is one number.
-///
-/// # Errors
-/// When it cannot be read or is not a number.
 pub(crate) fn number(path: impl AsRef<Path>) -> Result<u64> {
     let path = path.as_ref();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

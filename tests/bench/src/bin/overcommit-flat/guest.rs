@@ -55,9 +55,9 @@ pub(crate) enum Word {
 }
 
 /// No balloon, and an end that comes over standard input.
-struct Flat;
+struct NoDevices;
 
-impl Duties for Flat {
+impl Duties for NoDevices {
     fn is_paused(&self) -> bool {
         false
     }
@@ -76,7 +76,7 @@ pub(crate) fn run(number: u64, dir: &Path, args: &Args) -> Result<()> {
     if !args.alone {
         let introduction = Introduction::make(dir, hello).context("the manager does not take this guest")?;
         let managed = ManagedMemory::start(&ram, Some(args.swap.clone()))?;
-        ManagerClient::start(introduction, managed, Box::new(Flat))?;
+        ManagerClient::start(introduction, managed, Box::new(NoDevices))?;
     }
     let [region] = ram.regions() else {
         bail!("a flat guest has one piece of memory");

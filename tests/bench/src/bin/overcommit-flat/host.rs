@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use allocator::Pages;
 use anyhow::{Context, Result, bail};
-use bench::Report;
+use levy_bench::Report;
 use levy_bench::Sample;
-use levy_bench::overcommit::{Ledger, figure};
+use levy_bench::overcommit::{Accounting, figure};
 use levy_manager::api;
 use levy_manager::host::Host;
 use levy_manager::policy::Settings;
@@ -27,13 +27,13 @@ const CUT_GRACE: f64 = 5.0;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// One guest's process; killed when dropped.
-struct Flat {
+struct FlatGuest {
     child: Child,
     orders: Option<ChildStdin>,
     words: Receiver<Word>,
 }
 
-impl Flat {
+impl FlatGuest {
     fn start(number: u16, dir: &Path, args: &Args, alone: bool) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--size")
@@ -83,7 +83,7 @@ impl Flat {
     }
 }
 
-impl Drop for Flat {
+impl Drop for FlatGuest {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -105,7 +105,7 @@ struct Run {
     began: Instant,
     host: Host,
     client: levy_launcher::api_client::Client,
-    guests: Vec<Flat>,
+    guests: Vec<FlatGuest>,
     samples: Vec<Sample>,
     parts: Vec<Part>,
 }
@@ -141,7 +141,7 @@ impl Run {
     }
 
     fn counts(&mut self) -> Result<Vec<(u64, u64)>> {
-        self.guests.iter_mut().map(Flat::count).collect()
+        self.guests.iter_mut().map(FlatGuest::count).collect()
     }
 
     fn sample(&mut self) -> Result<()> {
@@ -206,7 +206,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         parts: Vec::new(),
     };
     for number in 0..args.guests {
-        run.guests.push(Flat::start(number, dir.path(), args, false)?);
+        run.guests
+            .push(FlatGuest::start(number, dir.path(), args, false)?);
     }
     for guest in &run.guests {
         guest.hear()?;
@@ -233,7 +234,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     report.set("rival", rival);
     report.write(args.json.as_deref())?;
     if let Some(file) = &args.plot {
-        figure("Flat guests at full speed in a budget", &run.samples).write(file)?;
+        figure("FlatGuest guests at full speed in a budget", &run.samples).write(file)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -241,7 +242,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// One guest without engine, manager and limits: what this machine's KVM lets a guest do.
 fn rival(args: &Args, dir: &Path) -> Result<Part> {
     eprintln!("overcommit-flat: a guest alone, 5 s");
-    let mut guest = Flat::start(0, dir, args, true)?;
+    let mut guest = FlatGuest::start(0, dir, args, true)?;
     guest.hear()?;
     // The first touches cost what memory costs; what comes after them is the guest's own speed.
     let (start, mut counts) = (Instant::now(), Vec::new());
@@ -272,13 +273,13 @@ fn report(args: &Args, run: &Run, cut: f64, verdicts: &[Word]) -> Report {
         .samples
         .iter()
         .filter(|sample| !after_cut(sample) || sample.seconds > cut + CUT_GRACE);
-    let ledger = Ledger::of(&judged.cloned().collect::<Vec<_>>(), min);
+    let accounting = Accounting::of(&judged.cloned().collect::<Vec<_>>(), min);
     let fits = run
         .samples
         .iter()
         .filter(after_cut)
         .find(|sample| sample.used_bytes as f64 <= sample.budget_bytes as f64 * 1.02);
-    println!("{ledger:#?}");
+    println!("{accounting:#?}");
     for part in &run.parts {
         println!("{part:?}");
     }
@@ -290,8 +291,8 @@ fn report(args: &Args, run: &Run, cut: f64, verdicts: &[Word]) -> Report {
     report.set("guest_mib", args.size);
     report.set("budget_mib", args.budget);
     report.set("guests_ok", verdicts.len());
-    report.set("budget_exceeded_samples", ledger.budget_exceeded_samples);
-    report.set("ledger", ledger);
+    report.set("budget_exceeded_samples", accounting.budget_exceeded_samples);
+    report.set("ledger", accounting);
     report.set(
         "seconds_until_cut_budget_held",
         fits.map(|sample| sample.seconds - cut),

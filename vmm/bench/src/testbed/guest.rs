@@ -1,4 +1,4 @@
-//! One guest on a stage: its process, its agent, and what it was asked to do.
+//! One guest on a testbed: its process, its agent, and what it was asked to do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,11 +14,11 @@ use levy_launcher::Session;
 pub struct Run {
     /// Its workload's name.
     pub name: String,
-    /// Seconds of the stage when it was asked for.
+    /// Seconds of the testbed when it was asked for.
     pub asked: f64,
     /// What it said about its progress, once a second.
     pub ticks: Vec<Tick>,
-    /// What else it said, as `written` or `ready`: the stage's seconds, name and figures.
+    /// What else it said, as `written` or `ready`: the testbed's seconds, name and figures.
     pub remarks: Vec<(f64, String, Map<String, Value>)>,
     /// Its verdict, once it has ended.
     pub verdict: Option<Verdict>,
@@ -27,7 +27,7 @@ pub struct Run {
 /// One progress line of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tick {
-    /// Seconds of the stage when it was heard.
+    /// Seconds of the testbed when it was heard.
     pub seconds: f64,
     /// Operations so far.
     pub ops: u64,
@@ -36,7 +36,7 @@ pub struct Tick {
 }
 
 impl Run {
-    /// Operations per second between two moments of the stage, from the progress lines in between; none with fewer than
+    /// Operations per second between two moments of the testbed, from the progress lines in between; none with fewer than
     /// two.
     pub fn rate_between(&self, from: f64, to: f64) -> Option<f64> {
         let mut within = self
@@ -52,7 +52,7 @@ impl Run {
 pub(super) type Answer = Result<Map<String, Value>, String>;
 
 /// A guest's process and everything heard of it.
-pub(super) struct Actor {
+pub(super) struct TestGuest {
     pub(super) name: String,
     pub(super) session: Session,
     /// Its agent obeys commands.
@@ -61,7 +61,7 @@ pub(super) struct Actor {
     pub(super) answers: BTreeMap<u64, Answer>,
 }
 
-impl Actor {
+impl TestGuest {
     pub(super) fn new(name: &str, session: Session) -> Self {
         Self {
             name: name.to_owned(),
@@ -90,7 +90,7 @@ impl Actor {
         Ok(id)
     }
 
-    /// The agent said `word`, about command `id`, at second `now` of the stage.
+    /// The agent said `word`, about command `id`, at second `now` of the testbed.
     pub(super) fn hear(&mut self, id: Option<u64>, word: &Word, now: f64) {
         if matches!(word, Word::Ready { .. }) {
             self.ready = true;

@@ -12,9 +12,9 @@ const TOLERANCE: f64 = 0.02;
 const SHORT: &str = "private, shared and zero pages and the bytes of the compressed store fall short of the minimum by more than 2 % \
                      of it, and so much was taken by balloon, compression or swap";
 
-/// Verdicts over a stage's samples.
+/// Verdicts over a testbed's samples.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Ledger {
+pub struct Accounting {
     /// Samples looked at.
     pub samples: usize,
     /// Of those, samples with more than 2 % above the budget in use.
@@ -29,7 +29,7 @@ pub struct Ledger {
     pub states: [usize; 4],
 }
 
-impl Ledger {
+impl Accounting {
     /// The account of `samples`, of guests that were promised `min_bytes` each.
     pub fn of(samples: &[Sample], min_bytes: u64) -> Self {
         let part = |sample: &Sample| sample.used_bytes as f64 / sample.budget_bytes.max(1) as f64;
@@ -156,13 +156,16 @@ mod tests {
             sample(50, guest(40, 2)),
             sample(50, guest(40, 1)),
         ];
-        let ledger = Ledger::of(&samples, 64 * MIB);
+        let accounting = Accounting::of(&samples, 64 * MIB);
         assert_eq!(
-            (ledger.budget_exceeded_samples, ledger.below_minimum_samples),
+            (
+                accounting.budget_exceeded_samples,
+                accounting.below_minimum_samples
+            ),
             (1, 2)
         );
-        assert_eq!(ledger.states, [0, 0, 0, 5]);
-        assert!((ledger.most_of_budget - 1.03).abs() < 1e-9);
+        assert_eq!(accounting.states, [0, 0, 0, 5]);
+        assert!((accounting.most_of_budget - 1.03).abs() < 1e-9);
         assert_eq!(figure("", &samples).panels[1].lines[0].points.len(), 5);
     }
 }

@@ -1,24 +1,25 @@
 //! Guests under a manager of the bench's own.
 //!
 //! ```no_run
-//! # fn bench(scene: &levy_bench::Scene) -> Result<(), levy_bench::StageError> {
+//! # fn bench(params: &levy_bench::Params) -> Result<(), levy_bench::TestbedError> {
 //! use std::time::Duration;
-//! use levy_bench::Stage;
+//! use levy_bench::Testbed;
 //!
-//! let mut settings = scene.settings(1 << 30);
+//! let mut settings = params.settings(1 << 30);
 //! settings.rebalance = Duration::from_secs(5);
-//! let mut stage = Stage::open(scene, settings)?;
-//! let guest = stage.start_usual("web")?;
-//! stage.ready(&[guest])?;
-//! let run = stage.run(guest, "churn mib=32 seconds=10")?;
-//! let verdict = stage.verdict(run)?;
-//! stage.pass(Duration::from_secs(5))?; // quiet
-//! println!("{} {}/s, {} samples", verdict.rate, verdict.unit, stage.samples().len());
+//! let mut testbed = Testbed::open(params, settings)?;
+//! let guest = testbed.start_usual("web")?;
+//! testbed.ready(&[guest])?;
+//! let run = testbed.run(guest, "churn mib=32 seconds=10")?;
+//! let verdict = testbed.verdict(run)?;
+//! testbed.pass(Duration::from_secs(5))?; // quiet
+//! println!("{} {}/s, {} samples", verdict.rate, verdict.unit, testbed.samples().len());
 //! # Ok(()) }
 //! ```
 
 mod changes;
 mod error;
+mod guest;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -26,11 +27,12 @@ use std::time::{Duration, Instant};
 use levy_agent::{Action, Verdict, Workload};
 use serde_json::{Map, Value};
 
-pub use self::error::StageError;
-use super::actor::{Actor, Run};
+pub use self::error::TestbedError;
+use self::guest::TestGuest;
+pub use self::guest::{Run, Tick};
 use super::progress::Progress;
 use super::sample::Sample;
-use super::{Draft, Interrupt, Scene};
+use super::{Interrupt, Params, PartialResults};
 use levy_launcher::{self, FleetError, GuestArgs, Note, Session, SessionFiles};
 use levy_manager::api::{self, view};
 use levy_manager::host::Host;
@@ -54,7 +56,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of console in the message about a guest that ended.
 const CONSOLE_LINES: usize = 10;
 
-/// A guest of a stage, in the order of start.
+/// A guest of a testbed, in the order of start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Guest(usize);
 
@@ -68,10 +70,10 @@ pub struct RunId {
 
 /// A manager and its guests. Dropping it takes all guests down and removes what was made for them.
 ///
-/// There is one stage in a process at a time. Everything that waits ([`Stage::pass`], [`Stage::until`] and what is built
+/// There is one testbed in a process at a time. Everything that waits ([`Testbed::pass`], [`Testbed::until`] and what is built
 /// on them) samples once a second, and fails when a guest ends unasked or the user interrupts.
-pub struct Stage {
-    actors: Vec<Actor>,
+pub struct Testbed {
+    guests: Vec<TestGuest>,
     host: Host,
     _api: api::Server,
     usual: GuestArgs,
@@ -83,34 +85,34 @@ pub struct Stage {
     began: Instant,
     samples: Vec<Sample>,
     sample_due: Instant,
-    draft: Draft,
+    partial: PartialResults,
     // Last: removed when no process uses it any more.
     dir: RunDir,
 }
 
-impl Stage {
+impl Testbed {
     /// A manager with `settings` and no guests.
     ///
     /// # Errors
     /// When the host refuses a folder, a socket or a thread.
-    pub fn open(scene: &Scene, settings: Settings) -> Result<Self, StageError> {
+    pub fn open(params: &Params, settings: Settings) -> Result<Self, TestbedError> {
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
-        let (host, api) = levy_launcher::manage(dir.path(), &settings, scene.backing)?;
+        let (host, api) = levy_launcher::manage(dir.path(), &settings, params.backing)?;
         let (notes, heard) = channel();
         Ok(Self {
-            actors: Vec::new(),
+            guests: Vec::new(),
             host,
             _api: api,
-            usual: scene.guest.clone(),
-            deadline: scene.deadline,
-            interrupt: scene.interrupt.clone(),
+            usual: params.guest.clone(),
+            deadline: params.deadline,
+            interrupt: params.interrupt.clone(),
             progress: Progress::new(),
             notes,
             heard,
             began: Instant::now(),
             samples: Vec::new(),
             sample_due: Instant::now() + SAMPLE,
-            draft: scene.draft.clone(),
+            partial: params.partial.clone(),
             dir,
         })
     }
@@ -119,17 +121,17 @@ impl Stage {
     ///
     /// # Errors
     /// When its process cannot be started. What goes wrong in it shows when something is waited for.
-    pub fn start_usual(&mut self, name: &str) -> Result<Guest, StageError> {
+    pub fn start_usual(&mut self, name: &str) -> Result<Guest, TestbedError> {
         let guest = self.usual.clone();
         self.start(name, &guest)
     }
 
-    /// Starts a guest made of `guest`: a changed clone of [`Scene`]'s.
+    /// Starts a guest made of `guest`: a changed clone of [`Params`]'s.
     ///
     /// # Errors
-    /// As [`Stage::start_usual`].
-    pub(crate) fn start(&mut self, name: &str, guest: &GuestArgs) -> Result<Guest, StageError> {
-        let number = self.actors.len();
+    /// As [`Testbed::start_usual`].
+    pub(crate) fn start(&mut self, name: &str, guest: &GuestArgs) -> Result<Guest, TestbedError> {
+        let number = self.guests.len();
         let mut args = guest.to_args();
         let deadline = format!("{}ms", self.deadline.as_millis());
         args.extend(["--deadline".into(), deadline.into()]);
@@ -140,11 +142,11 @@ impl Stage {
         };
         let files = SessionFiles::numbered(self.dir.path(), number);
         let started = Session::launch(name, &args, files, listener);
-        let session = started.map_err(|source| StageError::Start {
+        let session = started.map_err(|source| TestbedError::Start {
             name: name.to_owned(),
             source,
         })?;
-        self.actors.push(Actor::new(name, session));
+        self.guests.push(TestGuest::new(name, session));
         Ok(Guest(number))
     }
 
@@ -152,12 +154,12 @@ impl Stage {
     ///
     /// # Errors
     /// When one of them does not come up.
-    pub fn ready(&mut self, guests: &[Guest]) -> Result<(), StageError> {
+    pub fn ready(&mut self, guests: &[Guest]) -> Result<(), TestbedError> {
         let patience = self.deadline + END_PATIENCE;
-        self.until(patience, "a guest is ready", |stage| {
+        self.until(patience, "a guest is ready", |testbed| {
             guests
                 .iter()
-                .all(|guest| stage.actors[guest.0].ready)
+                .all(|guest| testbed.guests[guest.0].ready)
                 .then_some(())
         })
     }
@@ -166,10 +168,10 @@ impl Stage {
     ///
     /// # Errors
     /// When the words are not a workload, or the agent cannot be reached.
-    pub fn run(&mut self, guest: Guest, words: &str) -> Result<RunId, StageError> {
+    pub fn run(&mut self, guest: Guest, words: &str) -> Result<RunId, TestbedError> {
         let mut words = words.split_whitespace();
         let name = words.next().unwrap_or_default();
-        let workload = Workload::from_words(name, words).map_err(StageError::Workload)?;
+        let workload = Workload::from_words(name, words).map_err(TestbedError::Workload)?;
         let id = self.command(guest, Action::Run(workload))?;
         Ok(RunId { guest, id })
     }
@@ -178,7 +180,7 @@ impl Stage {
     ///
     /// # Errors
     /// When the agent cannot be reached.
-    pub fn stop_run(&mut self, run: RunId) -> Result<(), StageError> {
+    pub fn stop_run(&mut self, run: RunId) -> Result<(), TestbedError> {
         self.command(run.guest, Action::Stop { target: run.id })
             .map(|_| ())
     }
@@ -186,16 +188,16 @@ impl Stage {
     /// What a run has said so far.
     ///
     /// # Panics
-    /// When `run` is another stage's.
+    /// When `run` is another testbed's.
     pub fn run_of(&self, run: RunId) -> &Run {
-        &self.actors[run.guest.0].runs[&run.id]
+        &self.guests[run.guest.0].runs[&run.id]
     }
 
     /// Waits for a run's verdict, up to the time it announced and ten minutes more.
     ///
     /// # Errors
     /// When none comes, or a bad one: then the guest's data was wrong, or it could not run.
-    pub fn verdict(&mut self, run: RunId) -> Result<Verdict, StageError> {
+    pub fn verdict(&mut self, run: RunId) -> Result<Verdict, TestbedError> {
         let name = self.run_of(run).name.clone();
         let what = format!("{name} in guest {} gives its verdict", self.name(run.guest));
         // The patience counts from the run's last word: a run without end says something every second.
@@ -209,7 +211,7 @@ impl Stage {
                 break verdict;
             }
             if quiet_since.0.elapsed() > RUN_PATIENCE {
-                return Err(StageError::Late {
+                return Err(TestbedError::Late {
                     what,
                     after: RUN_PATIENCE,
                 });
@@ -226,7 +228,7 @@ impl Stage {
             ));
             return Ok(verdict);
         }
-        Err(StageError::Failed {
+        Err(TestbedError::Failed {
             name: self.name(run.guest).to_owned(),
             run: name,
             detail: verdict.detail,
@@ -234,11 +236,11 @@ impl Stage {
     }
 
     /// Has guest `number` of several do all of `works`, one after the other, with `{n}` in them for its number. What ends
-    /// with `&` goes on while others run, once it has set itself up, and is returned: end it with [`Stage::finish`].
+    /// with `&` goes on while others run, once it has set itself up, and is returned: end it with [`Testbed::finish`].
     ///
     /// # Errors
-    /// As [`Stage::run`] and [`Stage::verdict`].
-    pub fn work(&mut self, guest: Guest, number: u32, works: &[String]) -> Result<Vec<RunId>, StageError> {
+    /// As [`Testbed::run`] and [`Testbed::verdict`].
+    pub fn work(&mut self, guest: Guest, number: u32, works: &[String]) -> Result<Vec<RunId>, TestbedError> {
         let mut beside = Vec::new();
         for words in works {
             let words = words.replace("{n}", &number.to_string());
@@ -248,8 +250,8 @@ impl Stage {
                 continue;
             };
             let run = self.run(guest, words)?;
-            self.until(RUN_PATIENCE, "what goes on beside sets itself up", |stage| {
-                let run = stage.run_of(run);
+            self.until(RUN_PATIENCE, "what goes on beside sets itself up", |testbed| {
+                let run = testbed.run_of(run);
                 let up = !run.remarks.is_empty() || run.ticks.len() >= SET_UP_TICKS || run.verdict.is_some();
                 up.then_some(())
             })?;
@@ -261,8 +263,8 @@ impl Stage {
     /// Ends runs early, and waits for their verdicts.
     ///
     /// # Errors
-    /// As [`Stage::verdict`].
-    pub fn finish(&mut self, runs: &[RunId]) -> Result<(), StageError> {
+    /// As [`Testbed::verdict`].
+    pub fn finish(&mut self, runs: &[RunId]) -> Result<(), TestbedError> {
         runs.iter().try_for_each(|run| self.stop_run(*run))?;
         runs.iter().try_for_each(|run| self.verdict(*run).map(|_| ()))
     }
@@ -271,17 +273,17 @@ impl Stage {
     ///
     /// # Errors
     /// When no answer comes, or a refusal.
-    pub fn tell(&mut self, guest: Guest, action: Action) -> Result<Map<String, Value>, StageError> {
+    pub fn tell(&mut self, guest: Guest, action: Action) -> Result<Map<String, Value>, TestbedError> {
         let mut patience = ANSWER_PATIENCE;
         if let Action::Exec { seconds, .. } = &action {
             patience += Duration::from_secs(*seconds);
         }
         let id = self.command(guest, action)?;
         let what = format!("the agent of guest {} answers", self.name(guest));
-        let answer = self.until(patience, &what, |stage| {
-            stage.actors[guest.0].answers.get(&id).cloned()
+        let answer = self.until(patience, &what, |testbed| {
+            testbed.guests[guest.0].answers.get(&id).cloned()
         })?;
-        answer.map_err(|message| StageError::Refused {
+        answer.map_err(|message| TestbedError::Refused {
             name: self.name(guest).to_owned(),
             message,
         })
@@ -291,27 +293,30 @@ impl Stage {
     ///
     /// # Errors
     /// When it refuses or is gone.
-    pub fn ask(&self, guest: Guest, request: &Request) -> Result<Value, StageError> {
-        let actor = &self.actors[guest.0];
-        actor.session.ask(request).map_err(|source| StageError::Control {
-            name: actor.name.clone(),
-            source,
-        })
+    pub fn ask(&self, guest: Guest, request: &Request) -> Result<Value, TestbedError> {
+        let guest = &self.guests[guest.0];
+        guest
+            .session
+            .ask(request)
+            .map_err(|source| TestbedError::Control {
+                name: guest.name.clone(),
+                source,
+            })
     }
 
     /// Stops the virtual CPUs of a guest; they have left it when this returns.
     ///
     /// # Errors
-    /// As [`Stage::ask`].
-    pub fn pause(&self, guest: Guest) -> Result<(), StageError> {
+    /// As [`Testbed::ask`].
+    pub fn pause(&self, guest: Guest) -> Result<(), TestbedError> {
         self.ask(guest, &Request::Pause).map(|_| ())
     }
 
     /// Lets them run again.
     ///
     /// # Errors
-    /// As [`Stage::ask`].
-    pub fn resume(&self, guest: Guest) -> Result<(), StageError> {
+    /// As [`Testbed::ask`].
+    pub fn resume(&self, guest: Guest) -> Result<(), TestbedError> {
         self.ask(guest, &Request::Resume).map(|_| ())
     }
 
@@ -323,9 +328,9 @@ impl Stage {
     /// A guest's name.
     ///
     /// # Panics
-    /// When `guest` is another stage's.
+    /// When `guest` is another testbed's.
     pub fn name(&self, guest: Guest) -> &str {
-        &self.actors[guest.0].name
+        &self.guests[guest.0].name
     }
 
     /// The process of a guest, once the manager has admitted it.
@@ -338,7 +343,7 @@ impl Stage {
             .map(|(_, process)| process.pid)
     }
 
-    /// Seconds since the stage was opened.
+    /// Seconds since the testbed was opened.
     pub fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
@@ -357,7 +362,7 @@ impl Stage {
     ///
     /// # Errors
     /// When a guest ends, or the user interrupts.
-    pub fn pass(&mut self, time: Duration) -> Result<(), StageError> {
+    pub fn pass(&mut self, time: Duration) -> Result<(), TestbedError> {
         let until = Instant::now() + time;
         while Instant::now() < until {
             self.turn(until)?;
@@ -374,14 +379,14 @@ impl Stage {
         patience: Duration,
         what: &str,
         mut found: impl FnMut(&Self) -> Option<T>,
-    ) -> Result<T, StageError> {
+    ) -> Result<T, TestbedError> {
         let until = Instant::now() + patience;
         loop {
             if let Some(thing) = found(self) {
                 return Ok(thing);
             }
             if Instant::now() >= until {
-                return Err(StageError::Late {
+                return Err(TestbedError::Late {
                     what: what.to_owned(),
                     after: patience,
                 });
@@ -391,9 +396,9 @@ impl Stage {
     }
 
     /// The next event, or a fifth of a second, whichever is shorter.
-    fn turn(&mut self, until: Instant) -> Result<(), StageError> {
+    fn turn(&mut self, until: Instant) -> Result<(), TestbedError> {
         if self.interrupt.is_wanted() {
-            return Err(StageError::Interrupted);
+            return Err(TestbedError::Interrupted);
         }
         let next = until.min(self.sample_due).min(Instant::now() + TICK);
         match self
@@ -409,44 +414,44 @@ impl Stage {
         Ok(())
     }
 
-    fn handle(&mut self, number: usize, note: Note) -> Result<(), StageError> {
+    fn handle(&mut self, number: usize, note: Note) -> Result<(), TestbedError> {
         let now = self.seconds();
         match note {
             Note::Vmm(event) => self.vmm_said(number, &event),
             Note::Agent(event) => {
-                self.actors[number].hear(event.id, &event.report, now);
+                self.guests[number].hear(event.id, &event.report, now);
                 Ok(())
             }
             Note::Closed => Err(self.closed(number)),
         }
     }
 
-    fn vmm_said(&mut self, number: usize, event: &GuestEvent) -> Result<(), StageError> {
-        let actor = &mut self.actors[number];
-        actor.session.heard(event);
-        actor.session.connect().map_err(|source| StageError::Agent {
-            name: actor.name.clone(),
+    fn vmm_said(&mut self, number: usize, event: &GuestEvent) -> Result<(), TestbedError> {
+        let guest = &mut self.guests[number];
+        guest.session.heard(event);
+        guest.session.connect().map_err(|source| TestbedError::Agent {
+            name: guest.name.clone(),
             source,
         })
     }
 
-    fn closed(&mut self, number: usize) -> StageError {
-        let Actor { name, session, .. } = &mut self.actors[number];
+    fn closed(&mut self, number: usize) -> TestbedError {
+        let TestGuest { name, session, .. } = &mut self.guests[number];
         let status = session.wait(END_PATIENCE);
-        StageError::Ended {
+        TestbedError::Ended {
             name: name.clone(),
             how: session.how_it_ended(&status),
             console: session.console_tail(CONSOLE_LINES).join("\n"),
         }
     }
 
-    fn command(&mut self, guest: Guest, action: Action) -> Result<u64, StageError> {
+    fn command(&mut self, guest: Guest, action: Action) -> Result<u64, TestbedError> {
         let now = self.seconds();
-        let actor = &mut self.actors[guest.0];
-        let name = actor.name.clone();
-        actor
+        let guest = &mut self.guests[guest.0];
+        let name = guest.name.clone();
+        guest
             .command(action, now)
-            .map_err(|source| StageError::Agent { name, source })
+            .map_err(|source| TestbedError::Agent { name, source })
     }
 
     fn sample(&mut self) {
@@ -462,8 +467,11 @@ impl Stage {
             )
         };
         for guest in &mut sample.guests {
-            let actor = self.actors.iter().find(|actor| actor.name == guest.name);
-            if let Some(tick) = actor.and_then(Actor::last_run).and_then(|run| run.ticks.last()) {
+            let known = self.guests.iter().find(|known| known.name == guest.name);
+            if let Some(tick) = known
+                .and_then(TestGuest::last_run)
+                .and_then(|run| run.ticks.last())
+            {
                 (guest.ops, guest.rate) = (tick.ops, tick.rate);
             }
         }
@@ -472,12 +480,12 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Testbed {
     fn drop(&mut self) {
         // Whatever becomes of the bench, this was measured.
-        self.draft.set("samples", &self.samples);
+        self.partial.set("samples", &self.samples);
         self.host.close();
         // Their processes are killed and waited for, before the folder goes that they use.
-        self.actors.clear();
+        self.guests.clear();
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 use super::arm::Arm;
-use super::pair::{BUSY, IDLE, Pair, Reads};
+use super::pair::{BUSY, IDLE, Reads, TaxedPair};
 use super::{TAXED, UNTAXED};
 use crate::{Figure, Line, Outcome, Panel, Report, Sample, Samples};
 
 /// Everything the bench leaves behind.
-pub(super) fn outcome(pair: &Pair, arms: &[Arm]) -> Outcome {
+pub(super) fn outcome(pair: &TaxedPair, arms: &[Arm]) -> Outcome {
     let gains = gains(arms);
     Outcome {
         report: report(pair, arms, &gains),
@@ -34,7 +34,7 @@ fn mean(arms: &[Arm], tax: f64, of: fn(&Arm) -> f64) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn report(pair: &Pair, arms: &[Arm], gains: &[f64]) -> Report {
+fn report(pair: &TaxedPair, arms: &[Arm], gains: &[f64]) -> Report {
     let mut report = Report::new("tax");
     let gain = gains.iter().copied().collect::<Samples>().median();
     report.set("gain_percent", gain.median);
@@ -63,7 +63,7 @@ fn report(pair: &Pair, arms: &[Arm], gains: &[f64]) -> Report {
     report
 }
 
-fn table(pair: &Pair, arms: &[Arm], gains: &[f64]) -> String {
+fn table(pair: &TaxedPair, arms: &[Arm], gains: &[f64]) -> String {
     let setting = &pair.setting;
     let mut text = format!(
         "two guests of {:.0} MiB, {:.0} MiB for both, disks of {} ms; {IDLE} rests, {BUSY} runs {}\n\
@@ -107,7 +107,7 @@ fn table(pair: &Pair, arms: &[Arm], gains: &[f64]) -> String {
     text
 }
 
-fn figure(pair: &Pair, arms: &[Arm]) -> Figure {
+fn figure(pair: &TaxedPair, arms: &[Arm]) -> Figure {
     let private = |name: &str| curve(pair.samples(), name, |guest| guest.private_bytes);
     let closed = |name: &str, of: fn((f64, f64)) -> f64| {
         let steps = arms.iter().flat_map(|arm| {

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Report;
 
-/// Results that are kept as soon as they are there. Clones are the same draft.
+/// Results that are kept as soon as they are there. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Draft(Arc<Mutex<Report>>);
+pub struct PartialResults(Arc<Mutex<Report>>);
 
-impl Draft {
+impl PartialResults {
     /// An empty one, of the bench called `bench`.
     pub fn new(bench: &str) -> Self {
         Self(Arc::new(Mutex::new(Report::new(bench))))
@@ -41,10 +41,10 @@ mod tests {
 
     #[test]
     fn what_was_found_before_the_failure_is_in_the_report() {
-        let draft = Draft::new("demo");
-        draft.set("arms", [1]);
-        draft.clone().set("arms", [1, 2]);
-        let report = draft.failed("guest a ended").to_json();
+        let partial = PartialResults::new("demo");
+        partial.set("arms", [1]);
+        partial.clone().set("arms", [1, 2]);
+        let report = partial.failed("guest a ended").to_json();
         assert_eq!(report["bench"], "demo");
         assert_eq!(
             report["results"],

@@ -2,15 +2,15 @@
 
 use allocator::{GuestId, Pages, Shares};
 
-use super::{Guest, Stage, StageError};
+use super::{Guest, Testbed, TestbedError};
 use levy_manager::policy::Settings;
 
-impl Stage {
+impl Testbed {
     /// Changes the manager's settings.
     ///
     /// # Errors
     /// When the guests' minimums do not fit them.
-    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), StageError> {
+    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), TestbedError> {
         let mut registry = self.host.registry();
         let mut settings = *registry.policy().settings();
         change(&mut settings);
@@ -21,7 +21,7 @@ impl Stage {
     ///
     /// # Errors
     /// When it is not admitted yet, or its limits do not fit.
-    pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), StageError> {
+    pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), TestbedError> {
         let name = self.name(guest);
         let mut registry = self.host.registry();
         let known: Option<(GuestId, _)> = registry
@@ -29,7 +29,7 @@ impl Stage {
             .find(|(_, process)| process.name == name)
             .map(|(member, _)| (member.id, member.limits));
         let Some((id, mut limits)) = known else {
-            return Err(StageError::Impossible(format!(
+            return Err(TestbedError::Impossible(format!(
                 "guest {name} is not admitted yet"
             )));
         };
@@ -42,13 +42,13 @@ impl Stage {
     /// changes a little all the time, so call it again now and then.
     ///
     /// # Errors
-    /// As [`Stage::set`].
-    pub fn hand_out(&self, wanted: Pages) -> Result<(), StageError> {
+    /// As [`Testbed::set`].
+    pub fn hand_out(&self, wanted: Pages) -> Result<(), TestbedError> {
         let (given, budget) = {
             let registry = self.host.registry();
             let fleet = registry
                 .fleet()
-                .map_err(|error| StageError::Impossible(error.to_string()))?;
+                .map_err(|error| TestbedError::Impossible(error.to_string()))?;
             (fleet.supply().memory, registry.policy().settings().budget)
         };
         // Within one in a hundred it is not worth a new plan.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use allocator::Pages;
 
-use super::{Draft, Figure, Interrupt, Report};
+use super::{Figure, Interrupt, PartialResults, Report};
 use levy_launcher::GuestArgs;
 use levy_manager::policy::Settings;
 
 /// What the user chose for a bench.
 #[derive(Clone, Debug)]
-pub struct Scene {
+pub struct Params {
     /// What guests are made of: images, memory, disks, balloon. A bench clones and changes it for each guest.
     pub guest: GuestArgs,
     /// Fewer repeats and sizes, for a few minutes at most.
@@ -21,12 +21,12 @@ pub struct Scene {
     pub deadline: Duration,
     /// Whether the user has had enough.
     pub interrupt: Interrupt,
-    /// What is left behind if the bench cannot go on: a bench puts in what it has as soon as it has it. A [`Stage`](super::Stage)
+    /// What is left behind if the bench cannot go on: a bench puts in what it has as soon as it has it. A [`Testbed`](super::Testbed)
     /// puts its `samples` in when it ends.
-    pub draft: Draft,
+    pub partial: PartialResults,
 }
 
-impl Scene {
+impl Params {
     /// The usual settings of a manager with a budget of `bytes`.
     pub fn settings(&self, bytes: u64) -> Settings {
         Settings::new(Pages::new(bytes / 4096).min(Pages::LIMIT))
