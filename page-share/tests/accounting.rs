@@ -1,42 +1,14 @@
 //! What a region says that its guest occupies and costs, against what the kernel says.
 
+mod smaps;
+
 use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region};
+use smaps::smaps;
 
 const PAGES: u32 = 4096;
 
 /// The tests measure the whole process, so only one at a time.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
-/// Sums over some of this process's mappings, bytes.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Smaps {
-    mappings: u64,
-    rss: u64,
-    pss: u64,
-    anonymous: u64,
-}
-
-/// /proc/self/smaps, of the mappings whose addresses are inside `range`.
-fn smaps(range: std::ops::Range<usize>) -> Smaps {
-    let mut sums = Smaps::default();
-    let mut inside = false;
-    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
-        let (key, rest) = line.split_once(' ').unwrap();
-        if let Some((start, _)) = key.split_once('-') {
-            inside = range.contains(&usize::from_str_radix(start, 16).unwrap());
-            sums.mappings += u64::from(inside);
-            continue;
-        }
-        let value = || rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
-        match key {
-            "Rss:" if inside => sums.rss += value(),
-            "Pss:" if inside => sums.pss += value(),
-            "Anonymous:" if inside => sums.anonymous += value(),
-            _ => {}
-        }
-    }
-    sums
-}
 
 fn page(content: u32) -> Page {
     let mut page = [0; PAGE_SIZE];

@@ -1,12 +1,14 @@
 //! A guest whose growth is gated grows by its credit and not by a page more, whatever its threads touch.
 
 mod contents;
+mod smaps;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use contents::page;
 use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
+use smaps::smaps;
 
 const PAGES: u32 = 4096;
 
@@ -37,16 +39,7 @@ fn soon(done: impl Fn() -> bool) {
 /// Pages of `memory` that are memory of its own.
 fn anonymous(memory: &AnonymousMemory) -> u64 {
     let range = memory.address()..memory.address() + PAGES as usize * PAGE_SIZE;
-    let (mut kib, mut inside) = (0, false);
-    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
-        let (key, rest) = line.split_once(' ').unwrap();
-        if let Some((start, _)) = key.split_once('-') {
-            inside = range.contains(&usize::from_str_radix(start, 16).unwrap());
-        } else if key == "Anonymous:" && inside {
-            kib += rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
-        }
-    }
-    kib / 4
+    smaps(range).anonymous / PAGE_SIZE as u64
 }
 
 /// A guest with pages of every class.

@@ -1,23 +1,12 @@
 //! What the compressed store takes goes back when it is no longer needed. A test of the whole process's memory, so it
 //! is alone in it.
 
+mod smaps;
+
 use page_share::{AnonymousMemory, Gfn, Options, PAGE_SIZE, Page, PageRun, Region};
+use smaps::smaps;
 
 const PAGES: u32 = 4096;
-
-/// Anonymous memory of this process's mappings whose addresses are inside `range`, bytes.
-fn anonymous(range: std::ops::Range<usize>) -> u64 {
-    let (mut sum, mut inside) = (0, false);
-    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
-        let (key, rest) = line.split_once(' ').unwrap();
-        if let Some((start, _)) = key.split_once('-') {
-            inside = range.contains(&usize::from_str_radix(start, 16).unwrap());
-        } else if key == "Anonymous:" && inside {
-            sum += rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
-        }
-    }
-    sum
-}
 
 #[test]
 fn memory_of_compressed_pages_that_left_goes_back_to_the_kernel() {
@@ -36,7 +25,7 @@ fn memory_of_compressed_pages_that_left_goes_back_to_the_kernel() {
     let options = Options::default().with_store_bytes(64 << 20);
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     let guest = memory.address()..memory.address() + PAGES as usize * PAGE_SIZE;
-    let own = || anonymous(0..usize::MAX) - anonymous(guest.clone());
+    let own = || smaps(0..usize::MAX).anonymous - smaps(guest.clone()).anonymous;
     let before = own();
     assert_eq!(region.compress(PageRun::new(Gfn::new(0), PAGES)), PAGES);
     let full = own();
