@@ -56,15 +56,11 @@ impl Guest {
     }
 
     /// The VMM's process.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.session.pid()
     }
 
     /// Waits until the agent obeys commands.
-    ///
-    /// # Panics
-    /// As all waits: when it hangs or the VMM ends.
     pub fn ready(&mut self) {
         self.until("ready", |event| {
             matches!(event.report, Report::Ready { .. }).then_some(())
@@ -72,9 +68,6 @@ impl Guest {
     }
 
     /// Waits until its vCPUs run.
-    ///
-    /// # Panics
-    /// When the VMM ends first.
     pub fn running(&mut self) {
         if let Err(error) = self.session.running(PATIENCE) {
             self.fail(&format!("waited for vCPUs: {error}"));
@@ -82,9 +75,6 @@ impl Guest {
     }
 
     /// Presses Ctrl-C.
-    ///
-    /// # Panics
-    /// When the process is gone already.
     pub fn interrupt(&self) {
         if let Err(error) = self.session.signal(Signal::INT) {
             self.fail(&format!("cannot interrupt: {error}"));
@@ -97,9 +87,6 @@ impl Guest {
     }
 
     /// Asks the VMM, not the guest.
-    ///
-    /// # Panics
-    /// When it does not answer, or refuses.
     pub fn vmm(&self, request: &Request) -> Value {
         self.try_vmm(request)
             .unwrap_or_else(|error| self.fail(&format!("{request:?}: {error}")))
@@ -114,9 +101,6 @@ impl Guest {
     }
 
     /// Waits until the VMM's answer to `request` is as `wanted`, and returns it.
-    ///
-    /// # Panics
-    /// When it hangs; with the last answer.
     pub fn vmm_until(&self, what: &str, request: &Request, wanted: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -132,15 +116,11 @@ impl Guest {
     }
 
     /// The path of a file of this guest: `agent`, `console`, `control` or `vmm`.
-    #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Sends a command and returns its number.
-    ///
-    /// # Panics
-    /// When the channel is not open.
     pub fn command(&mut self, action: Action) -> u64 {
         let what = format!("{action:?}");
         self.session
@@ -149,9 +129,6 @@ impl Guest {
     }
 
     /// Sends a command and waits for what it answers.
-    ///
-    /// # Panics
-    /// As all waits, and when the agent refuses.
     pub fn ask(&mut self, action: Action) -> Map<String, Value> {
         let id = self.command(action);
         let answer = self.until("an answer", |event| {
@@ -168,9 +145,6 @@ impl Guest {
     }
 
     /// Runs a program in the guest and returns what it wrote.
-    ///
-    /// # Panics
-    /// As all waits, and when the program fails.
     pub fn exec(&mut self, words: &[&str]) -> String {
         let values = self.try_exec(words);
         if values.get("status").and_then(Value::as_i64) != Some(0) {
@@ -184,27 +158,18 @@ impl Guest {
     }
 
     /// Runs a program in the guest that may fail: `status`, `stdout` and `stderr`.
-    ///
-    /// # Panics
-    /// As all waits.
     pub fn try_exec(&mut self, words: &[&str]) -> Map<String, Value> {
         let argv = words.iter().map(ToString::to_string).collect();
         self.ask(Action::Exec { argv, seconds: 60 })
     }
 
     /// Switches it off from inside and waits for the VMM's end.
-    ///
-    /// # Panics
-    /// As [`Guest::end`].
     pub fn power_off(mut self) -> Ended {
         self.command(Action::Poweroff);
         self.end()
     }
 
     /// Waits for the VMM's end.
-    ///
-    /// # Panics
-    /// When it does not end, and when the console shows trouble that the test did not ask for.
     pub fn end(mut self) -> Ended {
         let status = match self.session.end(PATIENCE) {
             Ok(status) => status,
@@ -224,22 +189,17 @@ impl Guest {
     }
 
     /// The console so far.
-    #[must_use]
     pub fn console(&self) -> String {
         self.session.console()
     }
 
     /// What the VMM said on standard error so far.
-    #[must_use]
     pub fn log(&self) -> String {
         let bytes = fs::read(self.path("vmm")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits for an event that `wanted` makes something of. Events of the past count too.
-    ///
-    /// # Panics
-    /// When it hangs or the VMM ends first.
     pub fn until<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         match self.events.iter().find_map(&wanted) {
             Some(found) => found,
@@ -248,9 +208,6 @@ impl Guest {
     }
 
     /// As [`Guest::until`], of events that are still to come.
-    ///
-    /// # Panics
-    /// When it hangs or the VMM ends first.
     pub fn until_next<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
         loop {

@@ -24,7 +24,6 @@ pub struct Lab {
 
 impl Lab {
     /// The lab, or `None` after printing why there is none in the form that `cargo xtask test` understands.
-    #[must_use]
     pub fn or_skip() -> Option<Self> {
         match Self::open() {
             Ok(lab) => Some(lab),
@@ -36,7 +35,6 @@ impl Lab {
     }
 
     /// As [`Lab::or_skip`], for a test that needs the Debian disk.
-    #[must_use]
     pub fn with_disk_or_skip() -> Option<Self> {
         let lab = Self::or_skip()?;
         if lab.disk.is_none() {
@@ -67,7 +65,6 @@ impl Lab {
     }
 
     /// The same lab with another kernel; `None` after printing that it was not built.
-    #[must_use]
     pub fn with_kernel_or_skip(mut self, flavour: Flavour) -> Option<Self> {
         let boot = Cache::of_user()
             .ok()
@@ -84,34 +81,26 @@ impl Lab {
     }
 
     /// A guest to be, on the initramfs alone.
-    #[must_use]
     pub fn guest(&self, name: &str) -> Plan {
         Plan::new(self.clone(), name)
     }
 
     /// A `levy host` with so much memory, which plans every second.
-    #[must_use]
     pub fn manager(&self, budget_mib: u64) -> Manager {
         Manager::start_with(&self.levy, budget_mib, &["--rebalance", "1s"])
     }
 
     /// The program under test.
-    #[must_use]
     pub fn levy(&self) -> &Path {
         &self.levy
     }
 
     /// What guests boot.
-    #[must_use]
     pub fn boot(&self) -> &Boot {
         &self.boot
     }
 
     /// The Debian root disk.
-    ///
-    /// # Panics
-    /// In a lab without one; see [`Lab::with_disk_or_skip`].
-    #[must_use]
     pub fn disk(&self) -> &Path {
         self.disk
             .as_deref()

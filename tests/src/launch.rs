@@ -22,10 +22,6 @@ pub struct Launch {
 
 impl Launch {
     /// `levy run` of one guest of 256 MiB, and `args`. Whatever it writes it writes to [`Launch::dir`].
-    ///
-    /// # Panics
-    /// When it does not start.
-    #[must_use]
     pub fn start(lab: &Lab, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(lab.levy())
@@ -43,15 +39,11 @@ impl Launch {
     }
 
     /// The launcher's process.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Reads until there is a line that `wanted` makes something of.
-    ///
-    /// # Panics
-    /// When the launcher ends before.
     pub fn until<T>(&mut self, what: &str, wanted: impl Fn(LaunchEvent) -> Option<T>) -> T {
         let mut lines = self.lines.by_ref().map_while(Result::ok);
         lines
@@ -68,9 +60,6 @@ impl Launch {
     }
 
     /// Waits for the summary, which comes last.
-    ///
-    /// # Panics
-    /// When the launcher ends without.
     pub fn summary(&mut self) -> Summary {
         self.until("the summary", |event| match event {
             LaunchEvent::Summary(summary) => Some(summary),
@@ -79,16 +68,11 @@ impl Launch {
     }
 
     /// Where it keeps its own folder, and everything temporary.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// What the manager says of its guests, by name: it lists them as they were admitted, and they start at once.
-    ///
-    /// # Panics
-    /// When the manager does not answer.
-    #[must_use]
     pub fn guests(&self) -> Vec<GuestView> {
         // Whatever is temporary is in the same place, in no order.
         let folders = files_in(self.dir());
@@ -100,10 +84,6 @@ impl Launch {
     }
 
     /// What the manager says of its only guest.
-    ///
-    /// # Panics
-    /// When it has none.
-    #[must_use]
     pub fn guest(&self) -> GuestView {
         self.guests().pop().expect("one guest")
     }
@@ -122,7 +102,6 @@ impl Launch {
     }
 
     /// Waits for its end: the exit status.
-    #[must_use]
     pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }

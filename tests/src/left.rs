@@ -6,10 +6,6 @@ use std::path::Path;
 pub const NOTHING: [String; 0] = [];
 
 /// The names of the files in `folder`, sorted.
-///
-/// # Panics
-/// When it cannot be read.
-#[must_use]
 pub fn files_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut names: Vec<_> = entries

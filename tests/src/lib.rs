@@ -26,6 +26,7 @@
 //! 2. A failure shows the events and the end of the console of the guest that it is about.
 //! 3. A guest that stalls, runs out of memory or oopses fails its test even if its workload did well, unless the test
 //!    says that it wants that.
+//! 4. Every function panics, which fails its test, where what it asks or waits for does not come about.
 //!
 //! The tests themselves are in `tests/`, one file per subject; `cargo xtask test` builds what they need and runs them,
 //! on this machine or in the nested host.

@@ -6,9 +6,6 @@ use crate::Guest;
 
 impl Guest {
     /// Starts a workload, written as in `churn mib=32 seconds=5`, and returns its number.
-    ///
-    /// # Panics
-    /// When there is no such workload.
     pub fn run(&mut self, words: &str) -> u64 {
         let mut parts = words.split_whitespace();
         let workload = Workload::from_words(parts.next().unwrap_or_default(), parts)
@@ -17,9 +14,6 @@ impl Guest {
     }
 
     /// Waits for the verdict of run number `id`.
-    ///
-    /// # Panics
-    /// As all waits, and when the run could not be started.
     pub fn verdict(&mut self, id: u64) -> Verdict {
         let verdict = self.until("a verdict", |event| {
             if event.id != Some(id) {
@@ -35,9 +29,6 @@ impl Guest {
     }
 
     /// Waits until run number `id` has begun.
-    ///
-    /// # Panics
-    /// As all waits.
     pub fn started(&mut self, id: u64) {
         self.until("the start of a run", |event| {
             (event.id == Some(id) && matches!(event.report, Report::Started { .. })).then_some(())
@@ -45,9 +36,6 @@ impl Guest {
     }
 
     /// Waits until run number `id` has done more than it had by now.
-    ///
-    /// # Panics
-    /// As all waits.
     pub fn goes_on(&mut self, id: u64) {
         let ops = |event: &Event| match &event.report {
             Report::Progress { ops, .. } if event.id == Some(id) => Some(*ops),
@@ -60,9 +48,6 @@ impl Guest {
     }
 
     /// Ends run number `id` early and waits for its verdict.
-    ///
-    /// # Panics
-    /// As all waits, and when the run could not be started.
     pub fn finish(&mut self, id: u64) -> Verdict {
         self.ask(Action::Stop { target: id });
         self.verdict(id)

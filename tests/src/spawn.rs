@@ -51,33 +51,28 @@ impl Plan {
     }
 
     /// Its memory; 256 MiB unless said.
-    #[must_use]
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_mib = mib;
         self
     }
 
     /// What it is guaranteed under a manager; a quarter of its memory unless said.
-    #[must_use]
     pub fn min_mib(mut self, mib: u64) -> Self {
         self.min_mib = Some(mib);
         self
     }
 
     /// Under `manager`. It shares pages with all other guests of the test.
-    #[must_use]
     pub fn managed_by(self, manager: &Manager) -> Self {
         self.args(["--manager".as_ref(), manager.dir().as_os_str()])
     }
 
     /// Its swap file grows in the folder `swap`.
-    #[must_use]
     pub fn swapping_to(self, swap: &Path) -> Self {
         self.args(["--swap".as_ref(), swap.as_os_str()])
     }
 
     /// A private layer over the disk image `image`, in the folder `layers`.
-    #[must_use]
     pub fn over_image(self, image: &Path, layers: &Path) -> Self {
         let folder = format!("TMPDIR={}", layers.display());
         let disk = format!("path={},overlay=on", image.display());
@@ -85,49 +80,42 @@ impl Plan {
     }
 
     /// Its vCPUs; one unless said.
-    #[must_use]
     pub fn cpus(mut self, count: u32) -> Self {
         self.cpus = count;
         self
     }
 
     /// Seconds until `ready` before the VMM calls it hanging.
-    #[must_use]
     pub fn deadline_seconds(mut self, seconds: u64) -> Self {
         self.deadline_seconds = seconds;
         self
     }
 
     /// Boots from the Debian disk, with a private layer over it.
-    #[must_use]
     pub fn on_disk(self) -> Self {
         let disk = format!("path={},overlay=on", self.lab.disk().display());
         self.args(["--disk", &disk]).kernel_words("root=/dev/vda")
     }
 
     /// More words for the kernel's command line.
-    #[must_use]
     pub fn kernel_words(mut self, words: &str) -> Self {
         self.kernel_words.push(words.to_owned());
         self
     }
 
     /// Further arguments of `levy vmm`.
-    #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.rest.extend(args.into_iter().map(Into::into));
         self
     }
 
     /// A command that starts the VMM in its own place, as `unshare --net --` does.
-    #[must_use]
     pub fn under(mut self, words: &[&str]) -> Self {
         self.prefix = words.iter().map(ToString::to_string).collect();
         self
     }
 
     /// The test wants the guest in trouble: an oops or a stall on its console is not a failure.
-    #[must_use]
     pub fn in_trouble(mut self) -> Self {
         self.trouble = Trouble::Wanted;
         self
@@ -160,10 +148,6 @@ impl Plan {
     }
 
     /// Starts it.
-    ///
-    /// # Panics
-    /// When it does not start; that is the test's failure.
-    #[must_use]
     pub fn start(self) -> Guest {
         let directory = tempfile::Builder::new()
             .prefix("levy-test-")
