@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// Why an image, kernel or package tree could not be made. Nothing half-built is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// Neither LEVY_CACHE nor XDG_CACHE_HOME nor HOME says where the cache is.
     #[error("no place for the image cache: set LEVY_CACHE, XDG_CACHE_HOME or HOME")]
@@ -13,11 +14,8 @@ pub enum Error {
     /// A file operation failed.
     #[error("cannot {action} {path}{}", hint(source))]
     File {
-        /// What was tried, as in "create".
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// What the system said.
         source: std::io::Error,
     },
 
@@ -26,13 +24,9 @@ pub enum Error {
         "building {what} needs {needed_mib} MiB free in {path}, which has {free_mib} MiB: free some space or set LEVY_CACHE to another disk"
     )]
     NoSpace {
-        /// What was to be built.
         what: String,
-        /// Where.
         path: PathBuf,
-        /// MiB needed.
         needed_mib: u64,
-        /// MiB free.
         free_mib: u64,
     },
 
@@ -40,23 +34,14 @@ pub enum Error {
     #[error(
         "{program} is not installed: run `apt-get install {package}` as root (this needs a Debian 12 or 13 machine)"
     )]
-    MissingTool {
-        /// The program.
-        program: String,
-        /// The Debian package with it.
-        package: &'static str,
-    },
+    MissingTool { program: String, package: &'static str },
 
     /// A program failed.
     #[error("{what} failed: {command}: {status}\n{stderr}")]
     Tool {
-        /// What it was to do.
         what: String,
-        /// Its command line.
         command: String,
-        /// How it ended.
         status: String,
-        /// The end of what it said on stderr.
         stderr: String,
     },
 
@@ -70,48 +55,31 @@ pub enum Error {
     #[error(
         "LEVY_MIRROR={value:?} is not an archive address: it must start with http://, https:// or file:/ and hold no spaces"
     )]
-    BadMirror {
-        /// Its value.
-        value: String,
-    },
+    BadMirror { value: String },
 
     /// The keys that sign Debian's archive are missing.
     #[error(
         "the Debian archive keys are missing ({path}): run `apt-get install debian-archive-keyring` as root"
     )]
-    NoKeyring {
-        /// Where they were looked for.
-        path: PathBuf,
-    },
+    NoKeyring { path: PathBuf },
 
     /// A package's bytes are not the ones the signed index promises.
     #[error(
         "{file} has SHA-256 {found}, the signed index says {expected}: the download is damaged or forged; it was removed, try again or choose another mirror by LEVY_MIRROR"
     )]
     Checksum {
-        /// The package file.
         file: String,
-        /// The hash in the signed index.
         expected: String,
-        /// The hash of the file.
         found: String,
     },
 
     /// apt's answer is not in the form it has on Debian 12 and 13.
     #[error("cannot understand apt's answer {line:?}: this needs apt of Debian 12 or 13")]
-    AptAnswer {
-        /// The line.
-        line: String,
-    },
+    AptAnswer { line: String },
 
     /// A package or a file in it is not there.
     #[error("{what} is missing in {place}")]
-    Missing {
-        /// What was looked for.
-        what: String,
-        /// Where.
-        place: String,
-    },
+    Missing { what: String, place: String },
 }
 
 impl Error {

@@ -27,6 +27,7 @@ const ANSWER_LIMIT: usize = 32 << 20;
 
 /// Why a manager did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ClientError {
     /// None is running in the usual places.
     #[error(
@@ -34,42 +35,27 @@ pub enum ClientError {
          brings its own; one elsewhere is reached with --run-dir DIR",
         dir = dir.display()
     )]
-    None {
-        /// The default run directory.
-        dir: PathBuf,
-    },
+    None { dir: PathBuf },
     /// Several are running, and none is the default one.
     #[error("several managers are running; choose one with --run-dir: {0}")]
     Several(String),
     /// It cannot be reached.
     #[error("no manager answers at {path}; start one with `levy host`", path = path.display())]
     Unreachable {
-        /// The socket.
         path: PathBuf,
-        /// The reason.
         #[source]
         source: io::Error,
     },
     /// It took too long.
     #[error("the manager at {path} did not answer within {} seconds", PATIENCE.as_secs(), path = path.display())]
-    Silent {
-        /// The socket.
-        path: PathBuf,
-    },
+    Silent { path: PathBuf },
     /// It refused.
     #[error("{error}")]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// What it said.
-        error: String,
-    },
+    Refused { status: u16, error: String },
     /// It answered something else than was asked for.
     #[error("the manager at {path} does not speak this API", path = path.display())]
     Garbled {
-        /// The socket.
         path: PathBuf,
-        /// The reason.
         #[source]
         source: io::Error,
     },

@@ -90,6 +90,7 @@ pub enum Manager {
 
 /// Why guests could not be launched.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum FleetError {
     /// There is no place for sockets.
     #[error(
@@ -99,9 +100,7 @@ pub enum FleetError {
     /// A process cannot be started.
     #[error("cannot start a process for guest {name}")]
     Start {
-        /// The guest.
         name: String,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },

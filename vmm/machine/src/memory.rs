@@ -85,6 +85,7 @@ pub struct GuestRam {
 
 /// Why guest RAM could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum RamError {
     /// The size is zero or not whole pages.
     #[error("guest memory of {0} bytes is not a positive number of 4 KiB pages")]
@@ -92,24 +93,17 @@ pub enum RamError {
     /// The host refused the mapping.
     #[error("cannot map {bytes} bytes of guest memory; free memory on the host or lower --memory size=")]
     Map {
-        /// Bytes asked for.
         bytes: u64,
-        /// The kernel's reason.
         #[source]
         source: io::Error,
     },
     /// A frame range that is not RAM of this guest.
     #[error("{range:?} is not inside the guest's memory")]
-    NotRam {
-        /// The range asked for.
-        range: GfnRange,
-    },
+    NotRam { range: GfnRange },
     /// The kernel refused advice on the mapping.
     #[error("the host refused to change guest memory at {address:#x}")]
     Advice {
-        /// Host address of the range.
         address: usize,
-        /// The kernel's reason.
         #[source]
         source: io::Error,
     },

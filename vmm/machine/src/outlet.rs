@@ -51,12 +51,12 @@ pub(crate) struct Outlet {
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<OutletState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutletState {
     waiting: Load,
     lost: Lost,
     /// The thread has a load in its hands.
@@ -127,7 +127,7 @@ impl Drop for Outlet {
     }
 }
 
-impl State {
+impl OutletState {
     fn lose(&mut self, lost: Lost) {
         self.lost.pieces += lost.pieces;
         self.lost.bytes += lost.bytes;
@@ -135,7 +135,7 @@ impl State {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutletState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -22,6 +22,7 @@ const XLF_KERNEL_64: u16 = 1;
 
 /// Why a file cannot be booted as a kernel.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum KernelError {
     /// The file cannot be opened or read.
     #[error("cannot read it ({0}); give a readable bzImage with --kernel")]
@@ -34,29 +35,16 @@ pub enum KernelError {
     NotBzImage,
     /// The header is from an older protocol.
     #[error("boot protocol {major}.{minor} is too old; Linux 3.8 or later (protocol 2.12) is needed")]
-    OldProtocol {
-        /// Major version.
-        major: u16,
-        /// Minor version.
-        minor: u16,
-    },
+    OldProtocol { major: u16, minor: u16 },
     /// The kernel has no 64-bit entry point.
     #[error("this is a 32-bit kernel; give one built for amd64 (x86_64)")]
     ThirtyTwoBit,
     /// The file ends before its header says.
     #[error("the file is truncated: its header announces {announced} bytes, it has {have}; fetch it again")]
-    Truncated {
-        /// Bytes the header announces.
-        announced: u64,
-        /// Bytes there are.
-        have: u64,
-    },
+    Truncated { announced: u64, have: u64 },
     /// The kernel does not fit into guest memory.
     #[error("the kernel's {bytes} bytes do not fit into guest memory; give more with --memory size=")]
-    DoesNotFit {
-        /// Size of the protected-mode part.
-        bytes: u64,
-    },
+    DoesNotFit { bytes: u64 },
 }
 
 /// An opened kernel whose header was checked.

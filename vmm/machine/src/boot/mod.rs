@@ -37,21 +37,15 @@ pub struct BootFiles {
 
 /// Why a guest cannot be booted from the files given.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum BootError {
     /// The kernel file is unusable.
     #[error("kernel {path}: {source}", path = path.display())]
-    Kernel {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: KernelError,
-    },
+    Kernel { path: PathBuf, source: KernelError },
     /// The initrd cannot be read.
     #[error("initrd {path}: cannot read it; give a readable file with --initrd", path = path.display())]
     Initrd {
-        /// The file.
         path: PathBuf,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },
@@ -61,29 +55,18 @@ pub enum BootError {
          {initrd_mib} MiB; give at least --memory size={need_mib}M"
     )]
     MemoryTooSmall {
-        /// Guest memory below 3 GiB, MiB.
         have_mib: u64,
-        /// Where the running kernel ends, MiB.
         kernel_mib: u64,
-        /// Size of the initrd, MiB.
         initrd_mib: u64,
-        /// The least size that could work, MiB.
         need_mib: u64,
     },
     /// The command line does not fit.
     #[error("the kernel command line has {have} bytes, this kernel takes {most}; shorten --cmdline")]
-    CmdlineTooLong {
-        /// Bytes given.
-        have: usize,
-        /// Bytes the kernel takes.
-        most: usize,
-    },
+    CmdlineTooLong { have: usize, most: usize },
     /// Writing into guest memory failed.
     #[error("cannot write the {what} into guest memory")]
     Memory {
-        /// What was written.
         what: &'static str,
-        /// Why not.
         #[source]
         source: vm_memory::GuestMemoryError,
     },

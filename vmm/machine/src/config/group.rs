@@ -7,15 +7,11 @@ use super::values;
 
 /// What is wrong with an option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum OptionError {
     /// A key that the option does not have.
     #[error("unknown key {key:?}{hint}; the keys are {known}", hint = similar(key, known))]
-    UnknownKey {
-        /// The key given.
-        key: String,
-        /// The keys there are.
-        known: String,
-    },
+    UnknownKey { key: String, known: String },
     /// A key without value, or a value without key.
     #[error("{0:?} is not a key=value pair; the keys are {1}")]
     NotAPair(String, String),
@@ -25,19 +21,14 @@ pub enum OptionError {
     /// A key that must be given.
     #[error("{key}= is missing; write {example}")]
     Missing {
-        /// The key.
         key: &'static str,
-        /// A correct option.
         example: &'static str,
     },
     /// A value that does not fit its key.
     #[error("{key}={value}: {what}")]
     Value {
-        /// The key.
         key: &'static str,
-        /// Its value.
         value: String,
-        /// What it should be.
         what: String,
     },
 }

@@ -72,30 +72,21 @@ impl std::fmt::Display for Mode {
 
 /// Why a process cannot be confined.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ConfineError {
     /// The kernel refuses a step.
     #[error("the kernel refuses to {step} for this VMM; --confine off runs it unconfined")]
     Refused {
-        /// The step.
         step: &'static str,
-        /// Its reason.
         #[source]
         source: io::Error,
     },
     /// A table of rules that is none.
     #[error("the rules for {role} do not make a filter: {what}")]
-    Rules {
-        /// Whose.
-        role: &'static str,
-        /// The compiler's words.
-        what: String,
-    },
+    Rules { role: &'static str, what: String },
     /// A thread that was not confined.
     #[error("threads {threads} are not confined; this is a mistake in levy, --confine off gets around it")]
-    Forgotten {
-        /// Their names.
-        threads: String,
-    },
+    Forgotten { threads: String },
 }
 
 /// Whether the process removes its sockets' files at its end.

@@ -28,6 +28,7 @@ use levy_protocol::socket::{SocketError, SocketFile};
 
 /// Why a guest cannot be started.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum SetupError {
     /// The host.
     #[error(transparent)]
@@ -50,9 +51,7 @@ pub enum SetupError {
     /// The serial console's file.
     #[error("cannot write the console to {path}; give another --serial file=", path = path.display())]
     Serial {
-        /// The file.
         path: PathBuf,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },
@@ -61,12 +60,7 @@ pub enum SetupError {
         "the console would overwrite {path}, which is the guest's {what}; give another --serial file=",
         path = path.display()
     )]
-    SerialTaken {
-        /// The file.
-        path: PathBuf,
-        /// What the guest has it for.
-        what: &'static str,
-    },
+    SerialTaken { path: PathBuf, what: &'static str },
     /// Its manager.
     #[error(transparent)]
     Connect(#[from] ConnectError),

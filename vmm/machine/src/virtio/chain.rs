@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// What is wrong with a queue (virtio 1.2, 2.7 "Split Virtqueues"). Each is the guest's fault and none is the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Malformed {
     /// The rings themselves are not inside guest memory.
     #[error("the rings are not inside guest memory")]
@@ -15,35 +16,19 @@ pub enum Malformed {
     AvailableIndex,
     /// A descriptor index beyond its table.
     #[error("descriptor {index} is beyond its table of {size}")]
-    Index {
-        /// The index.
-        index: u32,
-        /// Entries in the table.
-        size: u32,
-    },
+    Index { index: u32, size: u32 },
     /// More descriptors than the queue has: a loop.
     #[error("a chain is longer than its queue of {size}")]
-    Loop {
-        /// Entries in the queue.
-        size: u16,
-    },
+    Loop { size: u16 },
     /// A buffer that is not guest memory.
     #[error("a buffer of {len:#x} bytes at {address:#x} is not inside guest memory")]
-    Buffer {
-        /// Guest-physical address.
-        address: u64,
-        /// Bytes.
-        len: u32,
-    },
+    Buffer { address: u64, len: u32 },
     /// A buffer for the device to read behind one for it to write.
     #[error("a readable buffer follows a writable one")]
     Order,
     /// An indirect table that is nested, chained on, empty or no whole number of descriptors.
     #[error("an indirect table is nested, continued or of a wrong length ({len:#x} bytes)")]
-    Indirect {
-        /// Its length in bytes.
-        len: u32,
-    },
+    Indirect { len: u32 },
     /// The device cannot find the parts of a request in the chain.
     #[error("the chain is too short for a request of this device")]
     TooShort,

@@ -53,10 +53,10 @@ pub(crate) const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
 /// The register file of one device.
 pub struct Mmio {
     plug: Arc<Plug>,
-    registers: Mutex<Registers>,
+    registers: Mutex<MmioRegisters>,
 }
 
-struct Registers {
+struct MmioRegisters {
     status: u32,
     device_features_page: u32,
     driver_features_page: u32,
@@ -66,9 +66,9 @@ struct Registers {
 }
 
 impl Mmio {
-    /// Registers in their state after power-on.
+    /// MmioRegisters in their state after power-on.
     pub fn new(plug: Arc<Plug>) -> Self {
-        let registers = Registers::power_on(&plug);
+        let registers = MmioRegisters::power_on(&plug);
         Self {
             plug,
             registers: Mutex::new(registers),
@@ -86,7 +86,7 @@ impl Mmio {
             return self.plug.device().read_config(at as usize, data);
         }
         data.fill(0);
-        // Registers are 32 bits wide; anything else is a driver's mistake and reads as zero.
+        // MmioRegisters are 32 bits wide; anything else is a driver's mistake and reads as zero.
         if data.len() == 4 && offset.is_multiple_of(4) {
             let value = self.with(|registers| registers.read(offset, &self.plug));
             data.copy_from_slice(&value.to_le_bytes());
@@ -108,12 +108,12 @@ impl Mmio {
         }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Registers) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut MmioRegisters) -> R) -> R {
         f(&mut self.registers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Registers {
+impl MmioRegisters {
     fn power_on(plug: &Plug) -> Self {
         Self {
             status: 0,

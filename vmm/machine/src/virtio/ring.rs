@@ -14,15 +14,11 @@ use crate::memory::{Gfn, GfnRange, GuestRam};
 
 /// Why a device stops until its driver resets it.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Fault {
     /// The guest broke the rules of its queue.
     #[error("queue {queue}: {what}")]
-    Queue {
-        /// The queue's number.
-        queue: usize,
-        /// The rule.
-        what: Malformed,
-    },
+    Queue { queue: usize, what: Malformed },
     /// The guest broke the rules of the device, in the device's own words.
     #[error("{0}")]
     Protocol(String),

@@ -23,6 +23,7 @@ use crate::virtio::{Mmio, Plug, QUEUE_NOTIFY, VirtioDevice};
 
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum DeviceError {
     /// A disk.
     #[error(transparent)]
@@ -39,9 +40,7 @@ pub enum DeviceError {
     /// The host is out of descriptors or threads.
     #[error("the host cannot provide {what}")]
     Resources {
-        /// What was wanted.
         what: &'static str,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },

@@ -25,6 +25,7 @@ const MOST_VCPUS: usize = 254;
 
 /// Why this host cannot run a guest.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum HostError {
     /// There is no KVM.
     #[error(
@@ -44,26 +45,14 @@ pub enum HostError {
     Lacks(&'static str),
     /// Too many vCPUs, or none.
     #[error("cpus={asked}: a guest on this host has 1 to {most} vCPUs")]
-    Vcpus {
-        /// Asked for.
-        asked: u64,
-        /// The limit.
-        most: usize,
-    },
+    Vcpus { asked: u64, most: usize },
     /// More guest memory than the host has.
     #[error("memory size={asked_mib}M is above this host's {have_mib} MiB; lower --memory size=")]
-    MemoryAboveHost {
-        /// Asked for, MiB.
-        asked_mib: u64,
-        /// What the host has, MiB.
-        have_mib: u64,
-    },
+    MemoryAboveHost { asked_mib: u64, have_mib: u64 },
     /// KVM refused a step of the set-up.
     #[error("KVM refused to {step}")]
     Refused {
-        /// The step.
         step: &'static str,
-        /// The kernel's reason.
         #[source]
         source: kvm_ioctls::Error,
     },

@@ -20,15 +20,13 @@ use crate::event::Event;
 
 /// Why vCPUs cannot run.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum VcpuError {
     /// KVM refused.
     #[error("KVM refused to {step} of vCPU {id}")]
     Kvm {
-        /// The vCPU.
         id: u8,
-        /// The step.
         step: &'static str,
-        /// The kernel's reason.
         #[source]
         source: kvm_ioctls::Error,
     },

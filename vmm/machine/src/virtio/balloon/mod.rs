@@ -59,15 +59,11 @@ pub struct Change {
 
 /// Why a balloon is not changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ChangeError {
     /// More than there is.
     #[error("amount_mib={asked}: this guest has {have} MiB")]
-    Amount {
-        /// What was asked for.
-        asked: u64,
-        /// The guest's memory.
-        have: u64,
-    },
+    Amount { asked: u64, have: u64 },
     /// The driver settled it.
     #[error(
         "deflate_on_oom={0}: the guest was started the other way; restart it with --balloon deflate_on_oom="

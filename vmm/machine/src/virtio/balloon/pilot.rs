@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use balloon_driver::controller::{Aged, Controller, Driver, Limits, Observation, Pain, Status};
+use balloon_driver::controller::{Aged, Controller, DriverPresence, Limits, Observation, Pain, Status};
 use balloon_driver::{Values, features};
 use serde_json::{Value, json};
 
@@ -132,9 +132,9 @@ impl Pilot {
     fn look(&self, device: &Device, now: Instant) -> Observation {
         let since = |then: Option<Instant>| now.saturating_duration_since(then.unwrap_or(now));
         let driver = if device.is_active() {
-            Driver::Present
+            DriverPresence::Present
         } else {
-            Driver::Absent
+            DriverPresence::Absent
         };
         // A driver that promised statistics and sent none is as suspect as one that stopped sending them.
         let statistics = device.negotiated(features::STATISTICS).then(|| {

@@ -44,15 +44,13 @@ pub trait Disk: Send {
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum DiskError {
     /// The image cannot be opened.
     #[error("disk {path}: cannot open it for {mode}; check the path and its permissions", path = path.display())]
     Open {
-        /// The image.
         path: PathBuf,
-        /// What it was to be opened for.
         mode: &'static str,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },
@@ -61,36 +59,22 @@ pub enum DiskError {
         "disk {path}: in use by another guest; stop that guest, or share the image by giving both guests overlay=on \
          or readonly=on", path = path.display()
     )]
-    InUse {
-        /// The image.
-        path: PathBuf,
-    },
+    InUse { path: PathBuf },
     /// The file is not a disk image.
     #[error("disk {path}: {what}; give a raw image", path = path.display())]
-    NotAnImage {
-        /// The image.
-        path: PathBuf,
-        /// What it is instead.
-        what: String,
-    },
+    NotAnImage { path: PathBuf, what: String },
     /// The file that is to be the private layer cannot be one.
     #[error("disk {path}: {layer} is not a layer of it ({what}); give an empty file, or the layer that was written over this image", path = path.display(), layer = layer.display())]
     Layer {
-        /// The image.
         path: PathBuf,
-        /// The file.
         layer: PathBuf,
-        /// What is wrong with it.
         what: String,
     },
     /// There is no place for what the guest writes.
     #[error("disk {path}: cannot create its overlay in {directory}; free space there or set TMPDIR", path = path.display(), directory = directory.display())]
     Overlay {
-        /// The image.
         path: PathBuf,
-        /// Where the overlay was to be.
         directory: PathBuf,
-        /// The host's reason.
         #[source]
         source: io::Error,
     },

@@ -43,6 +43,7 @@ impl FromStr for Subnet {
 
 /// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum TapError {
     /// The name is not an interface name.
     #[error("tap {0:?}: an interface name has 1 to 15 characters without spaces and slashes")]
@@ -61,11 +62,8 @@ pub enum TapError {
         "tap {name}: cannot {what}; this needs /dev/net/tun (modprobe tun) and CAP_NET_ADMIN, or a tap that belongs to you"
     )]
     Host {
-        /// The interface.
         name: String,
-        /// What failed.
         what: &'static str,
-        /// The kernel's reason.
         #[source]
         source: io::Error,
     },
