@@ -29,7 +29,7 @@ pub struct Aged<T> {
 
 /// Whether a driver works with the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
+pub enum DriverPresence {
     /// None: booting, unloaded, broken.
     Absent,
     /// One does.
@@ -42,7 +42,7 @@ pub struct Observation {
     /// Time since the last step.
     pub elapsed: Duration,
     /// Whether a driver works with the device.
-    pub driver: Driver,
+    pub driver: DriverPresence,
     /// Frames in the balloon by the device's count, and how long ago the guest last gave any sign of life.
     pub ballooned: Aged<u64>,
     /// The last statistics; none where the guest has none to give.
@@ -154,7 +154,7 @@ impl Controller {
     }
 
     fn decide(&mut self, seen: &Observation) -> Status {
-        if seen.driver == Driver::Absent {
+        if seen.driver == DriverPresence::Absent {
             *self = Self {
                 aim: self.aim,
                 ..Self::new(self.limits)

@@ -42,7 +42,10 @@ impl fmt::Debug for Frame {
 /// With the feature `serde` it is written as `{"first": …, "count": …}`; an empty one is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "saved::Run", into = "saved::Run"))]
+#[cfg_attr(
+    feature = "serde",
+    serde(try_from = "saved::SavedRun", into = "saved::SavedRun")
+)]
 pub struct Run {
     first: u64,
     end: u64,
@@ -118,12 +121,12 @@ mod saved {
     use super::Frame;
 
     #[derive(serde::Serialize, serde::Deserialize)]
-    pub(super) struct Run {
+    pub(super) struct SavedRun {
         first: u64,
         count: u64,
     }
 
-    impl From<super::Run> for Run {
+    impl From<super::Run> for SavedRun {
         fn from(run: super::Run) -> Self {
             Self {
                 first: run.first,
@@ -132,11 +135,11 @@ mod saved {
         }
     }
 
-    impl TryFrom<Run> for super::Run {
+    impl TryFrom<SavedRun> for super::Run {
         type Error = String;
 
-        fn try_from(run: Run) -> Result<Self, String> {
-            let Run { first, count } = run;
+        fn try_from(run: SavedRun) -> Result<Self, String> {
+            let SavedRun { first, count } = run;
             Self::new(Frame::new(first), count)
                 .ok_or_else(|| format!("{count} frames from {first:#x} on are not a run of frames"))
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use balloon_driver::Values;
-use balloon_driver::controller::{Aged, Controller, Driver, Limits, Observation, Pain, Status, Step};
+use balloon_driver::controller::{Aged, Controller, DriverPresence, Limits, Observation, Pain, Status, Step};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Guest {
     fn seen(&self) -> Observation {
         Observation {
             elapsed: SECOND,
-            driver: Driver::Present,
+            driver: DriverPresence::Present,
             ballooned: Aged {
                 value: self.ballooned,
                 age: self.silent,
@@ -277,7 +277,7 @@ fn without_a_driver_nothing_is_commanded() {
     let mut guest = Guest::new(u64::MAX, u64::MAX);
     guest.run(&mut controller, 100 * MIB, 10);
     let gone = Observation {
-        driver: Driver::Absent,
+        driver: DriverPresence::Absent,
         ..guest.seen()
     };
     assert_eq!(
@@ -338,7 +338,7 @@ proptest! {
                 Aged { value: values, age: Duration::from_secs(age) }
             });
             let ballooned = Aged { value: ballooned, age: Duration::from_secs(age) };
-            let seen = Observation { elapsed: SECOND, driver: Driver::Present, ballooned, statistics };
+            let seen = Observation { elapsed: SECOND, driver: DriverPresence::Present, ballooned, statistics };
             prop_assert!(controller.step(goal, &seen).target <= goal);
         }
     }

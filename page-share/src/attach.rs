@@ -12,7 +12,7 @@ use std::io;
 use crate::counts::Counts;
 use crate::death::{Dead, GuestProcess};
 use crate::domain::Domain;
-use crate::guest::Guest;
+use crate::guest::AttachedGuest;
 use crate::page::{Epoch, GuestId, Slot};
 use crate::port::{Invalid, PortError};
 
@@ -78,7 +78,7 @@ impl Domain {
         let Some(guest) = self.guest_of(|owner| owner.is_same(process)) else {
             return self.enter(pages, Some(process.clone()));
         };
-        let before = self.guests.get(&guest).map_or(0, Guest::pages);
+        let before = self.guests.get(&guest).map_or(0, AttachedGuest::pages);
         if before != pages {
             let message = format!("the guest had {before} pages before, now {pages}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -100,7 +100,8 @@ impl Domain {
             .find(|id| !self.guests.contains_key(id))
             .ok_or_else(|| io::Error::other("the sharing domain has 65536 guests already"))?;
         let epoch = self.next_epoch();
-        self.guests.insert(guest, Guest::new(pages, epoch, process)?);
+        self.guests
+            .insert(guest, AttachedGuest::new(pages, epoch, process)?);
         self.next_guest = guest.get().wrapping_add(1);
         Ok(Attachment { guest, epoch })
     }
@@ -133,7 +134,7 @@ impl Domain {
             return;
         };
         self.drop_hints(guest);
-        let unseen = self.guests.get_mut(&guest).map(Guest::drop_offers);
+        let unseen = self.guests.get_mut(&guest).map(AttachedGuest::drop_offers);
         self.drop_references(&unseen.unwrap_or_default());
         let epoch = self.next_epoch();
         match self.guests.get_mut(&guest) {

@@ -20,17 +20,17 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 /// Two values that were made one by one are two watches, even of one process: a guest belongs to the watch that it was
 /// admitted with.
 #[derive(Debug, Clone)]
-pub struct GuestProcess(Arc<Watch>);
+pub struct GuestProcess(Arc<ProcessWatch>);
 
 #[derive(Debug)]
-struct Watch {
+struct ProcessWatch {
     pid: u32,
     pidfd: OwnedFd,
 }
 
 /// The process of one [`GuestProcess`] is dead. There is no other way to get this than [`GuestProcess::dead`].
 #[derive(Debug, Clone)]
-pub struct Dead(Arc<Watch>);
+pub struct Dead(Arc<ProcessWatch>);
 
 impl GuestProcess {
     /// Watches the process at the other end of `stream`: the one that connected, whichever process holds its descriptor now.
@@ -98,7 +98,7 @@ impl GuestProcess {
 
     fn new(pid: Pid, pidfd: OwnedFd) -> Self {
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
-        Self(Arc::new(Watch { pid, pidfd }))
+        Self(Arc::new(ProcessWatch { pid, pidfd }))
     }
 
     /// The process's number, which means this process only while it lives.

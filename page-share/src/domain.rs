@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::attach::Attachment;
 use crate::counts::Counts;
-use crate::guest::Guest;
+use crate::guest::AttachedGuest;
 use crate::hash::{DomainKey, PageHasher, Sketch, fill_random};
 use crate::index::{Holder, Index};
 use crate::page::{Epoch, Gfn, GuestId, PoolGeneration, Slot};
@@ -45,18 +45,18 @@ pub struct Domain {
     /// References to each slot, over all guests.
     pub(crate) references: Counts,
     pub(crate) series: AllSeries,
-    pub(crate) guests: BTreeMap<GuestId, Guest>,
+    pub(crate) guests: BTreeMap<GuestId, AttachedGuest>,
     /// The epoch of the next connection.
     pub(crate) epoch: Epoch,
     /// Where to look for a free number first.
     pub(crate) next_guest: u16,
-    pub(crate) counters: Counters,
+    pub(crate) counters: DomainCounters,
 }
 
 /// What a domain has counted since it began. Only ever grows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counters {
+pub struct DomainCounters {
     /// Pages reported.
     pub reports: u64,
     /// Reports answered with a page of the pool.
@@ -139,7 +139,7 @@ impl Domain {
             references: Counts::new(),
             series: AllSeries::default(),
             guests: BTreeMap::new(),
-            counters: Counters::default(),
+            counters: DomainCounters::default(),
         })
     }
 
@@ -305,13 +305,13 @@ impl Domain {
     }
 
     /// What the domain has counted.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> DomainCounters {
         self.counters
     }
 
     /// How large the domain is.
     pub fn sizes(&self) -> Sizes {
-        let guest_bytes: usize = self.guests.values().map(Guest::bytes).sum();
+        let guest_bytes: usize = self.guests.values().map(AttachedGuest::bytes).sum();
         Sizes {
             guests: self.guests.len() as u32,
             hints: self.index.entries() as u64 - u64::from(self.pool.used() - self.series.copies()),
@@ -338,7 +338,7 @@ impl Domain {
 
     /// Whether `guest` may get another reference.
     pub(crate) fn may_hold_more(&self, guest: GuestId) -> bool {
-        self.guests.get(&guest).is_some_and(Guest::may_hold_more)
+        self.guests.get(&guest).is_some_and(AttachedGuest::may_hold_more)
     }
 
     /// Takes a reference to `slot` for `guest`; false when the guest holds more than it can use.
@@ -379,7 +379,7 @@ impl Domain {
         let state = self.guests.get(&guest);
         let hints: Vec<Gfn> = state
             .into_iter()
-            .flat_map(Guest::hints)
+            .flat_map(AttachedGuest::hints)
             .map(|(gfn, _)| gfn)
             .collect();
         for gfn in hints {
@@ -412,7 +412,7 @@ impl Domain {
     }
 
     /// The guest that `from` may speak for.
-    pub(crate) fn guest_mut(&mut self, from: Attachment) -> Result<&mut Guest, PortError> {
+    pub(crate) fn guest_mut(&mut self, from: Attachment) -> Result<&mut AttachedGuest, PortError> {
         let guest = self.authorize(from)?;
         self.guests.get_mut(&guest).ok_or(PortError::Superseded(guest))
     }

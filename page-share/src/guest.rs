@@ -15,7 +15,7 @@ use crate::sparse::Sparse;
 
 /// One guest of a domain.
 #[derive(Debug)]
-pub(crate) struct Guest {
+pub(crate) struct AttachedGuest {
     /// Size of the guest: every gfn is below it.
     pages: u32,
     /// Since its newest connection.
@@ -32,7 +32,7 @@ pub(crate) struct Guest {
     ring: OwnedFd,
 }
 
-impl Guest {
+impl AttachedGuest {
     pub(crate) fn new(pages: u32, epoch: Epoch, process: Option<GuestProcess>) -> io::Result<Self> {
         let (offers_ready, ring) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
@@ -162,7 +162,7 @@ impl Guest {
     }
 }
 
-/// Empties the pipe of [`Guest::offers_ready`]. Always before the offers are fetched, so that none is missed.
+/// Empties the pipe of [`AttachedGuest::offers_ready`]. Always before the offers are fetched, so that none is missed.
 pub(crate) fn drain(offers_ready: &OwnedFd) {
     let mut rings = [0; 64];
     while rustix::io::read(offers_ready, &mut rings).is_ok_and(|count| count > 0) {}

@@ -83,7 +83,7 @@ pub mod wire;
 
 pub use attach::{Attachment, LocalGuest};
 pub use death::{Dead, GuestProcess};
-pub use domain::{Counters, Domain, Sizes};
+pub use domain::{Domain, DomainCounters, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
 pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};

@@ -21,7 +21,7 @@ struct Placed {
 }
 
 /// What is to be done with one page of a batch.
-enum Step {
+enum PublishStep {
     Done(Publication),
     Write(Placed),
 }
@@ -61,8 +61,8 @@ impl Domain {
                 self.write(&mut batch, results);
             }
             match self.step(&batch, item) {
-                Step::Done(result) => results.push(result),
-                Step::Write(placed) => {
+                PublishStep::Done(result) => results.push(result),
+                PublishStep::Write(placed) => {
                     results.push(Publication::Granted(placed.slot));
                     batch.sketches.insert(page.sketch);
                     batch.placed.push(placed);
@@ -74,11 +74,11 @@ impl Domain {
     }
 
     /// Decides about one page and reserves a slot if it needs one.
-    fn step(&mut self, batch: &Batch<'_>, item: usize) -> Step {
+    fn step(&mut self, batch: &Batch<'_>, item: usize) -> PublishStep {
         let Report { gfn, sketch } = batch.pages[item];
         if self.hasher.sketch(&batch.bytes[item]) != sketch {
             self.counters.refused_mismatch += 1;
-            return Step::Done(Publication::Refused(Refusal::SketchMismatch));
+            return PublishStep::Done(Publication::Refused(Refusal::SketchMismatch));
         }
         let done = match self.index.find(sketch) {
             Some(Holder::Hint(owner, hint)) if (owner, hint) != (batch.guest, gfn) => {
@@ -94,17 +94,17 @@ impl Domain {
                 Publication::Noted
             }
         };
-        Step::Done(done)
+        PublishStep::Done(done)
     }
 
-    fn reserve(&mut self, batch: &Batch<'_>, item: usize, hint: (GuestId, Gfn)) -> Step {
+    fn reserve(&mut self, batch: &Batch<'_>, item: usize, hint: (GuestId, Gfn)) -> PublishStep {
         let Report { gfn, sketch } = batch.pages[item];
         if !self.may_hold_more(hint.0) {
             // The other guest cannot take an offer: this page is the better hint.
             self.drop_hint(hint.0, hint.1);
             self.drop_hint(batch.guest, gfn);
             self.add_hint(batch.guest, gfn, sketch);
-            return Step::Done(Publication::Noted);
+            return PublishStep::Done(Publication::Noted);
         }
         if self.may_hold_more(batch.guest) {
             let content = Content::new(sketch, batch.hashes[item]);
@@ -112,11 +112,11 @@ impl Domain {
             if let Some(slot) = self.pool.place(batch.guest, owners, content) {
                 // Now, not when it is visible: a later page of this batch may have the same number.
                 self.drop_hint(batch.guest, gfn);
-                return Step::Write(Placed { item, slot, hint });
+                return PublishStep::Write(Placed { item, slot, hint });
             }
         }
         self.counters.refused_full += 1;
-        Step::Done(Publication::Refused(Refusal::PoolFull))
+        PublishStep::Done(Publication::Refused(Refusal::PoolFull))
     }
 
     /// A page whose sketch the pool has already: a reference to it if the content is the same.

@@ -6,11 +6,11 @@ const CHUNK: usize = 1024;
 /// An array indexed by `u32` whose default values take no memory, in chunks of 1024.
 #[derive(Debug, Default)]
 pub(crate) struct Sparse<T> {
-    chunks: Vec<Option<Box<Chunk<T>>>>,
+    chunks: Vec<Option<Box<SparseChunk<T>>>>,
 }
 
 #[derive(Debug)]
-struct Chunk<T> {
+struct SparseChunk<T> {
     /// Values that are not the default: at zero the chunk is dropped.
     occupied: u16,
     values: [T; CHUNK],
@@ -45,7 +45,7 @@ impl<T: Copy + Default + PartialEq> Sparse<T> {
             if value == absent {
                 return absent;
             }
-            *entry = Some(Box::new(Chunk {
+            *entry = Some(Box::new(SparseChunk {
                 occupied: 0,
                 values: [absent; CHUNK],
             }));
@@ -75,7 +75,7 @@ impl<T: Copy + Default + PartialEq> Sparse<T> {
     /// Bytes of memory in use.
     pub(crate) fn bytes(&self) -> usize {
         let filled = self.chunks.iter().flatten().count();
-        filled * size_of::<Chunk<T>>() + self.chunks.capacity() * size_of::<usize>()
+        filled * size_of::<SparseChunk<T>>() + self.chunks.capacity() * size_of::<usize>()
     }
 }
 

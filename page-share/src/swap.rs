@@ -68,7 +68,7 @@ pub enum SwapError {
 /// A swap file.
 #[derive(Debug)]
 pub struct Swap {
-    shared: Arc<Shared>,
+    shared: Arc<SwapFile>,
     slots: Slots,
     /// The file system gives disk space back.
     shrinks: bool,
@@ -76,12 +76,12 @@ pub struct Swap {
 
 /// What a read needs.
 #[derive(Debug)]
-struct Shared {
+struct SwapFile {
     file: File,
     hasher: PageHasher,
 }
 
-impl Shared {
+impl SwapFile {
     fn sum(&self, page: &Page) -> Sum {
         NonZeroU64::MIN | self.hasher.sketch(page).get()
     }
@@ -107,7 +107,7 @@ impl Swap {
         let key = DomainKey::random().map_err(SwapError::Io)?;
         let hasher = PageHasher::new(&key);
         Ok(Self {
-            shared: Arc::new(Shared { file, hasher }),
+            shared: Arc::new(SwapFile { file, hasher }),
             slots: Slots::new(limit),
             shrinks: true,
         })
@@ -130,7 +130,7 @@ impl Swap {
 
     /// Bytes of memory in use besides the file.
     pub fn metadata_bytes(&self) -> usize {
-        self.slots.bytes() + size_of::<Shared>() + PAGE_SIZE
+        self.slots.bytes() + size_of::<SwapFile>() + PAGE_SIZE
     }
 
     /// Writes `pages` and appends their slots to `slots`, consecutive where possible. All or nothing.
@@ -275,7 +275,7 @@ impl Swap {
 #[derive(Debug)]
 #[must_use = "nothing is put there before the swap file has heard what became of it"]
 pub struct Hole {
-    shared: Arc<Shared>,
+    shared: Arc<SwapFile>,
     extents: Range<u32>,
     slots: Range<u32>,
 }

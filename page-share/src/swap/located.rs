@@ -5,13 +5,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::slots::SwapSlot;
-use super::{READ_LIMIT, Shared, Sum, SwapError};
+use super::{READ_LIMIT, Sum, SwapError, SwapFile};
 use crate::page::Page;
 
 /// A page of the file, to be read without its lock.
 #[derive(Debug, Clone)]
 pub struct Located {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SwapFile>,
     pub(super) slot: SwapSlot,
     pub(super) sum: Sum,
 }
@@ -19,7 +19,7 @@ pub struct Located {
 /// Pages of consecutive slots, to be read in one go without the file's lock.
 #[derive(Debug, Clone)]
 pub struct LocatedRun {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SwapFile>,
     pub(super) first: SwapSlot,
     pub(super) sums: [Option<Sum>; READ_LIMIT as usize],
 }

@@ -41,7 +41,7 @@ impl SwapSlot {
 
 /// What is behind the slots of an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backing {
+enum ExtentState {
     /// Space on the disk: a page can be written there.
     Disk,
     /// The space is being given back.
@@ -53,7 +53,7 @@ enum Backing {
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     used: u32,
-    backing: Backing,
+    backing: ExtentState,
 }
 
 /// All slots of a file.
@@ -116,7 +116,7 @@ impl Slots {
 
     /// The extent that should get space next: a hole, or one more at the end. `None` at the limit.
     pub(super) fn extent_to_back(&self) -> Option<u32> {
-        let hole = |extent: &Extent| extent.backing == Backing::Hole;
+        let hole = |extent: &Extent| extent.backing == ExtentState::Hole;
         let number = self.extents.iter().position(hole).unwrap_or(self.extents.len()) as u32;
         (u64::from(number) * u64::from(EXTENT) < u64::from(self.limit)).then_some(number)
     }
@@ -132,7 +132,7 @@ impl Slots {
         let slots = self.slots_of(extent);
         let backed = Extent {
             used: 0,
-            backing: Backing::Disk,
+            backing: ExtentState::Disk,
         };
         match self.extents.get_mut(extent as usize) {
             Some(known) => *known = backed,
@@ -153,7 +153,7 @@ impl Slots {
         let order = [self.next..total, 0..self.next];
         let pieces = order.into_iter().flat_map(extents_of).filter(|piece| {
             let extent = self.extents[(piece.start / EXTENT) as usize];
-            extent.backing == Backing::Disk && extent.used < EXTENT
+            extent.backing == ExtentState::Disk && extent.used < EXTENT
         });
         let free = pieces
             .flatten()
@@ -166,7 +166,7 @@ impl Slots {
     /// A free slot has a page with checksum `sum` now.
     pub(super) fn fill(&mut self, slot: SwapSlot, sum: Sum) {
         let extent = &mut self.extents[(slot.0 / EXTENT) as usize];
-        debug_assert_eq!(extent.backing, Backing::Disk);
+        debug_assert_eq!(extent.backing, ExtentState::Disk);
         self.vacant -= u32::from(extent.used == 0);
         extent.used += 1;
         self.used += 1;
@@ -196,13 +196,13 @@ impl Slots {
         let extents = &self.extents;
         let vacant = |number: &usize| {
             let extent = extents[*number];
-            extent.backing == Backing::Disk && extent.used == 0 && filling != Some(*number)
+            extent.backing == ExtentState::Disk && extent.used == 0 && filling != Some(*number)
         };
         let first = (0..extents.len()).find(vacant)?;
         let count = (first..extents.len()).take_while(vacant).take(LEAVING).count();
         let leaving = first as u32..(first + count) as u32;
         for number in leaving.clone() {
-            self.extents[number as usize].backing = Backing::Leaving;
+            self.extents[number as usize].backing = ExtentState::Leaving;
             self.vacant -= 1;
             self.backed -= self.slots_of(number).len() as u32;
         }
@@ -213,7 +213,7 @@ impl Slots {
     pub(super) fn left(&mut self, extents: Range<u32>, gone: bool) {
         for extent in extents {
             match gone {
-                true => self.extents[extent as usize].backing = Backing::Hole,
+                true => self.extents[extent as usize].backing = ExtentState::Hole,
                 false => self.back(extent),
             }
         }

@@ -32,7 +32,7 @@ pub(crate) struct Leash {
 /// What this program itself can be.
 #[derive(Parser)]
 #[command(name = "chaos")]
-struct Inner {
+struct OwnProgram {
     #[command(subcommand)]
     command: simulated::Command,
 }
@@ -49,7 +49,7 @@ impl Leash {
         self.refuse.iter().try_for_each(|refusal| refusal.apply())?;
         if self.argv[0] == "guest" || self.argv[0] == "host" {
             let argv = [OsString::from("chaos")].into_iter().chain(self.argv);
-            return Ok(Inner::parse_from(argv).command.run());
+            return Ok(OwnProgram::parse_from(argv).command.run());
         }
         let error = Command::new(&self.argv[0]).args(&self.argv[1..]).exec();
         Err(error).with_context(|| format!("cannot start {}", self.argv[0].display()))

@@ -55,10 +55,10 @@ const TIMES: usize = 20_000;
 
 /// What a whole run has come to. All fleets share one.
 #[derive(Debug, Default)]
-pub(crate) struct Tally(Mutex<Inner>);
+pub(crate) struct Tally(Mutex<Counts>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Counts {
     counts: BTreeMap<String, u64>,
     breaches: BTreeMap<Breach, u64>,
     skips: BTreeMap<String, u64>,
@@ -156,7 +156,7 @@ impl Tally {
         report
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

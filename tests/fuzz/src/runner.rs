@@ -58,9 +58,6 @@ struct Pulse {
 impl Runner {
     /// Runs inputs until there were enough. An input that panics is written to a file and ends the process, as does one
     /// that hangs.
-    ///
-    /// # Errors
-    /// When a worker cannot be started.
     pub fn run(&self, target: &Target, progress: impl Fn(u64, usize)) -> Result<Outcome> {
         write_down_panics(target.name, &self.artifacts);
         let start = Instant::now();

@@ -16,7 +16,7 @@ const NESTED_MEMORY_MIB: u64 = 4096;
 const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Where a bench can run.
-enum Place {
+enum Runs {
     /// On this machine as it is.
     Native,
     /// Where stock kernels run: this machine, or else the nested host.
@@ -27,26 +27,26 @@ enum Place {
 
 /// Every bench: its name on the command line, the binary in `tests/bench` (or the name in `levy bench`), and where it
 /// runs.
-const BENCHES: &[(&str, &str, Place)] = &[
-    ("allocator", "allocator", Place::Native),
-    ("balloon-device", "balloon-device", Place::Native),
-    ("balloon-guest", "balloon-guest", Place::Guests),
-    ("boot", "boot", Place::Guests),
-    ("engine", "engine", Place::Native),
-    ("hash", "hash", Place::Native),
-    ("hints", "hints", Place::Levy),
-    ("manager", "manager", Place::Native),
-    ("overcommit", "overcommit", Place::Levy),
-    ("overhead", "overhead", Place::Levy),
-    ("overcommit-flat", "overcommit-flat", Place::Native),
-    ("sharing", "sharing", Place::Levy),
-    ("sharing-vs-ksm", "sharing-vs-ksm", Place::Levy),
-    ("tax", "tax", Place::Levy),
-    ("wake", "wake", Place::Levy),
+const BENCHES: &[(&str, &str, Runs)] = &[
+    ("allocator", "allocator", Runs::Native),
+    ("balloon-device", "balloon-device", Runs::Native),
+    ("balloon-guest", "balloon-guest", Runs::Guests),
+    ("boot", "boot", Runs::Guests),
+    ("engine", "engine", Runs::Native),
+    ("hash", "hash", Runs::Native),
+    ("hints", "hints", Runs::Levy),
+    ("manager", "manager", Runs::Native),
+    ("overcommit", "overcommit", Runs::Levy),
+    ("overhead", "overhead", Runs::Levy),
+    ("overcommit-flat", "overcommit-flat", Runs::Native),
+    ("sharing", "sharing", Runs::Levy),
+    ("sharing-vs-ksm", "sharing-vs-ksm", Runs::Levy),
+    ("tax", "tax", Runs::Levy),
+    ("wake", "wake", Runs::Levy),
 ];
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// Which bench; `list` names them all
     name: String,
     /// Options of the bench itself (`--json FILE`, `--help`, ...)
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let Some((_, binary, place)) = BENCHES.iter().find(|(name, ..)| *name == args.name) else {
         let names: Vec<_> = BENCHES.iter().map(|(name, ..)| *name).collect();
         bail!(
@@ -64,9 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     };
     match place {
-        Place::Native => native(binary, &args.rest),
-        Place::Guests => guests(binary, &args.rest),
-        Place::Levy => levy(binary, &args.rest),
+        Runs::Native => native(binary, &args.rest),
+        Runs::Guests => guests(binary, &args.rest),
+        Runs::Levy => levy(binary, &args.rest),
     }
 }
 

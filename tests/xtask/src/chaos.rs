@@ -8,14 +8,14 @@ use crate::guest_system::release_binary;
 use crate::interrupt;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ChaosArgs {
     /// Options of the harness: --kills N, --seed N, --fleets N, --minutes N, --quick, --json FILE, --verbose, --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 /// Builds `levy` and the harness, and lets it manage with the real program.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &ChaosArgs) -> Result<ExitCode> {
     let levy = release_binary("levy", "levy")?;
     let harness = release_binary("chaos", "chaos")?;
     // Ctrl-C reaches the harness, too, which then ends by itself and leaves nothing.

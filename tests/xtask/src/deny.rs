@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct DenyArgs {
     /// What to check instead of everything: advisories, bans, licenses, sources. Advisories need the network
     #[arg(value_name = "WHICH")]
     which: Vec<String>,
@@ -13,10 +13,7 @@ pub(crate) struct Args {
 
 /// Runs cargo-deny with `deny.toml`. Not a part of `check`: building it takes minutes, and its advisories come over the
 /// network.
-///
-/// # Errors
-/// cargo-deny is not installed.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &DenyArgs) -> Result<ExitCode> {
     let status = Command::new("cargo-deny")
         .args(["--locked", "check"])
         .args(&args.which)

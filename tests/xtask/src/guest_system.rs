@@ -14,9 +14,6 @@ pub(crate) struct GuestSystem {
 
 impl GuestSystem {
     /// Builds what is not built yet and tells what it does on stderr.
-    ///
-    /// # Errors
-    /// Something does not build or cannot be fetched.
     pub(crate) fn prepare() -> Result<Self> {
         let cache = Cache::of_user()?.on_progress(|line| eprintln!("images: {line}"));
         Ok(Self {
@@ -26,9 +23,6 @@ impl GuestSystem {
     }
 
     /// Builds a further kernel with its initramfs, for tests that ask for it by its flavour.
-    ///
-    /// # Errors
-    /// It cannot be fetched.
     pub(crate) fn also_kernel(flavour: Flavour) -> Result<()> {
         let cache = Cache::of_user()?.on_progress(|line| eprintln!("images: {line}"));
         Images::ready(&cache, flavour)?;
@@ -66,9 +60,6 @@ fn build_levy() -> Result<PathBuf> {
 }
 
 /// Builds a binary of a package for release and says where it is.
-///
-/// # Errors
-/// It does not build.
 pub(crate) fn release_binary(package: &str, binary: &str) -> Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
         .args([

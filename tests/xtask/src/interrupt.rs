@@ -14,9 +14,6 @@ pub(crate) struct Interrupted;
 static NOTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Notes the signals from now on; a second one ends the process at once.
-///
-/// # Errors
-/// A handler cannot be installed.
 pub(crate) fn watch() -> Result<()> {
     let noted = NOTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -27,9 +24,6 @@ pub(crate) fn watch() -> Result<()> {
 }
 
 /// Fails once a signal was noted.
-///
-/// # Errors
-/// [`Interrupted`].
 pub(crate) fn check() -> Result<()> {
     let noted = NOTED.get().is_some_and(|noted| noted.load(Ordering::Relaxed));
     if noted { Err(Interrupted.into()) } else { Ok(()) }

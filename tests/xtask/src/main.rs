@@ -1,9 +1,11 @@
 //! The project's own commands: `cargo xtask check|test|package|deny|bench|chaos|mutate|nested|demo`.
 #![forbid(unsafe_code)]
 
+mod artifact;
 mod bench;
 mod chaos;
 mod check;
+mod committed;
 mod demo;
 mod deny;
 mod guest_system;
@@ -30,25 +32,25 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Measure something; each bench runs its rival in the same run and writes JSON with --json FILE
-    Bench(bench::Args),
+    Bench(bench::BenchArgs),
     /// Kill, stall, starve and mislead managers and guests' processes, and check every byte; JSON with --json FILE
-    Chaos(chaos::Args),
+    Chaos(chaos::ChaosArgs),
     /// Formatting, lints, docs, layers, dependencies
     Check,
     /// Do the tests notice when the program is wrong? Tries small changes of it, one by one
-    Mutate(mutate::Args),
+    Mutate(mutate::MutateArgs),
     /// Licences, bans, sources and advisories by cargo-deny, which must be installed
-    Deny(deny::Args),
+    Deny(deny::DenyArgs),
     /// Package the libraries, and build and test what is in the packages outside the workspace
     Package,
     /// Three Debian guests under load, from a clean clone
-    Demo(demo::Args),
+    Demo(demo::DemoArgs),
     /// Every test of the workspace, real guests included
-    Test(test::Args),
+    Test(test::TestArgs),
     /// Build the guest images, or reuse cached ones
     Images(guest_images::cli::Args),
     /// Run a command inside an emulated KVM host, for machines without hardware virtualization
-    Nested(nested::Args),
+    Nested(nested::NestedArgs),
     /// The inner end of `nested`; started by the nested host itself
     #[command(hide = true)]
     NestedInside,

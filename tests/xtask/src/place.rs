@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use levy::doctor::Machine;
 
-use crate::nested::{self, Host, Outcome, Shape, Stream};
+use crate::nested::{self, Host, JobEnd, Shape, Stream};
 use crate::watched::{self, Limit};
 
 /// A place for real guests.
@@ -35,9 +35,6 @@ impl From<bool> for Choice {
 
 impl Place {
     /// This machine if stock kernels run on it, else a nested host with `memory_mib` and `results` writable.
-    ///
-    /// # Errors
-    /// The nested host does not come up.
     pub(crate) fn choose(choice: Choice, memory_mib: u64, results: Option<&Path>) -> Result<Self> {
         if choice == Choice::Probe {
             let machine = Machine::probe();
@@ -56,9 +53,6 @@ impl Place {
     }
 
     /// Runs a program and hands over each line of its standard output; its error output goes to ours.
-    ///
-    /// # Errors
-    /// It cannot be started, passes its deadline, or the user interrupts; nothing of it is left then.
     pub(crate) fn run(
         &mut self,
         argv: Vec<String>,
@@ -103,8 +97,8 @@ fn nested_run(
     })?;
     lines.finish(line);
     Ok(match outcome {
-        Outcome::Exited(status) => Some(status),
-        Outcome::TimedOut => None,
+        JobEnd::Exited(status) => Some(status),
+        JobEnd::TimedOut => None,
     })
 }
 
@@ -125,8 +119,8 @@ fn native(
     };
     Ok(
         match watched::run(&mut command, Limit::Total(deadline), &mut both)? {
-            watched::Outcome::Ended(status) => Some(status.code().unwrap_or(1)),
-            watched::Outcome::Killed => None,
+            watched::Ending::Ended(status) => Some(status.code().unwrap_or(1)),
+            watched::Ending::Killed => None,
         },
     )
 }

@@ -30,7 +30,7 @@ pub(crate) enum Limit {
 
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Ending {
     /// By itself.
     Ended(ExitStatus),
     /// It passed its limit and was killed.
@@ -38,14 +38,7 @@ pub(crate) enum Outcome {
 }
 
 /// Runs `command` and hands over each line that it and its children print.
-///
-/// # Errors
-/// The command cannot be started, or the user interrupts. Its process group is killed in any case.
-pub(crate) fn run(
-    command: &mut Command,
-    limit: Limit,
-    line: &mut dyn FnMut(Stream, &str),
-) -> Result<Outcome> {
+pub(crate) fn run(command: &mut Command, limit: Limit, line: &mut dyn FnMut(Stream, &str)) -> Result<Ending> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -85,9 +78,9 @@ pub(crate) fn run(
     group.kill();
     let status = group.0.wait()?;
     Ok(if ended {
-        Outcome::Ended(status)
+        Ending::Ended(status)
     } else {
-        Outcome::Killed
+        Ending::Killed
     })
 }
 
@@ -154,7 +147,7 @@ mod tests {
     /// More than a shell needs to start, most of the time; a shell that needs more is killed all the same.
     const SHORT: Duration = Duration::from_secs(2);
 
-    fn shell(script: &str, limit: Limit) -> (Outcome, Vec<String>) {
+    fn shell(script: &str, limit: Limit) -> (Ending, Vec<String>) {
         let mut lines = Vec::new();
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -172,7 +165,7 @@ mod tests {
             Limit::Silence(PATIENCE),
         );
         assert!(
-            matches!(outcome, Outcome::Ended(status) if status.code() == Some(3)),
+            matches!(outcome, Ending::Ended(status) if status.code() == Some(3)),
             "{outcome:?}"
         );
         assert_eq!(lines, ["Err b", "Out a", "Out \u{FFFD}c"]);
@@ -181,7 +174,7 @@ mod tests {
     #[test]
     fn a_silent_child_is_killed_with_its_children() {
         let (outcome, lines) = shell("sleep 1000 & echo $!; wait", Limit::Silence(SHORT));
-        assert_eq!(outcome, Outcome::Killed);
+        assert_eq!(outcome, Ending::Killed);
         let child = lines[0].strip_prefix("Out ").unwrap();
         let status = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         let until = Instant::now() + PATIENCE;
@@ -195,20 +188,20 @@ mod tests {
     #[test]
     fn noise_on_standard_error_is_no_sign_of_life() {
         let script = "while :; do echo noise >&2; sleep 0.1; done";
-        assert_eq!(shell(script, Limit::Silence(SHORT)).0, Outcome::Killed);
+        assert_eq!(shell(script, Limit::Silence(SHORT)).0, Ending::Killed);
     }
 
     #[test]
     fn talking_does_not_put_off_a_total_limit() {
         let script = "while :; do echo noise; sleep 0.1; done";
-        assert_eq!(shell(script, Limit::Total(SHORT)).0, Outcome::Killed);
+        assert_eq!(shell(script, Limit::Total(SHORT)).0, Ending::Killed);
     }
 
     #[test]
     fn a_child_that_closed_its_output_is_waited_for() {
         let (outcome, _) = shell("exec >&- 2>&-; sleep 0.5; exit 4", Limit::Silence(PATIENCE));
         assert!(
-            matches!(outcome, Outcome::Ended(status) if status.code() == Some(4)),
+            matches!(outcome, Ending::Ended(status) if status.code() == Some(4)),
             "{outcome:?}"
         );
     }
@@ -217,7 +210,7 @@ mod tests {
     fn a_process_that_outlives_the_child_holds_nothing_up() {
         let (outcome, lines) = shell("echo done; sleep 1000 &", Limit::Silence(PATIENCE));
         assert!(
-            matches!(outcome, Outcome::Ended(status) if status.success()),
+            matches!(outcome, Ending::Ended(status) if status.success()),
             "{outcome:?}"
         );
         assert_eq!(lines, ["Out done"]);

@@ -30,26 +30,21 @@ const FILE_LIMIT: u64 = 1 << 20;
 
 /// Why a fleet file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub(super) enum FleetFileError {
     /// It cannot be read.
     #[error("cannot read the fleet file {path}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// The reason.
         #[source]
         source: std::io::Error,
     },
     /// Something in it is wrong.
     #[error("{path}:{line}: {key}: {what}", path = path.display())]
     Wrong {
-        /// The file.
         path: PathBuf,
-        /// The line, from 1 on.
         line: usize,
-        /// The key, with the tables that it is in.
         key: String,
-        /// What is wrong with its value.
         what: String,
     },
 }

@@ -138,7 +138,7 @@ fn sample(text: &str) -> Result<u32, String> {
 
 /// Why there is no manager.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+enum ManageError {
     #[error("the machine does not say how much memory it has; give --budget")]
     Budget(#[source] std::io::Error),
     #[error("cannot use the run directory {dir}; give another --run-dir", dir = dir.display())]
@@ -174,21 +174,21 @@ impl HostArgs {
         u8::from(managed.is_err())
     }
 
-    fn manage(mut self) -> Result<(), RunError> {
+    fn manage(mut self) -> Result<(), ManageError> {
         levy_protocol::raise_open_files();
-        let signals = process::block_end_signals().map_err(RunError::Process)?;
-        process::log_to_stderr("host", &signals).map_err(RunError::Process)?;
+        let signals = process::block_end_signals().map_err(ManageError::Process)?;
+        process::log_to_stderr("host", &signals).map_err(ManageError::Process)?;
         let dir = self.run_dir.unwrap_or_else(run_dir::default_dir);
-        run_dir::make_dir(&dir).map_err(|source| RunError::Dir {
+        run_dir::make_dir(&dir).map_err(|source| ManageError::Dir {
             dir: dir.clone(),
             source,
         })?;
         // What cannot be read is said, and set aside, once it is sure that no other manager runs here.
         let before = Kept::read(&kept_in(&dir)).ok().flatten().unwrap_or_default();
         let kept = self.policy.go_on_with(before.settings);
-        let (settings, budget) = self.policy.settings().map_err(RunError::Budget)?;
+        let (settings, budget) = self.policy.settings().map_err(ManageError::Budget)?;
         let swap = self.swap;
-        let backing = levy_manager::backing(&swap).map_err(|source| RunError::Swap { dir: swap, source })?;
+        let backing = levy_manager::backing(&swap).map_err(|source| ManageError::Swap { dir: swap, source })?;
         let memory_high = MemoryHigh::find(&self.policy.cgroup)?;
         let start = Start {
             settings,
@@ -207,7 +207,7 @@ impl HostArgs {
         let closer = host.clone();
         signals
             .watch(move |_| closer.close())
-            .map_err(RunError::Process)?;
+            .map_err(ManageError::Process)?;
         host.run();
         host.use_cgroup(None);
         say("no manager any more; guests run on without");

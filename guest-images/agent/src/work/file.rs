@@ -13,7 +13,7 @@ use super::run::{Outcome, Run};
 const BLOCK: usize = 64 * 1024;
 
 pub(super) fn run(parameters: &File, run: &mut Run) -> Outcome {
-    let scratch = Scratch(Path::new(&parameters.dir).join(format!("levy-file.{}", std::process::id())));
+    let scratch = ScratchFile(Path::new(&parameters.dir).join(format!("levy-file.{}", std::process::id())));
     let going = run.begin_work();
     let hold = Duration::from_secs(parameters.hold);
     let (mut mib, mut round) = (0, 0);
@@ -35,9 +35,9 @@ pub(super) fn run(parameters: &File, run: &mut Run) -> Outcome {
 }
 
 /// A path that is gone at the end, whatever happens.
-struct Scratch(PathBuf);
+struct ScratchFile(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for ScratchFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }

@@ -8,11 +8,11 @@ use std::path::Path;
 const MAX_BODY: usize = 128 << 20;
 
 /// A connection.
-pub(super) struct Client {
+pub(super) struct HttpClient {
     stream: BufReader<UnixStream>,
 }
 
-impl Client {
+impl HttpClient {
     pub(super) fn open(socket: &Path) -> io::Result<Self> {
         Ok(Self {
             stream: BufReader::new(UnixStream::connect(socket)?),

@@ -8,7 +8,7 @@ use std::thread;
 
 use levy_agent::Nginx;
 
-use super::http::Client;
+use super::http::HttpClient;
 use super::pattern::{Random, check, fill, key};
 use super::run::{Going, Outcome, Run};
 use super::service::{Scratch, Service};
@@ -29,7 +29,7 @@ pub(super) fn run(parameters: &Nginx, run: &mut Run) -> Outcome {
         .arg(scratch.join("error.log"));
     let mut server = Service::start("nginx", &mut command, &scratch)?;
     let socket = scratch.join("nginx.sock");
-    server.wait_for(|| Client::open(&socket).ok()?.get("/0", &mut Vec::new()).ok())?;
+    server.wait_for(|| HttpClient::open(&socket).ok()?.get("/0", &mut Vec::new()).ok())?;
 
     let going = run.begin_work();
     let ops = AtomicU64::new(0);
@@ -101,7 +101,7 @@ fn fetch(
     ops: &AtomicU64,
 ) -> Result<(), String> {
     let wrong = |error| format!("the connection to nginx broke: {error}");
-    let mut client = Client::open(socket).map_err(wrong)?;
+    let mut client = HttpClient::open(socket).map_err(wrong)?;
     let mut random = Random::new(key(parameters.seed, number, 1));
     let mut body = Vec::new();
     while going.on() {

@@ -22,9 +22,9 @@ pub(super) fn run(parameters: &Redis, run: &mut Run) -> Outcome {
     server.wait_for(|| ping(&socket))?;
     let keys = ((parameters.mib << 20) / parameters.value_bytes / parameters.clients).max(1);
     let mut clients = (0..parameters.clients)
-        .map(|number| Client::open(parameters, &socket, number, keys))
+        .map(|number| RespClient::open(parameters, &socket, number, keys))
         .collect::<Result<Vec<_>, _>>()?;
-    clients.iter_mut().try_for_each(Client::load)?;
+    clients.iter_mut().try_for_each(RespClient::load)?;
     run.stats(
         "loaded",
         [
@@ -47,7 +47,7 @@ pub(super) fn run(parameters: &Redis, run: &mut Run) -> Outcome {
     let mut done = run.done(ops.into_inner(), "requests");
     server.alive()?;
     results.into_iter().collect::<Result<Vec<()>, _>>()?;
-    clients.iter_mut().try_for_each(Client::verify)?;
+    clients.iter_mut().try_for_each(RespClient::verify)?;
     done.detail = "every value checked".to_owned();
     Ok(done)
 }
@@ -77,7 +77,7 @@ fn ping(socket: &Path) -> Option<()> {
     (answer == Answer::Simple("PONG".to_owned())).then_some(())
 }
 
-fn drive(client: &mut Client<'_>, going: &Going, ops: &AtomicU64) -> Result<(), String> {
+fn drive(client: &mut RespClient<'_>, going: &Going, ops: &AtomicU64) -> Result<(), String> {
     while going.on() {
         match client.batch() {
             Ok(count) => ops.fetch_add(count, Ordering::Relaxed),
@@ -91,7 +91,7 @@ fn drive(client: &mut Client<'_>, going: &Going, ops: &AtomicU64) -> Result<(), 
 }
 
 /// A connection with keys of its own: no other client changes them.
-struct Client<'a> {
+struct RespClient<'a> {
     parameters: &'a Redis,
     connection: Connection,
     number: u64,
@@ -101,7 +101,7 @@ struct Client<'a> {
     value: Vec<u8>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> RespClient<'a> {
     fn open(parameters: &'a Redis, socket: &Path, number: u64, keys: u64) -> Result<Self, String> {
         let seed = key(parameters.seed, number, 0);
         Ok(Self {

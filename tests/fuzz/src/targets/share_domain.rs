@@ -29,7 +29,7 @@ const CALL: usize = 4;
 
 fn worker() -> Worker {
     // In the small one everything is soon full; only the large one has room for a series.
-    let mut stages = [Stage::new(24, 6), Stage::new(96, 200)];
+    let mut stages = [DomainStage::new(24, 6), DomainStage::new(96, 200)];
     Box::new(move |input: &[u8]| {
         let (&size, calls) = input.split_first().unwrap_or((&0, &[]));
         stages[usize::from(size % 2)].run(calls)
@@ -63,7 +63,7 @@ enum Seen {
 
 const SEEN: usize = Seen::Series as usize + 1;
 
-struct Stage {
+struct DomainStage {
     domain: Domain,
     contents: Vec<Page>,
     names: Vec<Sketch>,
@@ -74,7 +74,7 @@ struct Stage {
     counts: [u64; SEEN],
 }
 
-impl Stage {
+impl DomainStage {
     /// A domain of guests with `pages` pages and a pool of `pool`.
     fn new(pages: u32, pool: u32) -> Self {
         let key = DomainKey::from_bytes(KEY);
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn every_answer_of_a_domain_comes_up() {
-        let mut stages = [Stage::new(24, 6), Stage::new(96, 200)];
+        let mut stages = [DomainStage::new(24, 6), DomainStage::new(96, 200)];
         let (seeds, mut dice) = (seeds(), Dice::new(1));
         let mut totals = [0; SEEN];
         for run in 0..600 {

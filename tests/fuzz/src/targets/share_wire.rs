@@ -18,7 +18,7 @@ pub(crate) const TARGET: Target = Target {
 
 /// What became of the messages of an input.
 #[derive(Debug, Default, Clone, Copy)]
-struct Seen {
+struct WireCounts {
     /// Refused: version, header, length, value; cut short.
     refused: [u64; 5],
     /// Understood, by kind.
@@ -42,14 +42,14 @@ fn run(input: &[u8]) -> Signature {
 }
 
 /// The first byte chooses the direction; the rest is a stream of messages.
-fn observe(input: &[u8]) -> Seen {
+fn observe(input: &[u8]) -> WireCounts {
     let (&choice, mut stream) = input.split_first().unwrap_or((&0, &[]));
     let direction = if choice & 1 == 0 {
         Direction::Request
     } else {
         Direction::Reply
     };
-    let mut seen = Seen::default();
+    let mut seen = WireCounts::default();
     while let Some((head, rest)) = stream.split_first_chunk::<HEADER>() {
         let header = match Header::parse(*head, direction) {
             Ok(header) => header,
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn every_message_and_every_refusal_comes_up() {
         let (seeds, mut dice) = (seeds(), Dice::new(1));
-        let mut total = Seen::default();
+        let mut total = WireCounts::default();
         for run in 0..20_000 {
             let input = match seeds.get(run) {
                 Some(seed) => seed.clone(),

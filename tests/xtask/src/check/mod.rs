@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::committed;
 use crate::interrupt;
 use crate::metadata::Metadata;
 
@@ -41,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
     step("prose", &|| prose::complaints(metadata.root()))?;
     step("layers", &|| layers::complaints(&metadata))?;
     step("circles", &|| {
-        circles::complaints(metadata.root(), &sources::rust_files(metadata.root())?)
+        circles::complaints(metadata.root(), &committed::files(metadata.root(), &["*.rs"])?)
     })?;
     step("dependencies", &|| Ok(dependencies::complaints(&metadata)))?;
     step("format", &|| cargo(&["fmt", "--all", "--check"]))?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::sources;
+use crate::committed;
 use comments::Comments;
 use page::Page;
 
@@ -23,12 +23,9 @@ const VAGUE: &[&str] = &["whoever", "nobody", "somebody", "everybody", "anybody"
 const VAGUE_LIMIT: usize = 1;
 
 pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
-    let files = read(root, sources::rust_files(root)?)?;
+    let files = read(root, committed::files(root, &["*.rs"])?)?;
     let mut complaints = of_comments(&files);
-    eprintln!(
-        "  names: {} types share theirs with another of the same crate",
-        names::doubles(&files)
-    );
+    complaints.extend(names::doubles(&files));
     for (path, text) in read(root, documents(root)?)? {
         complaints.extend(of_document(&path, &text));
     }

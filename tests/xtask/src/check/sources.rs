@@ -1,41 +1,20 @@
 //! Rules for single files: a header that says what the file is, and unsafe code only where a file declares it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use crate::committed;
 
 pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
-    for path in rust_files(root)? {
+    for path in committed::files(root, &["*.rs"])? {
         let text = fs::read_to_string(root.join(&path))
             .with_context(|| format!("cannot read {}", path.display()))?;
         complaints.extend(of(&path, &text));
     }
     Ok(complaints)
-}
-
-/// The Rust files that are or would be committed.
-pub(super) fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("git")
-        .current_dir(root)
-        .args([
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "--",
-            "*.rs",
-        ])
-        .output()
-        .context("git is not installed: run `apt-get install git` as root")?;
-    if !output.status.success() {
-        bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
-    let files = text.lines().map(PathBuf::from);
-    Ok(files.filter(|path| root.join(path).is_file()).collect())
 }
 
 fn of(path: &Path, text: &str) -> Vec<String> {

@@ -32,7 +32,7 @@ const QUIET_SCAN_CPU: f64 = 0.8;
 const HOST_MIB: u64 = 2048;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct DemoArgs {
     /// Number of guests; they run redis, nginx and pgbench in turn
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     guests: u16,
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     nested: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     if args.overcommit {
         return overcommit(args);
     }
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Has the product measure itself, then the same without kernels at the machine's full speed.
-fn overcommit(args: &Args) -> Result<ExitCode> {
+fn overcommit(args: &DemoArgs) -> Result<ExitCode> {
     if !args.native {
         let mut words = vec![format!("--quiet-scan-cpu={QUIET_SCAN_CPU}")];
         if let Some(json) = &args.json {
@@ -126,7 +126,7 @@ fn overcommit(args: &Args) -> Result<ExitCode> {
 }
 
 /// Says what will be fetched, built and installed before anything is.
-fn announce(args: &Args, choice: Choice) -> Result<()> {
+fn announce(args: &DemoArgs, choice: Choice) -> Result<()> {
     let cache = Cache::of_user()?;
     let native = choice == Choice::Probe && Machine::probe().runs_kernels();
     println!("This demo will");

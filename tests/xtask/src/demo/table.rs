@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use bench::Report;
+use levy_bench::Report;
 use levy_launcher::GuestSummary;
 use serde_json::{Value, json};
 

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::program::{Package, Program};
+use super::program::{MutatedPackage, MutatedProgram};
 use super::scratch::Scratch;
+use crate::artifact::Artifact;
 use crate::interrupt;
 
 /// So many times points may be removed before the rest is expected to compile.
@@ -61,24 +62,6 @@ struct Span {
     is_primary: bool,
 }
 
-#[derive(Deserialize)]
-struct Artifact {
-    manifest_path: PathBuf,
-    target: Target,
-    profile: Profile,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
 /// What one call of cargo said.
 #[derive(Default)]
 struct Said {
@@ -88,12 +71,9 @@ struct Said {
 }
 
 /// Builds the tests of `packages`; points that do not compile are removed from `program`.
-///
-/// # Errors
-/// What does not compile is not due to a point.
 pub(super) fn build(
-    program: &mut Program,
-    packages: &[Package],
+    program: &mut MutatedProgram,
+    packages: &[MutatedPackage],
     scratch: &Scratch,
 ) -> Result<Vec<TestProgram>> {
     for package in packages {
@@ -117,7 +97,7 @@ pub(super) fn build(
 }
 
 /// Calls cargo until it succeeds, removing the points that are in the way.
-fn settle(program: &mut Program, scratch: &Scratch, args: &[&str]) -> Result<Said> {
+fn settle(program: &mut MutatedProgram, scratch: &Scratch, args: &[&str]) -> Result<Said> {
     for _ in 0..ROUNDS {
         program.write(scratch)?;
         let said = cargo(scratch, args)?;
@@ -146,7 +126,7 @@ fn settle(program: &mut Program, scratch: &Scratch, args: &[&str]) -> Result<Sai
 }
 
 /// The points in the places that an error names.
-fn blame(program: &Program, error: &Complaint) -> Vec<u32> {
+fn blame(program: &MutatedProgram, error: &Complaint) -> Vec<u32> {
     let blamed = |spans: Vec<&Span>| -> Vec<u32> {
         let each = spans.into_iter();
         each.flat_map(|span| program.blamed(&span.file_name, &(span.byte_start..span.byte_end)))

@@ -22,9 +22,6 @@ pub(super) struct Found {
 }
 
 /// The points of `source`.
-///
-/// # Errors
-/// It is not Rust.
 pub(super) fn find(source: &str) -> Result<Found> {
     let file = syn::parse_file(source).context("syn cannot read the file")?;
     let mut finder = Finder {

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use outcome::{Outcome, Outcomes};
-use program::{Mutant, Program};
+use program::{Mutant, MutatedProgram};
 use report::Report;
 use scratch::Scratch;
 use suite::Suite;
@@ -45,7 +45,7 @@ or takes five times as long as without it and 20 s more. Survivors are what the 
 or a reason. See docs/testing.md.
 
 A run that was interrupted goes on where it stopped as long as the sources are the same: give the same seed.")]
-pub(crate) struct Args {
+pub(crate) struct MutateArgs {
     /// Which sample; the same seed draws the same mutants from the same sources
     #[arg(long, default_value_t = SEED)]
     seed: u64,
@@ -66,12 +66,12 @@ pub(crate) struct Args {
     list: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &MutateArgs) -> Result<()> {
     let packages = program::chosen(&args.only)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
     let root = root.context("the workspace is gone")?;
     let scratch = Scratch::of(root)?;
-    let mut program = Program::read(root, &packages)?;
+    let mut program = MutatedProgram::read(root, &packages)?;
     let state = format!("{:016x}", program.fingerprint());
     let removed = scratch.folder.join(format!("removed-{state}.json"));
     if let Ok(text) = fs::read_to_string(&removed) {

@@ -45,7 +45,7 @@ impl std::fmt::Display for Outcome {
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct LogLine {
     mutant: u32,
     #[serde(flatten)]
     outcome: Outcome,
@@ -63,7 +63,7 @@ impl Outcomes {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let lines = text
             .lines()
-            .filter_map(|line| serde_json::from_str::<Line>(line).ok());
+            .filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
         Self {
             known: lines.map(|line| (line.mutant, line.outcome)).collect(),
             path,
@@ -75,11 +75,8 @@ impl Outcomes {
     }
 
     /// Notes what became of `mutant`.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub(super) fn add(&mut self, mutant: u32, outcome: Outcome) -> Result<()> {
-        let line = Line {
+        let line = LogLine {
             mutant,
             outcome: outcome.clone(),
         };

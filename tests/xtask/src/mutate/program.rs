@@ -18,31 +18,31 @@ const INJECTED: &str = include_str!("injected/levy_mutants.rs");
 
 /// A package whose program is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Package {
+pub(super) struct MutatedPackage {
     pub(super) name: &'static str,
     /// Its sources, `lib.rs` among them.
     sources: &'static str,
 }
 
 /// In the order in which they depend on each other. What fails here first is a folder that moved.
-pub(super) const PACKAGES: &[Package] = &[
-    Package {
+pub(super) const PACKAGES: &[MutatedPackage] = &[
+    MutatedPackage {
         name: "levy-allocator",
         sources: "allocator/src",
     },
-    Package {
+    MutatedPackage {
         name: "levy-balloon-driver",
         sources: "balloon-driver/src",
     },
-    Package {
+    MutatedPackage {
         name: "levy-page-share",
         sources: "page-share/src",
     },
-    Package {
+    MutatedPackage {
         name: "levy-member",
         sources: "vmm/member/src",
     },
-    Package {
+    MutatedPackage {
         name: "levy-manager",
         sources: "vmm/manager/src",
     },
@@ -58,7 +58,7 @@ pub(super) struct Mutant {
 }
 
 /// The sources as they are and as they are built.
-pub(super) struct Program {
+pub(super) struct MutatedProgram {
     sources: BTreeMap<PathBuf, String>,
     roots: Vec<&'static str>,
     mutants: Vec<Mutant>,
@@ -66,12 +66,9 @@ pub(super) struct Program {
     rewritten: BTreeMap<PathBuf, Rewritten>,
 }
 
-impl Program {
+impl MutatedProgram {
     /// Reads the sources of `packages` in the workspace at `root`.
-    ///
-    /// # Errors
-    /// A folder is not there, or a file is not Rust.
-    pub(super) fn read(root: &Path, packages: &[Package]) -> Result<Self> {
+    pub(super) fn read(root: &Path, packages: &[MutatedPackage]) -> Result<Self> {
         let mut program = Self {
             sources: BTreeMap::new(),
             roots: packages.iter().map(|package| package.sources).collect(),
@@ -155,9 +152,6 @@ impl Program {
     }
 
     /// Writes the sources with all points that are not removed.
-    ///
-    /// # Errors
-    /// A file cannot be written.
     pub(super) fn write(&mut self, scratch: &Scratch) -> Result<()> {
         let mut by_file: BTreeMap<&Path, Vec<(u32, &Point)>> = BTreeMap::new();
         for mutant in self.mutants() {
@@ -269,17 +263,14 @@ fn collect(root: &Path, part: &Path, files: &mut Vec<(PathBuf, String)>) -> Resu
 }
 
 /// The packages named in `only`, or all.
-///
-/// # Errors
-/// A name is not one of them.
-pub(super) fn chosen(only: &[String]) -> Result<Vec<Package>> {
+pub(super) fn chosen(only: &[String]) -> Result<Vec<MutatedPackage>> {
     for name in only {
         if !PACKAGES.iter().any(|package| package.name == name) {
             let names: Vec<&str> = PACKAGES.iter().map(|package| package.name).collect();
             bail!("--only {name}: there are {}", names.join(", "));
         }
     }
-    let wanted = |package: &&Package| only.is_empty() || only.iter().any(|name| name == package.name);
+    let wanted = |package: &&MutatedPackage| only.is_empty() || only.iter().any(|name| name == package.name);
     Ok(PACKAGES.iter().filter(wanted).copied().collect())
 }
 

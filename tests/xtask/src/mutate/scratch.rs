@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{fs, io};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use crate::committed;
 
 /// The copy and the folder that its builds go to.
 pub(super) struct Scratch {
@@ -17,9 +18,6 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Copies the workspace at `root` to a folder below its own build folder, as it would be committed. What is there
     /// already and has not changed keeps its time, so that cargo builds it once.
-    ///
-    /// # Errors
-    /// git is missing, or a file cannot be copied.
     pub(super) fn of(root: &Path) -> Result<Self> {
         let folder = root.join("target/mutate");
         let scratch = Self {
@@ -27,7 +25,7 @@ impl Scratch {
             build: folder.join("build"),
             folder,
         };
-        let files = committed(root)?;
+        let files = committed::files(root, &[])?;
         for file in &files {
             scratch.write(
                 file,
@@ -40,9 +38,6 @@ impl Scratch {
     }
 
     /// Writes a file of the copy, unless it holds `bytes` already.
-    ///
-    /// # Errors
-    /// The disk is full, for example.
     pub(super) fn write(&self, file: &Path, bytes: &[u8]) -> Result<()> {
         let path = self.tree.join(file);
         if fs::read(&path).is_ok_and(|have| have == bytes) {
@@ -54,24 +49,6 @@ impl Scratch {
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
-}
-
-/// The files that are or would be committed.
-fn committed(root: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("git")
-        .current_dir(root)
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .output()
-        .context("git is not installed: run `apt-get install git` as root")?;
-    if !output.status.success() {
-        bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
-    let files = text
-        .split('\0')
-        .filter(|name| !name.is_empty())
-        .map(PathBuf::from);
-    Ok(files.filter(|path| root.join(path).is_file()).collect())
 }
 
 /// Deletes what an earlier copy left: a file of a module that is gone, or a seed that a failing test wrote down.
@@ -95,6 +72,8 @@ fn remove_others(tree: &Path, folder: &Path, known: &HashSet<&PathBuf>) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

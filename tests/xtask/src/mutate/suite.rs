@@ -43,9 +43,6 @@ enum End {
 
 impl Suite {
     /// Runs `program` without a change. `None`, and a word to the user, when it cannot pass even then.
-    ///
-    /// # Errors
-    /// It cannot be started, or the user interrupts.
     pub(super) fn learn(program: TestProgram, folder: &Path) -> Result<Option<Self>> {
         let list = folder.join("reached");
         // None yet, the first time.
@@ -107,9 +104,6 @@ impl Suite {
     }
 
     /// Runs the program with mutant `number` until the first failure; `None` when it passes.
-    ///
-    /// # Errors
-    /// It cannot be started, or the user interrupts.
     pub(super) fn try_mutant(&self, number: u32) -> Result<Option<Outcome>> {
         let program = self.program.title();
         Ok(

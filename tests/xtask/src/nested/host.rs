@@ -53,7 +53,7 @@ pub(crate) enum Stream {
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum JobEnd {
     /// With this status.
     Exited(i32),
     /// It was still running at its deadline; the host should not be trusted with another job.
@@ -71,9 +71,6 @@ pub(crate) struct Host {
 
 impl Host {
     /// Boots and waits until it takes jobs.
-    ///
-    /// # Errors
-    /// QEMU does not start, or the host does not come up in time; the error shows its console.
     pub(crate) fn boot(qemu: &Qemu, system: &System, shape: &Shape) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("levy-nested-").tempdir()?;
         let exe = std::env::current_exe().context("cannot find this program's own path")?;
@@ -129,15 +126,12 @@ impl Host {
     }
 
     /// Runs `job` to its end or until `deadline` has passed, handing its output to `sink` as it comes.
-    ///
-    /// # Errors
-    /// The host died (the error shows its console), the user interrupted, or `sink` failed.
     pub(crate) fn run(
         &mut self,
         job: &Job,
         deadline: Duration,
         mut sink: impl FnMut(Stream, &[u8]) -> std::io::Result<()>,
-    ) -> Result<Outcome> {
+    ) -> Result<JobEnd> {
         let until = Instant::now() + deadline;
         if Frame::Start(job.clone()).write(&mut self.to).is_err() {
             bail!("the nested host is gone{}", self.console());
@@ -146,13 +140,13 @@ impl Host {
             match self.next(until)? {
                 Some(Frame::Stdout(bytes)) => sink(Stream::Out, &bytes)?,
                 Some(Frame::Stderr(bytes)) => sink(Stream::Err, &bytes)?,
-                Some(Frame::Exit(status)) => return Ok(Outcome::Exited(status)),
+                Some(Frame::Exit(status)) => return Ok(JobEnd::Exited(status)),
                 Some(Frame::Ready | Frame::Start(_) | Frame::Kill | Frame::Nudge) => {
                     bail!("the nested host started anew in the middle of a job")
                 }
                 None => {
                     self.whisper(&Frame::Kill);
-                    return Ok(Outcome::TimedOut);
+                    return Ok(JobEnd::TimedOut);
                 }
             }
         }

@@ -24,9 +24,6 @@ const FLAW: [u8; 27] = [
 const NOTHING: [u8; 6] = [0x66, 0x0f, 0x1f, 0x44, 0, 0];
 
 /// The mended copy of `program`, made beside it at first use; `program` itself where the flaw is not found.
-///
-/// # Errors
-/// The program cannot be read or the copy not be written.
 pub(super) fn mended(program: &Path) -> Result<PathBuf> {
     let copy = program.with_extension("mended");
     if copy.is_file() {

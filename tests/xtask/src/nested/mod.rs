@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use guest_images::Cache;
 use guest_images::debian::Archive;
 
-pub(crate) use host::{Host, Outcome, Shape, Stream};
+pub(crate) use host::{Host, JobEnd, Shape, Stream};
 use qemu::Qemu;
 use system::System;
 pub(crate) use wire::Job;
@@ -29,7 +29,7 @@ pub(crate) use wire::Job;
 const TIMED_OUT: u8 = 124;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct NestedArgs {
     /// CPUs of the emulated host; with more than one, start guests on one of them only (`taskset -c 0`), because the
     /// emulation is not sound with guests on several CPUs at once
     #[arg(long, default_value_t = CPUS, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &NestedArgs) -> Result<ExitCode> {
     let results = args.results.as_deref().map(folder).transpose()?;
     let shape = Shape {
         cpus: args.cpus,
@@ -58,8 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let job = job(args.command.clone())?;
     let mut host = boot(&shape)?;
     match host.run(&job, Duration::from_secs(args.deadline), pass_on)? {
-        Outcome::Exited(status) => Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
-        Outcome::TimedOut => {
+        JobEnd::Exited(status) => Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
+        JobEnd::TimedOut => {
             eprintln!(
                 "nested: ended {:?} at its deadline of {} s",
                 args.command[0], args.deadline
@@ -70,9 +70,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Fetches what is missing, boots a host of this shape and tells what it does on stderr.
-///
-/// # Errors
-/// Something cannot be fetched, or the host does not come up.
 pub(crate) fn boot(shape: &Shape) -> Result<Host> {
     let cache = Cache::of_user()?.on_progress(|line| eprintln!("nested: {line}"));
     let archive = Archive::open(&cache)?;
@@ -91,9 +88,6 @@ pub(crate) fn boot(shape: &Shape) -> Result<Host> {
 }
 
 /// The words that start a QEMU, for a bench that wants it as a rival: a JSON list.
-///
-/// # Errors
-/// There is none and none can be fetched.
 pub(crate) fn qemu_words() -> Result<String> {
     let cache = Cache::of_user()?.on_progress(|line| eprintln!("nested: {line}"));
     let qemu = Qemu::find(&Archive::open(&cache)?)?;
@@ -101,9 +95,6 @@ pub(crate) fn qemu_words() -> Result<String> {
 }
 
 /// A job with this process's directory and environment.
-///
-/// # Errors
-/// The working directory is gone or has a name that is not UTF-8.
 pub(crate) fn job(argv: Vec<String>) -> Result<Job> {
     let cwd = std::env::current_dir().context("the working directory is gone")?;
     let Some(cwd) = cwd.to_str() else {
@@ -126,9 +117,6 @@ pub(crate) fn job(argv: Vec<String>) -> Result<Job> {
 pub(crate) const CPUS: u32 = 1;
 
 /// A sink that passes a job's output on to this process's own.
-///
-/// # Errors
-/// Those of writing.
 pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
     match stream {
         Stream::Out => {

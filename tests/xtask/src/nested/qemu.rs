@@ -26,9 +26,6 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// The installed QEMU if it is recent enough, else one unpacked from Debian's backports.
-    ///
-    /// # Errors
-    /// There is none and none is available.
     pub(crate) fn find(archive: &Archive) -> Result<Self> {
         if let Some(installed) = Self::probe("qemu-system-x86_64".into(), Vec::new())
             && installed.is_sound()
@@ -52,9 +49,6 @@ impl Qemu {
     }
 
     /// Program and first arguments.
-    ///
-    /// # Errors
-    /// The cache lies below a path that is not UTF-8.
     pub(crate) fn words(&self) -> Result<Vec<String>> {
         let all = std::iter::once(self.program.as_os_str()).chain(self.first.iter().map(OsString::as_os_str));
         all.map(|word| Ok(word.to_str().context("the path of QEMU is not UTF-8")?.to_owned()))

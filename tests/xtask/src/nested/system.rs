@@ -36,9 +36,6 @@ pub(crate) struct System {
 
 impl System {
     /// The system in the cache; fetched and built where it is not there yet.
-    ///
-    /// # Errors
-    /// A package is not available, or is not as expected.
     pub(crate) fn prepare(cache: &Cache, archive: &Archive) -> Result<Self> {
         let kernel_tree = kernel_tree(archive)?;
         let busybox_tree = archive.tree(&Request {
@@ -56,9 +53,6 @@ impl System {
     }
 
     /// The first root of one run: the common one and `exe` and `results` appended (later archives win).
-    ///
-    /// # Errors
-    /// The common one cannot be read.
     pub(crate) fn initramfs_for(&self, exe: &Path, results: Option<&Path>) -> Result<Vec<u8>> {
         let mut bytes =
             fs::read(&self.initramfs).with_context(|| format!("cannot read {}", self.initramfs.display()))?;

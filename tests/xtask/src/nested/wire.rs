@@ -44,9 +44,6 @@ pub(crate) enum Frame {
 
 impl Frame {
     /// Writes the frame and flushes.
-    ///
-    /// # Errors
-    /// Those of the channel.
     pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let (kind, payload) = match self {
             Self::Ready => (b'r', Vec::new()),
@@ -66,9 +63,6 @@ impl Frame {
     }
 
     /// Reads the next frame; `None` at the end of the stream.
-    ///
-    /// # Errors
-    /// Those of the channel, and a stream that holds no frame.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
         let mut head = [0; 5];
         match from.read_exact(&mut head) {

@@ -16,9 +16,6 @@ const FILES: &[&str] = &["Cargo.toml", "LICENSE", "README.md", "src/lib.rs"];
 
 /// Packages all libraries, unpacks them into a temporary folder, and tests each there as the only one that is asked
 /// for: without features its library builds, with all of them its tests and examples pass.
-///
-/// # Errors
-/// A package cannot be made, lacks a file, does not build or fails a test.
 pub(crate) fn run() -> Result<()> {
     let metadata = Metadata::read()?;
     let packages: Vec<&Package> = metadata.published().collect();

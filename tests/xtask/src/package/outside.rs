@@ -20,9 +20,6 @@ pub(super) struct Outside {
 impl Outside {
     /// A folder for `packages` with the lock file and the profiles of the workspace at `root`, so that what is tested is
     /// built from the same versions in the same way.
-    ///
-    /// # Errors
-    /// The disk is full, for example.
     pub(super) fn new(root: &Path, packages: &[&Package]) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let ours = fs::read_to_string(root.join("Cargo.toml")).context("cannot read Cargo.toml")?;
@@ -43,9 +40,6 @@ impl Outside {
     }
 
     /// Runs cargo on `package` alone.
-    ///
-    /// # Errors
-    /// It fails.
     pub(super) fn cargo(&self, package: &Package, args: &[&str]) -> Result<()> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(self.folder.path()).args(args);

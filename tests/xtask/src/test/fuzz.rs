@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use super::tally::Tally;
-use super::{Args, Extent};
+use super::{Extent, TestArgs};
 use crate::interrupt;
 
 /// Targets and how many inputs each gets: together about three minutes on two CPUs. An input of `share-domain` is a whole
@@ -23,7 +23,7 @@ const TARGETS: &[(&str, u64)] = &[
 const LONG: u64 = 100;
 
 /// Runs every target that the filter leaves. A target that survives passed one test.
-pub(super) fn run(args: &Args) -> Result<Tally> {
+pub(super) fn run(args: &TestArgs) -> Result<Tally> {
     let times = match args.extent() {
         Extent::Usual => 1,
         Extent::Long => LONG,

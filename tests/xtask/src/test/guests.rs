@@ -11,7 +11,7 @@ use guest_images::Flavour;
 use super::programs::Program;
 use super::progress::{Progress, arguments};
 use super::tally::{Reader, Show, Tally};
-use super::{Args, Extent};
+use super::{Extent, TestArgs};
 use crate::guest_system::GuestSystem;
 use crate::interrupt;
 use crate::place::{Choice, Place};
@@ -40,7 +40,7 @@ const UNIT_TEST: (&str, &str) = (
 );
 
 /// Builds everything that is needed, then runs the test programs one after the other.
-pub(super) fn run(args: &Args) -> Result<Tally> {
+pub(super) fn run(args: &TestArgs) -> Result<Tally> {
     // All of the workspace, as for the native tests: a part of it would unite features differently and build anew.
     let programs = Program::build(&["--workspace"])?;
     let queue = programs.into_iter().filter_map(|program| {

@@ -16,7 +16,7 @@ use anyhow::Result;
 use tally::{SkipKind, Tally};
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct TestArgs {
     /// Run the long tests too
     #[arg(long)]
     long: bool,
@@ -50,19 +50,19 @@ enum Extent {
     Long,
 }
 
-impl Args {
+impl TestArgs {
     fn extent(&self) -> Extent {
         if self.long { Extent::Long } else { Extent::Usual }
     }
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     let mut all = Tally::default();
     for (part, name, tests) in [
         (
             Part::Native,
             "native tests",
-            native::run as fn(&Args) -> Result<Tally>,
+            native::run as fn(&TestArgs) -> Result<Tally>,
         ),
         (Part::Release, "native tests in release", native::run_optimised),
         (Part::Fuzz, "fuzzing", fuzz::run),

@@ -9,10 +9,10 @@ use super::huge_pages::HugePages;
 use super::programs::Program;
 use super::progress::{Progress, arguments};
 use super::tally::{Reader, Show, Tally};
-use super::{Args, Extent};
+use super::{Extent, TestArgs};
 use crate::interrupt;
 use crate::nested::Stream;
-use crate::watched::{self, Limit, Outcome};
+use crate::watched::{self, Ending, Limit};
 
 /// A program of which no test ends within this time hangs. On an idle machine the longest takes a minute or two.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
@@ -41,7 +41,7 @@ const OPTIMISED: &[&str] = &[
 ];
 
 /// Runs every test of the workspace, doctests included; those with real guests say that they run elsewhere.
-pub(super) fn run(args: &Args) -> Result<Tally> {
+pub(super) fn run(args: &TestArgs) -> Result<Tally> {
     let mut tally = programs(args, &["--workspace"])?;
     let mut doctests = Command::new(env!("CARGO"));
     doctests.args(["test", "--locked", "--workspace", "--doc", "--no-fail-fast", "--"]);
@@ -50,11 +50,11 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
 }
 
 /// Runs the tests that are worth it in release builds.
-pub(super) fn run_optimised(args: &Args) -> Result<Tally> {
+pub(super) fn run_optimised(args: &TestArgs) -> Result<Tally> {
     programs(args, OPTIMISED)
 }
 
-fn programs(args: &Args, build: &[&str]) -> Result<Tally> {
+fn programs(args: &TestArgs, build: &[&str]) -> Result<Tally> {
     let _huge_pages = HugePages::provide();
     let mut tally = Tally::default();
     for program in Program::build(build)? {
@@ -70,7 +70,7 @@ fn programs(args: &Args, build: &[&str]) -> Result<Tally> {
 }
 
 /// Runs the tests of a program, named `name`, until they have ended or hang.
-fn one(args: &Args, name: &str, command: &mut Command, mut progress: Progress) -> Result<Tally> {
+fn one(args: &TestArgs, name: &str, command: &mut Command, mut progress: Progress) -> Result<Tally> {
     interrupt::check()?;
     eprintln!("test: {name}");
     let silence = match args.extent() {
@@ -91,8 +91,8 @@ fn one(args: &Args, name: &str, command: &mut Command, mut progress: Progress) -
         }
     })?;
     Ok(match outcome {
-        Outcome::Ended(status) => reader.end(status.success()),
-        Outcome::Killed => {
+        Ending::Ended(status) => reader.end(status.success()),
+        Ending::Killed => {
             let minutes = silence.as_secs() / 60;
             println!(
                 "test: {name}: killed because no test ended for {minutes} min; {}",

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+
+use crate::artifact::Artifact;
 
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,31 +19,8 @@ pub(super) struct Program {
     pub(super) executable: PathBuf,
 }
 
-/// A line of `cargo --message-format=json`, the part that is looked at.
-#[derive(Deserialize)]
-struct Message {
-    manifest_path: PathBuf,
-    executable: PathBuf,
-    profile: Profile,
-    target: Target,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    src_path: PathBuf,
-}
-
 impl Program {
     /// Builds what `cargo test --no-run` builds with `arguments` and returns its programs, those of a package together.
-    ///
-    /// # Errors
-    /// Something does not build.
     pub(super) fn build(arguments: &[&str]) -> Result<Vec<Self>> {
         let output = Command::new(env!("CARGO"))
             .args(["test", "--locked", "--no-run"])
@@ -66,7 +44,7 @@ impl Program {
 
     /// A program from a line, unless it tells of something else.
     fn parse(line: &[u8]) -> Option<Self> {
-        let message: Message = serde_json::from_slice(line).ok()?;
+        let message: Artifact = serde_json::from_slice(line).ok()?;
         if !message.profile.test {
             return None;
         }
@@ -77,7 +55,7 @@ impl Program {
             folder,
             source,
             name: message.target.name,
-            executable: message.executable,
+            executable: message.executable?,
         })
     }
 
