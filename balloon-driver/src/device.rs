@@ -20,7 +20,7 @@ use crate::features::{self, EVENT_IDX, PAGE_POISON, QueueKind, VERSION_1};
 use crate::frame::Run;
 use crate::frame_set::FrameSet;
 use crate::interrupt::Interrupt;
-use crate::queues::{Deflate, FrameList, Hinting, Inflate, Parking, Reporting};
+use crate::queues::{Direction, FrameList, Frames, Hinting, Parking, Reporting};
 use crate::release::Release;
 use crate::ring::{Ring, RingError, Served};
 use crate::rounds::Rounds;
@@ -223,22 +223,21 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         let counters = &mut self.counters;
         let (list, store) = (&mut self.list, &mut self.store);
         let served = match kind {
-            QueueKind::Inflate => ring.serve(
-                memory,
-                &mut Inflate {
-                    list,
-                    store,
-                    counters,
-                },
-            ),
-            QueueKind::Deflate => ring.serve(
-                memory,
-                &mut Deflate {
-                    list,
-                    store,
-                    counters,
-                },
-            ),
+            QueueKind::Inflate | QueueKind::Deflate => {
+                let direction = match kind {
+                    QueueKind::Inflate => Direction::Inflate,
+                    _ => Direction::Deflate,
+                };
+                ring.serve(
+                    memory,
+                    &mut Frames {
+                        direction,
+                        list,
+                        store,
+                        counters,
+                    },
+                )
+            }
             QueueKind::Statistics => ring.serve(
                 memory,
                 &mut Parking {

@@ -1,14 +1,12 @@
 //! What the device does with a buffer of each queue. Sibling files, one per kind of queue.
 
-mod deflate;
+mod frames;
 mod hinting;
-mod inflate;
 mod reporting;
 mod statistics;
 
-pub(crate) use deflate::Deflate;
+pub(crate) use frames::{Direction, Frames};
 pub(crate) use hinting::Hinting;
-pub(crate) use inflate::Inflate;
 pub(crate) use reporting::Reporting;
 pub(crate) use statistics::Parking;
 
