@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::api;
+use levy_protocol::api::GuestChange;
+
 use crate::budget::Weak;
 use crate::fleet::Fleet;
 use crate::guest::Life;
@@ -301,11 +302,14 @@ impl Fleet {
         }
         let place = self.random.place(self.guests.len());
         let shares = self.random.within(100..=4_000);
-        let path = format!("/guests/{}", self.guests[place].kind.name);
-        let change = serde_json::json!({ "shares": shares });
-        let accepted = api::change(self.manager.dir(), "PATCH", &path, &change).unwrap_or(false);
+        let name = &self.guests[place].kind.name;
+        let change = GuestChange {
+            shares: Some(shares as u32),
+            ..GuestChange::default()
+        };
+        let accepted = self.manager.client().change_guest(name, &change).is_ok();
         self.witness
-            .note(&format!("shares of {path} to {shares}: {accepted}"));
+            .note(&format!("shares of {name} to {shares}: {accepted}"));
         self.tally.count("actions.change_shares");
         Ok(true)
     }

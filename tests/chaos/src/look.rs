@@ -107,11 +107,7 @@ impl Fleet {
                 life.worked = true;
                 life.disturb(now);
             }
-            let seen = view
-                .guests
-                .guests
-                .iter()
-                .find(|seen| seen.name == guest.kind.name);
+            let seen = view.guests.iter().find(|seen| seen.name == guest.kind.name);
             // Who comes back shows it by a report; who is there is there while its connection stands.
             let is_there = seen.is_some_and(|seen| {
                 let reports = life.back || seen.report_age_seconds < REPORT_AGE;

@@ -4,12 +4,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use levy_protocol::api::{GuestList, HostChange, HostView};
+use levy_launcher::api_client::{Client, ClientError};
+use levy_protocol::api::{GuestView, HostChange, HostView};
 
-use crate::api;
 use crate::hunger::Hunger;
 use crate::leash::{Process, Start, Talks};
 use crate::refusal::Refusal;
+
+/// How long a manager may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Manager {
@@ -41,7 +44,7 @@ pub(crate) struct Rule {
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) host: HostView,
-    pub(crate) guests: GuestList,
+    pub(crate) guests: Vec<GuestView>,
 }
 
 impl Manager {
@@ -93,11 +96,16 @@ impl Manager {
         Ok(())
     }
 
+    /// Its API. A manager that hangs must not hold up its watcher.
+    pub(crate) fn client(&self) -> Client {
+        Client::at(&self.dir).within(PATIENCE)
+    }
+
     /// What it says, where it can be expected to say anything.
     pub(crate) fn ask(&self) -> anyhow::Result<View> {
         Ok(View {
-            host: api::get(&self.dir, "/host")?,
-            guests: api::get(&self.dir, "/guests")?,
+            host: self.client().host()?,
+            guests: self.client().guests()?,
         })
     }
 
@@ -107,7 +115,13 @@ impl Manager {
             budget_bytes: Some(bytes),
             ..HostChange::default()
         };
-        api::change(&self.dir, "PUT", "/host", &change)
+        match self.client().change_host(&change) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused {
+                status: 400..=499, ..
+            }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

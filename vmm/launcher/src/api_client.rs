@@ -19,7 +19,7 @@ use levy_protocol::api::{
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::RunDir;
 
-/// How long an answer may take.
+/// How long an answer may take, unless the asker is less patient.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes in the longest answer: a thousand guests take 2 MiB.
@@ -47,8 +47,8 @@ pub enum ClientError {
         source: io::Error,
     },
     /// It took too long.
-    #[error("the manager at {path} did not answer within {} seconds", PATIENCE.as_secs(), path = path.display())]
-    Silent { path: PathBuf },
+    #[error("the manager at {path} did not answer within {} seconds", after.as_secs(), path = path.display())]
+    Silent { path: PathBuf, after: Duration },
     /// It refused.
     #[error("{error}")]
     Refused { status: u16, error: String },
@@ -65,12 +65,22 @@ pub enum ClientError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     dir: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// The manager whose run directory is `dir`; whether it is there shows with the first question.
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same manager, which has to answer within `patience`; 20 s otherwise.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The manager in `dir`; without one the default manager, else the only one that a launcher brought along.
@@ -102,7 +112,7 @@ impl Client {
         std::iter::once(run_dir::default_dir())
             .chain(RunDir::all())
             .filter(answers)
-            .map(|dir| Self { dir })
+            .map(|dir| Self::at(&dir))
             .collect()
     }
 
@@ -220,12 +230,15 @@ impl Client {
             .map_err(unreachable)?;
         runtime.block_on(async {
             let stream = UnixStream::connect(&path).await.map_err(unreachable)?;
-            match tokio::time::timeout(PATIENCE, talk(stream, request)).await {
+            match tokio::time::timeout(self.patience, talk(stream, request)).await {
                 Ok(answer) => answer.map_err(|source| ClientError::Garbled {
                     path: path.clone(),
                     source,
                 }),
-                Err(_) => Err(ClientError::Silent { path: path.clone() }),
+                Err(_) => Err(ClientError::Silent {
+                    path: path.clone(),
+                    after: self.patience,
+                }),
             }
         })
     }
