@@ -29,6 +29,25 @@ const APPLETS: &[&str] = &[
     "sh", "ls", "cat", "ps", "dmesg", "mount", "free", "ip", "top", "grep", "lsmod",
 ];
 
+/// A busybox that needs no libraries.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn busybox(archive: &Archive) -> Result<Vec<u8>> {
+    let tree = archive.tree(&Request {
+        name: "busybox",
+        packages: &["busybox-static"],
+        prefer: Prefer::Stable,
+        depth: Depth::NamedOnly,
+    })?;
+    // Where it is depends on whether the release has merged /usr.
+    let mut path = tree.join("bin/busybox");
+    if !path.exists() {
+        path = tree.join("usr/bin/busybox");
+    }
+    fs::read(&path).map_err(Error::file("read", &path))
+}
+
 /// What an initramfs is made of.
 pub(crate) struct Parts {
     early: Vec<Module>,
@@ -42,14 +61,7 @@ impl Parts {
     /// # Errors
     /// busybox cannot be fetched, or the kernel lacks a module.
     pub(crate) fn gather(archive: &Archive, kernel: &Kernel) -> Result<Self> {
-        let tree = archive.tree(&Request {
-            name: "busybox",
-            packages: &["busybox-static"],
-            prefer: Prefer::Stable,
-            depth: Depth::NamedOnly,
-        })?;
-        let path = tree.join("bin/busybox");
-        let busybox = fs::read(&path).map_err(Error::file("read", &path))?;
+        let busybox = busybox(archive)?;
         let modules = Modules::of(kernel)?;
         let early = modules.load_order(EARLY, &[])?;
         let late = modules.load_order(LATE, &early)?;

@@ -86,7 +86,10 @@ impl Kernel {
     }
 
     /// The kernel in an unpacked package tree.
-    fn at(dir: PathBuf) -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn at(dir: PathBuf) -> Result<Self> {
         let boot = dir.join("boot");
         let files = fs::read_dir(&boot).map_err(Error::file("read", &boot))?;
         let release = files

@@ -55,5 +55,7 @@ pub use cpio::Cpio;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use images::Images;
+pub use initramfs::busybox;
 pub use kernel::{Flavour, Kernel};
 pub use levy_agent as agent_protocol;
+pub use modules::{Module, Modules};

@@ -16,20 +16,26 @@ const XZ: Tool = Tool {
 };
 
 /// A decompressed module.
-pub(crate) struct Module {
-    pub(crate) name: String,
-    pub(crate) bytes: Vec<u8>,
+pub struct Module {
+    /// As the kernel calls it, without suffixes.
+    pub name: String,
+    /// The ELF file.
+    pub bytes: Vec<u8>,
 }
 
 /// The modules of a kernel by name.
-pub(crate) struct Modules {
+pub struct Modules {
     files: BTreeMap<String, PathBuf>,
     builtin: Vec<String>,
     place: PathBuf,
 }
 
 impl Modules {
-    pub(crate) fn of(kernel: &Kernel) -> Result<Self> {
+    /// Those of `kernel`, its own and those built in.
+    ///
+    /// # Errors
+    /// A folder or its list of built-in modules cannot be read.
+    pub fn of(kernel: &Kernel) -> Result<Self> {
         let place = kernel.modules();
         let list = place.join("modules.builtin");
         let builtin = fs::read_to_string(&list).map_err(Error::file("read", &list))?;
@@ -50,7 +56,7 @@ impl Modules {
     ///
     /// # Errors
     /// One is neither there nor built into the kernel.
-    pub(crate) fn load_order(&self, names: &[&str], without: &[Module]) -> Result<Vec<Module>> {
+    pub fn load_order(&self, names: &[&str], without: &[Module]) -> Result<Vec<Module>> {
         let mut order = Vec::new();
         for name in names {
             self.add(name, without, &mut order)?;
