@@ -188,7 +188,8 @@ impl HostArgs {
         let kept = self.policy.go_on_with(before.settings);
         let (settings, budget) = self.policy.settings().map_err(ManageError::Budget)?;
         let swap = self.swap;
-        let backing = levy_manager::backing(&swap).map_err(|source| ManageError::Swap { dir: swap, source })?;
+        let backing =
+            levy_manager::backing(&swap).map_err(|source| ManageError::Swap { dir: swap, source })?;
         let memory_high = MemoryHigh::find(&self.policy.cgroup)?;
         let start = Start {
             settings,

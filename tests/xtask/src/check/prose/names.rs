@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Crates of which a few names still do.
-const ALLOWED: &[&str] = &["page-share/src", "vmm/manager/src"];
+/// Crates in which a few names still do.
+const ALLOWED: &[&str] = &["page-share/src"];
 
 /// Types whose name another type of the same crate has too, tests left out.
 pub(super) fn doubles(files: &[(PathBuf, String)]) -> Vec<String> {
