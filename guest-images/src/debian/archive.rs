@@ -114,12 +114,6 @@ impl Archive {
         &self.cache
     }
 
-    /// The addresses in use.
-    #[must_use]
-    pub fn mirror(&self) -> &Mirror {
-        &self.mirror
-    }
-
     /// How this machine's apt reaches the network, as lines of its configuration.
     pub(crate) fn connection_settings(&self) -> &[String] {
         &self.settings

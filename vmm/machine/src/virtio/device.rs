@@ -42,17 +42,6 @@ impl DeviceKind {
             Self::Balloon => Role::Balloon,
         }
     }
-
-    /// The name used in messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Net => "virtio-net",
-            Self::Block => "virtio-blk",
-            Self::Console => "virtio-console",
-            Self::Rng => "virtio-rng",
-            Self::Balloon => "virtio-balloon",
-        }
-    }
 }
 
 /// A host file descriptor that a device waits for.

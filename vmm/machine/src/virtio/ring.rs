@@ -114,11 +114,6 @@ impl Rings {
         &self.ram
     }
 
-    /// Tells the guest that its device's configuration space changed.
-    pub fn config_changed(&self) {
-        self.interrupt.config_changed();
-    }
-
     /// Serves the chains of queue `index` with `serve` until the queue is empty or the turn is over.
     ///
     /// Whatever `serve` returns, the chain goes back to the guest with the bytes it wrote.

@@ -109,11 +109,6 @@ impl OverlayDisk {
         std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
     }
 
-    /// Bytes of the blocks that the guest wrote.
-    pub fn written_bytes(&self) -> u64 {
-        self.written.count() * BLOCK
-    }
-
     /// Gives the layer a whole block, taken from the base, so that part of it can be overwritten.
     fn copy_up(&mut self, block: u64) -> io::Result<()> {
         let at = block * BLOCK;
@@ -244,9 +239,5 @@ impl Bitmap {
         let base = first / 64 * 64;
         (first..=last).for_each(|block| changed.set(block - base));
         changed.0.into_iter().flat_map(u64::to_le_bytes).collect()
-    }
-
-    fn count(&self) -> u64 {
-        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 }

@@ -277,7 +277,6 @@ fn an_overlay_reads_through_and_keeps_writes_from_the_base() {
     assert_eq!(std::fs::read(&base).unwrap(), pattern(SECTORS * 512));
     // The layer has no name: nothing to clean up.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert!(disk.written_bytes() <= SECTORS * 512);
 }
 
 #[test]

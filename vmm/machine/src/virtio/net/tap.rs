@@ -72,7 +72,6 @@ pub enum TapError {
 /// An attached tap. A created one goes away with the process, however that ends.
 #[derive(Debug)]
 pub struct Tap {
-    name: String,
     file: File,
 }
 
@@ -120,11 +119,6 @@ impl Tap {
         Ok(tap)
     }
 
-    /// The interface's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     fn attach(name: &str) -> Result<Self, TapError> {
         let failed = |what| {
             move |source| TapError::Host {
@@ -142,10 +136,7 @@ impl Tap {
         let mut attach = request(name);
         attach.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         call(file.as_raw_fd(), libc::TUNSETIFF, &attach).map_err(failed("attach to it"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            file,
-        })
+        Ok(Self { file })
     }
 }
 
