@@ -33,23 +33,24 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
-mod allowance;
 mod figures;
-mod guaranteed;
 mod introduction;
 mod inventory;
-mod lease;
+mod limit_controller;
+mod limit_thread;
 mod manager_client;
 mod memory;
+mod outgoing;
 mod polled_duties;
+mod reclaimer;
 mod sampler;
 mod shared_read_blocks;
-mod squeezer;
-mod swapper;
+#[cfg(test)]
+mod test_guest;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadStarted};
 
@@ -202,6 +203,10 @@ impl ManagedMemory {
     pub fn set_pace(&self, pace: Pace) {
         self.scan.set_pace(pace);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The example of the README runs with the tests.

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use page_share::{Gfn, Pace, PageRun, Region, Release, SocketPort, Stats};
 
-use super::allowance::Allowance;
 use super::introduction::{ConnectError, Introduction, Link, introduce};
+use super::limit_thread::LimitThread;
 use super::sampler::Sampler;
-use super::squeezer::Squeezer;
-use super::swapper::Swapper;
 use super::{ManagedMemory, OwnThread};
 use levy_protocol::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, OldPool, Orders, PageCounts, Report, now_us,
@@ -80,12 +78,9 @@ impl ManagerClient {
                 .map_err(ConnectError::Join)?;
             region.connect(Box::new(port)).map_err(ConnectError::Join)?;
         }
-        let swapper = Arc::new(Swapper::new(Arc::clone(&region)));
         let leaving = Arc::new(AtomicBool::new(false));
-        let allowance = Allowance::start(&swapper, hello.min, threads).map_err(ConnectError::System)?;
         let session = Session {
-            squeezer: Squeezer::new(allowance.clone(), swapper),
-            allowance,
+            limits: LimitThread::start(&region, hello.min, threads).map_err(ConnectError::System)?,
             managed,
             duties,
             orders: Orders::default(),
@@ -95,7 +90,6 @@ impl ManagerClient {
             hello,
             leaving: Arc::clone(&leaving),
         };
-        let allowance = session.allowance.clone();
         let body = move || {
             threads.started(OwnThread::ManagerClient);
             session.run(link, &sockets);
@@ -104,11 +98,7 @@ impl ManagerClient {
             .name("manager-client".into())
             .stack_size(256 << 10)
             .spawn(body)
-            .map_err(|e| {
-                // Else its thread would hold the guest to a limit for ever.
-                allowance.end();
-                ConnectError::System(levy_protocol::not_started(e))
-            })?;
+            .map_err(|e| ConnectError::System(levy_protocol::not_started(e)))?;
         Ok(Self {
             thread,
             leaving,
@@ -126,7 +116,7 @@ impl ManagerClient {
         let _ = self.thread.join();
         let all = PageRun::new(Gfn::new(0), self.region.page_limit());
         self.region.release(all, Release::Report);
-        // The keeper has ended, which granted credit.
+        // The limit thread has ended, which granted credit.
         self.region.open_gate();
     }
 }
@@ -145,8 +135,7 @@ struct Session {
     duties: Box<dyn Duties>,
     orders: Orders,
     sampler: Sampler,
-    allowance: Allowance,
-    squeezer: Squeezer,
+    limits: LimitThread,
     report_due: Instant,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),
@@ -169,7 +158,6 @@ impl Session {
             log::info!("a manager is back");
         }
         self.sampler.forget(self.managed.region());
-        self.allowance.end();
     }
 
     fn is_leaving(&self) -> bool {
@@ -201,7 +189,7 @@ impl Session {
     /// Reports and obeys until the link breaks; says why it did. Nothing when the guest leaves.
     fn serve(&mut self, mut link: Link) -> Option<String> {
         match link.stream.try_clone() {
-            Ok(voice) => self.allowance.speak_to(voice),
+            Ok(stream) => self.limits.connect(stream),
             Err(error) => return Some(error.to_string()),
         }
         self.report_due = Instant::now();
@@ -224,7 +212,7 @@ impl Session {
             if Instant::now() >= self.report_due {
                 self.report_due = Instant::now() + REPORT;
                 let report = FromVmm::Report(self.report());
-                match self.allowance.say(&report) {
+                match self.limits.outgoing().send(&report) {
                     Ok(()) => {}
                     // It stalls: it hears the next one, or is replaced, which closes the connection.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -245,9 +233,9 @@ impl Session {
         }
     }
 
-    /// No manager: the last limit and what was promised hold on, and nothing is sampled that is told to no manager.
+    /// No manager: the last limit and the minimum hold on, and nothing is sampled that is told to no manager.
     fn alone(&mut self) {
-        self.allowance.lose_manager();
+        self.limits.lose_manager();
         self.sampler.forget(self.managed.region());
         self.orders = Orders::default();
     }
@@ -267,14 +255,14 @@ impl Session {
     /// What was changed here must hold with the next manager too.
     fn adopt(&mut self, limits: &Limits) {
         self.hello.min = limits.min;
-        self.allowance.promise(limits.min);
+        self.limits.set_minimum(limits.min);
         self.hello.shares = limits.shares;
         self.hello.group.clone_from(&limits.group);
     }
 
     fn follow(&mut self, orders: Orders) {
         // First: a limit that was lowered has waited long enough, and what follows may take its time.
-        self.allowance.set(orders.limit_bytes, orders.owed_bytes);
+        self.limits.set_limit(orders.limit_bytes, orders.owed_bytes);
         // Every time: after a manager's return the last orders are not those that the balloon follows.
         self.duties.balloon(orders.balloon_pages);
         self.managed.set_pace(Pace {
@@ -286,9 +274,11 @@ impl Session {
         if self.duties.is_up() {
             self.managed.split_blocks(orders.split_blocks);
         }
-        self.squeezer.squeeze(orders.compress_pages, orders.swap_pages);
+        self.limits
+            .reclaimer()
+            .obey(orders.compress_pages, orders.swap_pages);
         if orders.compress_pages > 0 || orders.swap_pages > 0 {
-            // The manager plans no further squeeze on figures from before this one.
+            // The manager plans no further reclaim on figures from before this one.
             self.report_due = Instant::now();
         }
         self.orders = orders;

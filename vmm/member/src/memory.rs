@@ -1,11 +1,11 @@
 //! A guest's memory, as the VMM that owns it hands it over.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use page_share::{AdoptError, MemoryRange, Options, Region};
 
-use super::SharedReadBlocks;
+use super::{SharedReadBlocks, lock};
 
 /// Memory that a VMM owns and has managed.
 pub trait Memory: fmt::Debug + Send + Sync {
@@ -51,7 +51,7 @@ impl Memory for PlainMemory {
     }
 
     fn adopt(&self, options: Options) -> Result<Arc<Region>, AdoptError> {
-        let ranges = std::mem::take(&mut *self.ranges.lock().unwrap_or_else(PoisonError::into_inner));
+        let ranges = std::mem::take(&mut *lock(&self.ranges));
         Region::adopt(ranges, options).map(Arc::new)
     }
 

@@ -1,10 +1,10 @@
 //! Duties for a VMM with a main loop: the loop finds here what is asked, and says what it has done.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use levy_protocol::link::BalloonReport;
 
-use super::Duties;
+use super::{Duties, lock};
 
 /// What the manager asks of a VMM besides memory, and what of that is done. Clones are the same; the manager client has one
 /// of them as its [`Duties`].
@@ -47,7 +47,7 @@ impl PolledDuties {
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

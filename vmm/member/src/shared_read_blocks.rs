@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use page_share::{Gfn, PageRun, Region, State};
+
+use super::lock;
 
 /// Pages of a block.
 const BLOCK: u32 = 512;
@@ -69,7 +71,7 @@ impl SharedReadBlocks {
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u32, Bits>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::sync::OnceLock;
 
-use page_share::{AnonymousMemory, Gfn, Region};
+use page_share::Region;
 
 use super::*;
-use crate::{PlainMemory, Threads};
+use crate::Threads;
+use crate::test_guest::TestGuest;
 
 #[test]
 fn times_between_attempts_differ_and_are_bounded() {
@@ -41,23 +42,16 @@ impl Duties for SlowBalloon {
 
 #[test]
 fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
-    let ram = AnonymousMemory::new(1024).unwrap();
-    (0..1024).for_each(|page| ram.write_page(page, &[page as u8 | 1; 4096]));
-    let dir = tempfile::tempdir().unwrap();
-    let memory = Arc::new(PlainMemory::new(vec![ram.range(Gfn::new(0))]));
-    let managed = ManagedMemory::start(&memory, Some(dir.path().to_owned())).unwrap();
-    managed.region().split_blocks(u32::MAX);
-    let swapper = Arc::new(Swapper::new(Arc::clone(managed.region())));
-    let allowance = Allowance::start(&swapper, 0, Threads::default()).unwrap();
+    let guest = TestGuest::full(4);
     let gone = Arc::new(OnceLock::new());
+    let region = Arc::clone(guest.region());
     let mut session = Session {
+        limits: LimitThread::start(&region, 0, Threads::default()).unwrap(),
         duties: Box::new(SlowBalloon {
-            region: Arc::clone(managed.region()),
+            region,
             gone: Arc::clone(&gone),
         }),
-        squeezer: Squeezer::new(allowance.clone(), swapper),
-        allowance,
-        managed,
+        managed: guest.managed,
         orders: Orders::default(),
         sampler: Sampler::default(),
         report_due: Instant::now(),
@@ -65,7 +59,7 @@ fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
         hello: Hello::new("g1", 4 << 20),
         leaving: Arc::default(),
     };
-    // This process holds more, so that its keeper takes pages away.
+    // This process holds more, so that pages are taken away.
     session.follow(Orders {
         limit_bytes: Some(1 << 20),
         ..Orders::default()
