@@ -261,7 +261,7 @@ impl LimitController {
             return self.serve_waiting(now, seen.has_manager);
         }
         self.wait = None;
-        if room > (seen.pages)().growable + MIN_BURST {
+        if room > (seen.pages)().growable.saturating_add(MIN_BURST) {
             return (self.open(now), MAX_INTERVAL);
         }
         let bursts = room / self.burst();
@@ -311,9 +311,13 @@ impl LimitController {
         if !self.is_overdue {
             return limit;
         }
-        let short = self.guaranteed((seen.pages)()).short();
-        self.is_overdue = short > 0;
-        limit.max(self.held.saturating_add(short))
+        match self.guaranteed((seen.pages)()).short() {
+            0 => {
+                self.is_overdue = false;
+                limit
+            }
+            short => limit.max(self.held.saturating_add(short)),
+        }
     }
 
     /// Whether the manager has nothing to give, as far as is known.
