@@ -238,7 +238,7 @@ impl LimitController {
                 credit: None,
                 tell: self.tell(now, limit, 0),
                 action: Action::Nothing,
-                again: time_for(self.speed, room / 2).clamp(self.interval(), MAX_INTERVAL),
+                again: self.while_open(room),
             };
         }
         self.is_gated = true;
@@ -262,15 +262,17 @@ impl LimitController {
         }
         self.wait = None;
         if room > (seen.pages)().growable.saturating_add(MIN_BURST) {
-            return (self.open(now), MAX_INTERVAL);
+            return (self.open(now), self.while_open(room));
         }
         let bursts = room / self.burst();
         if bursts >= REOPEN_BURSTS {
             let calm = since(now, *self.calm_since.get_or_insert(now));
             let opened = self.opened.map(|opened| since(now, opened));
             let is_safe = is_safe_to_open(bursts, calm, opened);
-            let action = if is_safe { self.open(now) } else { Action::Nothing };
-            return (action, MAX_INTERVAL);
+            if is_safe {
+                return (self.open(now), self.while_open(room));
+            }
+            return (Action::Nothing, MAX_INTERVAL);
         }
         self.calm_since = None;
         // A guest that goes on growing need not find the gate shut first.
@@ -350,6 +352,11 @@ impl LimitController {
     /// Shortest time between two looks here: they must not cost the guest its CPU.
     fn interval(&self) -> Duration {
         MIN_INTERVAL.max(self.look * LOOK_PART)
+    }
+
+    /// Time until the next look at an open gate with so much `room`: the guest takes no more than half of it.
+    fn while_open(&self, room: u64) -> Duration {
+        time_for(self.speed, room / 2).clamp(self.interval(), MAX_INTERVAL)
     }
 
     /// Bytes that the guest could take until the next look.

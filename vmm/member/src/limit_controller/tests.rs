@@ -185,6 +185,15 @@ fn ample_room_opens_the_gate_at_once_but_not_twice_in_a_row() {
 }
 
 #[test]
+fn a_gate_that_has_just_opened_is_looked_after_like_any_open_one() {
+    let room = AMPLE_BURSTS * BURST;
+    let mut model = Model::gated(room);
+    let opened = model.look();
+    assert_eq!((opened.action, opened.again), (Action::OpenGate, ms(30)));
+    assert_eq!(model.look().again, opened.again);
+}
+
+#[test]
 fn a_gate_that_holds_nothing_back_opens_at_once_every_time() {
     let mut model = Model::gated(10 * MIB);
     model.pages.growable = 9 * MIB - 1;

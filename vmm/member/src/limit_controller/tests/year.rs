@@ -65,7 +65,6 @@ struct World {
     /// Looks between two things that happen, about.
     quiet: u64,
     is_overdue: bool,
-    is_just_open: bool,
     opened: u64,
     overdue: u64,
 }
@@ -87,7 +86,6 @@ impl World {
             is_undisturbed: false,
             quiet: 10,
             is_overdue: false,
-            is_just_open: false,
             opened: 0,
             overdue: 0,
         }
@@ -283,7 +281,6 @@ impl World {
             Action::CloseGate => self.is_gated = true,
             Action::OpenGate => {
                 self.is_gated = false;
-                self.is_just_open = true;
                 self.opened += 1;
             }
             Action::MakeRoom(pages) => {
@@ -315,7 +312,7 @@ impl World {
             1..20 => again.mul_f64(self.chance.below(1000) as f64 / 1000.0),
             _ => again,
         };
-        self.is_undisturbed &= time <= again && !std::mem::take(&mut self.is_just_open);
+        self.is_undisturbed &= time <= again;
         self.grow(time);
         self.model.now += time;
         if self.chance.one_in(self.quiet) {
