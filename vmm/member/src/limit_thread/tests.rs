@@ -27,7 +27,7 @@ fn a_limit_is_carried_out_and_holds_without_the_manager_that_set_it() {
     until("the minimum is left", || limits.reclaimer().spare() == 0);
     let away = guest.away();
     assert!(
-        away >= 6 * MIB && away <= 6 * MIB + 2 * MIB / 64,
+        (6 * MIB..=6 * MIB + 2 * MIB / 64).contains(&away),
         "{away} bytes away"
     );
 }

@@ -31,14 +31,14 @@ fn room_is_made_down_to_the_minimum() {
     while reclaimer.make_room(u32::MAX) > 0 {}
     let away = guest.away();
     assert!(
-        away >= 8 * MIB && away <= 8 * MIB + 8 * MIB / 64,
+        (8 * MIB..=8 * MIB + 8 * MIB / 64).contains(&away),
         "{away} bytes away"
     );
     lock(&reclaimer.limits).set_minimum(4 * MIB);
     while reclaimer.make_room(u32::MAX) > 0 {}
     let away = guest.away();
     assert!(
-        away >= 12 * MIB && away <= 12 * MIB + 4 * MIB / 64,
+        (12 * MIB..=12 * MIB + 4 * MIB / 64).contains(&away),
         "{away} bytes away"
     );
 }
