@@ -262,7 +262,7 @@ impl LimitController {
         }
         self.wait = None;
         if room > (seen.pages)().growable.saturating_add(MIN_BURST) {
-            return (self.open(now), self.while_open(room));
+            return (self.open(now), MAX_INTERVAL);
         }
         let bursts = room / self.burst();
         if bursts >= REOPEN_BURSTS {

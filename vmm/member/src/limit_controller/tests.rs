@@ -256,6 +256,14 @@ fn a_manager_that_had_nothing_is_not_asked_again_for_a_second() {
     };
     assert!(served(&mut model, REFUSAL_HOLDS - ms(1)));
     assert!(!served(&mut model, ms(1)));
+    // A limit that was lifted in between makes it a new time that accesses wait.
+    assert_eq!(model.look().action, Action::Nothing);
+    model.controller.set_limit(model.now, None, 0);
+    assert_eq!(model.look().action, Action::OpenGate);
+    model.now += HOUR;
+    model.set_limit(100 * MIB);
+    assert_eq!(model.look().action, Action::CloseGate);
+    assert_eq!(model.look().action, Action::Nothing);
     // One that means to give is waited for all the same.
     model.await_action(Action::MakeRoom(RECLAIM_BATCH), HOUR);
     model.controller.set_limit(model.now, Some(100 * MIB), MIB);
@@ -346,6 +354,8 @@ fn a_process_above_its_limit_comes_down_in_large_steps() {
 #[test]
 fn without_a_manager_the_limit_is_what_is_held_after_a_minute() {
     let mut model = Model::gated(50 * MIB);
+    // What it meant to give goes with it.
+    model.controller.set_limit(model.now, Some(100 * MIB), MIB);
     model.controller.lose_manager();
     model.has_manager = false;
     model.now += lease::TERM - ms(25);
