@@ -32,6 +32,21 @@ impl Gfn {
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
+
+    /// The page before, or `None` before the first one.
+    pub(crate) fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
+    /// The page `pages` further on, or the last possible one.
+    pub(crate) const fn plus(self, pages: u32) -> Self {
+        Self(self.0.saturating_add(pages))
+    }
+
+    /// Pages from `earlier` to this one.
+    pub(crate) const fn since(self, earlier: Self) -> u32 {
+        self.0 - earlier.0
+    }
 }
 
 impl fmt::Debug for Gfn {

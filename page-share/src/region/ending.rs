@@ -1,12 +1,11 @@
 //! The end of a region: everything comes back first, and what cannot is made safe where it is.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::region::engine::BATCH;
-use crate::region::kernel::mappings::Mappings;
+use crate::region::engine::lock;
+use crate::region::kernel::Mappings;
+use crate::region::mover::BATCH;
 use crate::region::run::PageRun;
-use crate::region::scan::scanner::lock;
 use crate::region::{PAUSE, Region, Stats};
 
 impl Drop for Region {
@@ -17,10 +16,10 @@ impl Drop for Region {
         if !safe || !self.unwatch() {
             // Until its descriptor closes, only the handler fills missing pages, and only the swap thread those that it reads.
             self.handler.detach();
-            self.swapper.detach();
+            self.swap_thread.detach();
         }
         self.handler.stop();
-        self.swapper.stop();
+        self.swap_thread.stop();
         let mappings = Mappings::of_process();
         mappings.count_region(-1);
         mappings.recount();
@@ -30,12 +29,12 @@ impl Drop for Region {
 impl Region {
     /// Brings back all there is, waiting for what is in other hands just now. Whether everything is back.
     fn restore_all(&self) -> bool {
-        self.guest.gate.set_closed(false);
+        self.guest.gate().set_closed(false);
         self.open_gate();
-        lock(&self.engine).finish_sample();
+        lock(&self.engine).reclaimer().finish_sample();
         let start = Instant::now();
         loop {
-            let runs: Vec<PageRun> = self.guest.layout.runs().collect();
+            let runs: Vec<PageRun> = self.guest.layout().runs().collect();
             for run in runs {
                 self.restore(run);
             }
@@ -62,13 +61,13 @@ impl Region {
             stats.shared + stats.broken,
             stats.swapped + stats.in_transit
         );
-        self.guest.giving_up.store(true, Ordering::SeqCst);
+        self.guest.give_up();
         let start = Instant::now();
         loop {
-            for run in self.guest.layout.runs().flat_map(|run| run.pieces(BATCH)) {
+            for run in self.guest.layout().runs().flat_map(|run| run.pieces(BATCH)) {
                 let mut engine = lock(&self.engine);
-                engine.break_in_place(run);
-                engine.give_up_stored(run);
+                engine.merger().break_in_place(run);
+                engine.reclaimer().give_up_stored(run);
             }
             let stats = self.stats();
             if stats.shared + kept_elsewhere(&stats) == 0 {
@@ -87,8 +86,8 @@ impl Region {
 
     /// Leaves the guest's memory to the kernel. Whether it did.
     fn unwatch(&self) -> bool {
-        let left = |run| self.guest.watch.unregister(self.guest.span(run));
-        let refused = self.guest.layout.runs().filter_map(|run| left(run).err()).last();
+        let runs = self.guest.layout().runs();
+        let refused = runs.filter_map(|run| self.guest.unwatch(run).err()).last();
         if let Some(error) = refused {
             log::warn!("guest memory stays watched until the process ends: {error}");
         }

@@ -1,4 +1,27 @@
-//! The region: one guest's memory, as its VMM sees and manages it.
+//! One guest's memory, as its VMM sees and manages it: what can be asked of it, and which part does it?
+//!
+//! # Nouns
+//! - A [`Region`] is the front: every method of it takes one part below, for one short piece of work.
+//! - The [`Engine`] is what one thread at a time does to pages: the merger and the reclaimer under one lock.
+//! - The folders are its parts, from the bottom up. No one of them knows of those below it in this table.
+//!
+//! | folder | owner | answers |
+//! |---|---|---|
+//! | `kernel` | [`kernel::Arena`], [`kernel::Userfault`], [`kernel::Pagemap`] | what the kernel does for us |
+//! | `table` | [`table::PageTable`] | in whose hands a page is, and where its content is |
+//! | `guest` | [`guest::Guest`] | how pages are filled, moved and watched, and who may grow |
+//! | `mover` | [`mover::Mover`] | how pages are taken so that no thread can write them |
+//! | `merge` | [`merge::Merger`] | how pages become mappings of a pool and come back |
+//! | `reclaim` | [`reclaim::ColdStore`], [`reclaim::Reclaimer`] | how pages leave memory and come back |
+//! | `faults` | [`faults::Handler`], [`faults::SwapThread`] | what happens at a touch |
+//! | `scan` | [`scan::Scanner`] | which pages can be merged, and what the manager says |
+//!
+//! # Who owns whom
+//! The region owns the engine, the scanner and the two threads. The guest, the cold store and the sampling area are
+//! shared by all of these.
+//!
+//! # Invariants
+//! Those of the crate; each folder's page has its own.
 
 mod adopt;
 mod atomic;
@@ -9,6 +32,8 @@ mod faults;
 mod guest;
 mod kernel;
 mod merge;
+mod mover;
+mod options;
 mod peek;
 mod random;
 mod reclaim;
@@ -19,38 +44,35 @@ mod stats;
 mod table;
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::page::Gfn;
 use crate::port::Port;
 
-use engine::{BATCH, Engine};
-use faults::handler::Handler;
-use faults::swap_thread::Swapper;
-use guest::shared::Guest;
-use kernel::memory;
+use engine::{Engine, lock};
+use faults::{Handler, SwapThread};
+use guest::Guest;
+use kernel::thread_cpu;
+use merge::Merger;
+use mover::BATCH;
 use random::Random;
-use scan::priorities::Hints;
-use scan::scanner::{Chunks, Scanner, lock};
-use table::state;
+use reclaim::{ColdStore, SampleArea};
+use scan::{Chunks, Priorities, Scanner};
+use table::Marks;
 
-pub use adopt::{Blocks, Options, RegionThread, ThreadStarted};
 pub use error::AdoptError;
-pub use guest::gate::Growth;
-pub use guest::layout::MemoryRange;
-pub use guest::pin::Pin;
-pub use kernel::memory::AnonymousMemory;
-pub use merge::pools::OldPool;
-pub use reclaim::release::Release;
-pub use reclaim::sample::Sample;
-pub use reclaim::squeeze::SwapOutError;
-pub use reclaim::store::{COMPRESSED_LIMIT, Compressed, Compressor, Store, StoreError, StoreHandle};
+pub use guest::{AnonymousMemory, Growth, MemoryRange, Pin};
+pub use merge::OldPool;
+pub use options::{Blocks, Options, RegionThread, ThreadStarted};
+pub use reclaim::{
+    COMPRESSED_LIMIT, Compressed, Compressor, Release, Sample, Store, StoreError, StoreHandle, SwapOutError,
+};
 pub use run::PageRun;
-pub use scan::scanner::Step;
+pub use scan::Step;
 pub use scan_thread::{Pace, ScanThread};
 pub use stats::Stats;
-pub use table::state::State;
+pub use table::State;
 
 /// Kernel memory for one mapping, bytes.
 const MAPPING_BYTES: u64 = 231;
@@ -70,16 +92,17 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///
 /// Dropping a region brings everything back into plain anonymous memory first and hands its pool references back;
 /// [`Region::discard`] is the quick way when the memory will not be read again.
-#[derive(Debug)]
 pub struct Region {
     guest: Arc<Guest>,
+    cold: Arc<ColdStore>,
+    area: Arc<SampleArea>,
     engine: Mutex<Engine>,
     scanner: Mutex<Scanner>,
     /// Not the scanner's, which may be waiting for the manager: a caller must not wait with it.
     random: Random,
-    hints: Hints,
+    priorities: Priorities,
     handler: Handler,
-    swapper: Swapper,
+    swap_thread: SwapThread,
     /// [`PATIENCE`], but for tests.
     patience: Duration,
     thread_started: ThreadStarted,
@@ -98,7 +121,7 @@ impl Region {
 
     /// One more than the highest page number: what a manager should know this guest's size as.
     pub fn page_limit(&self) -> u32 {
-        self.guest.layout.limit()
+        self.guest.layout().limit().get()
     }
 
     /// One whole pass, however long it takes: every page is looked at once, and what can be merged is. A page is
@@ -111,23 +134,22 @@ impl Region {
     /// up to 511 pages more.
     ///
     /// Chunks that are written all the time, and where looking brought nothing, rest for up to 40 s: steps go past them.
-    /// Between two steps at most 100 ms count. Hints and [`Region::scan_pass`] look all the same.
+    /// Between two steps at most 100 ms count. [`Region::prioritize`] and [`Region::scan_pass`] look all the same.
     pub fn scan_step(&self, pages: u32) -> Step {
         self.scan(pages, Chunks::Due)
     }
 
     fn scan(&self, pages: u32, chunks: Chunks) -> Step {
-        let before = memory::thread_cpu();
+        let before = thread_cpu();
         let step = {
             let mut scanner = self.scanner();
-            self.hints.take().into_iter().for_each(|run| scanner.hint(run));
+            let runs = self.priorities.take().into_iter();
+            runs.for_each(|run| scanner.prioritize(run));
             scanner.step(&self.engine, pages, chunks)
         };
-        self.guest.trim_kept();
-        self.guest
-            .counters
-            .scan_cpu_ns
-            .add((memory::thread_cpu() - before).as_nanos() as u64);
+        self.cold.trim();
+        let cpu = (thread_cpu() - before).as_nanos() as u64;
+        self.guest.counters().scan_cpu_ns.add(cpu);
         step
     }
 
@@ -135,7 +157,7 @@ impl Region {
     /// looks at them in the next two steps, before anything else. Never waits, so that device threads may call it; of
     /// more than 4096 runs between two steps the oldest are forgotten, and found by the pass.
     pub fn prioritize(&self, run: PageRun) {
-        self.hints.add(run);
+        self.priorities.add(run);
     }
 
     /// Leaves these pages alone from now on: rings, and pages that devices write all the time. What of them is
@@ -143,8 +165,8 @@ impl Region {
     pub fn exclude(&self, run: PageRun) -> u32 {
         let mut back = 0;
         for part in self.parts(run) {
-            for page in part.numbers() {
-                self.guest.table.add_marks(page, state::mark::EXCLUDED);
+            for page in part.pages() {
+                self.guest.table().add_marks(page, Marks::EXCLUDED);
             }
             back += self.restore(part);
         }
@@ -154,8 +176,8 @@ impl Region {
 
     /// Takes back what [`Region::exclude`] said: these pages are like others again from the next pass on.
     pub fn include(&self, run: PageRun) {
-        for page in self.parts(run).into_iter().flat_map(PageRun::numbers) {
-            self.guest.table.clear_marks(page, state::mark::EXCLUDED);
+        for page in self.parts(run).into_iter().flat_map(PageRun::pages) {
+            self.guest.table().clear_marks(page, Marks::EXCLUDED);
         }
     }
 
@@ -168,7 +190,7 @@ impl Region {
             .map(|part| self.release_part(part, why))
             .sum();
         self.return_references();
-        self.guest.trim_kept();
+        self.cold.trim();
         count
     }
 
@@ -189,7 +211,7 @@ impl Region {
     /// The guest takes ballooned pages back.
     pub fn deflate(&self, run: PageRun) {
         for part in self.parts(run) {
-            lock(&self.engine).deflate(part);
+            lock(&self.engine).reclaimer().deflate(part);
         }
     }
 
@@ -197,13 +219,14 @@ impl Region {
     /// counted. Ends a sample that is still running. Returns the number of pages taken.
     pub fn start_sample(&self, n: u32) -> u32 {
         // A caller that samples calls this now and then, also where nothing is scanned.
-        self.guest.trim_kept();
-        lock(&self.engine).start_sample(n, &mut || self.random.draw())
+        self.cold.trim();
+        let mut engine = lock(&self.engine);
+        engine.reclaimer().start_sample(n, &mut || self.random.draw())
     }
 
     /// Ends the sample and gives back what was not touched.
     pub fn finish_sample(&self) -> Sample {
-        lock(&self.engine).finish_sample()
+        lock(&self.engine).reclaimer().finish_sample()
     }
 
     /// Moves what is private of `run` into the compressed store; what does not compress to three quarters, or for
@@ -228,33 +251,33 @@ impl Region {
     pub fn bring_back(&self, run: PageRun) -> u32 {
         let pieces = self.parts(run).into_iter().flat_map(|part| part.pieces(BATCH));
         let count = pieces.map(|piece| lock(&self.engine).bring_back(piece)).sum();
-        self.guest.trim_kept();
+        self.cold.trim();
         count
     }
 
     /// Up to `n` private pages that were not written during the last pass, from a random place on: what to compress
     /// or swap after sharing was tried.
     pub fn cold_pages(&self, n: u32) -> Vec<PageRun> {
-        lock(&self.engine).cold_pages(n, self.somewhere())
+        lock(&self.engine).reclaimer().cold_pages(n, self.somewhere())
     }
 
     /// Up to `n` private pages to part with when memory is needed now: those that [`Region::cold_pages`] names, and where
     /// they do not suffice any others.
     pub fn victims(&self, n: u32) -> Vec<PageRun> {
-        lock(&self.engine).victims(n, self.somewhere())
+        lock(&self.engine).reclaimer().victims(n, self.somewhere())
     }
 
     /// A page by chance.
-    fn somewhere(&self) -> u32 {
-        (self.random.draw() % u64::from(self.page_limit().max(1))) as u32
+    fn somewhere(&self) -> Gfn {
+        Gfn::new((self.random.draw() % u64::from(self.page_limit().max(1))) as u32)
     }
 
     /// Gives every page memory of its own again, for instance before a migration. Returns the number of pages.
     pub fn unshare_all(&self) -> u32 {
         let mut count = 0;
-        for part in self.guest.layout.runs() {
+        for part in self.guest.layout().runs() {
             for piece in part.pieces(BATCH) {
-                count += lock(&self.engine).rehome(piece);
+                count += lock(&self.engine).merger().rehome(piece);
             }
         }
         self.return_references();
@@ -265,47 +288,38 @@ impl Region {
     /// compressed or swapped, waits for [`Region::add_credit`]. Huge blocks are split and the kernel's zero pages
     /// dropped first, because it would let both grow without asking. Takes a while in a big guest.
     pub fn close_gate(&self) {
-        self.guest.gate.set_closed(true);
-        for part in self.guest.layout.runs() {
+        self.guest.gate().set_closed(true);
+        for part in self.guest.layout().runs() {
             for piece in part.pieces(BATCH * 4) {
                 let mut engine = lock(&self.engine);
-                engine.split_run(piece);
-                if let Err(error) = engine.drop_zeros(piece) {
+                let merger = engine.merger();
+                merger.split_run(piece);
+                if let Err(error) = merger.drop_zeros(piece) {
                     log::warn!("zero pages of {piece:?} may grow ungated: {error}");
                 }
             }
         }
-        self.each_shared_run(|engine, run| {
-            let claims = engine.claim_shared(run);
-            for claim in claims {
-                engine.gate_claim(claim);
-            }
-        });
+        self.each_run(Merger::gate);
     }
 
     /// Opens the gate; accesses that wait go on.
     pub fn open_gate(&self) {
-        self.guest.gate.set_closed(false);
+        self.guest.gate().set_closed(false);
         // Before the engine is free, which may take a while: the handler lets through what waits.
         self.handler.ring();
-        self.each_shared_run(|engine, run| {
-            let claims = engine.claim_shared(run);
-            for claim in claims {
-                engine.ungate_claim(claim);
-            }
-        });
+        self.each_run(Merger::ungate);
     }
 
     /// Lets `pages` more pages grow while the gate is closed.
     pub fn add_credit(&self, pages: u32) {
-        self.guest.gate.add_credit(pages);
+        self.guest.gate().add_credit(pages);
         self.handler.ring();
     }
 
     /// Lets `pages` pages grow while the gate is closed, counted from when [`Region::growth`] said `grown`, instead of
     /// what was granted before.
     pub fn set_credit(&self, pages: u32, grown: u64) {
-        self.guest.gate.set_credit(pages, grown);
+        self.guest.gate().set_credit(pages, grown);
         if pages > 0 {
             self.handler.ring();
         }
@@ -313,12 +327,12 @@ impl Region {
 
     /// What grew through the closed gate, and who waits at it.
     pub fn growth(&self) -> Growth {
-        self.guest.gate.growth()
+        self.guest.gate().growth()
     }
 
     /// Unparks `thread` from now on whenever an access begins to wait for credit. For one thread: the first.
     pub fn watch_growth(&self, thread: std::thread::Thread) {
-        self.guest.gate.watch(thread);
+        self.guest.gate().watch(thread);
     }
 
     /// Marks pages as being read or written by pinning I/O (O_DIRECT, io_uring, VFIO): until the mark is dropped they
@@ -330,24 +344,26 @@ impl Region {
 
     /// Splits up to `blocks` huge blocks into managed pages, where there are any. Returns the number split.
     pub fn split_blocks(&self, blocks: u32) -> u32 {
-        lock(&self.engine).split_blocks(blocks, self.random.draw())
+        lock(&self.engine)
+            .merger()
+            .split_blocks(blocks, self.random.draw())
     }
 
     /// Splits the huge blocks that `run` touches. Returns the number split.
     pub fn split_run(&self, run: PageRun) -> u32 {
-        lock(&self.engine).split_run(run)
+        lock(&self.engine).merger().split_run(run)
     }
 
     /// Joins the block of 2 MiB that `first` starts to a huge page again, when all its pages are private. Whether it
     /// is huge now.
-    pub fn rebuild_block(&self, first: crate::page::Gfn) -> bool {
-        lock(&self.engine).rebuild_block(first)
+    pub fn rebuild_block(&self, first: Gfn) -> bool {
+        lock(&self.engine).merger().rebuild_block(first)
     }
 
     /// What became of page `page` by now, or [`State::Hole`] where there is no such page.
-    pub fn state(&self, page: crate::page::Gfn) -> State {
-        if page.get() < self.guest.table.pages() {
-            self.guest.table.state(page.get())
+    pub fn state(&self, page: Gfn) -> State {
+        if page.get() < self.guest.table().pages() {
+            self.guest.table().state(page)
         } else {
             State::Hole
         }
@@ -356,24 +372,23 @@ impl Region {
     /// Pools of managers that are gone and of which this region still has pages. They move to the present manager's
     /// pool by and by; until the last region has let go of such a pool, all of it stays in memory.
     pub fn old_pools(&self) -> Vec<OldPool> {
-        lock(&self.engine).pools.old()
+        lock(&self.engine).merger().pools().old()
     }
 
     /// Counters and page counts. Never waits for the disk.
     pub fn stats(&self) -> Stats {
-        let mut stats = Stats::new(&self.guest.counters, self.guest.table.census());
-        stats.mappings = self.guest.mappings.load(Ordering::Relaxed).max(0).unsigned_abs();
-        let keeping = &self.guest.keeping;
-        let swap = keeping.swap_metadata() as u64;
-        stats.metadata_bytes = self.guest.table.bytes() + stats.mappings * MAPPING_BYTES + swap;
-        stats.store_bytes = keeping.store().reserved_bytes() as u64;
+        let mut stats = Stats::new(self.guest.counters(), self.guest.table().census());
+        stats.mappings = self.guest.mappings();
+        let swap = self.cold.swap_metadata() as u64;
+        stats.metadata_bytes = self.guest.table().bytes() + stats.mappings * MAPPING_BYTES + swap;
+        stats.store_bytes = self.cold.store_bytes() as u64;
         stats
     }
 
     /// Ends the region without bringing anything back: all of the guest's memory reads zero afterwards. For a guest
     /// that has ended.
     pub fn discard(self) {
-        for part in self.guest.layout.runs() {
+        for part in self.guest.layout().runs() {
             for piece in part.pieces(BATCH * 16) {
                 self.release_part(piece, Release::Report);
             }
@@ -382,7 +397,7 @@ impl Region {
 
     /// The parts of `run` that are this guest's memory.
     fn parts(&self, run: PageRun) -> Vec<PageRun> {
-        self.guest.layout.clip(run).collect()
+        self.guest.layout().clip(run).collect()
     }
 
     fn scanner(&self) -> MutexGuard<'_, Scanner> {
@@ -396,22 +411,26 @@ impl Region {
         }
     }
 
-    fn each_shared_run(&self, mut action: impl FnMut(&mut Engine, PageRun)) {
-        for part in self.guest.layout.runs() {
+    fn each_run(&self, action: impl Fn(&Merger, PageRun)) {
+        for part in self.guest.layout().runs() {
             for piece in part.pieces(BATCH * 4) {
-                action(&mut lock(&self.engine), piece);
+                action(lock(&self.engine).merger(), piece);
             }
         }
     }
 
     /// Brings everything of `run` back into memory of its own.
     fn restore(&self, run: PageRun) -> u32 {
-        let mut count = 0;
-        for piece in run.pieces(BATCH) {
-            let mut engine = lock(&self.engine);
-            count += engine.rehome(piece) + engine.bring_back(piece);
-        }
-        count
+        let pieces = run.pieces(BATCH);
+        pieces.map(|piece| lock(&self.engine).restore(piece)).sum()
+    }
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region")
+            .field("guest", &self.guest)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,36 +17,55 @@ impl PageRun {
         Self { first, count }
     }
 
+    /// `page` alone.
+    pub(crate) const fn one(page: Gfn) -> Self {
+        Self::new(page, 1)
+    }
+
+    /// The pages from `start` on, before `end`.
+    pub(crate) fn between(start: Gfn, end: Gfn) -> Self {
+        Self::new(start, end.since(start))
+    }
+
     /// The page after the last one.
-    pub(crate) fn end(self) -> u32 {
-        self.first.get().saturating_add(self.count)
+    pub(crate) fn end(self) -> Gfn {
+        self.first.plus(self.count)
     }
 
-    /// The pages, as numbers.
-    pub(crate) fn numbers(self) -> std::ops::Range<u32> {
-        self.first.get()..self.end()
+    /// The pages, in rising order.
+    pub(crate) fn pages(self) -> impl DoubleEndedIterator<Item = Gfn> + Clone {
+        (self.first.get()..self.end().get()).map(Gfn::new)
     }
 
-    /// The run of the numbers in `range`.
-    pub(crate) fn of(range: std::ops::Range<u32>) -> Self {
-        Self::new(Gfn::new(range.start), range.end - range.start)
+    /// Whether `page` is one of them.
+    pub(crate) fn contains(self, page: Gfn) -> bool {
+        (self.first..self.end()).contains(&page)
+    }
+
+    /// What is left from `page` on, which is one of them or the one after the last.
+    pub(crate) fn rest(self, page: Gfn) -> Self {
+        Self::between(page, self.end())
+    }
+
+    /// At which place `page` is, counted from 0.
+    pub(crate) fn index_of(self, page: Gfn) -> usize {
+        page.since(self.first) as usize
     }
 
     /// Splits off pieces of at most `most` pages.
     pub(crate) fn pieces(self, most: u32) -> impl Iterator<Item = Self> {
-        self.numbers()
-            .step_by(most as usize)
-            .map(move |at| Self::of(at..self.end().min(at + most)))
+        let (end, starts) = (self.end(), self.pages().step_by(most as usize));
+        starts.map(move |at| Self::between(at, end.min(at.plus(most))))
     }
 }
 
-/// Joins page numbers in rising order to runs.
-pub(crate) fn runs_of(pages: impl IntoIterator<Item = u32>) -> Vec<PageRun> {
+/// Joins pages in rising order to runs.
+pub(crate) fn runs_of(pages: impl IntoIterator<Item = Gfn>) -> Vec<PageRun> {
     let mut runs: Vec<PageRun> = Vec::new();
     for page in pages {
         match runs.last_mut() {
             Some(run) if run.end() == page => run.count += 1,
-            _ => runs.push(PageRun::new(Gfn::new(page), 1)),
+            _ => runs.push(PageRun::one(page)),
         }
     }
     runs

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::region::Region;
-use crate::region::adopt::RegionThread;
-use crate::region::kernel::mappings::Mappings;
+use crate::region::kernel::{Mappings, thread_cpu};
+use crate::region::options::RegionThread;
 
 /// How much scanning may cost. Both limits hold over any second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -128,9 +128,9 @@ impl Drop for ScanThread {
 fn scan(region: &Region, shared: &Shared) {
     while !shared.is_stopped() {
         let step = shared.pace().step();
-        let (cpu, wall) = (super::kernel::memory::thread_cpu(), Instant::now());
+        let (cpu, wall) = (thread_cpu(), Instant::now());
         let pages = region.scan_step(step).pages.max(1);
-        let cpu = super::kernel::memory::thread_cpu() - cpu;
+        let cpu = thread_cpu() - cpu;
         // Asked again after every wake: the pace may have changed.
         while !shared.is_stopped() {
             let rest = shared.pace().rest(cpu, wall.elapsed(), pages);

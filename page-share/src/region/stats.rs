@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::region::table::state::State;
+use crate::region::table::{STATES, State};
 
 /// A counter that only grows.
 #[derive(Debug, Default)]
@@ -153,7 +153,7 @@ counters! {
 
 impl Stats {
     /// The counters with the page counts of `census`.
-    pub(crate) fn new(counters: &Counters, census: [u64; crate::region::table::state::STATES]) -> Self {
+    pub(crate) fn new(counters: &Counters, census: [u64; STATES]) -> Self {
         let count = |state: State| census[state as usize];
         let mut stats = Self {
             private: count(State::Private),

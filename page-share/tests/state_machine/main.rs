@@ -19,8 +19,8 @@ use loom::thread;
 use page::Gfn;
 use region::atomic::Fences;
 use region::run::PageRun;
-use region::table::handover::{self, Waiters};
-use region::table::state::{Claim, PageTable, Pinned, State};
+
+use region::table::{self, Claim, Location, PageTable, Pinned, State, Waiters};
 
 /// What the kernel knows about a page, under its own locks.
 #[derive(Default)]
@@ -38,6 +38,24 @@ struct Kernel {
 #[derive(Clone, Copy)]
 struct Fault {
     protected: bool,
+}
+
+/// What an owner that fills a page leaves behind: a location.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written(u32);
+
+impl Location for Written {
+    fn belongs_to(state: State) -> bool {
+        state == State::Private
+    }
+
+    fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 struct World {
@@ -69,12 +87,13 @@ impl World {
 
     /// What only an owner may do.
     fn own(&self, claim: &Claim, change: impl Fn(u64) -> u64) {
-        claim.run().numbers().for_each(|page| self.touch(page, &change));
+        let pages = claim.run().pages();
+        pages.for_each(|page| self.touch(page, &change));
     }
 
-    fn touch(&self, page: u32, change: impl Fn(u64) -> u64) {
+    fn touch(&self, page: Gfn, change: impl Fn(u64) -> u64) {
         // SAFETY: loom panics when another thread is in the cell or was and is not known to have left.
-        self.bytes[page as usize].with_mut(|bytes| unsafe { *bytes = change(*bytes) });
+        self.bytes[page.get() as usize].with_mut(|bytes| unsafe { *bytes = change(*bytes) });
     }
 
     fn bytes(&self, page: u32) -> u64 {
@@ -83,11 +102,11 @@ impl World {
     }
 
     fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
-        handover::claim_run(&self.table, self, run, from, pinned)
+        table::claim_run(&self.table, self, run, from, pinned)
     }
 
     fn settle(&self, claim: Claim, to: State) {
-        handover::settle(&self.table, self, claim, to);
+        table::settle(&self.table, self, claim, to);
     }
 
     fn set_present(&self, present: bool) {
@@ -120,10 +139,10 @@ impl World {
     fn handle(&self, faults: &Receiver<Option<Fault>>, held: State) {
         while let Some(Fault { protected }) = faults.recv().unwrap() {
             loop {
-                match self.table.state(0) {
+                match self.table.state(Gfn::new(0)) {
                     State::InTransit => break,
                     state if protected && state.is_pool() => {
-                        let Some(claim) = self.table.claim(0, state) else {
+                        let Some(claim) = self.table.claim(Gfn::new(0), state) else {
                             thread::yield_now();
                             continue;
                         };
@@ -131,7 +150,7 @@ impl World {
                         self.settle(claim, state);
                     }
                     state if state == held => {
-                        let Some(claim) = self.table.claim(0, held) else {
+                        let Some(claim) = self.table.claim(Gfn::new(0), held) else {
                             thread::yield_now();
                             continue;
                         };
@@ -198,9 +217,10 @@ fn a_page_has_one_owner_at_a_time_who_sees_what_the_last_one_did() {
             .map(|_| {
                 let world = world.clone();
                 thread::spawn(move || {
-                    let claim = world.table.claim(0, State::Private)?;
+                    let claim = world.table.claim(Gfn::new(0), State::Private)?;
                     world.own(&claim, |bytes| bytes + 1);
-                    world.table.set_detail(0, world.bytes(0) as u32);
+                    let written = Written(world.bytes(0) as u32);
+                    world.table.set_location(&claim, Gfn::new(0), written);
                     world.table.settle(claim, State::Private);
                     Some(())
                 })
@@ -212,8 +232,8 @@ fn a_page_has_one_owner_at_a_time_who_sees_what_the_last_one_did() {
             .count();
         assert!(owned >= 1);
         assert_eq!(
-            (world.bytes(0), world.table.detail(0)),
-            (owned as u64, owned as u32)
+            (world.bytes(0), world.table.located(Gfn::new(0))),
+            (owned as u64, Some(Written(owned as u32)))
         );
     });
 }
@@ -232,7 +252,7 @@ fn runs_that_overlap_are_divided() {
             other.table.settle(claim, State::Private);
             Some(pages)
         });
-        let claim = world.table.claim(1, State::Compressed);
+        let claim = world.table.claim(Gfn::new(1), State::Compressed);
         let engine = claim.map_or(0, |claim| {
             world.own(&claim, |bytes| bytes + 1);
             world.table.settle(claim, State::Private);
@@ -241,7 +261,11 @@ fn runs_that_overlap_are_divided() {
         let handler = handler.join().unwrap().unwrap_or(0);
         assert_eq!(handler + engine, 2, "each page came back once");
         assert_eq!((world.bytes(0), world.bytes(1)), (1, 1));
-        assert!((0..2).all(|page| world.table.state(page) == State::Private));
+        assert!(
+            run(0, 2)
+                .pages()
+                .all(|page| world.table.state(page) == State::Private)
+        );
     });
 }
 
@@ -254,7 +278,7 @@ fn a_guest_that_faults_while_the_engine_has_the_page_is_woken() {
         let guest = thread::spawn(move || guest.access(&sender));
         let engine = world.clone();
         let engine = thread::spawn(move || {
-            if let Some(claim) = engine.table.claim(0, State::Compressed) {
+            if let Some(claim) = engine.table.claim(Gfn::new(0), State::Compressed) {
                 engine.bring_back(claim);
             }
         });
@@ -300,8 +324,8 @@ fn a_page_released_while_the_swap_thread_reads_it_is_empty_in_the_end() {
         let releaser = world.clone();
         let releaser = thread::spawn(move || {
             loop {
-                let state = releaser.table.state(0);
-                if let Some(claim) = releaser.table.claim(0, state) {
+                let state = releaser.table.state(Gfn::new(0));
+                if let Some(claim) = releaser.table.claim(Gfn::new(0), state) {
                     releaser.own(&claim, |_| 0);
                     releaser.set_present(false);
                     return releaser.settle(claim, State::Empty);
@@ -310,13 +334,16 @@ fn a_page_released_while_the_swap_thread_reads_it_is_empty_in_the_end() {
             }
         });
         // The handler.
-        if let Some(claim) = world.table.claim(0, State::Swapped) {
+        if let Some(claim) = world.table.claim(Gfn::new(0), State::Swapped) {
             sender.send(Some(claim)).unwrap();
         }
         sender.send(None).unwrap();
         swapper.join().unwrap();
         releaser.join().unwrap();
-        assert_eq!((world.table.state(0), world.bytes(0)), (State::Empty, 0));
+        assert_eq!(
+            (world.table.state(Gfn::new(0)), world.bytes(0)),
+            (State::Empty, 0)
+        );
     });
 }
 
@@ -328,10 +355,10 @@ fn a_sampled_page_goes_back_once() {
         // The period ends.
         let engine = thread::spawn(move || {
             loop {
-                match other.table.state(0) {
+                match other.table.state(Gfn::new(0)) {
                     State::InTransit => thread::yield_now(),
                     State::Sampled => {
-                        if let Some(claim) = other.table.claim(0, State::Sampled) {
+                        if let Some(claim) = other.table.claim(Gfn::new(0), State::Sampled) {
                             return other.bring_back(claim);
                         }
                     }
@@ -340,11 +367,14 @@ fn a_sampled_page_goes_back_once() {
             }
         });
         // The handler, at a touch.
-        if let Some(claim) = world.table.claim(0, State::Sampled) {
+        if let Some(claim) = world.table.claim(Gfn::new(0), State::Sampled) {
             world.bring_back(claim);
         }
         engine.join().unwrap();
-        assert_eq!((world.table.state(0), world.bytes(0)), (State::Private, 1));
+        assert_eq!(
+            (world.table.state(Gfn::new(0)), world.bytes(0)),
+            (State::Private, 1)
+        );
     });
 }
 
@@ -361,12 +391,12 @@ fn a_pinned_page_is_not_owned() {
             }
         });
         // What `Pin` does.
-        assert!(world.table.pin(0));
-        while world.table.is_held(0) {
+        assert!(world.table.pin(Gfn::new(0)));
+        while world.table.is_held(Gfn::new(0)) {
             thread::yield_now();
         }
-        world.touch(0, |bytes| bytes + 1);
-        world.table.unpin(0);
+        world.touch(Gfn::new(0), |bytes| bytes + 1);
+        world.table.unpin(Gfn::new(0));
         engine.join().unwrap();
     });
 }
@@ -377,7 +407,7 @@ fn a_write_that_waits_while_a_pinned_page_is_tried_is_woken() {
         let world = World::new(1, State::Shared);
         // Growth is gated.
         world.protect(true);
-        assert!(world.table.pin(0));
+        assert!(world.table.pin(Gfn::new(0)));
         let (sender, faults) = channel();
         let guest = world.clone();
         let guest = thread::spawn(move || guest.access(&sender));
@@ -442,9 +472,9 @@ fn a_page_that_breaks_while_it_is_rehomed_comes_home() {
     explore(|| {
         let world = World::new(1, State::Shared);
         let scanner = world.clone();
-        let scanner = thread::spawn(move || scanner.table.relabel(0, State::Shared, State::Broken));
+        let scanner = thread::spawn(move || scanner.table.relabel(Gfn::new(0), State::Shared, State::Broken));
         loop {
-            let state = world.table.state(0);
+            let state = world.table.state(Gfn::new(0));
             assert!(matches!(state, State::Shared | State::Broken), "{state:?}");
             if let Some(claim) = world.claim_run(run(0, 1), state, Pinned::Leave) {
                 world.own(&claim, |bytes| bytes + 1);
@@ -454,6 +484,9 @@ fn a_page_that_breaks_while_it_is_rehomed_comes_home() {
             thread::yield_now();
         }
         scanner.join().unwrap();
-        assert_eq!((world.table.state(0), world.bytes(0)), (State::Private, 1));
+        assert_eq!(
+            (world.table.state(Gfn::new(0)), world.bytes(0)),
+            (State::Private, 1)
+        );
     });
 }

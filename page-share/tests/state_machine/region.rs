@@ -6,5 +6,5 @@ pub(crate) mod atomic;
 #[allow(dead_code, unreachable_pub)]
 pub(crate) mod run;
 #[path = "../../src/region/table/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, unused_imports)]
 pub(crate) mod table;

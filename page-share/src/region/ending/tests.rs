@@ -90,18 +90,18 @@ fn pages_of_a_disk_that_fails_are_broken_when_their_region_ends_and_never_read_z
 fn a_page_that_is_being_read_when_its_region_ends_is_waited_for() {
     let (memory, mut region) = swapped_guest(tempfile::tempfile().unwrap(), 16);
     region.patience = Duration::from_millis(100);
-    let guest = Arc::clone(&region.guest);
+    let (guest, cold) = (Arc::clone(&region.guest), Arc::clone(&region.cold));
     let read_so_far = AtomicBool::new(false);
     std::thread::scope(|scope| {
         // The swap thread waits for this as it does for a disk that does not answer.
-        let stalled = guest.keeping.swap();
+        let stalled = cold.swap();
         let reader = scope.spawn(|| {
             let page = read(&memory, 3);
             read_so_far.store(true, Ordering::SeqCst);
             page
         });
         soon("being read", || {
-            (0..16).all(|at| guest.table.state(at) == State::InTransit)
+            (0..16).all(|at| guest.table().state(Gfn::new(at)) == State::InTransit)
         });
         drop(region);
         assert!(

@@ -3,15 +3,14 @@
 //! What a caller can do wrong is found here, before anything is changed.
 
 use crate::page::PAGE_SIZE;
-use crate::region::adopt::Blocks;
 use crate::region::error::AdoptError;
 use crate::region::guest::layout::{Layout, MemoryRange};
-use crate::region::kernel::memory::{self, HUGE_PAGES};
-use crate::region::kernel::userfault::{Userfault, Watch};
+use crate::region::kernel::{HUGE_PAGES, Userfault, Watch, new_mappings_are_locked};
+use crate::region::options::Blocks;
 use crate::region::run::PageRun;
 
 /// `ranges` in order, if they can be one guest's memory.
-pub(crate) fn check(
+pub(super) fn check(
     ranges: Vec<MemoryRange>,
     blocks: Blocks,
     watch: &Userfault,
@@ -61,7 +60,7 @@ fn check_addresses(layout: &Layout) -> Result<(), AdoptError> {
 
 /// Refuses everything but private anonymous memory that can be read, written and moved.
 fn check_mappings(layout: &Layout) -> Result<(), AdoptError> {
-    if memory::new_mappings_are_locked().map_err(system("mapping a page"))? {
+    if new_mappings_are_locked().map_err(system("mapping a page"))? {
         return Err(AdoptError::AllLocked);
     }
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|source| AdoptError::System {

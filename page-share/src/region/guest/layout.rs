@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::page::{Gfn, PAGE_SIZE};
-use crate::region::kernel::memory::{Arena, Span};
+use crate::region::kernel::{Arena, Span};
 use crate::region::run::PageRun;
 
 /// One range of guest memory: consecutive pages at consecutive addresses of this process.
@@ -13,15 +13,15 @@ use crate::region::run::PageRun;
 /// [`AnonymousMemory::range`](crate::AnonymousMemory::range), or from vm-memory's types.
 #[derive(Debug)]
 pub struct MemoryRange {
-    pub(crate) first: Gfn,
-    pub(crate) arena: Arena,
+    pub(super) first: Gfn,
+    pub(super) arena: Arena,
     /// Keeps the mapping alive for as long as a region uses it.
-    pub(crate) keep: Option<Keep>,
+    pub(super) keep: Option<Keep>,
 }
 
 /// Whatever owns the mapping of a range.
-pub(crate) struct Keep(
-    #[expect(dead_code, reason = "held for its drop")] pub(crate) Arc<dyn Any + Send + Sync>,
+pub(super) struct Keep(
+    #[expect(dead_code, reason = "held for its drop")] pub(super) Arc<dyn Any + Send + Sync>,
 );
 
 impl std::fmt::Debug for Keep {
@@ -54,9 +54,7 @@ impl Layout {
     /// Puts `ranges` in order; `None` when two overlap or there is none.
     pub(crate) fn new(mut ranges: Vec<MemoryRange>) -> Option<Self> {
         ranges.sort_by_key(|range| range.first);
-        let apart = ranges
-            .windows(2)
-            .all(|pair| pair[0].run().end() <= pair[1].first.get());
+        let apart = ranges.windows(2).all(|pair| pair[0].run().end() <= pair[1].first);
         (apart && !ranges.is_empty()).then_some(Self { ranges })
     }
 
@@ -66,8 +64,8 @@ impl Layout {
     }
 
     /// One more than the last page number.
-    pub(crate) fn limit(&self) -> u32 {
-        self.runs().map(PageRun::end).max().unwrap_or(0)
+    pub(crate) fn limit(&self) -> Gfn {
+        self.runs().map(PageRun::end).max().unwrap_or(Gfn::new(0))
     }
 
     /// The addresses of `run`.
@@ -83,23 +81,29 @@ impl Layout {
         range
             .arena
             .span()
-            .sub((run.first.get() - range.first.get()) as usize, run.count as usize)
+            .sub(run.first.since(range.first) as usize, run.count as usize)
     }
 
     /// The page at `address`.
-    pub(crate) fn page_at(&self, address: usize) -> Option<u32> {
+    pub(crate) fn page_at(&self, address: usize) -> Option<Gfn> {
         self.ranges.iter().find_map(|range| {
             let span = range.arena.span();
             let inside = (span.start()..span.end()).contains(&address);
-            inside.then(|| range.first.get() + ((address - span.start()) / PAGE_SIZE) as u32)
+            inside.then(|| range.first.plus(((address - span.start()) / PAGE_SIZE) as u32))
         })
+    }
+
+    /// The pages from address `start` to `end`, which are inside one range; `None` when they are not this guest's.
+    pub(crate) fn run_at(&self, start: usize, end: usize) -> Option<PageRun> {
+        let first = self.page_at(start)?;
+        Some(PageRun::new(first, ((end - start) / PAGE_SIZE) as u32))
     }
 
     /// The parts of `run` that are memory, range by range.
     pub(crate) fn clip(&self, run: PageRun) -> impl Iterator<Item = PageRun> {
         self.runs().filter_map(move |range| {
-            let (start, end) = (range.first.max(run.first).get(), range.end().min(run.end()));
-            (start < end).then(|| PageRun::of(start..end))
+            let (start, end) = (range.first.max(run.first), range.end().min(run.end()));
+            (start < end).then(|| PageRun::between(start, end))
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::region::guest::shared::Guest;
+use super::Guest;
 use crate::region::run::PageRun;
 
 /// While this exists, the engine leaves the pages where they are.
@@ -20,15 +20,16 @@ impl Pin {
         if inside != run.count {
             return None;
         }
-        for page in run.numbers() {
+        for page in run.pages() {
             if !guest.table.pin(page) {
-                (run.first.get()..page).for_each(|pinned| guest.table.unpin(pinned));
+                let pinned = PageRun::between(run.first, page).pages();
+                pinned.for_each(|page| guest.table.unpin(page));
                 return None;
             }
         }
         // A thread that claimed a page before it saw the mark finishes first. Owners never wait for users of guest
         // memory, so this ends.
-        for page in run.numbers() {
+        for page in run.pages() {
             while guest.table.is_held(page) {
                 std::thread::yield_now();
             }
@@ -47,7 +48,7 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        for page in self.run.numbers() {
+        for page in self.run.pages() {
             // A device's write through a pin is not recorded as one.
             self.guest.table.set_pending(page, true);
             self.guest.table.unpin(page);

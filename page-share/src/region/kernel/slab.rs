@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::page::PAGE_SIZE;
-use crate::region::kernel::memory::Arena;
+use crate::region::kernel::Arena;
 
 /// Memory, all zeros at first, that takes none before it is written.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! userfaultfd(2) and PAGEMAP_SCAN, one method per ioctl, no policy.
+//! userfaultfd(2), one method per ioctl, no policy.
 //!
 //! Every range is a [`Span`], so these calls can only touch memory that this crate may rearrange.
 #![allow(unsafe_code)]
@@ -11,7 +11,8 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::page::PAGE_SIZE;
-use crate::region::kernel::memory::{Span, last};
+use crate::region::kernel::ioctl::{ioctl, ior, iowr, last};
+use crate::region::kernel::span::Span;
 
 /// Write notifications are resolved by the kernel and only recorded; pages can be moved; untouched pages can be
 /// protected; moving a mapping tells us and keeps the registration.
@@ -32,7 +33,7 @@ const WRITEPROTECT_MODE_WP: u32 = 1;
 /// What a range is registered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watch {
-    /// Missing pages and writes: guest memory and the spare area.
+    /// Missing pages and writes: guest memory and the area of re-homes.
     MissingAndWrites,
     /// Missing pages only: staging.
     Missing,
@@ -359,159 +360,9 @@ fn available_features() -> u64 {
     }
 }
 
-/// What a scan looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Present pages of guest memory that were written since they were armed.
-    Written,
-    /// The same, and arms them again in the same step. Drops KVM's mappings of the whole span: only for spans that
-    /// [`Look::Written`] found.
-    WrittenAndArm,
-    /// Pages of pool mappings that the kernel has copied on write.
-    Broken,
-    /// Copied pages of pool mappings that the kernel has swapped out.
-    BrokenSwapped,
-    /// Pages that exist, present or swapped out by the kernel.
-    Populated,
-}
-
-/// A run that a scan found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// Address of the first byte.
-    pub(crate) start: usize,
-    /// Address after the last byte.
-    pub(crate) end: usize,
-    /// The pages are mappings of the kernel's zero page.
-    pub(crate) zero: bool,
-}
-
-/// /proc/self/pagemap, with room for one call's answer.
-pub(crate) struct Pagemap {
-    file: File,
-    room: Box<[sys::page_region]>,
-}
-
-impl Pagemap {
-    /// Opens it.
-    pub(crate) fn open() -> std::io::Result<Self> {
-        let empty = sys::page_region {
-            start: 0,
-            end: 0,
-            categories: 0,
-        };
-        Ok(Self {
-            file: File::open("/proc/self/pagemap")?,
-            room: vec![empty; 1024].into_boxed_slice(),
-        })
-    }
-
-    /// Appends to `found` what `look` finds in `span`, in address order.
-    pub(crate) fn scan(&mut self, span: Span, look: Look, found: &mut Vec<Found>) -> Result<(), Errno> {
-        let mut from = span.start() as u64;
-        while from < span.end() as u64 {
-            let (count, walked) = self.scan_once(from, span.end() as u64, look)?;
-            found.extend(self.room[..count].iter().map(|region| Found {
-                start: region.start as usize,
-                end: region.end as usize,
-                zero: region.categories & u64::from(sys::PAGE_IS_PFNZERO) != 0,
-            }));
-            from = walked;
-        }
-        Ok(())
-    }
-
-    fn scan_once(&mut self, start: u64, end: u64, look: Look) -> Result<(usize, u64), Errno> {
-        let (mask, anyof, inverted, returned) = masks(look);
-        let mut arg = sys::pm_scan_arg {
-            size: size_of::<sys::pm_scan_arg>() as u64,
-            flags: if look == Look::WrittenAndArm {
-                u64::from(sys::PM_SCAN_WP_MATCHING)
-            } else {
-                0
-            },
-            start,
-            end,
-            walk_end: 0,
-            vec: self.room.as_mut_ptr() as u64,
-            vec_len: self.room.len() as u64,
-            max_pages: 0,
-            category_inverted: inverted,
-            category_mask: mask,
-            category_anyof_mask: anyof,
-            return_mask: returned,
-        };
-        let call = request(3, u32::from(b'f'), 16, size_of::<sys::pm_scan_arg>());
-        // SAFETY: the vector is as long as said and outlives the call; arming only records writes.
-        let count = unsafe { libc::ioctl(self.file.as_raw_fd(), call, &raw mut arg) };
-        if count < 0 {
-            return Err(last());
-        }
-        Ok((count as usize, arg.walk_end))
-    }
-}
-
-/// category_mask, category_anyof_mask, category_inverted and return_mask of a look.
-fn masks(look: Look) -> (u64, u64, u64, u64) {
-    let bits = |categories: &[u32]| categories.iter().fold(0, |all, &one| all | u64::from(one));
-    let outside = bits(&[sys::PAGE_IS_FILE, sys::PAGE_IS_WPALLOWED]);
-    match look {
-        Look::Written | Look::WrittenAndArm => (
-            bits(&[sys::PAGE_IS_PRESENT, sys::PAGE_IS_WRITTEN, sys::PAGE_IS_WPALLOWED]),
-            0,
-            0,
-            bits(&[sys::PAGE_IS_WRITTEN, sys::PAGE_IS_PFNZERO]),
-        ),
-        Look::Broken => (
-            outside | bits(&[sys::PAGE_IS_PRESENT]),
-            0,
-            outside,
-            bits(&[sys::PAGE_IS_PRESENT]),
-        ),
-        Look::BrokenSwapped => (
-            outside | bits(&[sys::PAGE_IS_SWAPPED]),
-            0,
-            outside,
-            bits(&[sys::PAGE_IS_SWAPPED]),
-        ),
-        Look::Populated => (
-            0,
-            bits(&[sys::PAGE_IS_PRESENT, sys::PAGE_IS_SWAPPED]),
-            0,
-            bits(&[sys::PAGE_IS_PFNZERO]),
-        ),
-    }
-}
-
 fn range(span: Span) -> sys::uffdio_range {
     sys::uffdio_range {
         start: span.start() as u64,
         len: span.len() as u64,
-    }
-}
-
-const fn request(direction: u32, kind: u32, number: u32, size: usize) -> libc::c_ulong {
-    (direction as libc::c_ulong) << 30
-        | (size as libc::c_ulong) << 16
-        | (kind as libc::c_ulong) << 8
-        | number as libc::c_ulong
-}
-
-const fn iowr<T>(number: u32) -> libc::c_ulong {
-    request(3, sys::UFFDIO, number, size_of::<T>())
-}
-
-const fn ior<T>(number: u32) -> libc::c_ulong {
-    request(2, sys::UFFDIO, number, size_of::<T>())
-}
-
-/// # Safety
-/// `arg` must be the structure that `call` expects.
-unsafe fn ioctl<T>(fd: &OwnedFd, call: libc::c_ulong, arg: *mut T) -> Result<(), Errno> {
-    // SAFETY: passed on to the caller.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), call, arg) } < 0 {
-        Err(last())
-    } else {
-        Ok(())
     }
 }

@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 use lz4_flex::block::decompress_into;
 
 use crate::page::{PAGE_SIZE, Page};
-use crate::region::kernel::slab::Slab;
+use crate::region::kernel::Slab;
 use block::{BLOCK, Block, NONE, STEP};
 use compressor::{HEADER, LARGEST, SUMS, header};
 

@@ -1,4 +1,4 @@
-//! Rest: which chunks a background scan leaves alone for a while.
+//! Backoff: which chunks a background scan leaves alone for a while.
 //!
 //! Looking at memory that is being written costs its guest something: each written page is armed, which makes other
 //! CPUs flush their TLBs, and faults at its next write. Where that brings nothing to merge, again and again, a chunk
@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use crate::page::Gfn;
 use crate::region::run::PageRun;
 use crate::region::scan::look::CHUNK;
 
-/// Looks without a find before a chunk rests.
+/// Looks without a find before a chunk backoff.
 const SURE: u8 = 2;
 
 /// The first rest, in us. Each following one is twice as long.
@@ -29,11 +30,11 @@ const PROBE: u32 = 16;
 
 /// What a look at a run found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Looked {
+pub(super) struct Looked {
     /// Pages in memory of their own: those that can be armed.
-    pub(crate) own: u32,
+    pub(super) own: u32,
     /// Pages that had been written, and were armed.
-    pub(crate) written: u32,
+    pub(super) written: u32,
 }
 
 /// What scanning one chunk has brought lately.
@@ -53,21 +54,21 @@ struct Chunk {
 
 /// All chunks of a region.
 #[derive(Debug, Default)]
-pub(crate) struct Rests {
+pub(super) struct Backoff {
     chunks: Vec<Chunk>,
     /// For how long there has been scanning, in us.
     clock: u64,
 }
 
-impl Rests {
+impl Backoff {
     /// Everything is to be looked at.
-    pub(crate) fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.chunks.clear();
     }
 
     /// What is to be looked at of the chunk that `whole` is: nothing while it rests, and where it was hot a few pages
     /// first, at another place after each rest, of those that `is_own` says can be armed.
-    pub(crate) fn due(&self, whole: PageRun, is_own: impl Fn(u32) -> bool) -> Option<PageRun> {
+    pub(super) fn due(&self, whole: PageRun, is_own: impl Fn(Gfn) -> bool) -> Option<PageRun> {
         let number = (whole.first.get() / CHUNK) as usize;
         let chunk = self.chunks.get(number).copied().unwrap_or_default();
         if chunk.due > self.clock {
@@ -79,17 +80,17 @@ impl Rests {
         let mut groups: Vec<PageRun> = whole.pieces(PROBE).collect();
         let start = chunk.due % groups.len().max(1) as u64;
         groups.rotate_left(start as usize);
-        let own = |group: &PageRun| group.numbers().filter(|&page| is_own(page)).count();
+        let own = |group: &PageRun| group.pages().filter(|&page| is_own(page)).count();
         groups.into_iter().max_by_key(own)
     }
 
     /// A step of the scan begins, this long after the one before.
-    pub(crate) fn step(&mut self, after: Duration) {
+    pub(super) fn step(&mut self, after: Duration) {
         self.clock += u64::try_from(after.as_micros()).map_or(STEP, |us| us.min(STEP));
     }
 
     /// `page` can be merged.
-    pub(crate) fn gain(&mut self, page: u32) {
+    pub(super) fn gain(&mut self, page: Gfn) {
         let chunk = self.chunk(page);
         chunk.gained += 1;
         if chunk.gained * WORTH >= chunk.armed {
@@ -99,7 +100,7 @@ impl Rests {
 
     /// A look at the chunk with `page`, or at a part of it, is over. `random` keeps chunks that began to rest together
     /// from being due together.
-    pub(crate) fn looked(&mut self, page: u32, look: Looked, random: u64) {
+    pub(super) fn looked(&mut self, page: Gfn, look: Looked, random: u64) {
         let clock = self.clock;
         let chunk = self.chunk(page);
         let written = look.written;
@@ -123,8 +124,8 @@ impl Rests {
         chunk.gained = 0;
     }
 
-    fn chunk(&mut self, page: u32) -> &mut Chunk {
-        let number = (page / CHUNK) as usize;
+    fn chunk(&mut self, page: Gfn) -> &mut Chunk {
+        let number = (page.get() / CHUNK) as usize;
         if self.chunks.len() <= number {
             self.chunks.resize(number + 1, Chunk::default());
         }
@@ -136,7 +137,7 @@ impl Rests {
 mod tests {
     use super::*;
 
-    const WHOLE: PageRun = PageRun::new(crate::Gfn::new(0), CHUNK);
+    const WHOLE: PageRun = PageRun::new(Gfn::new(0), CHUNK);
     const HOT: Looked = Looked {
         own: CHUNK,
         written: CHUNK,
@@ -145,17 +146,17 @@ mod tests {
     /// Scans a region of one chunk once a second. `written` says what is written of a run when it is looked at for
     /// the nth time, and `gained` how many pages were merged after that. Returns the looks: second and pages.
     fn looks(seconds: u64, written: impl Fn(usize, u32) -> u32, gained: u32) -> Vec<(u64, u32)> {
-        let mut rests = Rests::default();
+        let mut backoff = Backoff::default();
         let mut looks = Vec::new();
         for second in 0..seconds {
-            if let Some(run) = rests.due(WHOLE, |_| true) {
-                (0..gained).for_each(|_| rests.gain(0));
+            if let Some(run) = backoff.due(WHOLE, |_| true) {
+                (0..gained).for_each(|_| backoff.gain(WHOLE.first));
                 let written = written(looks.len(), run.count);
                 let own = run.count;
-                rests.looked(run.first.get(), Looked { own, written }, 0);
+                backoff.looked(run.first, Looked { own, written }, 0);
                 looks.push((second, run.count));
             }
-            (0..20).for_each(|_| rests.step(Duration::from_millis(50)));
+            (0..20).for_each(|_| backoff.step(Duration::from_millis(50)));
         }
         looks
     }
@@ -201,32 +202,34 @@ mod tests {
 
     #[test]
     fn late_gains_and_new_managers_end_a_rest() {
-        let mut rests = Rests::default();
-        (0..2).for_each(|_| rests.looked(0, HOT, 7));
-        assert_eq!(rests.due(WHOLE, |_| true), None);
-        rests.gain(3);
-        assert_eq!(rests.due(WHOLE, |_| true), Some(WHOLE));
-        (0..2).for_each(|_| rests.looked(0, HOT, 7));
-        assert_eq!(rests.due(WHOLE, |_| true), None);
-        rests.end();
-        assert_eq!(rests.due(WHOLE, |_| true), Some(WHOLE));
+        let mut backoff = Backoff::default();
+        (0..2).for_each(|_| backoff.looked(WHOLE.first, HOT, 7));
+        assert_eq!(backoff.due(WHOLE, |_| true), None);
+        backoff.gain(Gfn::new(3));
+        assert_eq!(backoff.due(WHOLE, |_| true), Some(WHOLE));
+        (0..2).for_each(|_| backoff.looked(WHOLE.first, HOT, 7));
+        assert_eq!(backoff.due(WHOLE, |_| true), None);
+        backoff.end();
+        assert_eq!(backoff.due(WHOLE, |_| true), Some(WHOLE));
     }
 
     #[test]
     fn pages_that_cannot_be_armed_neither_count_nor_are_they_probed() {
-        let mut rests = Rests::default();
+        let mut backoff = Backoff::default();
         let shared_mostly = Looked { own: 40, written: 30 };
-        (0..2).for_each(|_| rests.looked(0, shared_mostly, 7));
+        (0..2).for_each(|_| backoff.looked(WHOLE.first, shared_mostly, 7));
         // No thread scanned for a minute.
-        rests.step(Duration::from_secs(60));
-        assert_eq!(rests.due(WHOLE, |_| true), None);
-        (0..FIRST / STEP).for_each(|_| rests.step(Duration::from_micros(STEP)));
+        backoff.step(Duration::from_secs(60));
+        assert_eq!(backoff.due(WHOLE, |_| true), None);
+        (0..FIRST / STEP).for_each(|_| backoff.step(Duration::from_micros(STEP)));
         let of_its_own = 200..240;
-        let probe = rests.due(WHOLE, |page| of_its_own.contains(&page)).unwrap();
+        let probe = backoff
+            .due(WHOLE, |page| of_its_own.contains(&page.get()))
+            .unwrap();
         assert_eq!(
             (
                 probe.count,
-                probe.numbers().all(|page| of_its_own.contains(&page))
+                probe.pages().all(|page| of_its_own.contains(&page.get()))
             ),
             (PROBE, true)
         );

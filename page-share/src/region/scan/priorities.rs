@@ -1,4 +1,4 @@
-//! Hints on their way to the scanner: from device threads, which must not wait for it.
+//! Runs to look at first, on their way to the scanner: from device threads, which must not wait for it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +10,15 @@ const LIMIT: usize = 4096;
 
 /// Runs that wait to be looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Hints(Mutex<VecDeque<PageRun>>);
+pub(crate) struct Priorities(Mutex<VecDeque<PageRun>>);
 
-impl Hints {
+impl Priorities {
     /// Adds `run`, or lengthens the last one by it. At the limit the oldest is forgotten.
     pub(crate) fn add(&self, run: PageRun) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.back_mut() {
-            Some(last) if last.end() == run.first.get() => {
-                *last = PageRun::of(last.first.get()..run.end());
+            Some(last) if last.end() == run.first => {
+                *last = PageRun::between(last.first, run.end());
             }
             _ => {
                 if waiting.len() == LIMIT {
@@ -42,20 +42,20 @@ mod tests {
 
     #[test]
     fn neighbours_join_and_the_number_is_bounded() {
-        let hints = Hints::default();
+        let priorities = Priorities::default();
         for page in 0..10 {
-            hints.add(PageRun::new(Gfn::new(page), 1));
+            priorities.add(PageRun::new(Gfn::new(page), 1));
         }
-        assert_eq!(hints.take(), [PageRun::new(Gfn::new(0), 10)]);
+        assert_eq!(priorities.take(), [PageRun::new(Gfn::new(0), 10)]);
         for page in 0..2 * LIMIT as u32 {
-            hints.add(PageRun::new(Gfn::new(page * 2), 1));
+            priorities.add(PageRun::new(Gfn::new(page * 2), 1));
         }
-        let kept = hints.take();
+        let kept = priorities.take();
         assert_eq!(kept.len(), LIMIT);
         assert_eq!(
             kept.back(),
             Some(&PageRun::new(Gfn::new(4 * LIMIT as u32 - 2), 1))
         );
-        assert!(hints.take().is_empty());
+        assert!(priorities.take().is_empty());
     }
 }

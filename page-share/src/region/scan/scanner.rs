@@ -3,22 +3,24 @@
 //! It holds the engine lock only for one short piece of work at a time, and never while it talks to the manager.
 
 mod exchange;
+mod speculation;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::hash::{DomainKey, PageHasher};
-use crate::page::{Page, PoolGeneration};
+use crate::page::{Gfn, Page, PoolGeneration};
 use crate::port::{Answer, Offer, Port, Publication, REPORT_BATCH, Report};
-use crate::region::engine::Engine;
-use crate::region::kernel::mappings::Mappings;
-use crate::region::merge::merge_run::Stretch;
+use crate::region::engine::{Engine, lock};
+use crate::region::guest::Guest;
+use crate::region::kernel::Mappings;
+use crate::region::merge::{MergeRun, Merger, PoolIndex};
 use crate::region::random::Random;
 use crate::region::run::{PageRun, runs_of};
-use crate::region::scan::backoff::Rests;
-use crate::region::scan::look::{CHUNK, Scanned};
-use crate::region::table::state::{State, mark};
+use crate::region::scan::backoff::Backoff;
+use crate::region::scan::look::{CHUNK, Looker, Scanned};
+use crate::region::table::{Marks, State};
 
 #[cfg(test)]
 pub(crate) use exchange::held_slots;
@@ -48,11 +50,11 @@ pub(crate) enum Chunks {
     Due,
 }
 
-/// A page and the pool place that it probably equals; holds one reference.
+/// A page and the pool page that it probably equals; holds one reference to that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Candidate {
-    pub(super) page: u32,
-    pub(super) place: u32,
+struct Candidate {
+    page: Gfn,
+    index: PoolIndex,
 }
 
 /// Where a pass is.
@@ -65,27 +67,29 @@ struct Pass {
     plenty: bool,
     /// Chunks still to scan, the last first.
     chunks: Vec<PageRun>,
-    /// Stretches still to merge, the best last.
-    stretches: Vec<Stretch>,
+    /// MergeRunes still to merge, the best last.
+    runs: Vec<MergeRun>,
 }
 
 /// The scanner of one region.
 pub(crate) struct Scanner {
+    guest: Arc<Guest>,
+    looker: Looker,
     port: Option<Box<dyn Port>>,
     /// The manager did not answer and has not come back yet.
     gone: bool,
-    pub(super) hasher: PageHasher,
+    hasher: PageHasher,
     pass: Pass,
-    rests: Rests,
+    backoff: Backoff,
     /// When the last step began.
     stepped: Instant,
     scanned: Scanned,
-    pub(super) candidates: Vec<Candidate>,
+    candidates: Vec<Candidate>,
     /// Pages whose bytes the manager has asked for.
     wanted: Vec<Report>,
     /// Runs to look at before anything else, and whether they were armed already.
-    hints: VecDeque<PageRun>,
-    armed_hints: VecDeque<PageRun>,
+    prioritized: VecDeque<PageRun>,
+    armed_first: VecDeque<PageRun>,
     /// Some pages are marked as left out for lack of mappings. Their references went back, so that the pool does not
     /// keep copies that no page maps; they are reported anew when there is room again.
     some_left_out: bool,
@@ -102,21 +106,23 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     /// A scanner without a manager: it finds zero pages and brings broken ones home.
-    pub(crate) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new(guest: Arc<Guest>) -> std::io::Result<Self> {
         Ok(Self {
+            looker: Looker::new(guest.clone()),
+            guest,
             port: None,
             gone: false,
             hasher: PageHasher::new(&DomainKey::random()?),
             pass: Pass::default(),
-            rests: Rests::default(),
+            backoff: Backoff::default(),
             stepped: Instant::now(),
             scanned: Scanned::default(),
             candidates: Vec::new(),
             wanted: Vec::new(),
             some_left_out: false,
             refused: None,
-            hints: VecDeque::new(),
-            armed_hints: VecDeque::new(),
+            prioritized: VecDeque::new(),
+            armed_first: VecDeque::new(),
             patience: 0,
             random: Random::new()?,
             answers: Vec::new(),
@@ -143,19 +149,19 @@ impl Scanner {
     }
 
     /// Looks at `run` soon and, if it is quiet, reports it: without waiting for the next pass.
-    pub(crate) fn hint(&mut self, run: PageRun) {
-        self.hints.push_back(run);
+    pub(crate) fn prioritize(&mut self, run: PageRun) {
+        self.prioritized.push_back(run);
     }
 
     /// Does up to `pages` pages' worth of work.
     pub(crate) fn step(&mut self, engine: &Mutex<Engine>, pages: u32, chunks: Chunks) -> Step {
         let mut step = Step::default();
-        self.rests.step(self.stepped.elapsed());
+        self.backoff.step(self.stepped.elapsed());
         self.stepped = Instant::now();
         self.reconnect_if_gone(engine);
-        step.pages += self.look_at_hints(engine, pages);
+        step.pages += self.look_at_priorities(engine, pages);
         while step.pages < pages && !step.pass_finished {
-            if !self.pass.stretches.is_empty() {
+            if !self.pass.runs.is_empty() {
                 step.pages += self.merge_next(engine, pages - step.pages);
             } else if !self.pass.begun {
                 self.begin_pass(engine);
@@ -167,36 +173,36 @@ impl Scanner {
         }
         if step.pass_finished {
             self.pass = Pass::default();
-            let mut engine = lock(engine);
-            forget_old_pools(&mut engine);
-            engine.guest.counters.passes.add(1);
+            self.forget_old_pools(lock(engine).merger());
+            self.guest.counters().passes.add(1);
         }
         step
     }
 
     fn begin_pass(&mut self, engine: &Mutex<Engine>) {
         let random = self.random.draw();
-        let mut engine = lock(engine);
-        engine.look_for_host_swap();
+        let engine = lock(engine);
+        self.looker.look_for_host_swap();
         self.pass.begun = true;
-        self.pass.chunks = plan_pass(&engine, random);
+        self.pass.chunks = plan_pass(&self.guest, random);
         // Typical guests need one mapping for four merged pages; twice that, in every region, must fit.
         let mappings = Mappings::of_process();
-        let private = engine.guest.table.census()[State::Private as usize] as i64;
+        let private = self.guest.table().census()[State::Private as usize] as i64;
         self.pass.plenty = private / 2 * mappings.regions() < mappings.room();
         let has_mappings = self.some_left_out && mappings.room() > mappings.limit() / 8;
         if has_mappings || self.refused.is_some_and(|since| since.elapsed() >= FULL) {
-            self.report_left_out(&engine);
+            self.report_left_out();
         }
+        drop(engine);
     }
 
     /// What was left out is to be reported anew.
-    fn report_left_out(&mut self, engine: &Engine) {
+    fn report_left_out(&mut self) {
         (self.some_left_out, self.refused) = (false, None);
-        self.rests.end();
-        let table = &engine.guest.table;
-        for page in 0..table.pages() {
-            if table.clear_marks(page, mark::LEFT_OUT) && table.state(page) == State::Private {
+        self.backoff.end();
+        let table = self.guest.table();
+        for page in table.all().pages() {
+            if table.clear_marks(page, Marks::LEFT_OUT) && table.state(page) == State::Private {
                 table.set_pending(page, true);
             }
         }
@@ -213,26 +219,27 @@ impl Scanner {
         }
         if let Some(run) = look {
             let random = self.random.draw();
-            self.rests.looked(run.first.get(), self.scanned.looked, random);
+            self.backoff.looked(run.first, self.scanned.looked, random);
         }
         if last {
             self.fetch_offers(engine);
         }
         if last || (self.pass.plenty && !self.candidates.is_empty()) {
-            self.pass.stretches = self.plan_merges(engine);
+            self.pass.runs = self.plan_merges(engine);
         }
         chunk.count
     }
 
     /// What of `chunk` is to be looked at now.
     fn part_to_look_at(&self, engine: &Mutex<Engine>, chunk: PageRun, chunks: Chunks) -> Option<PageRun> {
-        let engine = lock(engine);
+        let mut engine = lock(engine);
         // Pages of earlier pools come home by being looked at.
-        if chunks == Chunks::All || engine.pools.has_old() {
+        if chunks == Chunks::All || engine.merger().pools().has_old() {
             return Some(chunk);
         }
-        let table = &engine.guest.table;
-        self.rests.due(chunk, |page| table.state(page) == State::Private)
+        let table = self.guest.table();
+        self.backoff
+            .due(chunk, |page| table.state(page) == State::Private)
     }
 
     /// Scans one chunk; merges its zeros and brings its long-quiet broken pages home.
@@ -240,30 +247,33 @@ impl Scanner {
         let mut scanned = std::mem::take(&mut self.scanned);
         {
             let mut engine = lock(engine);
-            if let Err(error) = engine.scan(chunk, &self.hasher, &mut scanned) {
+            let looked = self
+                .looker
+                .look(chunk, engine.merger(), &self.hasher, &mut scanned);
+            if let Err(error) = looked {
                 log::warn!("{chunk:?} cannot be scanned: {error}");
             }
         }
         if self.pass.plenty {
-            self.guess(engine, &mut scanned);
+            self.speculate(engine, &mut scanned);
         }
         {
             let mut engine = lock(engine);
-            let quiet = std::mem::take(&mut scanned.quiet);
-            engine.sketch(&quiet, &self.hasher, &mut scanned);
+            let (quiet, merger) = (std::mem::take(&mut scanned.quiet), engine.merger());
+            self.looker.sketch(&quiet, &self.hasher, &mut scanned);
             for run in runs_of(scanned.zeros.drain(..)) {
-                run.numbers().for_each(|page| self.rests.gain(page));
-                engine.merge_zeros(run);
+                run.pages().for_each(|page| self.backoff.gain(page));
+                merger.merge_zeros(run);
             }
-            engine.clear_staging();
-            let mut home = runs_of(scanned.homecomers.drain(..));
+            merger.mover().clear();
+            let mut home = runs_of(scanned.rehome_candidates.drain(..));
             home.sort_by_key(|run| std::cmp::Reverse(run.count));
             for run in home {
                 if Mappings::of_process().room() > 2 {
-                    engine.rehome(run);
+                    merger.rehome(run);
                 }
             }
-            migrate(&mut engine, chunk);
+            self.migrate(merger, chunk);
         }
         self.scanned = scanned;
         if self.scanned.reports.len() + CHUNK as usize > REPORT_BATCH {
@@ -273,45 +283,45 @@ impl Scanner {
 
     /// What is found equal here is merged in the same step: another guest has read the same block of the same disk, and
     /// neither waits for the end of a pass.
-    fn look_at_hints(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
-        if self.armed_hints.is_empty() && self.hints.is_empty() {
+    fn look_at_priorities(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
+        if self.armed_first.is_empty() && self.prioritized.is_empty() {
             return 0;
         }
-        // What the pass has found so far is not the hints' merit.
+        // What the pass has found so far is not their merit.
         self.flush(engine);
         let known = self.candidates.len();
         let mut done = 0;
         // Those armed at an earlier step have had time to show whether they are quiet.
-        let armed = self.armed_hints.len();
+        let armed = self.armed_first.len();
         for _ in 0..armed {
-            let Some(run) = self.armed_hints.pop_front() else {
+            let Some(run) = self.armed_first.pop_front() else {
                 break;
             };
             done += self.look_at_parts(engine, run);
         }
         while done < pages {
-            let Some(run) = self.hints.pop_front() else { break };
+            let Some(run) = self.prioritized.pop_front() else {
+                break;
+            };
             done += self.look_at_parts(engine, run);
-            self.armed_hints.push_back(run);
+            self.armed_first.push_back(run);
         }
         self.flush(engine);
-        {
-            let counters = &lock(engine).guest.counters;
-            counters.pages_hinted.add(u64::from(done));
-            counters
-                .shared_by_hint
-                .add((self.candidates.len() - known) as u64);
-        }
+        let counters = self.guest.counters();
+        counters.pages_hinted.add(u64::from(done));
+        counters
+            .shared_by_hint
+            .add((self.candidates.len() - known) as u64);
         // Where mappings are scarce, the pass has to weigh these against all others.
-        let free = self.pass.stretches.is_empty() && (self.pass.plenty || !self.pass.begun);
+        let free = self.pass.runs.is_empty() && (self.pass.plenty || !self.pass.begun);
         if free && self.candidates.len() > known {
-            self.pass.stretches = self.plan_merges(engine);
+            self.pass.runs = self.plan_merges(engine);
         }
         done
     }
 
     fn look_at_parts(&mut self, engine: &Mutex<Engine>, run: PageRun) -> u32 {
-        let parts: Vec<PageRun> = lock(engine).guest.layout.clip(run).collect();
+        let parts: Vec<PageRun> = self.guest.layout().clip(run).collect();
         let mut pages = 0;
         for chunk in parts.into_iter().flat_map(|part| part.pieces(CHUNK)) {
             self.look_at(engine, chunk);
@@ -321,46 +331,47 @@ impl Scanner {
     }
 
     /// Orders the candidates into runs, the longest last, as far as the mappings allow; the rest waits.
-    fn plan_merges(&mut self, engine: &Mutex<Engine>) -> Vec<Stretch> {
+    fn plan_merges(&mut self, engine: &Mutex<Engine>) -> Vec<MergeRun> {
         let mut engine = lock(engine);
+        let (merger, table) = (engine.merger(), self.guest.table());
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.sort_unstable();
-        let mut runs: Vec<Stretch> = Vec::new();
+        let mut runs: Vec<MergeRun> = Vec::new();
         let mut last = None;
-        for Candidate { page, place } in candidates {
+        for Candidate { page, index } in candidates {
             // A page that was granted two references keeps one; one that cannot be merged any more keeps none.
-            let stale = !engine.guest.table.state(page).is_private() || engine.guest.table.is_pending(page);
+            let stale = !table.state(page).is_private() || table.is_pending(page);
             if stale || last == Some(page) {
-                engine.returns.push(place);
+                merger.return_references([index]);
                 continue;
             }
             last = Some(page);
             match runs.last_mut() {
-                Some(run) if run.continues(page, place) => run.push(place),
-                _ => runs.push(Stretch::new(page, place)),
+                Some(run) if run.continues(page, index) => run.push(index),
+                _ => runs.push(MergeRun::new(page, index)),
             }
         }
-        self.fit(&engine, runs)
+        self.fit(merger, runs)
     }
 
     /// While mappings are scarce, leaves runs that are worth little for a later pass, so that every region's best ones
     /// come first. Where there are enough, runs that lie side by side are merged in one go.
-    fn fit(&mut self, engine: &Engine, mut runs: Vec<Stretch>) -> Vec<Stretch> {
+    fn fit(&mut self, merger: &Merger, mut runs: Vec<MergeRun>) -> Vec<MergeRun> {
         let mappings = Mappings::of_process();
         if !runs.is_empty() {
             mappings.recount_if_stale();
         }
-        let need: i64 = runs.iter().map(|run| run.cost(engine).max(0)).sum();
+        let need: i64 = runs.iter().map(|run| run.cost(merger).max(0)).sum();
         if need * mappings.regions() < mappings.room() {
             self.patience = 0;
-            return Stretch::join(runs);
+            return MergeRun::join(runs);
         }
-        runs.sort_by_cached_key(|run| (run.worth(engine), run.count()));
+        runs.sort_by_cached_key(|run| (run.worth(merger), run.count()));
         let least = [16, 8, 4, 2, 1][self.patience.min(4) as usize];
         self.patience += 1;
-        let split = runs.partition_point(|run| run.worth(engine) < least);
+        let split = runs.partition_point(|run| run.worth(merger) < least);
         for run in runs.drain(..split) {
-            let candidates = run.pages().map(|(page, place)| Candidate { page, place });
+            let candidates = run.pages().map(|(page, index)| Candidate { page, index });
             self.candidates.extend(candidates);
         }
         runs
@@ -369,89 +380,77 @@ impl Scanner {
     fn merge_next(&mut self, engine: &Mutex<Engine>, pages: u32) -> u32 {
         let mut done = 0;
         while done < pages {
-            let Some(stretch) = self.pass.stretches.pop() else {
+            let Some(run) = self.pass.runs.pop() else {
                 break;
             };
-            done += stretch.count();
-            let mut locked = lock(engine);
-            if let Some(next) = self.pass.stretches.last() {
-                next.prefetch(&locked);
+            done += run.count();
+            let mut engine = lock(engine);
+            let merger = engine.merger();
+            if let Some(next) = self.pass.runs.last() {
+                next.prefetch(&self.guest, merger);
             }
-            let cost = stretch.cost(&locked);
+            let cost = run.cost(merger);
             // The last few are for runs that are worth it.
             let mappings = Mappings::of_process();
-            let floor = if stretch.count() >= 16 {
+            let floor = if run.count() >= 16 {
                 0
             } else {
                 mappings.limit() / 64
             };
             if cost > 0 && mappings.room() - cost <= floor {
                 self.some_left_out = true;
-                stretch.leave_out(&mut locked);
+                run.leave_out(&self.guest, merger);
                 continue;
             }
-            let merged = stretch.merge(&mut locked);
-            if merged.out_of_mappings {
+            if run.merge(merger) {
                 mappings.recount();
             }
         }
-        lock(engine).clear_staging();
+        lock(engine).merger().mover().clear();
         self.return_references(engine);
         done
+    }
+
+    fn sketch(&self, engine: &Mutex<Engine>, quiet: &[Gfn], out: &mut Scanned) {
+        let _engine = lock(engine);
+        self.looker.sketch(quiet, &self.hasher, out);
+    }
+
+    /// Lets go of pools whose managers are gone once none of their pages is mapped: until every process has, the whole
+    /// old pool stays in memory.
+    fn forget_old_pools(&self, merger: &mut Merger) {
+        let (table, pools) = (self.guest.table(), merger.pools());
+        let in_use = |page| table.state(page) == State::InTransit || self.is_of_old_pool(merger, page);
+        if pools.has_old() && !table.all().pages().any(in_use) {
+            merger.forget_old_pools();
+        }
+    }
+
+    /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
+    fn migrate(&self, merger: &mut Merger, chunk: PageRun) {
+        if !merger.pools().has_old() {
+            return;
+        }
+        let old = chunk.pages().filter(|&page| self.is_of_old_pool(merger, page));
+        for run in runs_of(old.take(MIGRATE)) {
+            merger.rehome(run);
+        }
+    }
+
+    fn is_of_old_pool(&self, merger: &Merger, page: Gfn) -> bool {
+        let index = self.guest.table().located(page);
+        index.is_some_and(|index| !merger.pools().is_newest(index))
     }
 }
 
 /// The pass's chunks in a random rotation, the first last: neighbours are published, and so placed, in order.
-fn plan_pass(engine: &Engine, random: u64) -> Vec<PageRun> {
-    let mut chunks: Vec<PageRun> = engine
-        .guest
-        .layout
-        .runs()
-        .flat_map(|run| run.pieces(CHUNK))
-        .collect();
+fn plan_pass(guest: &Guest, random: u64) -> Vec<PageRun> {
+    let runs = guest.layout().runs();
+    let mut chunks: Vec<PageRun> = runs.flat_map(|run| run.pieces(CHUNK)).collect();
     let start = (random % chunks.len().max(1) as u64) as usize;
     chunks.rotate_left(start);
     chunks.reverse();
     chunks
-}
-
-fn is_mapped(engine: &Engine, page: u32) -> bool {
-    matches!(engine.guest.table.state(page), State::Shared | State::Broken)
-}
-
-/// Lets go of pools whose managers are gone once none of their pages is mapped: until every process has, the whole
-/// old pool stays in memory.
-fn forget_old_pools(engine: &mut Engine) {
-    if !engine.pools.has_old() {
-        return;
-    }
-    let table = &engine.guest.table;
-    let in_use = |page| {
-        let is_old = || is_mapped(engine, page) && !engine.pools.is_newest(table.detail(page));
-        table.state(page) == State::InTransit || is_old()
-    };
-    if !(0..table.pages()).any(in_use) {
-        engine.pools.forget_old();
-    }
-}
-
-/// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
-fn migrate(engine: &mut Engine, chunk: PageRun) {
-    if !engine.pools.has_old() {
-        return;
-    }
-    let table = &engine.guest.table;
-    let old = chunk
-        .numbers()
-        .filter(|&page| is_mapped(engine, page) && !engine.pools.is_newest(table.detail(page)));
-    for run in runs_of(old.take(MIGRATE)) {
-        engine.rehome(run);
-    }
-}
-
-/// The engine, also after a thread that held it has died: the process aborts on panics where it matters.
-pub(crate) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
-    engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Scanner {

@@ -1,8 +1,8 @@
-//! How a page changes hands: claimed, settled, and the threads that waited for it woken. `tests/state_machine` compiles this file a
-//! second time, on a model checker's atomics.
+//! How a page changes hands: claimed, settled, and the threads that waited for it woken. `tests/state_machine`
+//! compiles this folder a second time, on a model checker's atomics.
 
 use crate::region::run::PageRun;
-use crate::region::table::state::{Claim, PageTable, Pinned, State};
+use crate::region::table::{Claim, PageTable, Pinned, State};
 
 /// Wakes the threads whose accesses wait for pages.
 pub(crate) trait Waiters {

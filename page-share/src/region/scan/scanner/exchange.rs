@@ -7,16 +7,17 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Candidate, Scanner, is_mapped, lock};
+use super::{Candidate, Scanner};
 use crate::hash::PageHasher;
 use crate::page::{Gfn, PAGE_SIZE, Page, Slot};
 use crate::port::{
     Answer, PUBLISH_BATCH, Port, PortError, Publication, REPORT_BATCH, Reconnected, Refusal, Report,
 };
-use crate::region::engine::Engine;
-use crate::region::merge::merge_run::Stretch;
+use crate::region::engine::{Engine, lock};
+use crate::region::guest::Guest;
+use crate::region::merge::{MergeRun, Pools};
 use crate::region::run::PageRun;
-use crate::region::table::state::{State, mark};
+use crate::region::table::{Marks, State};
 
 /// Pages published in one call. Fewer than the port allows: the copies stay in a core's nearest caches while they are
 /// hashed and written.
@@ -35,17 +36,15 @@ impl Scanner {
     /// Works with the pool and key of `port`; everything private is to be reported to it.
     fn enter(&mut self, engine: &Mutex<Engine>, port: &dyn Port) -> std::io::Result<()> {
         let mut engine = lock(engine);
-        engine.pools.join(port.session())?;
-        engine.broken.clear();
-        engine.withdrawals.clear();
+        engine.merger().join_pool(port.session())?;
         self.hasher = PageHasher::new(&port.session().key);
         // Named under another key, perhaps: to this manager they are pages that are not what they are called.
         self.scanned.reports.clear();
         self.wanted.clear();
-        self.rests.end();
-        let table = &engine.guest.table;
-        for page in 0..table.pages() {
-            table.clear_marks(page, mark::REPORTED | mark::UNSHARABLE);
+        self.backoff.end();
+        let table = self.guest.table();
+        for page in table.all().pages() {
+            table.clear_marks(page, Marks::REPORTED | Marks::UNSHARABLE);
             if table.state(page) == State::Private {
                 table.set_pending(page, true);
             }
@@ -69,25 +68,23 @@ impl Scanner {
         for batch in wanted.chunks(PORTION) {
             match full {
                 false => full = self.publish(engine, batch),
-                true => self.leave_out(&lock(engine), batch),
+                true => self.leave_out(batch),
             }
         }
         wanted.clear();
         self.wanted = wanted;
     }
 
-    pub(in crate::region) fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
+    pub(super) fn report(&mut self, engine: &Mutex<Engine>, batch: &[Report]) {
         let mut answers = std::mem::take(&mut self.answers);
-        if self
-            .call(engine, |port| port.report(batch, &mut answers))
-            .is_some()
-        {
-            let engine = lock(engine);
-            engine.guest.counters.pages_reported.add(batch.len() as u64);
+        if self.call(|port| port.report(batch, &mut answers)).is_some() {
+            let mut engine = lock(engine);
+            let guest = self.guest.clone();
+            guest.counters().pages_reported.add(batch.len() as u64);
             for (report, answer) in batch.iter().zip(&answers) {
                 match *answer {
-                    Answer::Noted => engine.guest.table.add_marks(report.gfn.get(), mark::REPORTED),
-                    Answer::Shared(slot) => self.accept(&engine, report.gfn, slot),
+                    Answer::Noted => guest.table().add_marks(report.gfn, Marks::REPORTED),
+                    Answer::Shared(slot) => self.accept(engine.merger().pools(), report.gfn, slot),
                     Answer::Publish => self.wanted.push(*report),
                 }
             }
@@ -99,22 +96,24 @@ impl Scanner {
     fn publish(&mut self, engine: &Mutex<Engine>, wanted: &[Report]) -> bool {
         let mut results = std::mem::take(&mut self.results);
         let mut bytes = std::mem::take(&mut self.bytes);
-        let pages = copy_private(&lock(engine), wanted, &mut bytes);
-        let sent = self.call(engine, |port| {
-            port.publish(&pages, &bytes[..pages.len()], &mut results)
-        });
+        let pages = {
+            let _engine = lock(engine);
+            copy_private(&self.guest, wanted, &mut bytes)
+        };
+        let sent = self.call(|port| port.publish(&pages, &bytes[..pages.len()], &mut results));
         if sent.is_some() {
-            let engine = lock(engine);
-            let table = &engine.guest.table;
-            engine.guest.counters.pages_published.add(pages.len() as u64);
+            let mut engine = lock(engine);
+            let guest = self.guest.clone();
+            let table = guest.table();
+            guest.counters().pages_published.add(pages.len() as u64);
             for (report, result) in pages.iter().zip(&results) {
-                let page = report.gfn.get();
+                let page = report.gfn;
                 match *result {
-                    Publication::Granted(slot) => self.accept(&engine, report.gfn, slot),
-                    Publication::Noted => table.add_marks(page, mark::REPORTED),
-                    Publication::Refused(Refusal::Collision) => table.add_marks(page, mark::UNSHARABLE),
+                    Publication::Granted(slot) => self.accept(engine.merger().pools(), page, slot),
+                    Publication::Noted => table.add_marks(page, Marks::REPORTED),
+                    Publication::Refused(Refusal::Collision) => table.add_marks(page, Marks::UNSHARABLE),
                     Publication::Refused(Refusal::SketchMismatch) => table.set_pending(page, true),
-                    Publication::Refused(Refusal::PoolFull) => self.leave_out(&engine, &[*report]),
+                    Publication::Refused(Refusal::PoolFull) => self.leave_out(&[*report]),
                 }
             }
         }
@@ -125,10 +124,10 @@ impl Scanner {
         full
     }
 
-    /// The pool has no room for these pages. They are not pending meanwhile: pages that are cannot be squeezed.
-    fn leave_out(&mut self, engine: &Engine, pages: &[Report]) {
+    /// The pool has no room for these pages. They are not pending meanwhile: pages that are cannot be reclaimed.
+    fn leave_out(&mut self, pages: &[Report]) {
         for report in pages {
-            engine.guest.table.add_marks(report.gfn.get(), mark::LEFT_OUT);
+            self.guest.table().add_marks(report.gfn, Marks::LEFT_OUT);
         }
         self.refused.get_or_insert_with(Instant::now);
     }
@@ -140,12 +139,12 @@ impl Scanner {
             .is_some_and(|port| !self.gone && is_ready(port.as_ref()))
         {
             let mut offers = std::mem::take(&mut self.offers);
-            let fetched = self.call(engine, |port| port.offers(&mut offers)).is_some();
+            let fetched = self.call(|port| port.offers(&mut offers)).is_some();
             {
-                let engine = lock(engine);
+                let mut engine = lock(engine);
                 for offer in &offers {
-                    engine.guest.table.clear_marks(offer.gfn.get(), mark::REPORTED);
-                    self.accept(&engine, offer.gfn, offer.slot);
+                    self.guest.table().clear_marks(offer.gfn, Marks::REPORTED);
+                    self.accept(engine.merger().pools(), offer.gfn, offer.slot);
                 }
             }
             let empty = offers.is_empty();
@@ -157,61 +156,41 @@ impl Scanner {
     }
 
     /// Notes a granted slot for a page. A manager that names nonsense is not followed.
-    pub(in crate::region) fn accept(&mut self, engine: &Engine, gfn: Gfn, slot: Slot) {
-        match engine.pools.place(slot) {
-            Some(place) if gfn.get() < engine.guest.table.pages() && engine.pools.has(slot) => {
-                self.rests.gain(gfn.get());
-                self.candidates.push(Candidate {
-                    page: gfn.get(),
-                    place,
-                });
+    pub(super) fn accept(&mut self, pools: &Pools, page: Gfn, slot: Slot) {
+        match pools.index(slot) {
+            Some(index) if page < self.guest.table().all().end() && pools.has(slot) => {
+                self.backoff.gain(page);
+                self.candidates.push(Candidate { page, index });
             }
-            _ => log::warn!("the manager granted {slot:?} for {gfn:?}, which cannot be; ignored"),
+            _ => log::warn!("the manager granted {slot:?} for {page:?}, which cannot be; ignored"),
         }
     }
 
     /// Gives references back whose last mapping is gone, and withdraws hints.
     pub(crate) fn return_references(&mut self, engine: &Mutex<Engine>) {
-        let (returns, withdrawals) = {
-            let mut engine = lock(engine);
-            (
-                std::mem::take(&mut engine.returns),
-                std::mem::take(&mut engine.withdrawals),
-            )
-        };
-        for batch in withdrawals.chunks(REPORT_BATCH) {
-            self.call(engine, |port| port.withdraw(batch));
+        let owed = lock(engine).merger().take_owed();
+        for batch in owed.withdrawals().chunks(REPORT_BATCH) {
+            self.call(|port| port.withdraw(batch));
         }
-        if returns.is_empty() || self.port.is_none() {
+        if owed.references().is_empty() || self.port.is_none() {
             return;
         }
-        let (generation, slots) = {
-            let engine = lock(engine);
+        let (newest, slots) = {
+            let mut engine = lock(engine);
+            let pools = engine.merger().pools();
             // References to the pool of a manager that is gone died with it.
-            let slots = returns
-                .iter()
-                .filter(|&&place| engine.pools.is_newest(place))
-                .map(|&place| engine.pools.slot(place));
-            let slots: Vec<_> = slots.collect();
-            let Some(&(generation, _)) = slots.first() else {
-                return;
-            };
-            (
-                generation,
-                slots.into_iter().map(|(_, slot)| slot).collect::<Vec<_>>(),
-            )
+            let living = owed.references().iter().filter(|&&index| pools.is_newest(index));
+            let slots: Vec<Slot> = living.map(|&index| pools.slot(index).1).collect();
+            (pools.newest(), slots)
         };
+        let Some(generation) = newest else { return };
         for batch in slots.chunks(REPORT_BATCH) {
-            self.call(engine, |port| port.release(generation, batch));
+            self.call(|port| port.release(generation, batch));
         }
     }
 
     /// One call to the manager; `None` when there is none or it failed.
-    pub(in crate::region) fn call<T>(
-        &mut self,
-        engine: &Mutex<Engine>,
-        call: impl FnOnce(&mut dyn Port) -> Result<T, PortError>,
-    ) -> Option<T> {
+    pub(super) fn call<T>(&mut self, call: impl FnOnce(&mut dyn Port) -> Result<T, PortError>) -> Option<T> {
         if self.gone {
             return None;
         }
@@ -219,7 +198,7 @@ impl Scanner {
             Ok(answer) => Some(answer),
             Err(error) => {
                 log::warn!("the manager did not do what it was asked: {error}");
-                lock(engine).guest.counters.port_failures.add(1);
+                self.guest.counters().port_failures.add(1);
                 self.gone = matches!(error, PortError::Gone);
                 None
             }
@@ -238,9 +217,10 @@ impl Scanner {
             let mut engine = lock(engine);
             // Nothing but what is mapped is held any more, whatever comes of the try: a manager that does not answer in
             // time may still do what it is told.
-            engine.returns.clear();
-            match engine.pools.newest() == Some(port.session().generation) {
-                true => held_slots(&engine),
+            engine.merger().forget_references();
+            let pools = engine.merger().pools();
+            match pools.newest() == Some(port.session().generation) {
+                true => held_slots(&self.guest, pools),
                 // The manager was reached before, but its pool could not be mapped: it has given nothing yet.
                 false => Vec::new(),
             }
@@ -265,16 +245,17 @@ impl Scanner {
     pub(crate) fn leave(&mut self, engine: &Mutex<Engine>) {
         {
             let mut engine = lock(engine);
-            (0..engine.guest.table.pages()).for_each(|page| engine.forget_hint(page));
+            let pages = self.guest.table().all().pages();
+            pages.for_each(|page| engine.merger().withdraw(page));
         }
         self.return_references(engine);
         self.fetch_offers(engine);
         {
             let mut engine = lock(engine);
-            let candidates = self.candidates.drain(..);
-            engine.returns.extend(candidates.map(|candidate| candidate.place));
-            let stretches = self.pass.stretches.drain(..);
-            engine.returns.extend(stretches.flat_map(Stretch::into_places));
+            let candidates = self.candidates.drain(..).map(|candidate| candidate.index);
+            engine.merger().return_references(candidates);
+            let runs = self.pass.runs.drain(..).flat_map(MergeRun::into_indices);
+            engine.merger().return_references(runs);
         }
         self.return_references(engine);
     }
@@ -282,21 +263,20 @@ impl Scanner {
     fn forget_grants(&mut self) {
         self.candidates.clear();
         self.wanted.clear();
-        self.pass.stretches.clear();
+        self.pass.runs.clear();
     }
 }
 
 /// Copies of the pages still private and unwritten, and their reports.
-fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Vec<Report> {
-    let guest = &engine.guest;
+fn copy_private(guest: &Guest, wanted: &[Report], bytes: &mut Vec<Page>) -> Vec<Report> {
     let mut pages = Vec::with_capacity(wanted.len());
     // Never shortened, or every call would fill it with zeros first.
     bytes.resize(bytes.len().max(wanted.len()), [0; PAGE_SIZE]);
     for report in wanted {
-        let page = report.gfn.get();
-        if guest.table.state(page) == State::Private {
+        let page = report.gfn;
+        if guest.table().state(page) == State::Private {
             let copy = &mut bytes[pages.len()];
-            guest.span(PageRun::of(page..page + 1)).copy_out(0, copy);
+            guest.span(PageRun::one(page)).copy_out(0, copy);
             pages.push(*report);
         }
     }
@@ -307,16 +287,16 @@ fn copy_private(engine: &Engine, wanted: &[Report], bytes: &mut Vec<Page>) -> Ve
 ///
 /// The fault handler may have a pool page in transit while it lets a write through. Left out, its reference would be
 /// dropped under a page that is mapped, so such pages are waited for; the handler itself never waits.
-pub(crate) fn held_slots(engine: &Engine) -> Vec<Slot> {
-    let table = &engine.guest.table;
+pub(crate) fn held_slots(guest: &Guest, pools: &Pools) -> Vec<Slot> {
     let mut held = Vec::new();
-    for page in 0..table.pages() {
-        while table.is_held_for_a_moment(page) {
-            std::thread::yield_now();
-        }
-        let place = table.detail(page);
-        if is_mapped(engine, page) && engine.pools.is_newest(place) {
-            held.push(engine.pools.slot(place).1);
+    let table = guest.table();
+    let mapped = table
+        .all()
+        .pages()
+        .filter(|&page| guest.settled_state(page).is_pool());
+    for index in mapped.map(|page| table.last_location(page)) {
+        if pools.is_newest(index) {
+            held.push(pools.slot(index).1);
         }
     }
     held

@@ -1,22 +1,18 @@
-//! What the engine, the fault handler and the swap thread share about one guest.
+//! Pages come and go: filled with bytes or zeros, moved to areas of ours and back.
+//!
+//! What begins with `try_` asks the kernel once and is for the fault handler. All others repeat their calls until the
+//! kernel has done what it owes, and so wait for the handler to read events: never call them from there.
 
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::page::Page;
+use super::Guest;
+use crate::page::{PAGE_SIZE, Page};
 use crate::region::error::fatal;
-use crate::region::guest::gate::Gate;
-use crate::region::guest::layout::Layout;
-use crate::region::kernel::memory::{Arena, Span, map_anonymous, remap};
-use crate::region::kernel::userfault::{Progress, Userfault, Watch};
-use crate::region::reclaim::squeeze::Keeping;
+use crate::region::kernel::{Progress, Span, Watch, map_anonymous, remap};
 use crate::region::run::PageRun;
-use crate::region::stats::Counters;
-use crate::region::table::handover::{self, Waiters};
-use crate::region::table::state::{Claim, PageTable, Pinned, State, mark};
+use crate::region::table::Claim;
 
 /// How long a mapping to be moved waits for faults that the last one disturbed: enough to fill a few pages.
 const COURTESY: Duration = Duration::from_micros(20);
@@ -26,36 +22,6 @@ const PAUSE: Duration = Duration::from_micros(50);
 
 /// Tries after which the log hears of it.
 const LONG_WAIT: u32 = 100_000;
-
-/// One guest's memory as all threads of this process see it.
-///
-/// Field order is drop order: the memory itself goes last.
-pub(crate) struct Guest {
-    /// **A**: guest memory, staging, sampling and spare area.
-    pub(crate) watch: Userfault,
-    /// **P**: pool mappings.
-    pub(crate) pool_watch: Userfault,
-    pub(crate) table: PageTable,
-    pub(crate) counters: Counters,
-    /// Where sampled pages wait; place by place as their details say.
-    pub(crate) sampling: Arena,
-    /// Compressed and swapped pages.
-    pub(crate) keeping: Keeping,
-    pub(crate) gate: Gate,
-    /// Mappings beyond the first ones.
-    pub(crate) mappings: AtomicI64,
-    /// A mapping is being moved: no page can be filled until it has been.
-    pub(crate) moving: AtomicBool,
-    /// Faults that wait for that.
-    pub(crate) disturbed: AtomicUsize,
-    /// The region ends: what cannot be read from the swap file now is lost, because nothing will read it later.
-    pub(crate) giving_up: AtomicBool,
-    /// The process ends its work with this region.
-    pub(crate) closing: AtomicBool,
-    /// /proc/self/pagemap.
-    pub(crate) pagemap: std::fs::File,
-    pub(crate) layout: Layout,
-}
 
 /// How a page was filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,28 +33,6 @@ pub(crate) enum Filled {
 }
 
 impl Guest {
-    /// The addresses of `run`, which must be inside one range.
-    pub(crate) fn span(&self, run: PageRun) -> Span {
-        self.layout.span(run)
-    }
-
-    /// Claims the longest start of `run` whose pages are all in state `from` and, unless `pinned` is to be ignored,
-    /// have no I/O in flight. `None` when already the first is not.
-    pub(crate) fn claim_run(&self, run: PageRun, from: State, pinned: Pinned) -> Option<Claim> {
-        handover::claim_run(&self.table, self, run, from, pinned)
-    }
-
-    /// Settles `claim` and lets every access that was left to its owner try again.
-    pub(crate) fn settle(&self, claim: Claim, to: State) {
-        // Only of these is the swap thread given any.
-        if matches!(claim.from(), State::Compressed | State::Swapped) {
-            for page in claim.run().numbers() {
-                self.table.clear_marks(page, mark::READING);
-            }
-        }
-        handover::settle(&self.table, self, claim, to);
-    }
-
     /// Fills one claimed page with `bytes`, once.
     pub(crate) fn try_copy(&self, claim: &Claim, bytes: &Page) -> Filled {
         let run = claim.run();
@@ -136,7 +80,7 @@ impl Guest {
         let progress = self.watch.transfer(from, to);
         // Unless it is still there: mlockall(2) fills our areas with zeros.
         recount(progress, to.pages(), |at| {
-            self.is_populated(to.sub(at, 1)) && !self.is_populated(from.sub(at, 1))
+            self.pagemap.is_populated(to.sub(at, 1)) && !self.pagemap.is_populated(from.sub(at, 1))
         })
     }
 
@@ -144,43 +88,9 @@ impl Guest {
     /// trap: what is no longer in our area was moved.
     pub(crate) fn move_from_us(&self, from: Span, to: Span) -> Progress {
         let progress = self.watch.transfer(from, to);
-        recount(progress, to.pages(), |at| !self.is_populated(from.sub(at, 1)))
-    }
-
-    /// Whether there is anything behind a page of ours, in memory or in the host's swap.
-    pub(crate) fn is_populated(&self, page: Span) -> bool {
-        let mut entry = [0; 8];
-        self.read_pagemap(page, &mut entry);
-        is_populated(entry)
-    }
-
-    /// The same for each page of `span`.
-    pub(crate) fn populated(&self, span: Span) -> Vec<bool> {
-        let mut entries = vec![[0; 8]; span.pages()];
-        self.read_pagemap(span, entries.as_flattened_mut());
-        entries.into_iter().map(is_populated).collect()
-    }
-
-    /// For each page of `span`, whether the kernel has a copy of it in the host's swap. A page of a pool that was
-    /// write-protected and then dropped from memory leaves a marker that looks like one, but for its protection.
-    pub(crate) fn swapped_copies(&self, span: Span) -> Vec<bool> {
-        let mut entries = vec![[0; 8]; span.pages()];
-        self.read_pagemap(span, entries.as_flattened_mut());
-        let entries = entries.into_iter().map(u64::from_le_bytes);
-        entries
-            .map(|entry| entry & (SWAPPED | PROTECTED) == SWAPPED)
-            .collect()
-    }
-
-    /// One entry of 8 bytes for each page of `span`.
-    fn read_pagemap(&self, span: Span, entries: &mut [u8]) {
-        let offset = (span.start() / crate::page::PAGE_SIZE * 8) as u64;
-        while let Err(error) = self.pagemap.read_exact_at(entries, offset) {
-            if error.raw_os_error() != Some(libc::ENOMEM) {
-                fatal(format_args!("/proc/self/pagemap cannot be read: {error}"));
-            }
-            std::thread::sleep(PAUSE);
-        }
+        recount(progress, to.pages(), |at| {
+            !self.pagemap.is_populated(from.sub(at, 1))
+        })
     }
 
     /// A thread waits for a page of our areas, which only mlockall(2) touches: zeros, so that it goes on.
@@ -191,7 +101,7 @@ impl Guest {
     /// Fills a claimed run with `bytes`. Not for the handler: waits for events to be read.
     pub(crate) fn copy_all(&self, run: PageRun, bytes: &[Page]) {
         let (span, bytes) = (self.span(run), bytes.as_flattened());
-        let size = crate::page::PAGE_SIZE;
+        let size = PAGE_SIZE;
         self.until_done(run, |done, left| {
             self.watch
                 .copy(span.sub(done, left), &bytes[done * size..(done + left) * size])
@@ -207,7 +117,7 @@ impl Guest {
             if progress.stopped != Some(Errno::INVAL) || progress.pages > 0 || left > 1 {
                 return progress;
             }
-            let mut page = [0; crate::page::PAGE_SIZE];
+            let mut page = [0; PAGE_SIZE];
             from.copy_out(0, &mut page);
             let copied = self.watch.copy(to, &page);
             if copied.stopped.is_none() {
@@ -246,7 +156,7 @@ impl Guest {
     /// Watches anonymous memory that was just mapped.
     pub(crate) fn watch_anew(&self, span: Span) -> Result<(), Errno> {
         span.flag_private()?;
-        self.watch.register(span, Watch::MissingAndWrites)
+        self.watch_area(span, Watch::MissingAndWrites)
     }
 
     /// Asks the kernel for what it owes until it has room for it: mappings and memory come and go.
@@ -307,43 +217,14 @@ impl Guest {
     /// close upon another would keep their pages from being filled. Not for the handler, which reads the event.
     pub(crate) fn move_mapping(&self, from: Span, onto: Span) -> Result<(), Errno> {
         let start = Instant::now();
-        while self.disturbed.load(Ordering::SeqCst) > 0 && start.elapsed() < COURTESY {
+        while self.has_disturbed_faults() && start.elapsed() < COURTESY {
             std::hint::spin_loop();
         }
-        self.moving.store(true, Ordering::SeqCst);
+        self.set_moving(true);
         let moved = remap(from, onto);
-        self.moving.store(false, Ordering::SeqCst);
+        self.set_moving(false);
         moved
     }
-
-    /// Counts a change in the number of mappings.
-    pub(crate) fn add_mappings(&self, change: i64) {
-        self.mappings.fetch_add(change, Ordering::Relaxed);
-        crate::region::kernel::mappings::Mappings::of_process().add(change);
-    }
-}
-
-impl Waiters for Guest {
-    fn wake_missing(&self, run: PageRun) {
-        self.watch.wake(self.span(run));
-    }
-
-    fn wake_protected(&self, run: PageRun) {
-        self.pool_watch.wake(self.span(run));
-    }
-
-    fn protects_merges(&self) -> bool {
-        self.gate.is_closed()
-    }
-}
-
-/// Bits of an entry of /proc/self/pagemap: in the host's swap; write-protected by a userfaultfd.
-const SWAPPED: u64 = 1 << 62;
-const PROTECTED: u64 = 1 << 57;
-
-/// Bits 63 and 62 of an entry of /proc/self/pagemap: present, swapped.
-fn is_populated(entry: [u8; 8]) -> bool {
-    u64::from_le_bytes(entry) >> 62 != 0
 }
 
 /// Adds the pages that `was_moved` to a progress that stopped because the next page seemed to be there already.
@@ -367,13 +248,5 @@ fn filled(progress: Progress, run: PageRun, call: &str) -> Filled {
         None => Filled::Done,
         Some(Errno::AGAIN | Errno::NOMEM | Errno::BUSY) => Filled::Later,
         Some(error) => fatal(format_args!("{call} of {run:?} failed: {error}")),
-    }
-}
-
-impl std::fmt::Debug for Guest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guest")
-            .field("layout", &self.layout)
-            .finish_non_exhaustive()
     }
 }

@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::region::Region;
-use crate::region::kernel::memory::{Arena, remap};
-use crate::region::kernel::userfault::Watch;
+use crate::region::faults::{Handler, SwapThread};
+use crate::region::kernel::{Arena, Watch, remap};
+use crate::region::options::ThreadStarted;
+use crate::region::run::PageRun;
+use crate::region::table::State;
 use crate::{AnonymousMemory, Options, Swap};
+use rustix::event::{EventfdFlags, eventfd};
 use std::sync::mpsc::{channel, sync_channel};
 
 fn region() -> (AnonymousMemory, Region) {
@@ -28,10 +32,18 @@ fn run(first: u32, count: u32) -> PageRun {
     PageRun::new(Gfn::new(first), count)
 }
 
+fn sources(region: &Region) -> Sources {
+    Sources {
+        guest: region.guest.clone(),
+        cold: region.cold.clone(),
+        area: region.area.clone(),
+    }
+}
+
 /// A handler without a thread that reads events: tests ask it what `fault` resolves to as often as they want.
-fn worker(guest: &Arc<Guest>, swap_ins: SyncSender<SwapIn>) -> Worker {
+fn worker(region: &Region, swap_ins: SyncSender<SwapIn>) -> Worker {
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-    Worker::new(guest.clone(), Arc::new(bell), swap_ins)
+    Worker::new(sources(region), Arc::new(bell), swap_ins)
 }
 
 /// Lets a mover go on when the test fails.
@@ -39,17 +51,17 @@ struct ReadEvent<'a>(&'a Guest);
 
 impl Drop for ReadEvent<'_> {
     fn drop(&mut self) {
-        let _ = self.0.watch.read();
+        let _ = self.0.event_sources()[0].read();
     }
 }
 
 /// A handler for the rest of a test's life.
 fn restart(region: &mut Region) {
-    let (guest, started) = (region.guest.clone(), ThreadStarted::default);
-    let (swapper, swap_ins) =
-        crate::region::faults::swap_thread::Swapper::start(guest.clone(), started()).unwrap();
-    region.swapper = swapper;
-    region.handler = Handler::start(guest, swap_ins, started()).unwrap();
+    let (sources, started) = (sources(region), ThreadStarted::default);
+    let (guest, cold) = (sources.guest.clone(), sources.cold.clone());
+    let (swap_thread, swap_ins) = SwapThread::start(guest, cold, started()).unwrap();
+    region.swap_thread = swap_thread;
+    region.handler = Handler::start(sources, swap_ins, started()).unwrap();
 }
 
 /// No wait takes this long on any machine.
@@ -65,22 +77,21 @@ fn a_fault_is_tried_once_for_each_look_while_the_event_of_a_moving_mapping_is_un
     let present = (16..512)
         .find(|&at| region.state(Gfn::new(at)) == State::Private)
         .unwrap();
-    let touched = [0, sampled.unwrap(), 600];
+    let touched = [0, sampled.unwrap(), 600].map(Gfn::new);
     region.handler.stop();
-    region.swapper.stop();
-    guest.closing.store(false, Ordering::SeqCst);
+    region.swap_thread.stop();
+    guest.set_closing(false);
     let (swap_ins, _requests) = sync_channel(1);
-    let mut worker = worker(&guest, swap_ins);
+    let mut worker = worker(&region, swap_ins);
     // Some memory of the guest's watch that moves; its mover waits until the event is read.
     let area = Arena::reserve(3).unwrap();
     guest
-        .watch
-        .register(area.span().sub(0, 1), Watch::MissingAndWrites)
+        .watch_area(area.span().sub(0, 1), Watch::MissingAndWrites)
         .unwrap();
     std::thread::scope(|scope| {
         let span = area.span();
         let mover = scope.spawn(move || remap(span.sub(0, 1), span.sub(2, 1)));
-        let before = touched.map(|at| guest.table.state(at));
+        let before = touched.map(|at| guest.table().state(at));
         let fault = |page| Fault {
             page,
             protected: false,
@@ -88,7 +99,7 @@ fn a_fault_is_tried_once_for_each_look_while_the_event_of_a_moving_mapping_is_un
         let _unblock = ReadEvent(&guest);
         // The mover has begun when even a page that is there cannot be looked at.
         let start = Instant::now();
-        while worker.resolve(&guest, fault(present)) == Outcome::Done {
+        while worker.resolve(&guest, fault(Gfn::new(present))) == Outcome::Done {
             assert!(start.elapsed() < LONG, "no try was ever disturbed");
             std::thread::yield_now();
         }
@@ -98,14 +109,14 @@ fn a_fault_is_tried_once_for_each_look_while_the_event_of_a_moving_mapping_is_un
             }
         }
         assert_eq!(
-            touched.map(|at| guest.table.state(at)),
+            touched.map(|at| guest.table().state(at)),
             before,
             "as if nothing had happened"
         );
         assert!(!mover.is_finished(), "somebody else read the event");
         // The guest's threads wait; one look reads the event and gets all of them going.
         worker.faults.extend(touched.map(fault));
-        let (tries, mut looks) = (guest.counters.faults_retried.get(), 0);
+        let (tries, mut looks) = (guest.counters().faults_retried.get(), 0);
         while !worker.faults.is_empty() || !worker.later.is_empty() || !mover.is_finished() {
             assert!(start.elapsed() < LONG, "the mover still waits");
             worker.serve(&guest);
@@ -113,18 +124,20 @@ fn a_fault_is_tried_once_for_each_look_while_the_event_of_a_moving_mapping_is_un
             std::thread::sleep(Duration::from_millis(1));
         }
         mover.join().unwrap().unwrap();
-        let tries = guest.counters.faults_retried.get() - tries;
+        let tries = guest.counters().faults_retried.get() - tries;
         assert!(
             tries <= 3 * looks,
             "{tries} tries of three faults at {looks} looks"
         );
     });
     for page in touched {
-        assert!(guest.table.state(page).is_private(), "page {page}");
+        assert!(guest.table().state(page).is_private(), "{page:?}");
     }
     restart(&mut region);
     (0..512).for_each(|at| assert!(memory.read_page(at) == [byte(at); PAGE_SIZE], "page {at}"));
-    guest.watch.unregister(area.span().sub(2, 1)).unwrap();
+    guest.event_sources()[0]
+        .unregister(area.span().sub(2, 1))
+        .unwrap();
 }
 
 #[test]
@@ -133,25 +146,25 @@ fn a_disturbed_fault_is_not_tried_while_the_mapping_still_moves_and_goes_before_
     let guest = region.guest.clone();
     assert_eq!(region.compress(run(0, 1)), 1);
     region.handler.stop();
-    region.swapper.stop();
-    guest.closing.store(false, Ordering::SeqCst);
+    region.swap_thread.stop();
+    guest.set_closing(false);
     let (swap_ins, _requests) = sync_channel(1);
-    let mut worker = worker(&guest, swap_ins);
+    let mut worker = worker(&region, swap_ins);
     worker.later.push(Fault {
-        page: 0,
+        page: Gfn::new(0),
         protected: false,
     });
-    guest.moving.store(true, Ordering::SeqCst);
+    guest.set_moving(true);
     for _ in 0..100 {
         worker.serve(&guest);
     }
-    assert_eq!(guest.counters.faults_retried.get(), 0);
-    assert_eq!(guest.table.state(0), State::Compressed);
-    assert_eq!(guest.disturbed.load(Ordering::SeqCst), 1);
-    guest.moving.store(false, Ordering::SeqCst);
+    assert_eq!(guest.counters().faults_retried.get(), 0);
+    assert_eq!(guest.table().state(Gfn::new(0)), State::Compressed);
+    assert_eq!(guest.has_disturbed_faults(), true);
+    guest.set_moving(false);
     worker.serve(&guest);
-    assert_eq!(guest.table.state(0), State::Private);
-    assert_eq!(guest.disturbed.load(Ordering::SeqCst), 0);
+    assert_eq!(guest.table().state(Gfn::new(0)), State::Private);
+    assert_eq!(guest.has_disturbed_faults(), false);
     restart(&mut region);
     assert!(memory.read_page(0) == [byte(0); PAGE_SIZE]);
 }
@@ -167,7 +180,7 @@ fn faults_are_served_while_the_swap_file_does_not_answer() {
         .filter(|&at| region.state(Gfn::new(at)) == State::Sampled)
         .collect();
     // A thread that writes to a slow disk holds this lock for as long as the disk takes.
-    let slow = guest.keeping.swap().unwrap();
+    let slow = region.cold.swap().unwrap();
     std::thread::scope(|scope| {
         let (sender, answers) = channel();
         for at in [64, 80, 96, 127] {
@@ -175,7 +188,7 @@ fn faults_are_served_while_the_swap_file_does_not_answer() {
             scope.spawn(move || sender.send((at, memory.read_page(at))).unwrap());
         }
         let start = Instant::now();
-        while guest.table.census()[State::InTransit as usize] < 64 {
+        while guest.table().census()[State::InTransit as usize] < 64 {
             assert!(
                 start.elapsed() < Duration::from_secs(300),
                 "the faults never came"
@@ -202,5 +215,5 @@ fn faults_are_served_while_the_swap_file_does_not_answer() {
             assert!(bytes == [byte(at); PAGE_SIZE], "page {at}");
         }
     });
-    assert!(guest.counters.samples_touched.get() > 0);
+    assert!(guest.counters().samples_touched.get() > 0);
 }
