@@ -69,7 +69,7 @@ impl Domain {
         }
         let hints: usize = self.guests.values().map(|state| state.hints().count()).sum();
         let (entries, used) = (self.index.entries(), self.pool.used() as usize);
-        let copies = self.series.copies() as usize;
+        let copies = self.replicas.copies() as usize;
         if entries != hints + used - copies || used != references.len() {
             return Err(format!(
                 "{entries} entries, {hints} hints, {used} slots in use, {copies} of them copies, {} referred to",

@@ -32,7 +32,7 @@ use crate::index::{Holder, Index};
 use crate::page::{Epoch, Gfn, GuestId, PoolGeneration, Slot};
 use crate::pool::{Pool, PoolLimit};
 use crate::port::{Answer, Invalid, Offer, PortError, REPORT_BATCH, Report, Session};
-use crate::series::AllSeries;
+use crate::replicas::Replicas;
 
 /// A sharing domain.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct Domain {
     pub(crate) pool: Pool,
     /// References to each slot, over all guests.
     pub(crate) references: Counts,
-    pub(crate) series: AllSeries,
+    pub(crate) replicas: Replicas,
     pub(crate) guests: BTreeMap<GuestId, AttachedGuest>,
     /// The epoch of the next connection.
     pub(crate) epoch: Epoch,
@@ -137,7 +137,7 @@ impl Domain {
             index: Index::new()?,
             pool: Pool::new(page_limit)?,
             references: Counts::new(),
-            series: AllSeries::default(),
+            replicas: Replicas::default(),
             guests: BTreeMap::new(),
             counters: DomainCounters::default(),
         })
@@ -314,11 +314,11 @@ impl Domain {
         let guest_bytes: usize = self.guests.values().map(AttachedGuest::bytes).sum();
         Sizes {
             guests: self.guests.len() as u32,
-            hints: self.index.entries() as u64 - u64::from(self.pool.used() - self.series.copies()),
+            hints: self.index.entries() as u64 - u64::from(self.pool.used() - self.replicas.copies()),
             pool_pages: self.pool.used(),
             references: self.references.total(),
             index_bytes: self.index.bytes() as u64,
-            slot_bytes: (self.pool.bytes() + self.references.bytes() + self.series.bytes()) as u64,
+            slot_bytes: (self.pool.bytes() + self.references.bytes() + self.replicas.bytes()) as u64,
             guest_bytes: guest_bytes as u64,
         }
     }

@@ -75,7 +75,7 @@ mod pool;
 pub mod port;
 mod publish;
 mod region;
-mod series;
+mod replicas;
 mod socket;
 mod sparse;
 mod swap;

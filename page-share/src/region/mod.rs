@@ -29,6 +29,7 @@ mod ending;
 mod engine;
 mod error;
 mod faults;
+mod growth;
 mod guest;
 mod kernel;
 mod merge;
@@ -54,7 +55,6 @@ use engine::{Engine, lock};
 use faults::{Handler, SwapThread};
 use guest::Guest;
 use kernel::thread_cpu;
-use merge::Merger;
 use mover::BATCH;
 use random::Random;
 use reclaim::{ColdStore, SampleArea};
@@ -284,57 +284,6 @@ impl Region {
         count
     }
 
-    /// Closes the growth gate: from now on each write that breaks a pool page, and each touch of a page that is empty,
-    /// compressed or swapped, waits for [`Region::add_credit`]. Huge blocks are split and the kernel's zero pages
-    /// dropped first, because it would let both grow without asking. Takes a while in a big guest.
-    pub fn close_gate(&self) {
-        self.guest.gate().set_closed(true);
-        for part in self.guest.layout().runs() {
-            for piece in part.pieces(BATCH * 4) {
-                let mut engine = lock(&self.engine);
-                let merger = engine.merger();
-                merger.split_run(piece);
-                if let Err(error) = merger.drop_zeros(piece) {
-                    log::warn!("zero pages of {piece:?} may grow ungated: {error}");
-                }
-            }
-        }
-        self.each_run(Merger::gate);
-    }
-
-    /// Opens the gate; accesses that wait go on.
-    pub fn open_gate(&self) {
-        self.guest.gate().set_closed(false);
-        // Before the engine is free, which may take a while: the handler lets through what waits.
-        self.handler.ring();
-        self.each_run(Merger::ungate);
-    }
-
-    /// Lets `pages` more pages grow while the gate is closed.
-    pub fn add_credit(&self, pages: u32) {
-        self.guest.gate().add_credit(pages);
-        self.handler.ring();
-    }
-
-    /// Lets `pages` pages grow while the gate is closed, counted from when [`Region::growth`] said `grown`, instead of
-    /// what was granted before.
-    pub fn set_credit(&self, pages: u32, grown: u64) {
-        self.guest.gate().set_credit(pages, grown);
-        if pages > 0 {
-            self.handler.ring();
-        }
-    }
-
-    /// What grew through the closed gate, and who waits at it.
-    pub fn growth(&self) -> Growth {
-        self.guest.gate().growth()
-    }
-
-    /// Unparks `thread` from now on whenever an access begins to wait for credit. For one thread: the first.
-    pub fn watch_growth(&self, thread: std::thread::Thread) {
-        self.guest.gate().watch(thread);
-    }
-
     /// Marks pages as being read or written by pinning I/O (O_DIRECT, io_uring, VFIO): until the mark is dropped they
     /// stay where they are. Take it before the I/O starts. `None` when part of `run` is not this guest's memory or 255
     /// marks are on a page already.
@@ -408,14 +357,6 @@ impl Region {
     fn return_references(&self) {
         if let Ok(mut scanner) = self.scanner.try_lock() {
             scanner.return_references(&self.engine);
-        }
-    }
-
-    fn each_run(&self, action: impl Fn(&Merger, PageRun)) {
-        for part in self.guest.layout().runs() {
-            for piece in part.pieces(BATCH * 4) {
-                action(lock(&self.engine).merger(), piece);
-            }
         }
     }
 

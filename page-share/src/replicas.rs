@@ -1,4 +1,4 @@
-//! Series: copies of one content in consecutive slots, for contents that fill page after page of a guest.
+//! Replicas: copies of one content in consecutive slots, for contents that fill page after page of a guest.
 //!
 //! Neighbours that are mapped from the same slot cost a mapping each; mapped from consecutive slots they cost one
 //! together. A content that many neighbouring pages have (poisoned or preset memory mostly), therefore gets
@@ -13,15 +13,15 @@ use crate::index::Holder;
 use crate::page::{Gfn, GuestId, Slot};
 use crate::pool::Content;
 
-/// Slots in a series.
-pub(crate) const SERIES: u32 = 64;
+/// Slots in a group of replicas.
+const GROUP: u32 = 64;
 
-/// References to a content's only slot from which on it is worth a series: copies cost at most a fifth of what is won.
+/// References to a content's only slot from which on it is worth replicas: copies cost at most a fifth of what is won.
 const POPULAR: u32 = 256;
 
-/// All series of a domain.
+/// All replicas of a domain.
 #[derive(Debug, Default)]
-pub(crate) struct AllSeries {
+pub(crate) struct Replicas {
     /// By first slot: the content, and the slot that it had before.
     origins: HashMap<u32, (Content, Slot)>,
     /// The page granted last, with its content.
@@ -30,7 +30,7 @@ pub(crate) struct AllSeries {
     copies: u32,
 }
 
-impl AllSeries {
+impl Replicas {
     /// Slots in use that the index does not name.
     pub(crate) fn copies(&self) -> u32 {
         self.copies
@@ -41,7 +41,7 @@ impl AllSeries {
         self.origins.capacity() * size_of::<(u32, (Content, Slot))>()
     }
 
-    /// The slot that `content` had before the series with `slot` began.
+    /// The slot that `content` had before the group with `slot` began.
     fn origin(&self, slot: Slot, content: Content) -> Option<Slot> {
         let (whose, origin) = self.origins.get(&first_of(slot))?;
         (*whose == content).then_some(*origin)
@@ -62,25 +62,25 @@ impl Domain {
         let Some(content) = self.pool.content(slot) else {
             return slot;
         };
-        let follows = self.series.follows(guest, gfn, content.sketch);
+        let follows = self.replicas.follows(guest, gfn, content.sketch);
         let first = first_of(slot);
-        if self.series.origin(slot, content).is_some() {
-            let copy = Slot::new(first + gfn.get() % SERIES);
+        if self.replicas.origin(slot, content).is_some() {
+            let copy = Slot::new(first + gfn.get() % GROUP);
             let there = self.pool.content(copy) == Some(content);
             if there || (follows && self.may_hold_more(guest) && self.make_copy(slot, copy, content)) {
                 return copy;
             }
         } else if follows && self.references.get(slot) >= POPULAR && self.may_hold_more(guest) {
-            return self.begin_series(gfn, slot, content).unwrap_or(slot);
+            return self.begin_group(gfn, slot, content).unwrap_or(slot);
         }
         slot
     }
 
-    fn begin_series(&mut self, gfn: Gfn, slot: Slot, content: Content) -> Option<Slot> {
+    fn begin_group(&mut self, gfn: Gfn, slot: Slot, content: Content) -> Option<Slot> {
         let first = self.pool.free_group()?;
-        let copy = Slot::new(first + gfn.get() % SERIES);
+        let copy = Slot::new(first + gfn.get() % GROUP);
         self.make_copy(slot, copy, content).then(|| {
-            self.series.origins.insert(first, (content, slot));
+            self.replicas.origins.insert(first, (content, slot));
             self.index.set(content.sketch, Holder::Shared(copy));
             copy
         })
@@ -100,7 +100,7 @@ impl Domain {
             let _ = self.pool.free(&mut [copy]);
             return false;
         }
-        self.series.copies += 1;
+        self.replicas.copies += 1;
         true
     }
 
@@ -108,31 +108,31 @@ impl Domain {
     pub(crate) fn unname(&mut self, slot: Slot, content: Content) {
         let named = self.index.remove(content.sketch, Holder::Shared(slot));
         let first = first_of(slot);
-        let Some(origin) = self.series.origin(slot, content) else {
-            self.series.copies -= u32::from(!named);
+        let Some(origin) = self.replicas.origin(slot, content) else {
+            self.replicas.copies -= u32::from(!named);
             return;
         };
         let alive =
             |&other: &Slot| self.references.get(other) > 0 && self.pool.content(other) == Some(content);
-        let sibling = (first..first + SERIES).map(Slot::new).find(alive);
+        let sibling = (first..first + GROUP).map(Slot::new).find(alive);
         let heir = sibling.or(Some(origin).filter(alive));
         // Not with any other: several may go at a time, and the one that the index names comes to its heir only here.
         if named && sibling.is_none() {
-            self.series.origins.remove(&first);
+            self.replicas.origins.remove(&first);
         }
         match heir {
             Some(heir) if named => {
                 self.index.set(content.sketch, Holder::Shared(heir));
-                self.series.copies -= 1;
+                self.replicas.copies -= 1;
             }
-            _ => self.series.copies -= u32::from(!named),
+            _ => self.replicas.copies -= u32::from(!named),
         }
     }
 }
 
 /// The first slot of the group that `slot` is in.
 fn first_of(slot: Slot) -> u32 {
-    slot.get() / SERIES * SERIES
+    slot.get() / GROUP * GROUP
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_its_references_in_whatever_order_they_go() {
+    fn a_group_ends_with_its_references_in_whatever_order_they_go() {
         for (backwards, at_a_time) in [(false, 1), (true, 1), (true, 300), (false, 300), (true, 1000)] {
             let mut domain = Domain::new(1000).unwrap();
             let guest = domain.attach(4000).unwrap().attachment();
