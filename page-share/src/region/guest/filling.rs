@@ -217,7 +217,7 @@ impl Guest {
     /// close upon another would keep their pages from being filled. Not for the handler, which reads the event.
     pub(crate) fn move_mapping(&self, from: Span, onto: Span) -> Result<(), Errno> {
         let start = Instant::now();
-        while self.has_disturbed_faults() && start.elapsed() < COURTESY {
+        while self.disturbed_faults() > 0 && start.elapsed() < COURTESY {
             std::hint::spin_loop();
         }
         self.set_moving(true);

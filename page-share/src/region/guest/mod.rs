@@ -191,9 +191,9 @@ impl Guest {
         self.moving.store(moving, Ordering::SeqCst);
     }
 
-    /// Whether faults wait for the mapping that moved last.
-    pub(crate) fn has_disturbed_faults(&self) -> bool {
-        self.disturbed.load(Ordering::SeqCst) > 0
+    /// Faults that wait for a mapping that moves, or for what moved last.
+    pub(crate) fn disturbed_faults(&self) -> usize {
+        self.disturbed.load(Ordering::SeqCst)
     }
 
     /// Says how many faults wait for a mapping that moves.

@@ -160,11 +160,11 @@ fn a_disturbed_fault_is_not_tried_while_the_mapping_still_moves_and_goes_before_
     }
     assert_eq!(guest.counters().faults_retried.get(), 0);
     assert_eq!(guest.table().state(Gfn::new(0)), State::Compressed);
-    assert_eq!(guest.has_disturbed_faults(), true);
+    assert_eq!(guest.disturbed_faults(), 1);
     guest.set_moving(false);
     worker.serve(&guest);
     assert_eq!(guest.table().state(Gfn::new(0)), State::Private);
-    assert_eq!(guest.has_disturbed_faults(), false);
+    assert_eq!(guest.disturbed_faults(), 0);
     restart(&mut region);
     assert!(memory.read_page(0) == [byte(0); PAGE_SIZE]);
 }
