@@ -254,6 +254,19 @@ impl Workload {
         }
     }
 
+    /// The name of the figures ([`Report::Stats`](crate::Report::Stats)) with which it says that it has set itself up; none
+    /// where its first progress says so.
+    #[must_use]
+    pub fn set_up_word(&self) -> Option<&'static str> {
+        match self {
+            Self::Fill(_) => Some("filled"),
+            Self::File(_) => Some("written"),
+            Self::Reader(_) => Some("ready"),
+            Self::Redis(_) | Self::Pgbench(_) => Some("loaded"),
+            Self::Idle(_) | Self::Toucher(_) | Self::Churn(_) | Self::Nginx(_) | Self::Dbench(_) => None,
+        }
+    }
+
     /// Seconds of measured work asked for.
     #[must_use]
     pub fn seconds(&self) -> u64 {

@@ -18,6 +18,7 @@ mod overhead;
 mod params;
 mod partial_results;
 mod progress;
+mod quiet;
 mod random;
 mod report;
 mod sample;

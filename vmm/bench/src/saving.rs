@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::oracle::Findings;
+use super::quiet;
 use super::testbed::{Guest, Testbed, TestbedError};
 use levy_protocol::control::Request;
 
@@ -16,6 +17,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(2500);
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Saving {
     pub(super) guests: u32,
+    /// No engine found anything more. Otherwise this was measured because patience ran out.
+    pub(super) settled: bool,
     /// What the guests hold, shared pages and zeros included.
     pub(super) held_pages: u64,
     /// Of that, mapped from the pool.
@@ -44,16 +47,19 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    /// Looks at `guests` while nothing changes: scanning stops first, then all of them stand still.
+    /// Looks at `guests` once they were [`quiet`] for `time`, while nothing changes: scanning stops first, then all of
+    /// them stand still.
     ///
     /// # Errors
-    /// When one does not answer.
-    pub(super) fn measure(testbed: &mut Testbed, guests: &[Guest]) -> Result<Self, TestbedError> {
+    /// When one does not answer, or ends.
+    pub(super) fn measure(testbed: &mut Testbed, guests: &[Guest], time: Duration) -> Result<Self, TestbedError> {
+        let settled = quiet::wait(testbed, guests, time)?;
         let scan_cpu = testbed.host().registry().policy().settings().scan.cpu;
         testbed.set(|settings| settings.scan.cpu = 0.0)?;
         testbed.pass(ROUND_TRIP)?;
         guests.iter().try_for_each(|guest| testbed.pause(*guest))?;
-        let saving = Self::of(testbed, guests)?;
+        let mut saving = Self::of(testbed, guests)?;
+        saving.settled = settled;
         guests.iter().try_for_each(|guest| testbed.resume(*guest))?;
         testbed.set(|settings| settings.scan.cpu = scan_cpu)?;
         Ok(saving)
@@ -81,6 +87,7 @@ impl Saving {
         let percent = |pages: u64| pages as f64 * 100.0 / oracle.held.max(1) as f64;
         Ok(Self {
             guests: guests.len() as u32,
+            settled: false,
             held_pages: oracle.held,
             shared_pages: oracle.found_shared,
             zero_pages: oracle.found_zero,
@@ -107,7 +114,7 @@ impl std::fmt::Display for Saving {
         write!(
             f,
             "{} guests: {} pages held, {} reclaimed ({:.1} %; by the kernel {}), {:.1} % of the oracle's {}; missed {:?}; \
-             {} passes at least",
+             {} passes at least{}",
             self.guests,
             self.held_pages,
             self.reclaimed_pages,
@@ -116,7 +123,8 @@ impl std::fmt::Display for Saving {
             self.of_oracle * 100.0,
             self.oracle.reclaimable,
             self.oracle.missed,
-            self.least_passes
+            self.least_passes,
+            if self.settled { "" } else { "; not quiet" }
         )
     }
 }

@@ -18,7 +18,7 @@ const BUDGET: u64 = 64 << 30;
 pub struct Sharing {
     /// The fleet sizes that are measured, rising.
     pub counts: Vec<u32>,
-    /// How long all guests are quiet before.
+    /// For how long, and for some passes over all memory, no engine has found anything before.
     pub quiet: Duration,
     /// CPUs that scanning may use, all guests together.
     pub scan_cpu: f64,
@@ -48,8 +48,7 @@ impl Sharing {
                 continue;
             }
             testbed.say(&format!("{number} guests: quiet for {} s", self.quiet.as_secs()));
-            testbed.pass(self.quiet)?;
-            let row = Saving::measure(&mut testbed, &guests)?;
+            let row = Saving::measure(&mut testbed, &guests, self.quiet)?;
             testbed.say(&row.to_string());
             rows.push(row);
             params.partial.set("by_guests", &rows);

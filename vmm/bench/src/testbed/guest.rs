@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use levy_agent::{Action, Report as Word, Verdict};
+use levy_agent::{Action, Report as Word, Verdict, Workload};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use levy_launcher::Session;
+
+/// A run that says by its progress that it is set up is after this many lines.
+const SET_UP_TICKS: usize = 5;
 
 /// Something that a guest was asked to run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     /// Its workload's name.
     pub name: String,
+    /// The remark with which it says that it has set itself up; none where it says so by its progress.
+    pub set_up_word: Option<&'static str>,
     /// Seconds of the testbed when it was asked for.
     pub asked: f64,
     /// What it said about its progress, once a second.
@@ -36,6 +41,44 @@ pub struct Tick {
 }
 
 impl Run {
+    fn of(workload: &Workload, asked: f64) -> Self {
+        Self {
+            name: workload.name().to_owned(),
+            set_up_word: workload.set_up_word(),
+            asked,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it has set itself up, by its own word, or has ended.
+    pub fn is_set_up(&self) -> bool {
+        let said = match self.set_up_word {
+            Some(word) => self.remarks.iter().any(|(_, name, _)| name == word),
+            None => self.ticks.len() >= SET_UP_TICKS,
+        };
+        said || self.verdict.is_some()
+    }
+
+    fn hear(&mut self, word: &Word, now: f64) {
+        match word {
+            Word::Progress { ops, rate, .. } => self.ticks.push(Tick {
+                seconds: now,
+                ops: *ops,
+                rate: *rate,
+            }),
+            Word::Stats { name, values } => self.remarks.push((now, name.clone(), values.clone())),
+            Word::Verdict(verdict) => self.verdict = Some(verdict.clone()),
+            // An error that answers the command means that no verdict will come.
+            Word::Error { message } => {
+                self.verdict = Some(Verdict {
+                    detail: message.clone(),
+                    ..Verdict::default()
+                });
+            }
+            _ => {}
+        }
+    }
+
     /// Operations per second between two moments of the testbed, from the progress lines in between; none with fewer than
     /// two.
     pub fn rate_between(&self, from: f64, to: f64) -> Option<f64> {
@@ -75,16 +118,11 @@ impl TestGuest {
     /// Sends a command to the agent; returns its number.
     pub(super) fn command(&mut self, action: Action, now: f64) -> io::Result<u64> {
         let run = match &action {
-            Action::Run(workload) => Some(workload.name().to_owned()),
+            Action::Run(workload) => Some(Run::of(workload, now)),
             _ => None,
         };
         let id = self.session.command(action)?;
-        if let Some(name) = run {
-            let run = Run {
-                name,
-                asked: now,
-                ..Run::default()
-            };
+        if let Some(run) = run {
             self.runs.insert(id, run);
         }
         Ok(id)
@@ -105,23 +143,8 @@ impl TestGuest {
             }
             _ => {}
         }
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        match word {
-            Word::Progress { ops, rate, .. } => run.ticks.push(Tick {
-                seconds: now,
-                ops: *ops,
-                rate: *rate,
-            }),
-            Word::Stats { name, values } => run.remarks.push((now, name.clone(), values.clone())),
-            Word::Verdict(verdict) => run.verdict = Some(verdict.clone()),
-            // An error that answers the command means that no verdict will come.
-            Word::Error { message } => {
-                run.verdict = Some(Verdict {
-                    detail: message.clone(),
-                    ..Verdict::default()
-                });
-            }
-            _ => {}
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.hear(word, now);
         }
     }
 
@@ -133,7 +156,34 @@ impl TestGuest {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn told(run: &mut Run, word: Value) {
+        run.hear(&serde_json::from_value(word).unwrap(), 0.0);
+    }
+
+    #[test]
+    fn a_run_is_set_up_when_it_says_so_however_long_that_takes() {
+        let progress = || json!({"event": "progress", "run": "any", "seconds": 1.0, "ops": 1, "rate": 1.0});
+        for (words, says) in [
+            ("fill", Some("filled")),
+            ("file", Some("written")),
+            ("reader", Some("ready")),
+            ("redis", Some("loaded")),
+            ("pgbench", Some("loaded")),
+            ("churn", None),
+        ] {
+            let mut run = Run::of(&Workload::from_words(words, []).unwrap(), 0.0);
+            told(&mut run, json!({"event": "stats", "name": "another", "values": {}}));
+            (0..100).for_each(|_| told(&mut run, progress()));
+            assert_eq!(run.is_set_up(), says.is_none(), "{words}");
+            let word = says.unwrap_or("any");
+            told(&mut run, json!({"event": "stats", "name": word, "values": {}}));
+            assert!(run.is_set_up(), "{words}");
+        }
+    }
 
     #[test]
     fn a_rate_is_taken_between_the_outermost_lines_inside() {

@@ -47,8 +47,6 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
 /// How much longer than it announces a run may take: setting up a service on an emulated host takes minutes.
 const RUN_PATIENCE: Duration = Duration::from_secs(600);
-/// A run that says nothing about being set up is after this many progress lines.
-const SET_UP_TICKS: usize = 5;
 /// How long an agent may take to answer a command while it works.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a process may take to end.
@@ -251,9 +249,7 @@ impl Testbed {
             };
             let run = self.run(guest, words)?;
             self.until(RUN_PATIENCE, "what goes on beside sets itself up", |testbed| {
-                let run = testbed.run_of(run);
-                let up = !run.remarks.is_empty() || run.ticks.len() >= SET_UP_TICKS || run.verdict.is_some();
-                up.then_some(())
+                testbed.run_of(run).is_set_up().then_some(())
             })?;
             beside.push(run);
         }
