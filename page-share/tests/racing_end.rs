@@ -1,7 +1,9 @@
 //! A region ends while its guest writes: to merged pages, to compressed ones, to pages in the swap file and to pages
 //! that wait behind a closed gate.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use page_share::{
@@ -53,8 +55,39 @@ fn settle(region: &Region) {
     region.close_gate();
 }
 
-/// Counts in the writer's pages until `done`, and returns what each of them must hold.
-fn write(memory: &AnonymousMemory, writer: u32, visits: &AtomicU64, done: &AtomicBool) -> Vec<(u32, u64)> {
+/// What the test and its writers have in common. The writers own it: where one is never woken, the test fails all the
+/// same and leaves it behind.
+#[derive(Default)]
+struct Race {
+    /// Pages written so far, by each writer.
+    visits: [AtomicU64; WRITERS as usize],
+    done: AtomicBool,
+}
+
+impl Race {
+    /// Waits until each writer has visited all its pages a few times more.
+    fn go_on(&self) {
+        let visits = || self.visits.each_ref().map(|visits| visits.load(Ordering::Relaxed));
+        let so_far = visits();
+        let all = || {
+            let pairs = visits().into_iter().zip(so_far);
+            pairs.into_iter().all(|(now, then)| now >= then + 4 * u64::from(PAGES / WRITERS))
+        };
+        wait("a writer waits for ever", all);
+    }
+}
+
+/// Waits until `happens`; no machine is so busy that it takes longer than five minutes.
+fn wait(otherwise: &str, happens: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !happens() {
+        assert!(start.elapsed() < Duration::from_secs(300), "{otherwise}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Counts in the writer's pages until all is done, and returns what each of them must hold.
+fn write(memory: &AnonymousMemory, writer: u32, race: &Race) -> Vec<(u32, u64)> {
     let mut pages: Vec<_> = (writer..PAGES)
         .step_by(WRITERS as usize)
         .map(|at| (at, 0))
@@ -63,13 +96,13 @@ fn write(memory: &AnonymousMemory, writer: u32, visits: &AtomicU64, done: &Atomi
     if writer % 2 == 1 {
         pages.reverse();
     }
-    while !done.load(Ordering::Relaxed) {
+    while !race.done.load(Ordering::Relaxed) {
         for (at, count) in &mut pages {
             let offset = *at as usize * PAGE_SIZE;
             assert_eq!(memory.load(offset), *count, "page {at}");
             *count += 1;
             memory.store(offset, *count);
-            visits.fetch_add(1, Ordering::Relaxed);
+            race.visits[writer as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
     pages
@@ -91,33 +124,22 @@ fn no_write_is_lost_or_invented_when_a_region_ends_below_its_writers() {
         settle(&region);
         let kinds = region.stats();
         assert!(kinds.shared * kinds.compressed * kinds.swapped > 0, "{kinds:?}");
-        let (visits, done) = (AtomicU64::new(0), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..WRITERS)
-                .map(|writer| {
-                    scope.spawn({
-                        let (memory, visits, done) = (&memory, &visits, &done);
-                        move || write(memory, writer, visits, done)
-                    })
-                })
-                .collect();
-            // Later in each round, so that ends meet every kind of page.
-            std::thread::sleep(Duration::from_micros(round * 20));
-            drop(region);
-            let so_far = visits.load(Ordering::Relaxed);
-            let start = Instant::now();
-            while visits.load(Ordering::Relaxed) < so_far + 4 * u64::from(PAGES) {
-                assert!(
-                    start.elapsed() < Duration::from_secs(300),
-                    "the writers wait for ever"
-                );
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            done.store(true, Ordering::Relaxed);
-            for writer in writers {
-                check(&memory, &writer.join().unwrap());
-            }
-        });
+        let (memory, race) = (Arc::new(memory), Arc::new(Race::default()));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (memory, race) = (memory.clone(), race.clone());
+                thread::spawn(move || write(&memory, writer, &race))
+            })
+            .collect();
+        // Later in each round, so that ends meet every kind of page.
+        thread::sleep(Duration::from_micros(round * 20));
+        drop(region);
+        race.go_on();
+        race.done.store(true, Ordering::Relaxed);
+        for writer in writers {
+            wait("a writer does not end", || writer.is_finished());
+            check(&memory, &writer.join().unwrap());
+        }
         manager.with(|domain| domain.check().unwrap());
     }
 }
