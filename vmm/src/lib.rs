@@ -13,4 +13,4 @@ pub mod cli;
 pub mod doctor;
 mod out;
 
-pub use out::NotShown;
+pub use out::{NotShown, shown};

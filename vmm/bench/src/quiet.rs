@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What one guest's engine has done so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Progress {
+struct EngineProgress {
     /// Passes over the memory.
     passes: u64,
     /// Pages that cost nothing: shared ones and zeros.
@@ -32,7 +32,7 @@ struct Progress {
     unmanaged: u64,
 }
 
-impl Progress {
+impl EngineProgress {
     /// As the process of `guest` tells it.
     fn of(testbed: &Testbed, guest: Guest) -> Result<Self, TestbedError> {
         let stats = testbed.ask(guest, &Request::Stats)?;
@@ -57,11 +57,11 @@ struct Watch {
     time: Duration,
     /// The last change.
     since: Duration,
-    before: Vec<Progress>,
+    before: Vec<EngineProgress>,
 }
 
 impl Watch {
-    fn new(time: Duration, now: Duration, guests: Vec<Progress>) -> Self {
+    fn new(time: Duration, now: Duration, guests: Vec<EngineProgress>) -> Self {
         Self {
             time,
             since: now,
@@ -70,7 +70,7 @@ impl Watch {
     }
 
     /// Whether all guests are quiet, as they are at `now`.
-    fn look(&mut self, now: Duration, guests: Vec<Progress>) -> bool {
+    fn look(&mut self, now: Duration, guests: Vec<EngineProgress>) -> bool {
         let pairs = || guests.iter().zip(&self.before);
         if pairs().any(|(guest, before)| guest.is_change(*before)) {
             *self = Self::new(self.time, now, guests);
@@ -89,7 +89,7 @@ impl Watch {
 pub(super) fn wait(testbed: &mut Testbed, guests: &[Guest], time: Duration) -> Result<bool, TestbedError> {
     let began = Instant::now();
     let progress = |testbed: &Testbed| -> Result<Vec<_>, TestbedError> {
-        guests.iter().map(|guest| Progress::of(testbed, *guest)).collect()
+        guests.iter().map(|guest| EngineProgress::of(testbed, *guest)).collect()
     };
     let mut watch = Watch::new(time, Duration::ZERO, progress(testbed)?);
     while began.elapsed() < time + PATIENCE {
@@ -109,8 +109,8 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn at(passes: u64, found: u64) -> Progress {
-        Progress {
+    fn at(passes: u64, found: u64) -> EngineProgress {
+        EngineProgress {
             passes,
             found,
             unmanaged: 0,
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn whatever_is_found_begins_the_time_and_the_passes_anew() {
-        let settled = |guest: Progress| Progress {
+        let settled = |guest: EngineProgress| EngineProgress {
             unmanaged: 512,
             ..guest
         };
@@ -145,9 +145,9 @@ mod tests {
         ] {
             let mut watch = Watch::new(MINUTE, MINUTE, vec![before]);
             assert!(!watch.look(MINUTE * 5, vec![change]), "{change:?}");
-            assert!(!watch.look(MINUTE * 5 + LOOK, vec![Progress { passes: 99, ..change }]));
-            assert!(!watch.look(MINUTE * 6, vec![Progress { passes: 52, ..change }]));
-            assert!(watch.look(MINUTE * 6, vec![Progress { passes: 54, ..change }]));
+            assert!(!watch.look(MINUTE * 5 + LOOK, vec![EngineProgress { passes: 99, ..change }]));
+            assert!(!watch.look(MINUTE * 6, vec![EngineProgress { passes: 52, ..change }]));
+            assert!(watch.look(MINUTE * 6, vec![EngineProgress { passes: 54, ..change }]));
         }
     }
 }

@@ -118,7 +118,10 @@ impl GuestRam {
         if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) {
             return Err(RamError::Size(bytes));
         }
-        let map_error = |source| RamError::Map { bytes, source };
+        let map_error = |source| RamError::Map {
+            bytes,
+            source: levy_protocol::no_memory(source),
+        };
         let other = |e: &dyn std::fmt::Display| map_error(io::Error::other(e.to_string()));
         let (mut mappings, mut seen) = (Vec::new(), Vec::new());
         for (start, len) in layout::ram_ranges(bytes) {

@@ -354,7 +354,8 @@ impl Host {
 
 fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), HostError> {
     let thread = std::thread::Builder::new().name(name.into());
-    thread.spawn(body).map(drop).map_err(HostError::System)
+    let started = thread.spawn(body).map_err(levy_protocol::not_started);
+    started.map(drop).map_err(HostError::System)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -57,7 +57,7 @@ impl Host {
         };
         let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK);
         // Dropped with what it was to do, the connection ends, and the guest's process comes again.
-        if let Err(error) = thread.spawn(body) {
+        if let Err(error) = thread.spawn(body).map_err(levy_protocol::not_started) {
             self.connection_limits().leave(pid);
             self.starved("no thread for a guest's pages", &error);
             std::thread::sleep(SHORTAGE);

@@ -26,8 +26,11 @@ pub fn ram_ranges(bytes: u64) -> Vec<(u64, u64)> {
 pub struct FrameSpace(u32);
 
 impl FrameSpace {
+    /// Bytes of RAM that the largest guest has: its frame numbers, the hole's among them, just fit 32 bits.
+    pub const MOST_RAM: u64 = u32::MAX as u64 * PAGE_SIZE - (HIGH_RAM_START - LOW_RAM_END);
+
     /// That of a guest with `bytes` of RAM; a part of a page at the end counts as one. `None` where frame numbers of 32
-    /// bits do not suffice, which is at 16 TiB less the hole.
+    /// bits do not suffice, which is above [`MOST_RAM`](Self::MOST_RAM).
     pub fn of_ram(bytes: u64) -> Option<Self> {
         let (start, len) = ram_ranges(bytes).pop()?;
         let end = start.checked_add(len)?;
@@ -64,7 +67,7 @@ mod tests {
         assert_eq!(frames(3 * GIB + 1), Some((4 << 18) + 1));
         assert_eq!(frames(16 * GIB), Some(17 << 18));
         // The last page that fits, and the first that does not.
-        let most = (u64::from(u32::MAX) * PAGE_SIZE) - GIB;
+        let most = FrameSpace::MOST_RAM;
         assert_eq!(frames(most), Some(u32::MAX));
         assert_eq!(frames(most + 1), None);
         assert_eq!(frames(u64::MAX), None);

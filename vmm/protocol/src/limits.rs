@@ -1,6 +1,7 @@
 //! What a process may have at a time, and what to do where that is too little.
 
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -37,7 +38,27 @@ pub fn cure(error: &io::Error) -> Option<String> {
             shown(open_files())
         )),
         libc::ENFILE => Some("this machine may have no more open files; raise sysctl fs.file-max".to_owned()),
+        libc::ENOMEM => memory_limits().map(|limits| format!("{limits}; raise the one that is reached")),
         _ => None,
+    }
+}
+
+/// What this process may have of memory, where that is less than the machine has. A thread's stack is memory, too.
+fn memory_limits() -> Option<String> {
+    let limits = [
+        (Resource::Data, "of data (`ulimit -d`, LimitDATA= of a service)"),
+        (Resource::As, "of address space (`ulimit -v`, LimitAS=)"),
+    ];
+    let limits = limits.map(|(limit, what)| Some(format!("{} KiB {what}", getrlimit(limit).current? >> 10)));
+    let limits: Vec<_> = limits.into_iter().flatten().collect();
+    (!limits.is_empty()).then(|| format!("this process may have {}", limits.join(" and ")))
+}
+
+/// Says of memory that could not be had which limits there are, where a limit may be at fault.
+pub fn no_memory(error: io::Error) -> io::Error {
+    match cure(&error).filter(|_| error.raw_os_error() == Some(libc::ENOMEM)) {
+        Some(cure) => io::Error::new(error.kind(), format!("{error}; {cure}")),
+        None => error,
     }
 }
 
@@ -48,11 +69,12 @@ pub fn not_started(error: io::Error) -> io::Error {
     }
     let text = format!(
         "{error}; this user may have {} threads and processes (`ulimit -u`, TasksMax= of a service), the control group {} \
-         (pids.max), the machine {} (sysctl kernel.threads-max): raise the one that is reached",
+         (pids.max), the machine {} (sysctl kernel.threads-max){}: raise the one that is reached",
         shown(getrlimit(Resource::Nproc).current),
         group_limit().unwrap_or_else(|| "any number of".to_owned()),
         std::fs::read_to_string("/proc/sys/kernel/threads-max")
             .map_or("some".to_owned(), |n| n.trim().to_owned()),
+        memory_limits().map_or(String::new(), |limits| format!("; {limits}")),
     );
     io::Error::new(error.kind(), text)
 }
@@ -61,15 +83,22 @@ fn shown(limit: Option<u64>) -> String {
     limit.map_or("any number of".to_owned(), |limit| limit.to_string())
 }
 
-/// The least `pids.max` of the control groups of version 2 that this process is in.
+/// The least `pids.max` of the control groups that this process is in, of version 2 or of version 1.
 fn group_limit() -> Option<String> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let path = std::path::Path::new("/sys/fs/cgroup").join(own);
-    let limits = path
-        .ancestors()
-        .filter_map(|group| std::fs::read_to_string(group.join("pids.max")).ok())
-        .filter_map(|text| text.trim().parse::<u64>().ok());
+    let below = |controller: &str, mount: &str| {
+        let own = groups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+            (controllers == controller).then_some(path)
+        });
+        own.map(|own| Path::new(mount).join(own))
+    };
+    let paths = [below("", "/sys/fs/cgroup"), below("pids", "/sys/fs/cgroup/pids")];
+    let limits = paths.iter().flatten().flat_map(|path| {
+        path.ancestors()
+            .filter_map(|group| std::fs::read_to_string(group.join("pids.max")).ok())
+            .filter_map(|text| text.trim().parse::<u64>().ok())
+    });
     limits.min().map(|least| least.to_string())
 }
 

@@ -53,7 +53,11 @@ fn main() -> ExitCode {
         say(format!("cannot hold back a signal: {error}"));
         return ExitCode::FAILURE;
     }
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    match cli.command {
         Command::Doctor(args) => status(levy::doctor::run(args)),
         Command::Images(args) => status(guest_images::cli::run(&args).map(|()| 0)),
         Command::Host(args) => ExitCode::from(args.run()),
@@ -69,6 +73,18 @@ fn main() -> ExitCode {
         Command::Bench(args) => ExitCode::from(args.run()),
         Command::Vmm(args) => ExitCode::from(args.run()),
     }
+}
+
+/// Prints what is wrong with the command line, or the help or version that was asked for.
+fn explain(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if !error.use_stderr()
+        && let Err(error) = levy::shown(printed)
+    {
+        say(error_chain(&error));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
 fn status(result: Result<u8, impl Error>) -> ExitCode {

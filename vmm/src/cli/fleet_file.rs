@@ -20,7 +20,7 @@ use self::source::{Source, plain};
 use super::host::{self, PolicyArgs};
 use levy_launcher::{GuestArgs, OnReboot};
 use levy_machine::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
-use levy_protocol::link::{GroupLimits, is_name};
+use levy_protocol::link::{GroupLimits, check_name};
 
 /// Guests that one part of the file may stand for.
 const COUNT_LIMIT: i64 = 1024;
@@ -249,10 +249,7 @@ fn group(
     table: &Spanned<WrittenGroup>,
 ) -> Result<GroupLimits, FleetFileError> {
     let key = |part: &str| format!("groups.{name}.{part}").trim_end_matches('.').to_owned();
-    if !is_name(name) {
-        let what = format!("{name:?} is not a group name: it takes 1 to 64 of a-z A-Z 0-9 . _ -");
-        return Err(source.wrong(table.span().start, &key(""), what));
-    }
+    check_name("group", name).map_err(|what| source.wrong(table.span().start, &key(""), what))?;
     let written = table.get_ref();
     let value = |part: &str, value: &Option<Spanned<Value>>| match value {
         None => Ok(None),
@@ -312,18 +309,13 @@ impl Entry<'_> {
             _ => format!("{}-{number}", self.name),
         };
         (1..=count)
-            .map(|number| match name(number) {
-                name if is_name(&name) => Ok(FleetGuest {
-                    name,
+            .map(|number| {
+                let at = self.guest.size.span().start;
+                let name = check_name("guest", &name(number));
+                Ok(FleetGuest {
+                    name: name.map_err(|what| self.source.wrong(at, &self.key(""), what))?,
                     ..guest.clone()
-                }),
-                name => {
-                    let what =
-                        format!("{name:?} is not a guest name: it takes at most 64 of a-z A-Z 0-9 . _ -");
-                    Err(self
-                        .source
-                        .wrong(self.guest.size.span().start, &self.key(""), what))
-                }
+                })
             })
             .collect()
     }
@@ -409,15 +401,10 @@ impl Entry<'_> {
 
     fn sharing(&self) -> Result<SharingConfig, FleetFileError> {
         match (&self.guest.domain, &self.guest.sharing) {
-            (Some(domain), None) if is_name(domain.get_ref()) => {
-                Ok(SharingConfig::Domain(domain.get_ref().clone()))
-            }
             (Some(domain), None) => {
-                let what = format!(
-                    "{:?} is not a domain name: it takes 1 to 64 of a-z A-Z 0-9 . _ -",
-                    domain.get_ref()
-                );
-                Err(self.wrong(domain.span().start, "domain", what))
+                let name = check_name("domain", domain.get_ref());
+                let name = name.map_err(|what| self.wrong(domain.span().start, "domain", what))?;
+                Ok(SharingConfig::Domain(name))
             }
             (Some(domain), Some(sharing)) if !*sharing.get_ref() => Err(self.wrong(
                 domain.span().start,

@@ -1,6 +1,6 @@
 //! `levy host`: the manager of many guests' memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allocator::Tax;
@@ -198,22 +198,31 @@ impl HostArgs {
         };
         let host = Host::begin(Sockets::in_dir(&dir), start)?;
         host.use_cgroup(memory_high);
-        let _api = api::serve(host.clone(), &dir).inspect_err(|_| host.close())?;
+        let served = serve(&host, &dir, signals).inspect_err(|_| {
+            host.close();
+            host.use_cgroup(None);
+        });
+        let _api = served?;
         say(format_args!(
             "managing {} for guests ({}); they find me at {}",
             mib(budget.bytes),
             why(&budget, &kept),
             dir.display()
         ));
-        let closer = host.clone();
-        signals
-            .watch(move |_| closer.close())
-            .map_err(ManageError::Process)?;
         host.run();
         host.use_cgroup(None);
         say("no manager any more; guests run on without");
         Ok(())
     }
+}
+
+/// Whatever else a manager does on threads of its own: it answers, and ends when it is asked to.
+fn serve(host: &Host, dir: &Path, signals: process::Signals) -> Result<api::Server, ManageError> {
+    let api = api::serve(host.clone(), dir)?;
+    let closer = host.clone();
+    let watched = signals.watch(move |_| closer.close());
+    watched.map_err(ManageError::Process)?;
+    Ok(api)
 }
 
 fn mib(bytes: u64) -> String {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
@@ -21,6 +22,7 @@ pub struct LsArgs {
 #[command(after_help = table::LEGEND)]
 pub struct StatsArgs {
     /// The guest; without one, the host with its sharing domains and all guests
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     guest: Option<String>,
     #[command(flatten)]
     asking: Asking,

@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     count: u16,
     /// Name of the guests; a number follows when there are several
-    #[arg(long, default_value = "guest")]
+    #[arg(long, default_value = "guest", value_parser = config::guest_name)]
     name: String,
     /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
     #[arg(long)]
@@ -91,6 +91,8 @@ pub(super) enum RunError {
     Setup(#[from] SetupError),
     #[error("the machine does not say how much memory it has; give --budget")]
     Budget(#[source] std::io::Error),
+    #[error("{0}; give a shorter --name")]
+    Name(String),
     #[error(transparent)]
     Layer(#[from] DiskError),
     #[error(transparent)]
@@ -116,6 +118,8 @@ impl RunArgs {
         if self.count > 1 {
             setup::several(&self.guest)?;
         }
+        // The last one's is the longest.
+        config::guest_name(&self.guest_name(self.count)).map_err(RunError::Name)?;
         setup::machine()?;
         let style = if self.json {
             ScreenStyle::Json
@@ -127,13 +131,16 @@ impl RunArgs {
         Ok(Fleet::launch(plan, screen, signals)?.run().status)
     }
 
+    fn guest_name(&self, number: u16) -> String {
+        match self.count {
+            1 => self.name.clone(),
+            _ => format!("{}-{number}", self.name),
+        }
+    }
+
     fn plan(mut self) -> Result<Plan, RunError> {
         let manager = manager(self.manager.as_deref(), &self.policy, &self.guest.swap)?;
         setup::default_images(&mut self.guest, self.no_disk)?;
-        let name = |n: u16| match self.count {
-            1 => self.name.clone(),
-            _ => format!("{}-{n}", self.name),
-        };
         let planned = |n: u16| {
             let mut guest = self.guest.clone();
             let layers = kept_layers(&mut guest, self.on_reboot)?;
@@ -143,7 +150,7 @@ impl RunArgs {
                 format!("{}ms", self.deadline.as_millis()).into(),
             ]);
             Ok(PlannedGuest {
-                name: name(n),
+                name: self.guest_name(n),
                 args,
                 workload: self.workloads.iter().cycle().nth(usize::from(n) - 1).cloned(),
                 on_reboot: self.on_reboot,

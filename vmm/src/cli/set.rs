@@ -38,6 +38,10 @@ impl SetArgs {
             Some((first, rest)) if !first.contains('=') => (Some(first), rest),
             _ => (None, &self.words[..]),
         };
+        if self.words.iter().any(String::is_empty) {
+            let what = "an empty word is neither a name nor KEY=VALUE; write `levy set web-1 shares=high`";
+            return Err(AskError::Usage(what.to_owned()));
+        }
         if pairs.is_empty() {
             return Err(AskError::Usage(
                 "say what to change, as in shares=high".to_owned(),

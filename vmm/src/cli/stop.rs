@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
@@ -46,7 +47,8 @@ pub struct ResumeArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// The guests
-    #[arg(value_name = "GUEST", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "GUEST", required_unless_present = "all", conflicts_with = "all",
+        value_parser = NonEmptyStringValueParser::new())]
     guests: Vec<String>,
     /// Every guest of the manager
     #[arg(long)]

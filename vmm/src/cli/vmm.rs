@@ -37,7 +37,7 @@ pub struct VmmArgs {
     #[command(flatten)]
     guest: GuestArgs,
     /// A name for messages
-    #[arg(long, default_value = "guest")]
+    #[arg(long, default_value = "guest", value_parser = config::guest_name)]
     name: String,
     /// Where the guest's console goes: stdio, null, or file=PATH
     #[arg(long, default_value = "stdio", value_name = "stdio|null|file=PATH")]

@@ -235,10 +235,15 @@ fn run_within(
     let (tell, told) = channel();
     let thread = {
         let over = Arc::clone(&over);
-        std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("probe".into());
+        thread.spawn(move || {
             let _ = tell.send(guest(&over));
         })
     };
+    let thread = thread.map_err(|error| {
+        let reason = levy_protocol::not_started(error);
+        format!("the probing thread cannot be started: {reason}")
+    })?;
     let until = Instant::now() + deadline;
     let answer = loop {
         match told.recv_timeout(KICK) {

@@ -14,6 +14,7 @@ use serde_json::Value;
 #[path = "../bzimage/mod.rs"]
 mod bzimage;
 mod kernel;
+mod threads;
 mod unwritable;
 
 const PATIENCE: Duration = Duration::from_secs(300);

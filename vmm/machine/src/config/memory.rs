@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::group::{Group, OptionError};
 use crate::layout::FrameSpace;
-use levy_protocol::link::GroupLimits;
+use levy_protocol::link::{GroupLimits, check_name};
 
 /// The part of its size that a guest is promised where its owner names no minimum.
 const DEFAULT_MIN_PART: u64 = 4;
@@ -38,7 +38,9 @@ impl FromStr for MemoryConfig {
             return Err(Group::wrong("size", bytes, what));
         }
         if FrameSpace::of_ram(bytes).is_none() {
-            return Err(Group::wrong("size", bytes, "guests have less than 16 TiB"));
+            let most = FrameSpace::MOST_RAM >> 20;
+            let what = format_args!("guests have less than 16 TiB, {most}M at most");
+            return Err(Group::wrong("size", bytes, what));
         }
         let min = group.bytes("min")?.unwrap_or(bytes / DEFAULT_MIN_PART);
         if min > bytes {
@@ -109,10 +111,11 @@ impl FromStr for SharingConfig {
 impl SharingConfig {
     fn read(group: &mut Group) -> Result<Self, OptionError> {
         let mode = group.with("mode", super::values::switch)?.unwrap_or(true);
-        let domain = group.with("domain", |name| Ok(name.to_owned()))?;
+        let domain = group.with("domain", |name| {
+            check_name("domain", name).map_err(|wrong| format!("name a domain; {wrong}"))
+        })?;
         match (mode, domain) {
             (true, None) => Ok(Self::Launch),
-            (true, Some(domain)) if domain.is_empty() => Err(Group::wrong("domain", domain, "name a domain")),
             (true, Some(domain)) => Ok(Self::Domain(domain)),
             (false, None) => Ok(Self::Off),
             (false, Some(domain)) => Err(Group::wrong("domain", domain, "mode=off shares with nobody")),
@@ -140,6 +143,7 @@ impl FromStr for GroupOption {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut group = Group::parse(text, "name", &["shares", "min", "max"])?;
         let name = group.required("name", "--group name=web")?;
+        check_name("group", &name).map_err(|what| Group::wrong("name", &name, what))?;
         let shares = group
             .with("shares", shares)?
             .unwrap_or(allocator::Shares::NORMAL.get());

@@ -16,7 +16,7 @@ use std::time::Duration;
 use group::Group;
 pub use group::OptionError;
 pub use memory::{GroupOption, Hints, ManagedConfig, MemoryConfig, SharingConfig, SharingOption, shares};
-pub use values::{duration, size};
+pub use values::{duration, guest_name, size};
 
 pub use crate::virtio::balloon::BalloonConfig;
 

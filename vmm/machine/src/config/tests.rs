@@ -64,6 +64,19 @@ fn errors_name_the_key_the_value_and_the_cure() {
     assert!(message::<MemoryConfig>("size=64M,shares=0").contains("above 0"));
     assert!(message::<SharingConfig>("mode=off,domain=web").contains("shares with nobody"));
     assert!(message::<SharingConfig>("domain=").contains("name a domain"));
+    let rule = "1 to 64 of the characters a-z A-Z 0-9 . _ -";
+    let long = "n".repeat(65);
+    for name in ["a b", "a/b", "\n", "ü", &long] {
+        assert!(message::<SharingConfig>(&format!("domain={name}")).contains(rule), "{name}");
+        assert!(message::<GroupOption>(&format!("name={name}")).contains(rule), "{name}");
+        assert!(guest_name(name).unwrap_err().contains(rule), "{name}");
+    }
+    assert!(guest_name("").unwrap_err().contains(rule));
+    assert_eq!(guest_name(&long[1..]).as_deref(), Ok(&long[1..]));
+    let most = "size=16776191M,min=0";
+    assert!(most.parse::<MemoryConfig>().is_ok());
+    assert!(message::<MemoryConfig>("size=16776192M").contains("16776191M at most"));
+    assert!(message::<MemoryConfig>("size=16777215M").contains("16776191M at most"));
     assert!(message::<MemoryConfig>("size=5x").contains("size=5x: not a size"));
     assert!(message::<MemoryConfig>("size=0").contains("positive number"));
     assert!(message::<MemoryConfig>("size=4095").contains("whole MiB"));

@@ -1,6 +1,9 @@
 //! How sizes, durations and switches are written.
 
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
+
+use levy_protocol::link::check_name;
 
 /// A size: bytes, or with K, M, G or T (powers of 1024).
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
@@ -18,8 +21,23 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         'T' => 40,
         _ => return Err(wrong()),
     };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
+    let large = || format!("too large; the largest size is {}", u64::MAX);
+    let number: u64 = number
+        .parse()
+        .map_err(|error| if is_large(&error) { large() } else { wrong() })?;
+    number.checked_mul(1 << shift).ok_or_else(large)
+}
+
+fn is_large(error: &ParseIntError) -> bool {
+    *error.kind() == IntErrorKind::PosOverflow
+}
+
+/// The name of a guest.
+///
+/// # Errors
+/// What a name is made of, for people.
+pub fn guest_name(text: &str) -> Result<String, String> {
+    check_name("guest", text)
 }
 
 /// A size as an option of its own.
@@ -35,7 +53,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "not a duration; write a number with ms, s, m or h, as in 5ms".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let large = || format!("too long; the longest duration is {}s", u64::MAX);
+    let number: u64 = number
+        .parse()
+        .map_err(|error| if is_large(&error) { large() } else { wrong() })?;
     let seconds = match unit {
         "ms" => return Ok(Duration::from_millis(number)),
         "us" => return Ok(Duration::from_micros(number)),
@@ -47,7 +68,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number
         .checked_mul(seconds)
         .map(Duration::from_secs)
-        .ok_or_else(wrong)
+        .ok_or_else(large)
 }
 
 /// A switch: on or off.
@@ -71,6 +92,10 @@ mod tests {
         for wrong in ["", "M", "1.5G", "-1", "12Q", "99999999999T", "5ü", "0x10"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
+        for large in ["99999999999T", "99999999999999999999999", "18446744073709551616"] {
+            assert!(bytes(large).unwrap_err().contains("too large"), "{large}");
+        }
+        assert_eq!(bytes("18446744073709551615"), Ok(u64::MAX));
     }
 
     #[test]
@@ -80,6 +105,9 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         for wrong in ["", "ms", "5 s", "-1s", "5d", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        for long in ["18446744073709551615m", "18446744073709551616"] {
+            assert!(duration(long).unwrap_err().contains("too long"), "{long}");
         }
     }
 }

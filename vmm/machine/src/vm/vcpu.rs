@@ -113,7 +113,11 @@ impl Vcpus {
             }),
             changed: Condvar::new(),
         });
-        let mut threads = Vec::new();
+        // Where one cannot be started, those before it end with this.
+        let mut vcpus = Self {
+            control,
+            threads: Vec::new(),
+        };
         for id in 0..count {
             let fd = vm
                 .fd()
@@ -130,7 +134,7 @@ impl Vcpus {
                 fd,
                 flag: Arc::clone(&flag),
                 bus: Arc::clone(bus),
-                control: Arc::clone(&control),
+                control: Arc::clone(&vcpus.control),
                 events: events.clone(),
             };
             let thread = thread::Builder::new()
@@ -141,9 +145,9 @@ impl Vcpus {
                     vcpu.live();
                 })
                 .map_err(levy_protocol::not_started)?;
-            threads.push((flag, thread));
+            vcpus.threads.push((flag, thread));
         }
-        Ok(Self { control, threads })
+        Ok(vcpus)
     }
 
     /// Lets all vCPUs run.

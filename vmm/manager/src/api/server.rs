@@ -72,7 +72,8 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
         }
         runtime.shutdown_background();
     };
-    std::thread::Builder::new().name("api".into()).spawn(body)?;
+    let thread = std::thread::Builder::new().name("api".into());
+    thread.spawn(body).map_err(levy_protocol::not_started)?;
     Ok(Server {
         _file: file,
         _end: end,

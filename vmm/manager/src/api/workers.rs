@@ -38,7 +38,9 @@ impl Workers {
             let thread = std::thread::Builder::new()
                 .name("api-work".into())
                 .stack_size(STACK);
-            thread.spawn(move || work(&receiver))?;
+            thread
+                .spawn(move || work(&receiver))
+                .map_err(levy_protocol::not_started)?;
         }
         Ok(Self(sender))
     }

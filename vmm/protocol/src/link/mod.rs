@@ -41,6 +41,19 @@ pub fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
+/// `name`, where a `what` (guest, group, domain) may be called so.
+///
+/// # Errors
+/// What a name is made of, for people.
+pub fn check_name(what: &str, name: &str) -> Result<String, String> {
+    if is_name(name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!(
+        "{name:?} is not a {what} name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -"
+    ))
+}
+
 /// Microseconds on the machine's monotonic clock, the same in all its processes.
 pub fn now_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
