@@ -66,6 +66,7 @@ fn kvm_or_skip() -> bool {
 #[test]
 fn options_are_refused_with_status_2() {
     let dir = tempfile::tempdir().unwrap();
+    let long = "n".repeat(65);
     let cases: &[(&[&str], &[&str])] = &[
         (
             &["--memory", "siez=1G"],
@@ -74,6 +75,13 @@ fn options_are_refused_with_status_2() {
         (&["--memory", "size=lots"], &["size=lots", "as in 512M"]),
         (&["--memory", "size=0"], &["positive number of whole MiB"]),
         (&["--memory", "size=16T"], &["less than 16 TiB"]),
+        (&["--memory", "size=16777215M"], &["16776191M at most"]),
+        (&["--memory", "size=99999999999T"], &["too large"]),
+        (&["--name", "a b"], &["\"a b\" is not a guest name", "1 to 64 of the characters"]),
+        (&["--name", ""], &["\"\" is not a guest name", "1 to 64 of the characters"]),
+        (&["--name", &long], &["is not a guest name", "1 to 64 of the characters"]),
+        (&["--group", "name=a b"], &["\"a b\" is not a group name"]),
+        (&["--sharing", "domain=a b"], &["\"a b\" is not a domain name"]),
         (&["--cpus", "many"], &["count=many"]),
         (
             &["--disk", "path=a,readonly=perhaps"],
@@ -91,6 +99,29 @@ fn options_are_refused_with_status_2() {
     ];
     for (args, words) in cases {
         refused(dir.path(), args, 2, words);
+    }
+}
+
+#[test]
+fn limits_of_memory_are_named() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    kernel(dir.path());
+    // From far too little to what the guest alone would fit into: KiB.
+    let data = [30 << 10, 400 << 10, 512 << 10, 560 << 10].map(|limit| ("-d", limit));
+    for (limit, kib) in data.into_iter().chain([("-v", 400 << 10)]) {
+        let output = Command::new("sh")
+            .args(["-c", &format!("ulimit {limit} {kib}; exec \"$@\""), "sh"])
+            .args([env!("CARGO_BIN_EXE_levy"), "vmm", "--kernel", "bzImage"])
+            .args(["--memory", "512M", "--serial", "null", "--kvm-checked"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{limit} {kib}: {text}");
+        assert!(text.contains(&format!("`ulimit {limit}`")), "{limit} {kib}: {text}");
     }
 }
 

@@ -225,8 +225,11 @@ impl Fleet {
         self.release_brake();
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
         let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
-        let summary = Summary::of(guests, &busy, self.interrupted);
-        self.screen.finish(&summary);
+        let mut summary = Summary::of(guests, &busy, self.interrupted);
+        if let Err(error) = self.screen.finish(&summary) {
+            self.screen.say(&format!("cannot write to standard output: {error}"));
+            summary.status = summary.status.max(1);
+        }
         summary
     }
 

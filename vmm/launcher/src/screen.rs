@@ -19,6 +19,10 @@ pub enum ScreenStyle {
 /// The launch's output.
 pub struct Screen {
     style: ScreenStyle,
+    /// Standard output.
+    out: Box<dyn Write>,
+    /// Why something that was to be shown there was not, where its reader wanted it.
+    lost: Option<io::Error>,
     bars: Option<MultiProgress>,
     lines: Vec<(ProgressBar, String)>,
 }
@@ -26,9 +30,15 @@ pub struct Screen {
 impl Screen {
     /// An empty screen.
     pub fn new(style: ScreenStyle) -> Self {
+        Self::on(style, Box::new(io::stdout()))
+    }
+
+    fn on(style: ScreenStyle, out: Box<dyn Write>) -> Self {
         let live = style == ScreenStyle::Text && io::stderr().is_terminal();
         Self {
             style,
+            out,
+            lost: None,
             bars: live.then(MultiProgress::new),
             lines: Vec::new(),
         }
@@ -85,20 +95,70 @@ impl Screen {
     }
 
     /// A line for programs.
-    pub(super) fn event(&self, event: &LaunchEvent) {
+    pub(super) fn event(&mut self, event: &LaunchEvent) {
         if self.style == ScreenStyle::Json {
-            // A reader that no longer listens does not stop the guests.
-            let _ = writeln!(io::stdout(), "{event}");
+            self.print(&format!("{event}\n"));
         }
     }
 
     /// The end.
-    pub(super) fn finish(&self, summary: &Summary) {
+    ///
+    /// # Errors
+    /// When something could not be shown on standard output. A reader that has closed its end had what it wanted.
+    pub(super) fn finish(&mut self, summary: &Summary) -> io::Result<()> {
         match self.style {
-            ScreenStyle::Text => {
-                let _ = write!(io::stdout(), "{}", summary.to_text());
-            }
+            ScreenStyle::Text => self.print(&summary.to_text()),
             ScreenStyle::Json => self.event(&LaunchEvent::Summary(summary.clone())),
+        }
+        self.lost.take().map_or(Ok(()), Err)
+    }
+
+    /// A reader that no longer listens, and a full disk, do not stop the guests.
+    fn print(&mut self, text: &str) {
+        let printed = self.out.write_all(text.as_bytes());
+        if let Err(error) = printed.and_then(|()| self.out.flush())
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.lost.get_or_insert(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_shown_is_an_error_at_the_end_unless_its_reader_has_gone() {
+        for style in [ScreenStyle::Text, ScreenStyle::Json] {
+            let full = || File::options().write(true).open("/dev/full").unwrap();
+            let mut screen = Screen::on(style, Box::new(full()));
+            let lost = screen.finish(&Summary::default()).unwrap_err();
+            assert_eq!(lost.kind(), io::ErrorKind::StorageFull);
+            let (_, closed) = io::pipe().unwrap();
+            let mut screen = Screen::on(style, Box::new(closed));
+            screen.finish(&Summary::default()).unwrap();
+        }
+        let mut screen = Screen::on(ScreenStyle::Json, Box::new(Once(false)));
+        screen.event(&LaunchEvent::Summary(Summary::default()));
+        assert!(screen.finish(&Summary::default()).is_err(), "an event was lost");
+    }
+
+    /// Takes nothing the first time, and then everything.
+    struct Once(bool);
+
+    impl Write for Once {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match std::mem::replace(&mut self.0, true) {
+                false => Err(io::ErrorKind::StorageFull.into()),
+                true => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 }

@@ -70,6 +70,12 @@ pub use shared_read_blocks::SharedReadBlocks;
 /// Part of a guest's memory that the compressed store may take, as a divisor.
 const STORE_PART: u64 = 4;
 
+/// Bytes that the compressed store of a guest of `bytes` maps beside the guest's memory: what a process may map
+/// (RLIMIT_DATA) must hold both.
+pub const fn store_bytes(bytes: u64) -> u64 {
+    bytes / STORE_PART
+}
+
 /// Why a guest's memory cannot be managed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -174,7 +180,7 @@ impl ManagedMemory {
         let region = memory.adopt(
             Options::default()
                 .with_blocks(Blocks::Huge)
-                .with_store_bytes((bytes / STORE_PART) as usize)
+                .with_store_bytes(store_bytes(bytes) as usize)
                 .with_swap(swap)
                 .with_thread_started(threads.region),
         );

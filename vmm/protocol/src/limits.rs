@@ -120,6 +120,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_for_want_of_memory_names_its_limits_where_there_are_any() {
+        let refused = || no_memory(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        assert!(!refused().contains("ulimit"), "{}", refused());
+        let limit = getrlimit(Resource::Data);
+        // So much that no other test meets it.
+        let most = Rlimit {
+            current: Some(1 << 50),
+            ..limit
+        };
+        setrlimit(Resource::Data, most).unwrap();
+        assert!(refused().contains("1099511627776 KiB of data (`ulimit -d`"), "{}", refused());
+        let thread = not_started(io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(thread.contains("ulimit -u") && thread.contains("ulimit -d"), "{thread}");
+        setrlimit(Resource::Data, limit).unwrap();
+        let other = no_memory(io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!(other.raw_os_error(), Some(libc::EMFILE));
+    }
+
+    #[test]
     fn the_limit_of_open_files_goes_as_high_as_it_may() {
         raise_open_files();
         let limit = getrlimit(Resource::Nofile);

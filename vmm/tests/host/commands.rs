@@ -74,6 +74,11 @@ fn commands_say_what_is_wrong() {
     let _kept = managed.admit("g", 64);
     let cases: &[(&[&str], i32, &str)] = &[
         (&["set", "g"], 2, "say what to change"),
+        (&["set", ""], 2, "an empty word"),
+        (&["set", "", "shares=1"], 2, "an empty word"),
+        (&["set", "--group", "", "shares=1"], 2, "an empty word"),
+        (&["stats", ""], 2, "GUEST"),
+        (&["stop", "g", ""], 2, "GUEST"),
         (&["set", "g", "shares=lots"], 2, "low (500)"),
         (&["set", "g", "max=1G"], 2, "set when it is started"),
         (&["set", "tax=100"], 2, "below 100"),

@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 use super::duties::GuestDuties;
 use super::footprint::Smaps;
 use crate::boot::{self, BootError, Platform};
@@ -25,6 +27,9 @@ use crate::vm::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, Vcpu
 use levy_member::{ConnectError, Introduction, ManageError, ManagedMemory, ManagerClient};
 use levy_protocol::link::{Hello, Sharing};
 use levy_protocol::socket::{SocketError, SocketFile};
+
+/// What this process needs of data besides its guest's memory and the compressed store: stacks, tables, buffers.
+const OWN_DATA: u64 = 64 << 20;
 
 /// Why a guest cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +108,7 @@ impl Machine {
         let most = vm::most_vcpus(&kvm);
         let cpus = check_cpus(config.cpus.count, most)?;
         check_memory(config.memory.bytes)?;
+        check_data(config)?;
         let introduction = config
             .managed
             .as_ref()
@@ -220,6 +226,22 @@ fn check_memory(asked: u64) -> Result<(), HostError> {
         Some(have) if asked > have => Err(HostError::MemoryAboveHost {
             asked_mib: asked >> 20,
             have_mib: have >> 20,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel maps guest memory beyond RLIMIT_DATA in the place of address space that was reserved, and then refuses the
+/// process everything else: even a thread's stack.
+fn check_data(config: &GuestConfig) -> Result<(), HostError> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_DATA).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
+    let asked = config.memory.bytes;
+    let store = config.managed.as_ref().map_or(0, |_| levy_member::store_bytes(asked));
+    match asked.saturating_add(store).saturating_add(OWN_DATA) {
+        needed if needed > limit => Err(HostError::MemoryAboveLimit {
+            asked_mib: asked >> 20,
+            needed_mib: needed >> 20,
+            have_mib: limit >> 20,
         }),
         _ => Ok(()),
     }

@@ -49,6 +49,16 @@ pub enum HostError {
     /// More guest memory than the host has.
     #[error("memory size={asked_mib}M is above this host's {have_mib} MiB; lower --memory size=")]
     MemoryAboveHost { asked_mib: u64, have_mib: u64 },
+    /// More than this process may map.
+    #[error(
+        "memory size={asked_mib}M needs {needed_mib} MiB of data in this process, which may have {have_mib} MiB; raise that \
+         with `ulimit -d`, or LimitDATA= of its service, or lower --memory size="
+    )]
+    MemoryAboveLimit {
+        asked_mib: u64,
+        needed_mib: u64,
+        have_mib: u64,
+    },
     /// KVM refused a step of the set-up.
     #[error("KVM refused to {step}")]
     Refused {
