@@ -14,12 +14,29 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::confine::{self, Role};
 
-/// Writes `line` where `to` takes it at once: a line that is rare, or the last one, and no reason to start a thread.
+/// Bytes that a pipe takes without waiting where it takes any: PIPE_BUF, all that `poll` promises of it.
+pub(crate) const AT_ONCE: usize = 4096;
+
+/// Bytes of the longest note of [`cut`].
+const NOTE: usize = 40;
+
+/// Writes `line` and its end where `to` takes them at once: a line that is rare, or the last one, and no reason to start
+/// a thread. Of a line longer than [`AT_ONCE`] the begin.
 pub(crate) fn offer(to: impl AsFd, line: &str) {
     let mut ends = [PollFd::new(&to, PollFlags::OUT)];
     if poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+        let line = cut(line, AT_ONCE - 1) + "\n";
         let _ = rustix::io::write(&to, line.as_bytes());
     }
+}
+
+/// `text`, or as much of its begin as fits `most` bytes with a note of how much is missing.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let (kept, missing) = text.split_at(text.floor_char_boundary(most.saturating_sub(NOTE)));
+    format!("{kept}... ({} bytes more)", missing.len())
 }
 
 /// What could not be written.
@@ -185,6 +202,50 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+
+    /// A pipe that takes as much as `poll` promises, and its reader.
+    fn nearly_full_pipe() -> (io::PipeReader, io::PipeWriter) {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while rustix::io::write(&writer, &[b'x'; AT_ONCE]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
+        io::Read::read_exact(&mut reader, &mut [0; AT_ONCE]).unwrap();
+        (reader, writer)
+    }
+
+    #[test]
+    fn a_line_of_any_length_holds_no_thread() {
+        for line in ["ü".repeat(100_000), "x".repeat(AT_ONCE - 1), "short".to_owned()] {
+            let (mut reader, writer) = nearly_full_pipe();
+            let (say, heard) = channel();
+            let whole = line.clone();
+            thread::spawn(move || {
+                offer(&writer, &line);
+                say.send(()).unwrap();
+            });
+            let done = heard.recv_timeout(Duration::from_secs(60));
+            assert!(done.is_ok(), "a line of {} bytes waits to be read", whole.len());
+            let mut text = String::new();
+            io::Read::read_to_string(&mut reader, &mut text).unwrap();
+            let written = text.trim_start_matches('x').trim_end_matches('\n');
+            match whole.len() < AT_ONCE {
+                true => assert!(text.ends_with(&format!("{whole}\n"))),
+                false => assert!(written.ends_with("bytes more)"), "{written}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_counted_in_whole_letters() {
+        assert_eq!(cut("text", 4), "text");
+        let text = "ä".repeat(100);
+        for most in [0, 40, 41, 60, 199] {
+            let short = cut(&text, most);
+            let (kept, note) = short.split_once("... (").unwrap();
+            assert_eq!(note, format!("{} bytes more)", text.len() - kept.len()));
+            assert!(short.len() <= most.max(NOTE) && text.starts_with(kept), "{short}");
+        }
+    }
 
     const MANNER: Manner = Manner {
         name: "outlet",

@@ -6,7 +6,7 @@ use std::io;
 
 use crate::outlet;
 
-/// Says `line`, which carries its newline.
+/// Says `line`.
 pub(super) fn say(line: &str) {
     outlet::offer(io::stderr(), line);
 }
@@ -17,6 +17,6 @@ pub(super) fn of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");
-        say(&format!("levy: thread {name} {panic}\n"));
+        say(&format!("levy: thread {name} {panic}"));
     }));
 }

@@ -131,7 +131,7 @@ pub fn enter(role: Role) {
     note_role(role);
     if let Err(error) = filters.apply(role) {
         last_words::say(&format!(
-            "levy: thread {} cannot be confined: {error}\n",
+            "levy: thread {} cannot be confined: {error}",
             role.name()
         ));
         std::process::abort();
