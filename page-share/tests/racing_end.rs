@@ -67,11 +67,17 @@ struct Race {
 impl Race {
     /// Waits until each writer has visited all its pages a few times more.
     fn go_on(&self) {
-        let visits = || self.visits.each_ref().map(|visits| visits.load(Ordering::Relaxed));
+        let visits = || {
+            self.visits
+                .each_ref()
+                .map(|visits| visits.load(Ordering::Relaxed))
+        };
         let so_far = visits();
         let all = || {
             let pairs = visits().into_iter().zip(so_far);
-            pairs.into_iter().all(|(now, then)| now >= then + 4 * u64::from(PAGES / WRITERS))
+            pairs
+                .into_iter()
+                .all(|(now, then)| now >= then + 4 * u64::from(PAGES / WRITERS))
         };
         wait("a writer waits for ever", all);
     }

@@ -48,7 +48,10 @@ fn two_guests_share_what_an_oracle_finds_and_keep_their_bytes() {
     let row = shared(&lab);
     assert_eq!(row["guests"], 2);
     assert_eq!(row["settled"], true);
-    assert!(row["of_oracle"].as_f64() >= Some(OF_ORACLE), "too little of what could be shared is");
+    assert!(
+        row["of_oracle"].as_f64() >= Some(OF_ORACLE),
+        "too little of what could be shared is"
+    );
     let number = |value: &Value| value.as_u64().unwrap();
     assert!(number(&row["shared_pages"]) >= 2 * EQUAL);
     // The kernel's own account does not know of the engine's.

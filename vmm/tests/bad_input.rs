@@ -77,9 +77,18 @@ fn options_are_refused_with_status_2() {
         (&["--memory", "size=16T"], &["less than 16 TiB"]),
         (&["--memory", "size=16777215M"], &["16776191M at most"]),
         (&["--memory", "size=99999999999T"], &["too large"]),
-        (&["--name", "a b"], &["\"a b\" is not a guest name", "1 to 64 of the characters"]),
-        (&["--name", ""], &["\"\" is not a guest name", "1 to 64 of the characters"]),
-        (&["--name", &long], &["is not a guest name", "1 to 64 of the characters"]),
+        (
+            &["--name", "a b"],
+            &["\"a b\" is not a guest name", "1 to 64 of the characters"],
+        ),
+        (
+            &["--name", ""],
+            &["\"\" is not a guest name", "1 to 64 of the characters"],
+        ),
+        (
+            &["--name", &long],
+            &["is not a guest name", "1 to 64 of the characters"],
+        ),
         (&["--group", "name=a b"], &["\"a b\" is not a group name"]),
         (&["--sharing", "domain=a b"], &["\"a b\" is not a domain name"]),
         (&["--cpus", "many"], &["count=many"]),
@@ -121,7 +130,10 @@ fn limits_of_memory_are_named() {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{limit} {kib}: {text}");
-        assert!(text.contains(&format!("`ulimit {limit}`")), "{limit} {kib}: {text}");
+        assert!(
+            text.contains(&format!("`ulimit {limit}`")),
+            "{limit} {kib}: {text}"
+        );
     }
 }
 

@@ -66,7 +66,7 @@ impl Fleet {
         self.ease();
         self.settle()?;
         let ample = self.budget.ample_mib() << 20;
-        self.manager.set_budget(ample)?;
+        self.manager.set_budget(ample);
         let now = self.clock.now();
         for life in self.guests.iter_mut().filter_map(|guest| guest.life.as_mut()) {
             life.has_checked();

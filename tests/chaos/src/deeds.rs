@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use levy_protocol::api::GuestChange;
 
+use crate::assigned::Change;
 use crate::budget::Weak;
 use crate::fleet::Fleet;
-use crate::guest::Life;
+use crate::guest::{Guest, Life};
 use crate::later::Deed;
 use crate::memory;
 use crate::quota::{Action, Length};
@@ -16,6 +17,9 @@ use crate::thief::{Door, Loot};
 
 /// After this long without a word a manager cuts a guest off: a stall that is longer is a long one.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// Pages by which a guest's minimum is lowered at most: too few to matter where it is judged.
+const LESS: u64 = 64;
 
 impl Fleet {
     /// Does one thing; whether there was something to do it to.
@@ -283,9 +287,10 @@ impl Fleet {
         let before = self.budget.bytes;
         // It holds as soon as it is said.
         self.budget.is_told(mib << 20, self.clock.now());
-        let accepted = self.manager.set_budget(mib << 20).unwrap_or(false);
+        let changed = self.manager.set_budget(mib << 20);
+        let accepted = changed == Change::Kept;
         self.witness.note(&format!(
-            "budget of {} MiB to {mib} MiB: {accepted}",
+            "budget of {} MiB to {mib} MiB: {changed:?}",
             before >> 20
         ));
         self.tally.count("actions.change_budget");
@@ -301,15 +306,27 @@ impl Fleet {
             return Ok(false);
         }
         let place = self.random.place(self.guests.len());
-        let shares = self.random.within(100..=4_000);
-        let name = &self.guests[place].kind.name;
+        let (shares, less) = (self.random.within(100..=4_000), self.random.within(0..=LESS));
+        let Guest { kind, life, .. } = &mut self.guests[place];
+        let min_bytes = (kind.min_mib << 20) - less * 4096;
+        let name = &kind.name;
         let change = GuestChange {
             shares: Some(shares as u32),
-            ..GuestChange::default()
+            min_bytes: Some(min_bytes),
         };
-        let accepted = self.manager.client().change_guest(name, &change).is_ok();
+        let answer = self.manager.client().change_guest(name, &change);
+        let changed = self.manager.became(answer);
+        if let Some(life) = life {
+            // Else it may be those of the process before that were changed.
+            let changed = match changed {
+                Change::Kept if !life.back => Change::Unsure,
+                changed => changed,
+            };
+            life.shares.set(shares, changed);
+            life.min_bytes.set(min_bytes, changed);
+        }
         self.witness
-            .note(&format!("shares of {name} to {shares}: {accepted}"));
+            .note(&format!("{name} to {shares} shares, {min_bytes} at least: {changed:?}"));
         self.tally.count("actions.change_shares");
         Ok(true)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use simulated::{GuestOptions, Said, Status};
 
+use crate::assigned::Assigned;
 use crate::hunger::Hunger;
 use crate::leash::{Process, Start, Talks};
 use crate::refusal::Refusal;
@@ -17,6 +18,9 @@ use crate::witness::Witness;
 
 /// Pages in a MiB.
 const PAGES: u64 = 256;
+
+/// Shares of a guest of which nothing else is said.
+const SHARES: u64 = 1000;
 
 /// What is promised to a guest is kept but for this part of it, and a MiB: pages on their way in and out.
 const SLACK_PART: u64 = 64;
@@ -48,6 +52,9 @@ pub(crate) struct Life {
     ear: Option<JoinHandle<()>>,
     pub(crate) weak: bool,
     pub(crate) began: Duration,
+    /// What the API says of it.
+    pub(crate) shares: Assigned,
+    pub(crate) min_bytes: Assigned,
     /// It was seen at work.
     pub(crate) worked: bool,
     /// Since when nothing is done to it.
@@ -120,6 +127,8 @@ impl Guest {
             ear: Some(ear),
             weak: refuse.is_some(),
             began: now,
+            shares: Assigned::new(SHARES),
+            min_bytes: Assigned::new(self.kind.min_mib << 20),
             worked: false,
             sound: now,
             back: false,

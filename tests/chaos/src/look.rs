@@ -42,6 +42,7 @@ impl Fleet {
             self.budget
                 .is_told(view.host.settings.budget_bytes, self.clock.now());
             self.see_returns(view);
+            self.compare_settings(view);
             self.count_references(view);
         }
         self.see_work();

@@ -6,6 +6,7 @@
 //! done is counted, so that a harness that does nothing shows. `docs/testing.md` explains actions and invariants.
 #![forbid(unsafe_code)]
 
+mod assigned;
 mod budget;
 mod clock;
 mod course;

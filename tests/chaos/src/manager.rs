@@ -7,6 +7,7 @@ use std::time::Duration;
 use levy_launcher::api_client::{Client, ClientError};
 use levy_protocol::api::{GuestView, HostChange, HostView};
 
+use crate::assigned::{Assigned, Change};
 use crate::hunger::Hunger;
 use crate::leash::{Process, Start, Talks};
 use crate::refusal::Refusal;
@@ -20,6 +21,11 @@ pub(crate) struct Manager {
     program: Option<PathBuf>,
     dir: PathBuf,
     args: Vec<OsString>,
+    /// The budget that a manager begins with where none was set.
+    first_budget: OsString,
+    is_budget_set: bool,
+    /// The budget by the API.
+    pub(crate) budget: Assigned,
     pub(crate) life: Option<Rule>,
 }
 
@@ -49,11 +55,9 @@ pub(crate) struct View {
 
 impl Manager {
     pub(crate) fn new(program: Option<PathBuf>, dir: &Path, budget_mib: u64, swap: &Path) -> Self {
-        let budget = format!("{budget_mib}M");
         let mut args: Vec<OsString> = vec!["host".into()];
         for (option, value) in [
-            ("--budget", OsString::from(budget)),
-            ("--run-dir", dir.into()),
+            ("--run-dir", OsString::from(dir)),
             ("--swap", swap.into()),
             ("--sample", "5s".into()),
             ("--rebalance", "3s".into()),
@@ -64,6 +68,9 @@ impl Manager {
             program,
             dir: dir.to_owned(),
             args,
+            first_budget: format!("--budget={budget_mib}M").into(),
+            is_budget_set: false,
+            budget: Assigned::new(budget_mib << 20),
             life: None,
         }
     }
@@ -77,9 +84,11 @@ impl Manager {
     }
 
     pub(crate) fn start(&mut self, refuse: Option<Refusal>, skew: Option<u64>) -> anyhow::Result<()> {
+        // One that was set holds for those that come where they are not told another.
+        let first = (!self.is_budget_set).then(|| self.first_budget.clone());
         let program = self.program.iter().map(|path| path.as_os_str().to_owned());
         let start = Start {
-            argv: program.chain(self.args.iter().cloned()).collect(),
+            argv: program.chain(self.args.iter().cloned()).chain(first).collect(),
             refuse: refuse.into_iter().collect(),
             skew,
             log: self.log(),
@@ -109,18 +118,28 @@ impl Manager {
         })
     }
 
-    /// Sets the budget; whether that was accepted.
-    pub(crate) fn set_budget(&self, bytes: u64) -> anyhow::Result<bool> {
+    /// Sets the budget.
+    pub(crate) fn set_budget(&mut self, bytes: u64) -> Change {
         let change = HostChange {
             budget_bytes: Some(bytes),
             ..HostChange::default()
         };
-        match self.client().change_host(&change) {
-            Ok(_) => Ok(true),
+        let answer = self.client().change_host(&change);
+        let changed = self.became(answer);
+        self.is_budget_set |= changed == Change::Kept;
+        self.budget.set(bytes, changed);
+        changed
+    }
+
+    /// What became of a change that was answered so.
+    pub(crate) fn became<T>(&self, answer: Result<T, ClientError>) -> Change {
+        let is_kept = || self.client().host().is_ok_and(|host| host.unkept.is_none());
+        match answer {
+            Ok(_) if is_kept() => Change::Kept,
             Err(ClientError::Refused {
                 status: 400..=499, ..
-            }) => Ok(false),
-            Err(error) => Err(error.into()),
+            }) => Change::Refused,
+            Ok(_) | Err(_) => Change::Unsure,
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) enum Breach {
     BudgetExceeded,
     MinimumBroken,
     NotBack,
+    SettingsLost,
     Abort,
     LeftBehind,
     /// The harness could not go on.
@@ -21,12 +22,13 @@ pub(crate) enum Breach {
 }
 
 impl Breach {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::WrongBytes,
         Self::ReferencesMissing,
         Self::BudgetExceeded,
         Self::MinimumBroken,
         Self::NotBack,
+        Self::SettingsLost,
         Self::Abort,
         Self::LeftBehind,
         Self::Stuck,
@@ -40,6 +42,7 @@ impl Breach {
             Self::BudgetExceeded => "budget_exceeded_samples",
             Self::MinimumBroken => "minimum_broken_samples",
             Self::NotBack => "not_back_in_time",
+            Self::SettingsLost => "settings_lost",
             Self::Abort => "aborts",
             Self::LeftBehind => "left_behind",
             Self::Stuck => "stuck",

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Counters that an idle harness would leave at zero.
-const DONE: [&str; 14] = [
+const DONE: [&str; 16] = [
     "/kills",
     "/stalls",
     "/long_stalls",
@@ -23,6 +23,8 @@ const DONE: [&str; 14] = [
     "/actions/kill_manager",
     "/actions/kill_guest",
     "/actions/change_budget",
+    "/actions/change_shares",
+    "/settings_compared",
 ];
 
 fn run(seed: u64) {

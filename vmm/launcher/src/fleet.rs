@@ -227,7 +227,8 @@ impl Fleet {
         let busy: Vec<_> = self.plan.guests.iter().map(|g| g.workload.is_some()).collect();
         let mut summary = Summary::of(guests, &busy, self.interrupted);
         if let Err(error) = self.screen.finish(&summary) {
-            self.screen.say(&format!("cannot write to standard output: {error}"));
+            self.screen
+                .say(&format!("cannot write to standard output: {error}"));
             summary.status = summary.status.max(1);
         }
         summary

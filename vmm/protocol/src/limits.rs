@@ -130,9 +130,16 @@ mod tests {
             ..limit
         };
         setrlimit(Resource::Data, most).unwrap();
-        assert!(refused().contains("1099511627776 KiB of data (`ulimit -d`"), "{}", refused());
+        assert!(
+            refused().contains("1099511627776 KiB of data (`ulimit -d`"),
+            "{}",
+            refused()
+        );
         let thread = not_started(io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
-        assert!(thread.contains("ulimit -u") && thread.contains("ulimit -d"), "{thread}");
+        assert!(
+            thread.contains("ulimit -u") && thread.contains("ulimit -d"),
+            "{thread}"
+        );
         setrlimit(Resource::Data, limit).unwrap();
         let other = no_memory(io::Error::from_raw_os_error(libc::EMFILE));
         assert_eq!(other.raw_os_error(), Some(libc::EMFILE));

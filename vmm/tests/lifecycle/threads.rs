@@ -46,7 +46,11 @@ impl Crowd {
             .env_remove("LEVY_RUN_DIR")
             .stdin(std::process::Stdio::null());
         let log = File::create(log).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+        command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
     }
 }
 
@@ -150,8 +154,22 @@ fn a_guest_whose_process_may_not_start_its_threads_says_so_and_leaves_nothing() 
     let dir = tempfile::tempdir().unwrap();
     kernel::write(dir.path(), kernel::IDLE);
     let alone = [
-        "vmm", "--kernel", "bzImage", "--memory", "64M", "--cpus", "2", "--kvm-checked", "--events", "json",
-        "--serial", "null", "--control", "control", "--agent", "agent",
+        "vmm",
+        "--kernel",
+        "bzImage",
+        "--memory",
+        "64M",
+        "--cpus",
+        "2",
+        "--kvm-checked",
+        "--events",
+        "json",
+        "--serial",
+        "null",
+        "--control",
+        "control",
+        "--agent",
+        "agent",
     ];
     let runs = |said: &str| said.contains("\"running\"");
     with_ever_more_threads("alone", dir.path(), &alone, runs);

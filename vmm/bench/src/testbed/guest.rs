@@ -176,7 +176,10 @@ mod tests {
             ("churn", None),
         ] {
             let mut run = Run::of(&Workload::from_words(words, []).unwrap(), 0.0);
-            told(&mut run, json!({"event": "stats", "name": "another", "values": {}}));
+            told(
+                &mut run,
+                json!({"event": "stats", "name": "another", "values": {}}),
+            );
             (0..100).for_each(|_| told(&mut run, progress()));
             assert_eq!(run.is_set_up(), says.is_none(), "{words}");
             let word = says.unwrap_or("any");

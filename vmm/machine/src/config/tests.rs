@@ -67,8 +67,14 @@ fn errors_name_the_key_the_value_and_the_cure() {
     let rule = "1 to 64 of the characters a-z A-Z 0-9 . _ -";
     let long = "n".repeat(65);
     for name in ["a b", "a/b", "\n", "ü", &long] {
-        assert!(message::<SharingConfig>(&format!("domain={name}")).contains(rule), "{name}");
-        assert!(message::<GroupOption>(&format!("name={name}")).contains(rule), "{name}");
+        assert!(
+            message::<SharingConfig>(&format!("domain={name}")).contains(rule),
+            "{name}"
+        );
+        assert!(
+            message::<GroupOption>(&format!("name={name}")).contains(rule),
+            "{name}"
+        );
         assert!(guest_name(name).unwrap_err().contains(rule), "{name}");
     }
     assert!(guest_name("").unwrap_err().contains(rule));

@@ -236,7 +236,10 @@ fn check_memory(asked: u64) -> Result<(), HostError> {
 fn check_data(config: &GuestConfig) -> Result<(), HostError> {
     let (limit, _) = getrlimit(Resource::RLIMIT_DATA).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
     let asked = config.memory.bytes;
-    let store = config.managed.as_ref().map_or(0, |_| levy_member::store_bytes(asked));
+    let store = config
+        .managed
+        .as_ref()
+        .map_or(0, |_| levy_member::store_bytes(asked));
     match asked.saturating_add(store).saturating_add(OWN_DATA) {
         needed if needed > limit => Err(HostError::MemoryAboveLimit {
             asked_mib: asked >> 20,
