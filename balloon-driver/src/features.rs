@@ -13,7 +13,9 @@ pub const FREE_PAGE_HINT: u64 = 1 << 3;
 pub const PAGE_POISON: u64 = 1 << 4;
 /// `VIRTIO_BALLOON_F_REPORTING`: the guest reports free pages as they become free.
 pub const REPORTING: u64 = 1 << 5;
-/// `VIRTIO_F_INDIRECT_DESC`.
+/// `VIRTIO_F_INDIRECT_DESC`: a driver may put a chain of buffers into a table of its own, for one descriptor of the ring.
+/// The device always offers it and follows such tables, one level deep. Linux's balloon driver never takes it: it clears
+/// this bit, so that it can report free pages without allocating.
 pub const INDIRECT_DESC: u64 = 1 << 28;
 /// `VIRTIO_F_EVENT_IDX`.
 pub const EVENT_IDX: u64 = 1 << 29;
