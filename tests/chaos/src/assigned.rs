@@ -60,7 +60,11 @@ impl Fleet {
             };
             let shares = u64::from(seen.limits.shares);
             pairs.push((format!("the shares of {name}"), &mut life.shares, shares));
-            pairs.push((format!("the minimum of {name}"), &mut life.min_bytes, seen.limits.min_bytes));
+            pairs.push((
+                format!("the minimum of {name}"),
+                &mut life.min_bytes,
+                seen.limits.min_bytes,
+            ));
         }
         self.tally.add("settings_compared", pairs.len() as u64);
         for (what, assigned, seen) in pairs {

@@ -325,8 +325,9 @@ impl Fleet {
             life.shares.set(shares, changed);
             life.min_bytes.set(min_bytes, changed);
         }
-        self.witness
-            .note(&format!("{name} to {shares} shares, {min_bytes} at least: {changed:?}"));
+        self.witness.note(&format!(
+            "{name} to {shares} shares, {min_bytes} at least: {changed:?}"
+        ));
         self.tally.count("actions.change_shares");
         Ok(true)
     }

@@ -61,6 +61,8 @@ pub(crate) struct Life {
     pub(crate) sound: Duration,
     /// Whether it was seen under its manager since then.
     pub(crate) back: bool,
+    /// When it was seen so first.
+    pub(crate) returned: Duration,
     /// How long it, and its manager, had no CPU since then.
     hunger: Hunger,
     manager_hunger: Option<Duration>,
@@ -132,6 +134,7 @@ impl Guest {
             worked: false,
             sound: now,
             back: false,
+            returned: now,
             hunger: Hunger::default(),
             manager_hunger: None,
             late: false,

@@ -19,6 +19,9 @@ const RETURN: Duration = Duration::from_secs(5);
 /// How old a report may be that shows a guest to be there, seconds.
 const REPORT_AGE: f64 = 3.0;
 
+/// How long a manager may take to hear that a connection has ended whose last reports it has just read.
+const HEARING: Duration = Duration::from_secs(1);
+
 /// How long a guest may take to fill its memory, and to look at all of it.
 const WORK: Duration = Duration::from_secs(90);
 
@@ -121,14 +124,23 @@ impl Fleet {
             match (is_there, life.back) {
                 (true, false) => {
                     life.back = true;
+                    life.returned = now;
                     guest.failures = 0;
                     self.tally.came_back(waited.as_secs_f64());
                 }
+                // Its manager had not heard yet that the connection of before had ended. The time to return goes on.
+                (false, true) if now <= life.returned + HEARING => {
+                    self.tally.count("returns_seen_too_soon");
+                    life.back = false;
+                }
                 (false, true) => {
                     self.tally.count("lost_without_a_cause");
-                    let known = seen.map(|seen| (seen.pid, seen.connected));
-                    self.witness
-                        .note(&format!("{} is away without a cause: {known:?}", guest.kind.name));
+                    let known = seen.map(|seen| (seen.pid, seen.connected, seen.report_age_seconds));
+                    let there = now.saturating_sub(life.returned);
+                    self.witness.note(&format!(
+                        "{} is away without a cause, after {there:.1?}: {known:?}",
+                        guest.kind.name
+                    ));
                     life.disturb(now);
                 }
                 (false, false) if waited > RETURN && !life.late => {

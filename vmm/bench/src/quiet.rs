@@ -89,7 +89,10 @@ impl Watch {
 pub(super) fn wait(testbed: &mut Testbed, guests: &[Guest], time: Duration) -> Result<bool, TestbedError> {
     let began = Instant::now();
     let progress = |testbed: &Testbed| -> Result<Vec<_>, TestbedError> {
-        guests.iter().map(|guest| EngineProgress::of(testbed, *guest)).collect()
+        guests
+            .iter()
+            .map(|guest| EngineProgress::of(testbed, *guest))
+            .collect()
     };
     let mut watch = Watch::new(time, Duration::ZERO, progress(testbed)?);
     while began.elapsed() < time + PATIENCE {

@@ -52,7 +52,11 @@ impl Saving {
     ///
     /// # Errors
     /// When one does not answer, or ends.
-    pub(super) fn measure(testbed: &mut Testbed, guests: &[Guest], time: Duration) -> Result<Self, TestbedError> {
+    pub(super) fn measure(
+        testbed: &mut Testbed,
+        guests: &[Guest],
+        time: Duration,
+    ) -> Result<Self, TestbedError> {
         let settled = quiet::wait(testbed, guests, time)?;
         let scan_cpu = testbed.host().registry().policy().settings().scan.cpu;
         testbed.set(|settings| settings.scan.cpu = 0.0)?;
