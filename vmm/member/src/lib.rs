@@ -3,15 +3,10 @@
 //! This library is for any VMM: it uses neither KVM nor Levy's own machine, and its process is as trustworthy as the
 //! guest that may have broken it.
 //!
-//! [`ManagedMemory`] adopts the guest's RAM as a [`page_share::Region`] and scans it. Where the guest has a manager, an
-//! [`ManagerClient`] keeps in touch with it: reports once a second, does what the orders say, and comes back by itself when
-//! the manager was away, while its last limit holds on. What the orders ask besides are the VMM's [`Duties`]; a VMM with a
-//! main loop finds them in [`PolledDuties`]. Without a manager, pages of zeros are still given back.
-//!
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use levy_member::{ManagerClient, PolledDuties, ManagedMemory, Introduction, PlainMemory};
+//! use levy_member::{Introduction, ManagedMemory, ManagerClient, PlainMemory, PolledDuties};
 //! use levy_protocol::link::Hello;
 //! use page_share::{AnonymousMemory, Gfn};
 //!
@@ -30,6 +25,55 @@
 //! client.leave();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Nouns
+//! - [`Memory`], [`PlainMemory`]: the guest's RAM as the VMM hands it over.
+//! - [`ManagedMemory`]: that RAM as a [`page_share::Region`], and the thread that scans it. Without a manager, pages of
+//!   zeros are still given back.
+//! - [`SharedReadBlocks`]: which pages are probably other guests' too, for a VMM whose disks know.
+//! - [`Introduction`]: a guest that a manager has admitted.
+//! - [`ManagerClient`]: reports once a second, does what the orders say, and finds the next manager when one goes. Its
+//!   thread owns a *session*, which outlives managers.
+//! - [`Duties`]: what orders ask of the VMM besides memory. A VMM with a main loop looks into [`PolledDuties`].
+//! - *Limit controller*: decides what the manager's limit demands of this process. Pure: [`std::time::Instant`]s and
+//!   counts go in, a step comes out.
+//! - *Limit thread*: looks at what the process holds, asks the controller, and carries its step out.
+//! - *Reclaimer*: compresses and swaps pages, on an order and to make room within the limit.
+//! - [`Threads`]: tells the VMM of each thread, so that it can confine it.
+//!
+//! # Who owns whom
+//! ```text
+//! ManagerClient ── thread ── session ── ManagedMemory ── Region, scan thread, the VMM's Memory
+//!                                   ├── LimitThread ──── LimitController ── lease, guarantee, what the manager was told
+//!                                   │               ├─── Reclaimer (shares Region and controller)
+//!                                   │               └─── Outgoing: the connection's writing half, shared by both threads
+//!                                   ├── Sampler
+//!                                   └── Box<dyn Duties>
+//! ```
+//!
+//! Everything ends with the session, and the session with [`ManagerClient::leave`] or with the process. The memory may
+//! be unmapped once the last clone of the region is gone.
+//!
+//! # Invariants
+//! 1. Once a manager has set a limit the process is never without one again: it holds for a minute without a manager,
+//!    and then what is held is the limit. Only a manager that is there lifts it.
+//! 2. Behind a closed gate the guest grows by the room there is, page by page, and no further.
+//! 3. What is guaranteed to the guest is neither compressed nor swapped, whatever the limit and the orders say (but for
+//!    a 64th of it, at most 1 MiB, that is exchanged).
+//! 4. An access that waits for memory is never left to a manager for longer than 100 ms where the guest has pages to
+//!    spare, and never for longer than about 10 s where the guest has less than its minimum.
+//! 5. Neither thread waits for a manager that does not read. What it was not told is told again.
+//! 6. An order's limit holds before anything else of that order is done.
+//!
+//! # Known holes
+//! - While the gate is open growth is not counted. How fast a guest may grow is measured once, by one thread. A guest
+//!   with many processors can be faster, and pass its limit until the next look (5 to 200 ms); then it reclaims.
+//! - What the VMM allocates for itself counts against the limit and cannot be gated. Only the guest's pages make up for it.
+//! - [`Duties`] are called on the client's thread: one that takes long holds up the next orders and reports. The limit
+//!   holds meanwhile.
+//! - Counting a guest's pages takes time in proportion to its size, at each look at a closed gate and for every 64 pages
+//!   that are taken.
+//! - A process is one guest. What it holds is counted as a whole.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 

@@ -304,9 +304,7 @@ impl Session {
             sent_us: now_us(),
         }
     }
-}
 
-impl Session {
     fn old_pools(&self) -> Vec<OldPool> {
         let pools = self.managed.region().old_pools();
         let described = |pool: page_share::OldPool| OldPool {
