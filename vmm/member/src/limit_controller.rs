@@ -254,6 +254,10 @@ impl LimitController {
     fn look_at_closed_gate(&mut self, now: Instant, limit: u64, seen: &Observed<'_>) -> (Action, Duration) {
         let room = limit.saturating_sub(self.held);
         let grew = seen.grown != std::mem::replace(&mut self.grown, seen.grown);
+        let bursts = room / self.burst();
+        if bursts < REOPEN_BURSTS {
+            self.calm_since = None;
+        }
         if self.held > limit.saturating_add(TOLERANCE) {
             return self.make_room(pages_in(self.held - limit).min(EXCESS_BATCH));
         }
@@ -264,17 +268,14 @@ impl LimitController {
         if room > (seen.pages)().growable.saturating_add(MIN_BURST) {
             return (self.open(now), MAX_INTERVAL);
         }
-        let bursts = room / self.burst();
         if bursts >= REOPEN_BURSTS {
             let calm = since(now, *self.calm_since.get_or_insert(now));
             let opened = self.opened.map(|opened| since(now, opened));
-            let is_safe = is_safe_to_open(bursts, calm, opened);
-            if is_safe {
+            if is_safe_to_open(bursts, calm, opened) {
                 return (self.open(now), self.while_open(room));
             }
             return (Action::Nothing, MAX_INTERVAL);
         }
-        self.calm_since = None;
         // A guest that goes on growing need not find the gate shut first.
         if grew && room / PAGE < LOW_CREDIT && self.was_refused(now) {
             return self.make_room(RECLAIM_BATCH);
