@@ -78,22 +78,18 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::MinimumsExceedMemory`] with the guest or group at which it does not.
     pub fn covers_minimums(&self) -> Result<(), FleetError> {
-        let top = self.pools[0].members.clone();
-        let (minimums, memory) = (self.minimums(), self.supply.memory);
-        if minimums <= memory {
-            return Ok(());
-        }
         let mut sum = 0;
-        let over = self.members[top].iter().position(|member| {
+        let over = self.owners_at_the_top().find(|(_, member)| {
             sum += member.min;
-            sum > memory.get()
+            sum > self.supply.memory.get()
         });
-        let place = over.unwrap_or(0);
-        Err(FleetError::MinimumsExceedMemory {
-            owner: self.owner(place),
-            min: Pages::new(self.members[place].min),
-            minimums,
-            memory,
+        over.map_or(Ok(()), |(owner, member)| {
+            Err(FleetError::MinimumsExceedMemory {
+                owner,
+                min: Pages::new(member.min),
+                minimums: self.minimums(),
+                memory: self.supply.memory,
+            })
         })
     }
 
@@ -233,16 +229,13 @@ impl Fleet {
         Ok(())
     }
 
-    fn owner(&self, place: usize) -> Owner {
-        match self
-            .places
-            .iter()
-            .position(|&other| other as usize == place)
-            .unwrap_or(0)
-        {
-            index if index < self.claims.len() => Owner::Guest(self.claims[index].guest),
-            index => Owner::Group(GroupId::new((index - self.claims.len()) as u32)),
-        }
+    /// The guests and groups that are in no group, in the order of their places.
+    fn owners_at_the_top(&self) -> impl Iterator<Item = (Owner, &Member)> {
+        let guests = self.claims.iter().map(|claim| Owner::Guest(claim.guest));
+        let groups = (0..).map(|index| Owner::Group(GroupId::new(index)));
+        let top = &self.members[self.pools[0].members.clone()];
+        let owners = guests.chain(groups).zip(&self.places);
+        owners.filter_map(|(owner, &place)| Some((owner, top.get(place as usize)?)))
     }
 }
 

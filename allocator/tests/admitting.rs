@@ -62,6 +62,9 @@ fn a_refusal_says_what_is_missing_and_what_would_fit() {
     ] {
         assert!(text.contains(words), "{text}");
     }
+    let crowded = refusal(&[], &guest(2, 850, 1000, 60));
+    assert_eq!(crowded.fitting, Some((Pages::new(840), Pages::new(1000))));
+    assert_eq!(crowded.higher_min, None, "a lower one is what would fit");
     let hopeless = refusal(&[guest(1, 900, 900, 0)], &guest(2, 5, 5, 1)).to_string();
     assert!(hopeless.contains("nothing is left for it"), "{hopeless}");
 }

@@ -133,6 +133,8 @@ fn more_minimums_than_memory() {
             memory
         }
     );
+    let exact = Fleet::new(SUPPLY, &[], &[claim(1, 600, 900), claim(2, 400, 900)]).expect("a fleet");
+    assert_eq!(exact.covers_minimums(), Ok(()));
     // Shared pages need no private memory.
     let shared = Claim {
         shared: Pages::new(500),

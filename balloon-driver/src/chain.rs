@@ -69,18 +69,18 @@ impl<'m, M: GuestMemory> Chain<'m, M> {
         if unfinished { Err(Malformed) } else { Ok(()) }
     }
 
-    /// Appends the chain's bytes, at most `limit` of them, to `bytes`. All of them must be for the device to read.
-    /// A malformed chain appends nothing.
+    /// Puts the chain's bytes, at most `limit` of them, into `bytes`. All of them must be for the device to read.
+    /// What is in `bytes` after a malformed chain means nothing.
     pub(crate) fn read(self, bytes: &mut Vec<u8>, limit: usize) -> Result<Extent, Malformed> {
         let memory = self.memory;
-        let start = bytes.len();
         let mut extent = Extent::Whole;
-        let outcome = self.walk(|direction, descriptor| {
+        bytes.clear();
+        self.walk(|direction, descriptor| {
             if direction != Direction::ToDevice {
                 return Err(Malformed);
             }
             let len = descriptor.len() as usize;
-            let room = limit - (bytes.len() - start);
+            let room = limit - bytes.len();
             if len > room {
                 extent = Extent::Cut;
             }
@@ -93,10 +93,7 @@ impl<'m, M: GuestMemory> Chain<'m, M> {
             memory
                 .read_slice(&mut bytes[at..], descriptor.addr())
                 .map_err(|_| Malformed)
-        });
-        if outcome.is_err() {
-            bytes.truncate(start);
-        }
-        outcome.map(|()| extent)
+        })?;
+        Ok(extent)
     }
 }

@@ -146,7 +146,7 @@ impl Controller {
 
     /// Takes `goal` over unless it is in the dead band around the one in force. Zero always counts.
     fn adopt(&mut self, goal: u64) {
-        if goal.abs_diff(self.aim) > self.limits.dead_band || (goal == 0 && self.aim != 0) {
+        if goal.abs_diff(self.aim) > self.limits.dead_band || goal == 0 {
             self.aim = goal;
             // A new goal is a new attempt, except that pain is not forgotten.
             self.ceiling = self.ceiling.filter(|ceiling| !ceiling.stopped);

@@ -36,7 +36,6 @@ pub(crate) struct FrameList {
 impl FrameList {
     /// Adds the frame numbers in `chain`.
     fn read<M: GuestMemory>(&mut self, chain: Chain<'_, M>, counters: &mut Counters) {
-        self.bytes.clear();
         let extent = chain.read(&mut self.bytes, FRAMES_PER_BUFFER * 4);
         let numbers = self.bytes.chunks_exact(4);
         if extent == Err(Malformed) || !numbers.remainder().is_empty() {

@@ -314,13 +314,29 @@ fn goals_in_the_dead_band_change_nothing_and_zero_always_counts() {
     );
     let mut controller = Controller::new(limits);
     let mut guest = Guest::new(u64::MAX, u64::MAX);
-    guest.run(&mut controller, limits.dead_band + 1, 5);
+    guest.run(&mut controller, 100 * MIB, 10);
+    guest.run(&mut controller, limits.dead_band, 5);
+    assert_eq!(guest.ballooned, limits.dead_band);
     assert_eq!(
         controller.step(0, &guest.seen()),
         Step {
             target: 0,
             status: Status::Deflating
         }
+    );
+}
+
+#[test]
+fn inflation_stops_when_the_time_without_progress_is_over_and_not_before() {
+    let mut controller = Controller::new(Limits::default());
+    let mut guest = Guest::new(u64::MAX, 0);
+    // The first step asks; three seconds later the guest has had its time.
+    let steps = guest.run(&mut controller, 100 * MIB, 4);
+    let status: Vec<Status> = steps.into_iter().map(|step| step.status).collect();
+    let stopped = Status::Stopped { reached: 0 };
+    assert_eq!(
+        status,
+        [Status::Inflating, Status::Inflating, Status::Inflating, stopped]
     );
 }
 

@@ -2,7 +2,7 @@
 
 mod stage;
 
-use balloon_driver::driver::{Driver, Guest, Line};
+use balloon_driver::driver::{Driver, Guest, GuestError, Line};
 use balloon_driver::features::{EVENT_IDX, INDIRECT_DESC, QueueKind};
 use balloon_driver::release::Anonymous;
 use balloon_driver::{Balloon, Options, POISON_OFFSET, Progress, StatisticsRequest};
@@ -307,6 +307,20 @@ fn a_driver_that_refuses_statistics_finds_reporting_at_the_next_number() {
         .unwrap();
     assert!(device.handle_queue_event(sent.queue).is_ok());
     assert_eq!(device.counters().reported, 512);
+}
+
+#[test]
+fn a_guest_notices_that_two_of_its_frames_changed_places() {
+    let stage = Stage::new(all_on(), 0);
+    let memory = stage.memory.clone();
+    let (mut guest, _) = stage.into_guest();
+    guest.allocate(2).unwrap();
+    guest.check().unwrap();
+    let [first, second] = [FRAMES - 2, FRAMES - 1].map(|frame| GuestAddress(u64::from(frame) * 4096));
+    let words: [u64; 2] = [first, second].map(|address| memory.read_obj(address).unwrap());
+    memory.write_obj(words[1], first).unwrap();
+    memory.write_obj(words[0], second).unwrap();
+    assert!(matches!(guest.check(), Err(GuestError::Lost { .. })));
 }
 
 /// The frames of two pieces of memory with a hole between them, as PC guests above 3 GiB have.

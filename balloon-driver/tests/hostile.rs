@@ -366,13 +366,25 @@ fn a_saved_state_that_lies_is_refused() {
     unparked.driver.as_mut().unwrap().parked_statistics = None;
     let mut without_queue = good.clone();
     without_queue.driver.as_mut().unwrap().features &= !balloon_driver::features::STATISTICS;
-    for bad in [parked, size, address, heads, unparked, without_queue] {
+    for (bad, words) in [
+        (parked, "statistics buffer 4000"),
+        (size, "a queue of the saved balloon is invalid"),
+        (address, "does not fit this device"),
+        (
+            heads,
+            "queue 0 of the saved balloon misses 65527 buffers, but the device holds 0",
+        ),
+        (
+            unparked,
+            "queue 2 of the saved balloon misses 1 buffers, but the device holds 0",
+        ),
+        (without_queue, "statistics buffer 0"),
+    ] {
         let mut device = Balloon::restore(Options::default(), port(), &bad).unwrap();
-        assert!(
-            device
-                .resume(&bad, stage.memory.clone(), stage.line.clone())
-                .is_err()
-        );
+        let error = device
+            .resume(&bad, stage.memory.clone(), stage.line.clone())
+            .unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
     }
 }
 

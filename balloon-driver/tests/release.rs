@@ -160,6 +160,48 @@ fn anonymous_pages_leave_the_process() {
     );
 }
 
+/// Kills this process when this thread makes a vectored call.
+fn forbid_vectored_calls() {
+    let step = |code: u32, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            1,
+            libc::SYS_process_madvise as u32,
+        ),
+        step(libc::BPF_RET, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(libc::BPF_RET, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program outlives the call that copies it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let filter = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, filter, &raw const program), 0);
+    }
+}
+
+#[test]
+fn without_vectored_calls_a_filter_that_kills_on_them_has_no_reason_to() {
+    // A thread of its own: filters stay.
+    let releasing = std::thread::spawn(|| {
+        let memory = anonymous();
+        let mut port = Anonymous::new(memory.clone()).unwrap().without_vectored_calls();
+        forbid_vectored_calls();
+        assert_releases(&mut port, &memory);
+    });
+    releasing.join().unwrap();
+}
+
 #[test]
 fn a_page_the_kernel_keeps_is_counted() {
     let memory = anonymous();

@@ -37,10 +37,9 @@ impl Dropper {
         // SAFETY: pidfd_open takes no pointer and returns a new descriptor or an error.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
         // SAFETY: a descriptor that was just returned is open and has no other owner.
-        let open = i32::try_from(fd)
+        let open = u32::try_from(fd)
             .ok()
-            .filter(|fd| *fd >= 0)
-            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) });
         let mut dropper = Self {
             myself: open,
             vector: Vec::with_capacity(MAX_RANGES),

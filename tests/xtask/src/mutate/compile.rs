@@ -166,6 +166,9 @@ fn cargo(scratch: &Scratch, args: &[&str]) -> Result<Said> {
         .args(args)
         .args(["--locked", "--message-format", "json"])
         .env("CARGO_TARGET_DIR", &scratch.build)
+        // Most of the time goes to survivors, which run every test. Assertions and overflow checks stay.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .stdout(Stdio::piped());
