@@ -61,7 +61,7 @@ impl BreakMeter {
         let above = (except * (self.windows.len() + 1) as f64) as usize;
         let mut sorted: Vec<u64> = self.windows.iter().map(|&breaks| u64::from(breaks)).collect();
         sorted.sort_unstable();
-        let quantile = |part: usize| sorted.get(sorted.len() * part / 100).copied().unwrap_or(0);
+        let quantile = |part: usize| sorted.get(sorted.len() * part / 100).copied().unwrap_or_default();
         let rates = [quantile(50), quantile(99), (2.0 * self.mean()).ceil() as u64];
         let needs = |rate: u64| {
             let burst = self.backlog(rate, above);
@@ -104,7 +104,11 @@ impl BreakMeter {
     /// All of `meters` as one, window by window from the newest back, as far as every one of them reaches. Whether
     /// guests break at the same time is thereby measured, not assumed.
     pub(crate) fn together(meters: &[&Self]) -> Self {
-        let common = meters.iter().map(|meter| meter.windows.len()).min().unwrap_or(0);
+        let common = meters
+            .iter()
+            .map(|meter| meter.windows.len())
+            .min()
+            .unwrap_or_default();
         let mut sums = vec![0_u64; common];
         for meter in meters {
             let newest = meter.windows.range(meter.windows.len() - common..);

@@ -282,8 +282,12 @@ fn check_claims(supply: Supply, groups: &[Group], claims: &[Claim]) -> Result<()
     }
     let mut guests: Vec<_> = claims.iter().map(|claim| claim.guest).collect();
     guests.sort_unstable();
-    match guests.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(FleetError::Twice { guest: pair[0] }),
+    match guests
+        .iter()
+        .zip(guests.iter().skip(1))
+        .find(|(one, next)| one == next)
+    {
+        Some((&guest, _)) => Err(FleetError::Twice { guest }),
         None => Ok(()),
     }
 }

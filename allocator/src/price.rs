@@ -84,7 +84,7 @@ impl Clearing {
         match self {
             Self::Plenty => Some(0.0),
             Self::Unsold => None,
-            Self::At(level) => Some(1.0 / pages_per_share(level.max(1), tax)),
+            Self::At(level) => Some(1.0 / pages_per_share(level, tax)),
         }
     }
 }
@@ -240,19 +240,18 @@ fn extremes(members: &[Member], active_cost: u64) -> (Probe, Probe) {
         pages: 0,
         slope: 0.0,
     };
-    let mut high = Probe {
-        level: 0,
-        pages: 0,
-        slope: 0.0,
-    };
-    let mut dearest = 0.0_f64;
+    let (mut most, mut dearest) = (0, 0.0_f64);
     for member in members {
         low.pages += member.min;
-        high.pages += member.max;
+        most += member.max;
         dearest = dearest.max(member.cost(member.max, active_cost) as f64 / member.shares as f64);
     }
     // Twice the dearest last page covers what the floating-point quotient may have lost.
-    high.level = (dearest * (1_u64 << LEVEL_BITS) as f64) as Level * 2 + (1 << LEVEL_BITS);
+    let high = Probe {
+        level: (dearest * (1_u64 << LEVEL_BITS) as f64) as Level * 2 + (1 << LEVEL_BITS),
+        pages: most,
+        slope: 0.0,
+    };
     (low, high)
 }
 

@@ -23,7 +23,8 @@ impl Precision {
     /// certainty. Drawing without replacement is accounted for.
     #[must_use]
     pub fn sample_size(self, private: Pages, fraction: f64, sensitivity: f64) -> u32 {
-        let (least, most) = (self.least.max(1), self.most.max(self.least).max(1));
+        let least = self.least.max(1);
+        let most = self.most.max(least);
         let whole = private.get() as f64;
         let near = Interval::wilson(fraction.clamp(0.0, 1.0), f64::from(least), 1.0);
         let half = 0.5_f64.clamp(near.low, near.high);

@@ -49,12 +49,12 @@ impl Thresholds {
     pub fn sliding(total: Pages) -> Self {
         let mut rest = total;
         let mut min_free = Pages::ZERO;
-        for (gib, part) in [(4, 0.06), (8, 0.04), (16, 0.02), (1 << 40, 0.01)] {
+        for (gib, part) in [(4, 0.06), (8, 0.04), (16, 0.02)] {
             let step = rest.min(Pages::from_mib(gib * 1024));
             min_free += step.part(part);
             rest -= step;
         }
-        Self::of_high(min_free, [0.64, 0.32, 0.16], 4.0)
+        Self::of_high(min_free + rest.part(0.01), [0.64, 0.32, 0.16], 4.0)
     }
 
     /// Thresholds given directly, with the hysteresis as a part of each.

@@ -62,6 +62,8 @@ fn a_refusal_says_what_is_missing_and_what_would_fit() {
     ] {
         assert!(text.contains(words), "{text}");
     }
+    let filling = refusal(&[], &guest(2, 0, 600, 800));
+    assert_eq!(filling.higher_min, Some(Pages::new(100)), "to the last page");
     let crowded = refusal(&[], &guest(2, 850, 1000, 60));
     assert_eq!(crowded.fitting, Some((Pages::new(840), Pages::new(1000))));
     assert_eq!(crowded.higher_min, None, "a lower one is what would fit");
@@ -225,7 +227,9 @@ fn without_enough_windows_all_debt_is_reserved() {
     let shared = Pages::new(5000);
     let demand = meter.demand(shared, 2, 0.01);
     assert_eq!((demand.pages, demand.measured), (shared, false));
-    (0..99).for_each(|_| meter.observe(Pages::new(3)));
+    (0..98).for_each(|_| meter.observe(Pages::new(3)));
+    assert!(!meter.demand(shared, 2, 0.01).measured);
+    meter.observe(Pages::new(3));
     let demand = meter.demand(shared, 2, 0.01);
     // 100 windows with the one to come: it exceeds the largest of 99 with 1 %.
     assert!(demand.measured);
@@ -242,6 +246,25 @@ fn without_enough_windows_all_debt_is_reserved() {
         Pages::ZERO,
         "old windows are forgotten"
     );
+}
+
+/// The least of what the median, the 99th hundredth and twice the mean need, whatever the order of the windows.
+#[test]
+fn the_rate_that_needs_the_least_is_chosen() {
+    let demand = |windows: Vec<u64>, horizon| {
+        let mut meter = BreakMeter::default();
+        windows
+            .into_iter()
+            .for_each(|breaks| meter.observe(Pages::new(breaks)));
+        let demand = meter.demand(Pages::LIMIT, horizon, 0.02);
+        (demand.rate.get(), demand.burst.get(), demand.pages.get())
+    };
+    let falling = || (0..100).rev().collect();
+    assert_eq!(demand(falling(), 1), (99, 0, 99));
+    assert_eq!(demand(falling(), 1000), (50, 1225, 51_225));
+    let mut late = vec![0; 97];
+    late.extend([100; 3]);
+    assert_eq!(demand(late, 1), (100, 0, 100));
 }
 
 /// Guests that break together need the sum of their bursts, guests that take turns that of one; both are measured.

@@ -70,6 +70,12 @@ fn claims_that_contradict_themselves() {
             guest: GuestId::new(2)
         }
     );
+    refused(
+        SUPPLY,
+        &[],
+        &[claim(2, 0, 5), claim(2, 0, 5)],
+        "guest 2: claims twice",
+    );
     let lost = Claim {
         group: Some(GroupId::new(1)),
         ..claim(2, 0, 5)

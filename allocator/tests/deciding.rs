@@ -262,8 +262,12 @@ fn a_balloon_that_has_about_what_was_asked_is_taken_back() {
     assert!(watch.observe(Pages::ZERO, Pages::ZERO, second));
     // A difference that no driver follows is not silence.
     for _ in 0..10 {
-        assert!(watch.observe(Pages::new(200), Pages::ZERO, second));
+        assert!(watch.observe(BalloonWatch::SLACK, Pages::ZERO, second));
     }
+    for _ in 0..6 {
+        watch.observe(BalloonWatch::SLACK + Pages::new(1), Pages::ZERO, second);
+    }
+    assert!(!watch.answers(), "one page more is");
 }
 
 #[test]
@@ -280,6 +284,10 @@ fn a_dead_balloon_is_given_up_and_taken_back() {
         "five seconds without progress"
     );
     assert!(watch.observe(asked, Pages::new(1), second), "a page is progress");
+    for _ in 0..6 {
+        watch.observe(asked, Pages::new(1), second);
+    }
+    assert!(!watch.answers(), "but only once");
     assert!(
         watch.observe(Pages::ZERO, Pages::ZERO, second),
         "deflating is, too"
@@ -319,7 +327,10 @@ fn only_what_a_balloon_brings_by_its_pace_is_waited_for() {
     }
     assert_eq!(pace.within(asked, second / 4).get(), 250);
     // Once it has what was asked it is measured anew.
-    pace.observe(asked, Pages::new(59_800), Pages::new(50_000), second);
+    let nearly = asked - BalloonWatch::SLACK;
+    pace.observe(asked, nearly - Pages::new(1), Pages::new(90_000), second);
+    assert_eq!(pace.within(asked, second), Pages::ZERO, "it is behind");
+    pace.observe(asked, nearly, Pages::new(50_000), second);
     assert_eq!(pace.within(asked, second), asked);
 }
 

@@ -53,6 +53,8 @@ fn defaults_are_what_their_documentation_says() {
         (Pages::from_mib(16), 16, 400)
     );
     assert_eq!(Ladder::default().dead_band, 0.01);
+    let overbooking = Overbooking::new(0.01, 2, Dependence::Unknown).expect("a probability");
+    assert_eq!(Overbooking::default(), overbooking);
 }
 
 #[test]

@@ -51,3 +51,23 @@ fn only_real_turns_are_counted() {
     assert_eq!(meter.report().direction_changes, [2, 0]);
     assert_eq!(meter.report().portions[0], portion(100, 90));
 }
+
+#[test]
+fn a_turn_is_larger_than_the_tolerance() {
+    let turns = |portions: &[(u64, u64)]| {
+        let mut meter = FairnessMeter::new(1, 0.05);
+        for (second, &(entitled, held)) in (0..).zip(portions) {
+            meter.observe(Duration::from_secs(second), [portion(entitled, held)]);
+        }
+        meter.report().direction_changes[0]
+    };
+    assert_eq!(turns(&[(100, 50), (100, 100), (100, 95)]), 0);
+    assert_eq!(turns(&[(100, 50), (100, 100), (100, 94)]), 1);
+    assert_eq!(
+        turns(&[(100, 50), (100, 44)]),
+        1,
+        "its first holding is a furthest point"
+    );
+    // Five pages of a hundred are no direction yet, from which one of twenty could be a turn.
+    assert_eq!(turns(&[(100, 5), (20, 0)]), 0);
+}

@@ -127,6 +127,43 @@ fn every_bound_is_named() {
     );
 }
 
+/// At its last active page a guest is not taxed; the next one is idle.
+#[test]
+fn tax_begins_behind_the_last_active_page() {
+    for (memory, bound) in [(999, Bound::Shares), (1000, Bound::Shares), (1001, Bound::Tax)] {
+        let half_active = Claim {
+            active: Pages::new(1000),
+            ..Claim::new(GuestId::new(1), Pages::ZERO, Pages::new(2000), Shares::NORMAL)
+        };
+        let supply = Supply {
+            memory: Pages::new(memory),
+            tax: Tax::DEFAULT,
+        };
+        let fleet = Fleet::new(supply, &[], &[half_active]).expect("a fleet");
+        assert_eq!(Plan::compute(&fleet).targets()[0].bound, bound, "{memory}");
+    }
+}
+
+#[test]
+fn a_target_is_found_by_its_guest_s_number_in_whatever_order_guests_come() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+        let claims = order.map(|id| claim(id, 100 * id, 0));
+        let supply = Supply {
+            memory: Pages::from_mib(1000),
+            tax: Tax::DEFAULT,
+        };
+        let plan = Plan::compute(&Fleet::new(supply, &[], &claims).expect("a fleet"));
+        for id in order {
+            let target = plan.target(GuestId::new(id)).expect("planned for");
+            assert_eq!(
+                (target.guest.get(), target.pages),
+                (id, Pages::from_mib(100 * id))
+            );
+        }
+        assert_eq!(plan.target(GuestId::new(4)), None);
+    }
+}
+
 /// A group kept at its max or min says so to its members.
 #[test]
 fn a_groups_own_limits_are_named() {
