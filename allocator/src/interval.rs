@@ -18,12 +18,13 @@ impl Interval {
     /// Unlike the plain normal interval it is sound near 0 and 1, where most guests are. Without pages it is 0 to 1.
     #[must_use]
     pub fn wilson(fraction: f64, size: f64, z: f64) -> Self {
-        if size.is_nan() || size <= 0.0 {
+        if size <= 0.0 {
             return Self { low: 0.0, high: 1.0 };
         }
         let z2 = z * z / size;
         let centre = (fraction + z2 / 2.0) / (1.0 + z2);
         let reach = z / (1.0 + z2) * (fraction * (1.0 - fraction) / size + z2 / (4.0 * size)).sqrt();
+        // `max` and `min` turn what is not a number into 0 and 1.
         Self {
             low: (centre - reach).max(0.0),
             high: (centre + reach).min(1.0),

@@ -159,7 +159,7 @@ impl Planner {
     /// Divides pool by pool, from the top: groups stand before their children.
     fn divide(&mut self, fleet: &Fleet) {
         self.search.reserve(fleet.largest_pool());
-        self.pages.clear();
+        // Every place is in one pool, so what an earlier plan left here is overwritten.
         self.pages.resize(fleet.member_count(), 0);
         self.clearings.clear();
         self.clearings.reserve(fleet.pools().len());

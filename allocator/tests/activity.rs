@@ -57,6 +57,11 @@ fn the_running_period_counts_at_once_and_only_upwards() {
     estimator.close_period(Sample::new(90, 100));
     let averages = estimator.averages().expect("samples");
     assert_eq!(averages[1], averages[2], "no period is running");
+    let [mut with, mut without] = [Estimator::default(), Estimator::default()];
+    with.run(Sample::new(90, 100));
+    with.close_period(Sample::new(10, 100));
+    without.close_period(Sample::new(10, 100));
+    assert_eq!(with.averages(), without.averages());
 }
 
 #[test]

@@ -58,6 +58,20 @@ fn defaults_are_what_their_documentation_says() {
 }
 
 #[test]
+fn pages_are_a_part_of_a_whole() {
+    let parts = [(0, 0), (5, 0), (1, 1), (1, 2)].map(|(part, whole)| Pages::new(part).of(Pages::new(whole)));
+    assert_eq!(parts, [0.0, 0.0, 1.0, 0.5]);
+}
+
+#[test]
+fn an_interval_of_no_pages_is_everything() {
+    let everything = Interval { low: 0.0, high: 1.0 };
+    for size in [0.0, -1.0, f64::NAN] {
+        assert_eq!(Interval::wilson(0.5, size, 1.0), everything, "{size}");
+    }
+}
+
+#[test]
 fn rates_are_exact_over_any_time() {
     let all = Balloon::Answers {
         room: MAX,
