@@ -225,6 +225,31 @@ fn what_a_group_holds_above_its_max_is_reclaimed_in_every_state() {
 }
 
 #[test]
+fn a_group_owes_what_it_holds_above_its_max_and_no_more() {
+    let small = Group {
+        max: Pages::new(50_000),
+        ..Group::new(Shares::NORMAL)
+    };
+    let mut claims = [1, 2].map(|id| full(id, answers(100_000, 0)));
+    claims[0].group = Some(GroupId::new(0));
+    claims[0].holding.held = Pages::new(60_000);
+    let supply = Supply {
+        memory: Pages::new(60_000),
+        tax: Tax::DEFAULT,
+    };
+    let fleet = Fleet::new(supply, &[small], &claims).expect("a fleet");
+    let (mut steps, now) = (Vec::new(), now(State::High, 100_000, 15));
+    Ladder::default().decide(&fleet, &Plan::compute(&fleet), now, &mut steps);
+    // It is 30,000 above its target; what the guest outside holds is not the group's.
+    let balloon = Step {
+        guest: GuestId::new(1),
+        action: Action::Balloon,
+        pages: Pages::new(10_000),
+    };
+    assert_eq!(steps, [balloon]);
+}
+
+#[test]
 fn a_balloon_that_keeps_its_guest_small_is_released() {
     let mut guest = full(1, answers(20_000, 45_000));
     guest.holding.held = Pages::new(55_000);

@@ -145,6 +145,20 @@ fn tax_begins_behind_the_last_active_page() {
 }
 
 #[test]
+fn a_single_page_has_a_price_at_the_largest_tax_too() {
+    let busy = Claim {
+        active: Pages::new(5),
+        ..Claim::new(GuestId::new(1), Pages::ZERO, Pages::new(5), Shares::NORMAL)
+    };
+    let supply = Supply {
+        memory: Pages::new(1),
+        tax: Tax::MAX,
+    };
+    let plan = Plan::compute(&Fleet::new(supply, &[], &[busy]).expect("a fleet"));
+    assert_eq!(plan.targets()[0].price, Some(1000.0));
+}
+
+#[test]
 fn a_target_is_found_by_its_guest_s_number_in_whatever_order_guests_come() {
     for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
         let claims = order.map(|id| claim(id, 100 * id, 0));
