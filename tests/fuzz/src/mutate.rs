@@ -105,3 +105,16 @@ fn overwrite(bytes: &mut [u8], at: usize, value: &[u8]) {
     let len = value.len().min(bytes.len() - at);
     bytes[at..at + len].copy_from_slice(&value[..len]);
 }
+
+/// Every seed, and then without end what is made of two.
+#[cfg(test)]
+pub(crate) fn inputs(seeds: Vec<Vec<u8>>, longest: usize) -> impl Iterator<Item = Vec<u8>> {
+    let mut dice = Dice::new(1);
+    (0..).map(move |run| match seeds.get(run) {
+        Some(seed) => seed.clone(),
+        None => {
+            let [from, other] = [0; 2].map(|_| dice.below(seeds.len()));
+            dice.mutate(&seeds[from], &seeds[other], longest)
+        }
+    })
+}

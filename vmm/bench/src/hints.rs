@@ -114,7 +114,7 @@ impl HintedReads {
         };
         let start = samples.first().map_or((0, 0), |sample| {
             (
-                sum(sample, |guest| guest.shared_bytes),
+                sum(sample, |guest| guest.memory.shared_bytes),
                 sum(sample, |guest| guest.engine_cpu_us),
             )
         });
@@ -122,7 +122,8 @@ impl HintedReads {
             .iter()
             .map(|sample| SharedPoint {
                 seconds: sample.seconds - read,
-                mib: (sum(sample, |guest| guest.shared_bytes) as f64 - start.0 as f64) / f64::from(1 << 20),
+                mib: (sum(sample, |guest| guest.memory.shared_bytes) as f64 - start.0 as f64)
+                    / f64::from(1 << 20),
                 cpu_s: (sum(sample, |guest| guest.engine_cpu_us) - start.1) as f64 / 1e6,
             })
             .collect();
@@ -282,7 +283,13 @@ fn read(testbed: &mut Testbed, guest: Guest, from_mib: u64) -> Result<(), Testbe
 fn settle(testbed: &mut Testbed) -> Result<(), TestbedError> {
     let since = testbed.seconds();
     testbed.until(SETTLE, "sharing comes to rest", |testbed| {
-        let shared = |sample: &Sample| sample.guests.iter().map(|guest| guest.shared_bytes).sum::<u64>();
+        let shared = |sample: &Sample| {
+            sample
+                .guests
+                .iter()
+                .map(|guest| guest.memory.shared_bytes)
+                .sum::<u64>()
+        };
         let last = testbed.samples().last()?;
         let before = testbed
             .samples()

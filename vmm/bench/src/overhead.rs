@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cpu::{process_cpu, thread_cpu};
+use super::sample::{Sample, curve};
 use super::{Figure, Guest, Line, Outcome, Panel, Params, Report, Testbed, TestbedError};
 use levy_machine::config::MemoryConfig;
 use levy_protocol::control::Request;
@@ -87,10 +88,10 @@ fn vmm(testbed: &Testbed, guest: Guest) -> Result<Vmm, TestbedError> {
     let sample = sample.cloned().unwrap_or_default();
     Ok(Vmm {
         private_kib: stats["memory"]["vmm_private_kib"].as_u64().unwrap_or_default(),
-        store_kib: sample.store_bytes >> 10,
-        ballooned_mib: sample.ballooned_bytes >> 20,
-        compressed_mib: sample.compressed_bytes >> 20,
-        swapped_mib: sample.swapped_bytes >> 20,
+        store_kib: sample.memory.store_bytes >> 10,
+        ballooned_mib: sample.memory.ballooned_bytes >> 20,
+        compressed_mib: sample.memory.compressed_bytes >> 20,
+        swapped_mib: sample.memory.swapped_bytes >> 20,
         name,
     })
 }
@@ -123,12 +124,7 @@ fn outcome(testbed: &Testbed, memory: &MemoryConfig, vmms: &[Vmm], manager_perce
          the manager takes {manager_percent:.2} % of one CPU for {} idle guests",
         vmms.len()
     );
-    let used = |of: fn(&super::Sample) -> u64| {
-        let points = testbed.samples().iter();
-        points
-            .map(move |sample| (sample.seconds, of(sample) as f64 / f64::from(1 << 20)))
-            .collect::<Vec<_>>()
-    };
+    let used = |of: fn(&Sample) -> u64| curve(testbed.samples(), |sample| Some(of(sample)));
     let figure = Figure {
         title: "Idle guests in half their memory".into(),
         x: "seconds".into(),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use levy_protocol::api::{GuestView, HostView};
+use levy_protocol::api::{GuestView, HostView, MemoryView};
 
 /// Everything at one moment. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,24 +34,11 @@ pub struct GuestSample {
     pub held_bytes: u64,
     /// What of its memory is in the machine's: private, shared and zero pages.
     pub resident_bytes: u64,
-    /// Memory of its own.
-    pub private_bytes: u64,
-    /// Backed by a common copy.
-    pub shared_bytes: u64,
-    /// The kernel's zero page.
-    pub zero_bytes: u64,
-    /// In the balloon.
-    pub ballooned_bytes: u64,
+    /// Where its pages are.
+    #[serde(flatten)]
+    pub memory: MemoryView,
     /// The balloon's size that the manager asks for.
     pub balloon_asked_bytes: u64,
-    /// Compressed, counted as before compression.
-    pub compressed_bytes: u64,
-    /// What the compressed pages occupy.
-    pub store_bytes: u64,
-    /// In the swap file.
-    pub swapped_bytes: u64,
-    /// Never touched, or given up.
-    pub empty_bytes: u64,
     /// Private memory that it is believed to use.
     pub active_bytes: u64,
     /// The same as a part of its private memory, 0 to 1.
@@ -91,6 +78,12 @@ impl Sample {
     }
 }
 
+/// A size over time, in seconds and MiB, from the samples that have one.
+pub(crate) fn curve(samples: &[Sample], of: impl Fn(&Sample) -> Option<u64>) -> Vec<(f64, f64)> {
+    let point = |sample: &Sample| Some((sample.seconds, of(sample)? as f64 / f64::from(1 << 20)));
+    samples.iter().filter_map(point).collect()
+}
+
 /// For people, on one line.
 impl std::fmt::Display for Sample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,11 +96,11 @@ impl std::fmt::Display for Sample {
             mib(self.used_bytes),
             mib(self.budget_bytes),
             self.state.as_deref().unwrap_or("-"),
-            sum(|guest| guest.shared_bytes),
-            sum(|guest| guest.zero_bytes),
-            sum(|guest| guest.ballooned_bytes),
-            sum(|guest| guest.compressed_bytes),
-            sum(|guest| guest.swapped_bytes),
+            sum(|guest| guest.memory.shared_bytes),
+            sum(|guest| guest.memory.zero_bytes),
+            sum(|guest| guest.memory.ballooned_bytes),
+            sum(|guest| guest.memory.compressed_bytes),
+            sum(|guest| guest.memory.swapped_bytes),
         );
         let rate: f64 = self.guests.iter().map(|guest| guest.rate).sum();
         if rate > 0.0 {
@@ -125,15 +118,8 @@ impl GuestSample {
             target_bytes: view.target.as_ref().map(|target| target.private_bytes),
             held_bytes: view.held_bytes,
             resident_bytes: memory.private_bytes + memory.shared_bytes + memory.zero_bytes,
-            private_bytes: memory.private_bytes,
-            shared_bytes: memory.shared_bytes,
-            zero_bytes: memory.zero_bytes,
-            ballooned_bytes: memory.ballooned_bytes,
+            memory,
             balloon_asked_bytes: view.balloon.map_or(0, |balloon| balloon.asked_bytes),
-            compressed_bytes: memory.compressed_bytes,
-            store_bytes: memory.store_bytes,
-            swapped_bytes: memory.swapped_bytes,
-            empty_bytes: memory.empty_bytes,
             active_bytes: view.activity.active_bytes,
             active: view.activity.fraction,
             growth_credit_pages: view.growth_credit_pages,
@@ -143,5 +129,16 @@ impl GuestSample {
             ops: 0,
             rate: 0.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_pages_are_lies_beside_a_guests_other_figures() {
+        let sample = serde_json::to_value(GuestSample::default()).unwrap();
+        assert_eq!([&sample["ballooned_bytes"], &sample["held_bytes"]], [0, 0]);
     }
 }

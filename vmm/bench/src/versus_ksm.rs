@@ -224,7 +224,7 @@ fn saved_by_levy(testbed: &Testbed) -> u64 {
     let found: u64 = sample
         .guests
         .iter()
-        .map(|guest| guest.shared_bytes + guest.zero_bytes)
+        .map(|guest| guest.memory.shared_bytes + guest.memory.zero_bytes)
         .sum();
     found.saturating_sub(sample.pools_bytes) / 4096
 }

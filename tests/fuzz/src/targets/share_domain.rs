@@ -411,7 +411,7 @@ fn seeds() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dice;
+    use crate::mutate::inputs;
 
     #[test]
     fn twins_have_one_sketch_and_two_hashes() {
@@ -425,16 +425,8 @@ mod tests {
     #[test]
     fn every_answer_of_a_domain_comes_up() {
         let mut stages = [DomainStage::new(24, 6), DomainStage::new(96, 200)];
-        let (seeds, mut dice) = (seeds(), Dice::new(1));
         let mut totals = [0; SEEN];
-        for run in 0..600 {
-            let input = match seeds.get(run) {
-                Some(seed) => seed.clone(),
-                None => {
-                    let [from, other] = [0; 2].map(|_| dice.below(seeds.len()));
-                    dice.mutate(&seeds[from], &seeds[other], TARGET.longest)
-                }
-            };
+        for input in inputs(seeds(), TARGET.longest).take(600) {
             let Some((&size, calls)) = input.split_first() else {
                 continue;
             };

@@ -161,20 +161,12 @@ fn replies() -> Vec<Reply<'static>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dice;
+    use crate::mutate::inputs;
 
     #[test]
     fn every_message_and_every_refusal_comes_up() {
-        let (seeds, mut dice) = (seeds(), Dice::new(1));
         let mut total = WireCounts::default();
-        for run in 0..20_000 {
-            let input = match seeds.get(run) {
-                Some(seed) => seed.clone(),
-                None => {
-                    let [from, other] = [0; 2].map(|_| dice.below(seeds.len()));
-                    dice.mutate(&seeds[from], &seeds[other], TARGET.longest)
-                }
-            };
+        for input in inputs(seeds(), TARGET.longest).take(20_000) {
             let seen = observe(&input);
             let sums = total
                 .refused

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::sample::curve;
 use crate::{Figure, GuestSample, Line, Panel, Sample};
 
 /// What is not counted as a breach: the manager samples too, and guests move between its sample and ours.
@@ -54,26 +55,19 @@ impl Accounting {
 /// Whether a guest lacks something that was promised to it: it has less than its minimum, what its compressed pages
 /// occupy included, and some of the rest was taken away rather than never wanted.
 fn is_short(guest: &GuestSample, min_bytes: u64) -> bool {
-    let has = guest.resident_bytes + guest.store_bytes;
-    let taken = guest.ballooned_bytes + guest.compressed_bytes + guest.swapped_bytes;
+    let has = guest.resident_bytes + guest.memory.store_bytes;
+    let taken = guest.memory.ballooned_bytes + guest.memory.compressed_bytes + guest.memory.swapped_bytes;
     // Pages may be on their way while they are counted.
     has + min_bytes / 50 < min_bytes.min(has + taken)
 }
 
 /// Memory over time: the budget and what is used of it, then what each guest holds, then where the rest is.
 pub fn figure(title: &str, samples: &[Sample]) -> Figure {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let host = |name: &str, of: fn(&Sample) -> u64| {
-        Line::new(
-            name,
-            samples.iter().map(|sample| (sample.seconds, mib(of(sample)))),
-        )
-    };
+    let host =
+        |name: &str, of: fn(&Sample) -> u64| Line::new(name, curve(samples, |sample| Some(of(sample))));
     let sum = |name: &str, of: fn(&GuestSample) -> u64| {
-        let points = samples
-            .iter()
-            .map(|sample| (sample.seconds, mib(sample.guests.iter().map(of).sum())));
-        Line::new(name, points)
+        let of = |sample: &Sample| Some(sample.guests.iter().map(of).sum());
+        Line::new(name, curve(samples, of))
     };
     let mut names: Vec<&str> = Vec::new();
     for guest in samples.iter().flat_map(|sample| &sample.guests) {
@@ -82,11 +76,8 @@ pub fn figure(title: &str, samples: &[Sample]) -> Figure {
         }
     }
     let held = names.iter().map(|name| {
-        let points = samples.iter().filter_map(|sample| {
-            let guest = sample.guest(name)?;
-            Some((sample.seconds, mib(guest.held_bytes)))
-        });
-        Line::new(*name, points)
+        let of = |sample: &Sample| Some(sample.guest(name)?.held_bytes);
+        Line::new(*name, curve(samples, of))
     });
     Figure {
         title: title.to_owned(),
@@ -107,11 +98,13 @@ pub fn figure(title: &str, samples: &[Sample]) -> Figure {
             Panel {
                 y: "all guests, MiB".into(),
                 lines: vec![
-                    sum("private", |guest| guest.private_bytes),
-                    sum("shared and zero", |guest| guest.shared_bytes + guest.zero_bytes),
-                    sum("ballooned", |guest| guest.ballooned_bytes),
-                    sum("compressed", |guest| guest.compressed_bytes),
-                    sum("swapped", |guest| guest.swapped_bytes),
+                    sum("private", |guest| guest.memory.private_bytes),
+                    sum("shared and zero", |guest| {
+                        guest.memory.shared_bytes + guest.memory.zero_bytes
+                    }),
+                    sum("ballooned", |guest| guest.memory.ballooned_bytes),
+                    sum("compressed", |guest| guest.memory.compressed_bytes),
+                    sum("swapped", |guest| guest.memory.swapped_bytes),
                     sum("active", |guest| guest.active_bytes),
                 ],
             },
@@ -122,6 +115,7 @@ pub fn figure(title: &str, samples: &[Sample]) -> Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use levy_protocol::api::MemoryView;
 
     const MIB: u64 = 1 << 20;
 
@@ -129,7 +123,10 @@ mod tests {
         GuestSample {
             name: "a".into(),
             resident_bytes: resident * MIB,
-            ballooned_bytes: ballooned * MIB,
+            memory: MemoryView {
+                ballooned_bytes: ballooned * MIB,
+                ..MemoryView::default()
+            },
             ..GuestSample::default()
         }
     }

@@ -269,8 +269,8 @@ fn outcome(testbed: &Testbed, accounting: Accounting, outcomes: Vec<GuestOutcome
         all.max().unwrap_or(0) >> 20
     };
     let (compressed, swapped) = (
-        most(|guest| guest.compressed_bytes),
-        most(|guest| guest.swapped_bytes),
+        most(|guest| guest.memory.compressed_bytes),
+        most(|guest| guest.memory.swapped_bytes),
     );
     let guests_ok = outcomes.iter().filter(|guest| guest.ok).count();
     let mut table = format!(

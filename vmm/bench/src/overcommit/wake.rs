@@ -207,11 +207,11 @@ impl Wake {
         Self {
             undisturbed_rate: undisturbed,
             target_mib: at_wake.target_bytes.unwrap_or_default() >> 20,
-            private_mib: at_wake.private_bytes >> 20,
+            private_mib: at_wake.memory.private_bytes >> 20,
             resident_mib: at_wake.resident_bytes >> 20,
-            compressed_mib: at_wake.compressed_bytes >> 20,
-            swapped_mib: at_wake.swapped_bytes >> 20,
-            ballooned_mib: at_wake.ballooned_bytes >> 20,
+            compressed_mib: at_wake.memory.compressed_bytes >> 20,
+            swapped_mib: at_wake.memory.swapped_bytes >> 20,
+            ballooned_mib: at_wake.memory.ballooned_bytes >> 20,
             seconds_to_95_percent: recovered.map(|seconds| seconds - woke),
             pages_in_per_second: counts.windows(2).map(|two| two[1] - two[0]).max().unwrap_or(0),
             pages_in: counts.last().copied().unwrap_or(0),
@@ -283,6 +283,7 @@ fn outcome(samples: &[Sample], plan: WakeSchedule, wakes: &[Wake]) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use levy_protocol::api::MemoryView;
 
     #[test]
     fn a_wake_lasts_until_the_first_whole_second_at_full_speed() {
@@ -295,7 +296,10 @@ mod tests {
             manager_bytes: 0,
             guests: vec![GuestSample {
                 name: SLEEPER.to_owned(),
-                private_bytes: 66 << 20,
+                memory: MemoryView {
+                    private_bytes: 66 << 20,
+                    ..MemoryView::default()
+                },
                 pages_in,
                 ..GuestSample::default()
             }],

@@ -59,11 +59,11 @@ impl Holding {
             within().map(|guest| of(guest) as f64).sum::<f64>() / count / f64::from(1 << 20)
         };
         Self {
-            private_mib: mean(|guest| guest.private_bytes),
+            private_mib: mean(|guest| guest.memory.private_bytes),
             resident_mib: mean(|guest| guest.resident_bytes),
             target_mib: mean(|guest| guest.target_bytes.unwrap_or_default()),
             active_mib: mean(|guest| guest.active_bytes),
-            squeezed_mib: mean(|guest| guest.compressed_bytes + guest.swapped_bytes),
+            squeezed_mib: mean(|guest| guest.memory.compressed_bytes + guest.memory.swapped_bytes),
         }
     }
 }

@@ -204,7 +204,7 @@ impl TaxedPair {
             sizes().fold(0.0, f64::max) - sizes().fold(f64::MAX, f64::min)
         };
         [IDLE, BUSY].iter().all(|name| {
-            let size = range(name, |guest| guest.private_bytes);
+            let size = range(name, |guest| guest.memory.private_bytes);
             let target = range(name, |guest| guest.target_bytes.unwrap_or_default());
             size.max(target) <= self.setting.guest_mib * AT_REST
         })

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::arm::Arm;
 use super::pair::{BUSY, IDLE, Reads, TaxedPair};
 use super::{TAXED, UNTAXED};
-use crate::{Figure, Line, Outcome, Panel, Report, Sample, Samples};
+use crate::sample::curve;
+use crate::{Figure, Line, Outcome, Panel, Report, Samples};
 
 /// Everything the bench leaves behind.
 pub(super) fn outcome(pair: &TaxedPair, arms: &[Arm]) -> Outcome {
@@ -108,7 +109,11 @@ fn table(pair: &TaxedPair, arms: &[Arm], gains: &[f64]) -> String {
 }
 
 fn figure(pair: &TaxedPair, arms: &[Arm]) -> Figure {
-    let private = |name: &str| curve(pair.samples(), name, |guest| guest.private_bytes);
+    let private = |name: &str| {
+        curve(pair.samples(), |sample| {
+            Some(sample.guest(name)?.memory.private_bytes)
+        })
+    };
     let closed = |name: &str, of: fn((f64, f64)) -> f64| {
         let steps = arms.iter().flat_map(|arm| {
             let size = if arm.tax_percent == TAXED {
@@ -149,17 +154,6 @@ fn figure(pair: &TaxedPair, arms: &[Arm]) -> Figure {
             },
         ],
     }
-}
-
-/// A size of the guest called `name` over time, MiB.
-fn curve(samples: &[Sample], name: &str, of: fn(&crate::GuestSample) -> u64) -> Vec<(f64, f64)> {
-    samples
-        .iter()
-        .filter_map(|sample| {
-            let guest = sample.guest(name)?;
-            Some((sample.seconds, of(guest) as f64 / f64::from(1 << 20)))
-        })
-        .collect()
 }
 
 /// The busy guest's reads per second between two looks.
