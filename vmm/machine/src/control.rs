@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, atomic::AtomicUsize, atomic::Ordering};
+use std::sync::{Arc, Condvar, Mutex, atomic::AtomicUsize, atomic::Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use levy_protocol::control::{Reply, Request};
 
 use crate::confine::{self, Role};
 use crate::event::Event;
+use crate::lock::lock;
 
 /// Connections at a time; more wait in the backlog.
 const MOST: usize = 8;
@@ -34,7 +35,7 @@ struct Owed(Unanswered);
 
 impl Unanswered {
     fn owe(&self) -> Owed {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *lock(&self.0.0) += 1;
         Owed(self.clone())
     }
 
@@ -42,7 +43,7 @@ impl Unanswered {
     /// that asked for that is to hear so.
     pub fn settle(&self) {
         let (count, changed) = &*self.0;
-        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = lock(count);
         // However it ends, the process does.
         drop(changed.wait_timeout_while(count, LAST, |count| *count > 0));
     }
@@ -51,7 +52,7 @@ impl Unanswered {
 impl Drop for Owed {
     fn drop(&mut self) {
         let (count, changed) = &*self.0.0;
-        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *lock(count) -= 1;
         changed.notify_all();
     }
 }

@@ -47,6 +47,7 @@ pub mod confine;
 pub mod control;
 pub mod event;
 pub mod layout;
+mod lock;
 pub mod memory;
 mod outlet;
 pub mod process;

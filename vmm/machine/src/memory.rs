@@ -10,7 +10,7 @@ mod mapping;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
@@ -19,6 +19,7 @@ use levy_member::{Memory, SharedReadBlocks};
 use page_share::{AdoptError, Options, Region};
 
 use crate::layout::{self, PAGE_SIZE};
+use crate::lock::lock;
 use mapping::Mapping;
 
 /// A guest page frame number: a guest-physical address divided by 4096.
@@ -194,7 +195,7 @@ impl GuestRam {
     /// # Panics
     /// When a region manages this memory already: two would tear pages out of each other's hands.
     pub fn manage<E>(&self, adopt: impl FnOnce() -> Result<Region, E>) -> Result<Arc<Region>, E> {
-        let _still = self.unmanaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let _still = lock(&self.unmanaged);
         assert!(self.region.get().is_none(), "guest memory has one manager");
         let region = adopt()?;
         Ok(Arc::clone(self.region.get_or_init(|| Arc::new(region))))
@@ -222,7 +223,7 @@ impl GuestRam {
     fn release_unmanaged(&self, region: &RamRegion, range: GfnRange) -> Result<bool, RamError> {
         let _still = match self.region.get() {
             Some(_) => return Ok(false),
-            None => self.unmanaged.lock().unwrap_or_else(PoisonError::into_inner),
+            None => lock(&self.unmanaged),
         };
         if self.region.get().is_some() {
             return Ok(false);

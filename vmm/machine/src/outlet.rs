@@ -6,13 +6,14 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::confine::{self, Role};
+use crate::lock::lock;
 
 /// Bytes that a pipe takes without waiting where it takes any: PIPE_BUF, all that `poll` promises of it.
 pub(crate) const AT_ONCE: usize = 4096;
@@ -109,7 +110,7 @@ impl Outlet {
 
     /// Puts `piece` behind what waits, or drops it whole. Never waits for the writer.
     pub(crate) fn push(&self, piece: &[u8]) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.shared.state);
         if state.waiting.bytes.len() + piece.len() > self.most {
             state.lose(Lost {
                 pieces: 1,
@@ -125,7 +126,7 @@ impl Outlet {
     /// Waits until all that was pushed is written, or lost, but no longer than `most` where that is given.
     pub(crate) fn settle(&self, most: Option<Duration>) {
         let began = Instant::now();
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.shared.state);
         while state.carrying || !state.waiting.bytes.is_empty() {
             let left = most.map_or(Duration::MAX, |most| most.saturating_sub(began.elapsed()));
             if left.is_zero() {
@@ -139,7 +140,7 @@ impl Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        lock(&self.shared.state).closed = true;
         self.shared.changed.notify_all();
     }
 }
@@ -152,13 +153,9 @@ impl OutletState {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, OutletState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for something to write; what was lost before it. `None` when there will be nothing any more.
     fn next(&self) -> Option<(Lost, Load)> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         while state.waiting.bytes.is_empty() && !state.closed {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -170,7 +167,7 @@ impl Shared {
 
     /// A load was written, or `lost`.
     fn carried(&self, lost: Lost) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.carrying = false;
         state.lose(lost);
         self.changed.notify_all();

@@ -1,13 +1,14 @@
 //! Log lines on standard error, few enough that no guest can flood them.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::say::{say, settle, without_waiting};
 use super::signals::Signals;
+use crate::lock::lock;
 
 /// Lines per [`WINDOW`] at most.
 const MOST: u32 = 20;
@@ -42,11 +43,7 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let admitted = self
-            .window
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .admit(Instant::now());
+        let admitted = lock(&self.window).admit(Instant::now());
         let Some(missed) = admitted else { return };
         if missed > 0 {
             say(format_args!(

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
+use crate::lock::lock;
 use crate::virtio::balloon::Balloon;
 use levy_member::Duties;
 use levy_protocol::control::Request;
@@ -37,15 +38,12 @@ impl GuestDuties {
 impl Duties for GuestDuties {
     fn balloon(&mut self, pages: u64) {
         let Some(balloon) = &self.balloon else { return };
-        balloon
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .order(pages);
+        lock(balloon).order(pages);
     }
 
     fn balloon_report(&self) -> Option<BalloonReport> {
         let balloon = self.balloon.as_ref()?;
-        Some(balloon.lock().unwrap_or_else(PoisonError::into_inner).report())
+        Some(lock(balloon).report())
     }
 
     fn is_paused(&self) -> bool {

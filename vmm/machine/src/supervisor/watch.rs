@@ -1,6 +1,5 @@
 //! Watching a running guest until it ends.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use super::build::Machine;
 use super::footprint::Footprint;
 use crate::event::Event;
+use crate::lock::lock;
 use crate::process::Report;
 use crate::virtio::balloon::{Balloon, Change};
 use levy_member::{Inventory, Key, PageFigures};
@@ -228,11 +228,7 @@ impl<'a> Supervisor<'a> {
     fn tell_agent(&self, action: Action) -> bool {
         let handles = &self.machine.devices.handles;
         let line = Command { id: OWN_ID, action }.to_line();
-        let sent = handles
-            .console
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .send(line.as_bytes());
+        let sent = lock(&handles.console).send(line.as_bytes());
         if let Some(kick) = handles.plug("console").and_then(|plug| plug.kicks().first()) {
             let _ = kick.write(1);
         }
@@ -312,7 +308,7 @@ impl<'a> Supervisor<'a> {
 
     fn with_balloon(&self, what: impl FnOnce(&mut Balloon) -> Reply) -> Reply {
         match &self.machine.devices.handles.balloon {
-            Some(balloon) => what(&mut balloon.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(balloon) => what(&mut lock(balloon)),
             None => Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned()),
         }
     }
@@ -380,25 +376,10 @@ impl<'a> Supervisor<'a> {
             .iter()
             .map(|plug| (plug.name().to_owned(), json!(plug.stats())))
             .collect();
-        let balloon = handles
-            .balloon
-            .as_ref()
-            .map(|balloon| balloon.lock().unwrap_or_else(PoisonError::into_inner).figures());
-        let console = handles
-            .console
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stats();
-        let disks: Vec<_> = handles
-            .disks
-            .iter()
-            .map(|d| d.lock().unwrap_or_else(PoisonError::into_inner).stats())
-            .collect();
-        let nets: Vec<_> = handles
-            .nets
-            .iter()
-            .map(|n| n.lock().unwrap_or_else(PoisonError::into_inner).stats())
-            .collect();
+        let balloon = handles.balloon.as_ref().map(|balloon| lock(balloon).figures());
+        let console = lock(&handles.console).stats();
+        let disks: Vec<_> = handles.disks.iter().map(|d| lock(d).stats()).collect();
+        let nets: Vec<_> = handles.nets.iter().map(|n| lock(n).stats()).collect();
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),

@@ -1,10 +1,11 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2, 4.2 "Virtio Over MMIO").
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use virtio_queue::{Queue, QueueT};
 
 use super::plug::Plug;
+use crate::lock::lock;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -109,7 +110,7 @@ impl Mmio {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut MmioRegisters) -> R) -> R {
-        f(&mut self.registers.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut lock(&self.registers))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
@@ -16,6 +16,7 @@ use super::device::{Interest, VirtioDevice};
 use super::ring::{Fault, Rings, Turn};
 use super::wait;
 use crate::confine;
+use crate::lock::lock;
 use crate::memory::GuestRam;
 
 /// Ring features that every device has here.
@@ -277,7 +278,7 @@ impl Plug {
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.worker)
     }
 }
 
@@ -292,10 +293,6 @@ impl Drop for Plug {
             let _ = thread.join();
         }
     }
-}
-
-fn lock(device: &Arc<Mutex<dyn VirtioDevice>>) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts the device into NEEDS_RESET. A guest can cause this once per reset of the device, which bounds the log.

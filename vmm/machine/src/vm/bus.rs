@@ -1,11 +1,12 @@
 //! What answers a vCPU's accesses to ports and to addresses that are not RAM.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use super::power::{self, PowerRequest};
 use super::serial::SerialPort;
 use crate::layout;
+use crate::lock::lock;
 use crate::virtio::Mmio;
 
 /// Ports of the 16550.
@@ -36,7 +37,7 @@ impl Bus {
     pub(super) fn port_in(&self, port: u16, data: &mut [u8]) {
         for (byte, port) in data.iter_mut().zip(port..) {
             *byte = if COM1_PORTS.contains(&port) {
-                let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut serial = lock(&self.serial);
                 serial.read((port - layout::COM1) as u8)
             } else {
                 power::read(port).unwrap_or_else(|| self.nobody())
@@ -49,7 +50,7 @@ impl Bus {
         let mut asked = None;
         for (&byte, port) in data.iter().zip(port..) {
             if COM1_PORTS.contains(&port) {
-                let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut serial = lock(&self.serial);
                 // The console's buffer takes everything; only the interrupt could fail, and it is pending then.
                 let _ = serial.write((port - layout::COM1) as u8, byte);
             } else {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::EventFd;
@@ -13,6 +13,7 @@ use super::serial::{ConsoleOut, SerialInput, serial_port};
 use crate::boot::MmioDevice;
 use crate::config::{BalloonConfig, DiskConfig, DiskMode, NetConfig};
 use crate::layout;
+use crate::lock::lock;
 use crate::memory::GuestRam;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Access, Block, Disk, DiskError, OverlayDisk, RawDisk};
@@ -215,9 +216,7 @@ impl Handles {
     /// Has all disks tell which pages they fill from images that other guests may read too.
     pub fn tell_of_common_reads(&self, ram: &Arc<GuestRam>) {
         for disk in &self.disks {
-            disk.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .tell_of_common_reads(Arc::clone(ram));
+            lock(disk).tell_of_common_reads(Arc::clone(ram));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The human console: a 16550 on COM1, whose output never blocks a vCPU.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvm_ioctls::VmFd;
@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::HostError;
 use crate::layout;
+use crate::lock::lock;
 use crate::outlet::{Lost, Manner, Outlet};
 
 /// How output goes to the host; what does not fit is dropped, and counted.
@@ -123,7 +124,7 @@ pub struct SerialInput(pub(super) SerialPort);
 impl SerialInput {
     /// Gives the guest as much of `bytes` as its 64-byte buffer takes; returns how much that was.
     pub fn send(&self, bytes: &[u8]) -> usize {
-        let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = lock(&self.0);
         let room = port.fifo_capacity().min(bytes.len());
         port.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
     }

@@ -17,6 +17,7 @@ use super::power::PowerRequest;
 use crate::boot::{self, EntryState};
 use crate::confine::{self, Role};
 use crate::event::Event;
+use crate::lock::lock;
 
 /// Why vCPUs cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +78,6 @@ struct State {
     /// Registers of each vCPU that is parked at the moment.
     parked: Vec<Option<Registers>>,
     ended: usize,
-}
-
-impl Control {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// How long a vCPU may take to leave the guest: far longer than any exit's handling.
@@ -160,7 +155,7 @@ impl Vcpus {
     pub fn pause(&self) -> Vec<Option<Registers>> {
         self.want(Want::Pause);
         let deadline = Instant::now() + PARKING_TIME;
-        let mut state = self.control.lock();
+        let mut state = lock(&self.control.state);
         while state.parked.iter().filter(|p| p.is_some()).count() + state.ended < self.threads.len() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 break;
@@ -176,7 +171,7 @@ impl Vcpus {
     }
 
     fn want(&self, want: Want) {
-        self.control.lock().want = want;
+        lock(&self.control.state).want = want;
         self.control.changed.notify_all();
         if want != Want::Run {
             self.kick();
@@ -241,7 +236,7 @@ impl Vcpu {
     }
 
     fn ended(&self) {
-        let mut state = self.control.lock();
+        let mut state = lock(&self.control.state);
         state.ended += 1;
         state.parked[self.id] = None;
         self.control.changed.notify_all();
@@ -249,7 +244,7 @@ impl Vcpu {
 
     /// Waits while the machine is paused; `false` when it ends.
     fn may_run(&mut self) -> bool {
-        let mut state = self.control.lock();
+        let mut state = lock(&self.control.state);
         loop {
             match state.want {
                 Want::Run => {
@@ -262,7 +257,7 @@ impl Vcpu {
             if state.parked[self.id].is_none() {
                 drop(state);
                 let registers = self.registers();
-                state = self.control.lock();
+                state = lock(&self.control.state);
                 state.parked[self.id] = Some(registers);
                 self.control.changed.notify_all();
                 continue;
