@@ -53,7 +53,6 @@ impl Boot {
     }
 
     /// What was built last for this flavour, if anything; looks only into the cache.
-    #[must_use]
     pub fn latest(cache: &Cache, flavour: Flavour) -> Option<Self> {
         Self::at(cache.latest(&name(flavour))?).ok()
     }
@@ -65,13 +64,11 @@ impl Boot {
     }
 
     /// The bzImage.
-    #[must_use]
     pub fn kernel(&self) -> PathBuf {
         self.dir.join("bzImage")
     }
 
     /// The initramfs, an uncompressed cpio archive.
-    #[must_use]
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join("initramfs")
     }
@@ -82,13 +79,11 @@ impl Boot {
     }
 
     /// The kernel's release.
-    #[must_use]
     pub fn release(&self) -> &str {
         &self.release
     }
 
     /// The cache entry.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -72,14 +72,12 @@ impl Cache {
     }
 
     /// Calls `tell` with a line for people at each step that may take more than a moment.
-    #[must_use]
     pub fn on_progress(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.progress = Arc::new(tell);
         self
     }
 
     /// The directory.
-    #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -157,13 +155,11 @@ impl Cache {
 
 impl Key {
     /// A key of nothing but the recipe's name and number; raise the number when the recipe changes.
-    #[must_use]
     pub fn new(recipe: &str) -> Self {
         Self { hash: Sha256::new() }.with(recipe.as_bytes())
     }
 
     /// The key with one more input. Inputs are delimited: ("ab", "c") differs from ("a", "bc").
-    #[must_use]
     pub fn with(mut self, input: &[u8]) -> Self {
         self.hash.update((input.len() as u64).to_le_bytes());
         self.hash.update(input);

@@ -23,7 +23,6 @@ impl Flavour {
     pub const ALL: [Self; 3] = [Self::Cloud612, Self::Cloud61, Self::Full612];
 
     /// The name on the command line and in the cache.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Cloud612 => "6.12-cloud",
@@ -33,7 +32,6 @@ impl Flavour {
     }
 
     /// The flavour called `name` on the command line.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|flavour| flavour.name() == name)
     }
@@ -80,7 +78,6 @@ impl Kernel {
     }
 
     /// The kernel of this flavour fetched last, if any; looks only into the cache.
-    #[must_use]
     pub fn latest(cache: &Cache, flavour: Flavour) -> Option<Self> {
         Self::at(cache.latest(&flavour.entry_name())?).ok()
     }
@@ -103,25 +100,21 @@ impl Kernel {
     }
 
     /// Its release, as `uname -r` says in the guest.
-    #[must_use]
     pub fn release(&self) -> &str {
         &self.release
     }
 
     /// The bzImage.
-    #[must_use]
     pub fn image(&self) -> PathBuf {
         self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
     }
 
     /// The directory of its modules (`.ko` or `.ko.xz`); there is no `modules.dep` in it.
-    #[must_use]
     pub fn modules(&self) -> PathBuf {
         self.dir.join("lib/modules").join(&self.release)
     }
 
     /// The unpacked package.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -92,7 +92,6 @@ impl Command {
     ///
     /// # Panics
     /// Never: all fields have JSON forms.
-    #[must_use]
     pub fn to_line(&self) -> String {
         let value = match &self.action {
             Action::Run(workload) => serde_json::to_value(workload),

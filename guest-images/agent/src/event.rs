@@ -108,7 +108,6 @@ impl Event {
     ///
     /// # Panics
     /// Never: all fields have JSON forms.
-    #[must_use]
     pub fn to_line(&self) -> String {
         let mut line = serde_json::to_string(self).expect("plain data has a JSON form");
         line.push('\n');

@@ -238,7 +238,6 @@ fn within(name: &str, value: u64, least: u64, most: u64) -> Result<(), String> {
 
 impl Workload {
     /// Its name.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Idle(_) => "idle",
@@ -268,7 +267,6 @@ impl Workload {
     }
 
     /// Seconds of measured work asked for.
-    #[must_use]
     pub fn seconds(&self) -> u64 {
         match self {
             Self::Idle(w) => w.seconds,

@@ -109,7 +109,6 @@ impl Archive {
     }
 
     /// The cache this works in.
-    #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
     }

@@ -48,7 +48,6 @@ impl Suite {
     ];
 
     /// The suite's name in the archive.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
@@ -120,7 +119,6 @@ impl Mirror {
     }
 
     /// The address that has `suite`.
-    #[must_use]
     pub fn address(&self, suite: Suite) -> &str {
         match suite {
             Suite::BookwormSecurity => &self.security,

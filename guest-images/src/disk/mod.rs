@@ -80,7 +80,6 @@ impl Disk {
     }
 
     /// What was built last, if anything; looks only into the cache.
-    #[must_use]
     pub fn latest(cache: &Cache) -> Option<Self> {
         let disk = Self {
             dir: cache.latest(KIND.name)?,
@@ -90,7 +89,6 @@ impl Disk {
 
     /// The raw image: one ext4 file system without a partition table. Guests must not write to it; give each an
     /// overlay or a copy.
-    #[must_use]
     pub fn image(&self) -> PathBuf {
         self.dir.join("disk.raw")
     }

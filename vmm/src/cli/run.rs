@@ -101,16 +101,18 @@ pub(super) enum RunError {
     Fleet(#[from] FleetError),
 }
 
+/// The exit status of a launch, of which a failure is told.
+pub(super) fn ended(launch: Result<u8, RunError>) -> u8 {
+    launch.unwrap_or_else(|error| {
+        say(levy_protocol::error_chain(&error));
+        1
+    })
+}
+
 impl RunArgs {
     /// Runs the guests to their end; the exit status of the process.
     pub fn run(self) -> u8 {
-        match self.launch() {
-            Ok(status) => status,
-            Err(error) => {
-                say(levy_protocol::error_chain(&error));
-                1
-            }
-        }
+        ended(self.launch())
     }
 
     fn launch(self) -> Result<u8, RunError> {

@@ -12,7 +12,6 @@ use super::{setup, stop};
 use levy_launcher::api_client::{Client, ClientError};
 use levy_launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
 use levy_machine::config;
-use levy_machine::process::say;
 
 const EXAMPLE: &str = "\
 A fleet file, every key but size optional:
@@ -71,13 +70,7 @@ pub struct DownArgs {
 impl UpArgs {
     /// Runs the guests to their end; the exit status of the process.
     pub fn run(self) -> u8 {
-        match self.launch() {
-            Ok(status) => status,
-            Err(error) => {
-                say(levy_protocol::error_chain(&error));
-                1
-            }
-        }
+        run::ended(self.launch())
     }
 
     fn launch(self) -> Result<u8, RunError> {

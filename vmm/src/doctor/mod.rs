@@ -54,7 +54,6 @@ pub struct Report {
 
 impl Report {
     /// Looks at everything. Takes well under a second.
-    #[must_use]
     pub fn examine() -> Self {
         let machine = Machine::probe();
         let (kind, guests) = match machine {
@@ -81,7 +80,6 @@ impl Report {
     }
 
     /// 0: guests run here. 1: they run here, but something else is wrong. 2: they only run in the nested host.
-    #[must_use]
     pub fn status(&self) -> u8 {
         let problem = self
             .findings

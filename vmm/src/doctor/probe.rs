@@ -46,7 +46,6 @@ pub enum NoKvm {
 
 impl Machine {
     /// Finds out. Takes a few milliseconds, at most some seconds where KVM hangs; leaves nothing behind.
-    #[must_use]
     pub fn probe() -> Self {
         if let Err(no) = open() {
             return Self::None(no);
@@ -64,7 +63,6 @@ impl Machine {
     }
 
     /// Whether stock kernels run here.
-    #[must_use]
     pub fn runs_kernels(&self) -> bool {
         matches!(self, Self::Kernels)
     }
