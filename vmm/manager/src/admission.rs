@@ -40,7 +40,9 @@ impl Host {
         if let Some(process) = left.and_then(|id| registry.process_mut(id)) {
             process.connected = false;
         }
-        let id = registry.admit(hello, process).map_err(|e| with_sources(&e))?;
+        let id = registry
+            .admit(hello, process)
+            .map_err(|e| registry.named_with(&hello.name, &with_sources(&e)))?;
         let version = hello.range().common().map_err(|e| e.to_string())?;
         let rebalance = registry.policy().settings().rebalance;
         drop(registry);
@@ -76,7 +78,7 @@ impl Host {
             push(stream, &FromManager::Limits(limits))?;
         }
         drop(telling);
-        self.say(Level::Info, format_args!("{id} is here"));
+        self.say(Level::Info, format_args!("{:?} is here", hello.name));
         // Without a limit it grows freely.
         self.round_trigger().fire();
         Ok(())

@@ -1,7 +1,11 @@
 //! How much memory the manager may spend on guests.
 
+mod bounds;
+
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use bounds::Mib;
 
 /// Part of the machine's available memory that is left alone where no budget was named, in percent.
 const RESERVE_PERCENT: u64 = 10;
@@ -38,15 +42,29 @@ pub struct Budget {
     pub source: Source,
 }
 
-impl Budget {
-    /// `bytes` as asked for by name.
-    pub fn explicit(bytes: u64) -> Self {
-        Self {
-            bytes,
-            source: Source::Explicit,
-        }
-    }
+/// Why there is no budget.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    /// The machine does not say how much memory it has.
+    #[error("the machine does not say how much memory it has; give --budget")]
+    Unknown(#[source] io::Error),
+    /// It was asked for, and cannot be.
+    #[error(
+        "a budget of {bytes} bytes is out of bounds: it goes from {least} to {most}, twice the {machine} of this machine"
+    )]
+    OutOfBounds {
+        /// What was asked for.
+        bytes: u64,
+        /// The least that it may be.
+        least: Mib,
+        /// The most that it may be.
+        most: Mib,
+        /// What the machine has.
+        machine: Mib,
+    },
+}
 
+impl Budget {
     /// The budget where none is named: what the tightest control group has left, or what the machine has available,
     /// whichever is less, each less a reserve.
     ///
@@ -54,10 +72,9 @@ impl Budget {
     /// When /proc/meminfo cannot be read.
     pub fn detect() -> io::Result<Self> {
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let available =
-            available(&meminfo).ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))?;
-        Ok(choose(available, limit(&groups, Path::new("/sys/fs/cgroup"))))
+        let available = field(&meminfo, "MemAvailable:")
+            .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))?;
+        Ok(choose(available, limit_here()))
     }
 }
 
@@ -82,15 +99,20 @@ fn below(limit: u64) -> u64 {
     limit - reserve.min(limit / 2)
 }
 
-fn available(meminfo: &str) -> Option<u64> {
-    let kib = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// A field of /proc/meminfo, bytes.
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     kib.trim()
         .strip_suffix(" kB")?
         .parse::<u64>()
         .ok()
         .map(|kib| kib * 1024)
+}
+
+/// The least that a memory limit of the control groups that this process is in leaves, and the group that has it.
+fn limit_here() -> Option<(u64, PathBuf)> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limit(&groups, Path::new("/sys/fs/cgroup"))
 }
 
 /// The least that a memory limit on the way from this process's group to the root leaves, and the group that has it.

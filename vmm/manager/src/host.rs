@@ -180,16 +180,17 @@ impl Host {
             return false;
         };
         let sent = push(&stream, message);
-        if let Err(error) = &sent {
-            self.say(
-                Level::Warn,
-                format_args!("{id} does not read what it is told, it is cut off: {error}"),
-            );
-            let _ = stream.shutdown(Shutdown::Both);
-            links.ended(id, &stream);
-            self.statistics().counters.cut_offs += 1;
-        }
-        sent.is_ok()
+        let Err(error) = sent else { return true };
+        let _ = stream.shutdown(Shutdown::Both);
+        links.ended(id, &stream);
+        drop(links);
+        self.statistics().counters.cut_offs += 1;
+        let name = self.name(id);
+        self.say(
+            Level::Warn,
+            format_args!("{name:?} does not read what it is told, it is cut off: {error}"),
+        );
+        false
     }
 
     /// What has happened at the sockets so far.
@@ -210,6 +211,11 @@ impl Host {
             statistics.rounds.gaps.spread(),
             statistics.rounds.work.spread(),
         )
+    }
+
+    /// What guest `id` is called; its number once it is gone.
+    pub(super) fn name(&self, id: GuestId) -> String {
+        self.registry().named(&id.to_string())
     }
 
     /// Whether process `pid` runs a guest that was admitted here.
@@ -263,7 +269,8 @@ impl Host {
         if let Some(memory_high) = &*lock(&self.0.memory_high)
             && let Err(error) = memory_high.take_in(id, pid)
         {
-            log::debug!("{id} is not in {}: {error}", memory_high.group().display());
+            let (name, group) = (self.name(id), memory_high.group().display());
+            log::debug!("{name:?} is not in {group}: {error}");
         }
     }
 

@@ -56,6 +56,7 @@ mod pool_room;
 mod rate_limiter;
 mod refusal;
 pub mod registry;
+mod repeats;
 mod rounds;
 mod sent_orders;
 mod sockets;

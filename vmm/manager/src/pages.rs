@@ -67,14 +67,9 @@ impl Host {
     /// One guest's page connection: its process must have been admitted before.
     fn serve_pages(&self, stream: UnixStream, process: &GuestProcess) {
         let found = self.registry().peer(process);
-        let Some((id, domain, peer)) = found else {
-            self.say(
-                Level::Warn,
-                format_args!(
-                    "a process that runs no sharing guest of this manager wants pages; it is turned away"
-                ),
-            );
-            return;
+        let (id, domain, peer) = match found {
+            Ok(found) => found,
+            Err(reason) => return self.say_once(Level::Warn, &reason),
         };
         let kept = match stream.try_clone() {
             Ok(kept) => kept,
@@ -84,10 +79,10 @@ impl Host {
         let Err(error) = page_share::serve(stream, &domain, peer) else {
             return;
         };
-        let reason = with_sources(&error);
-        self.say(
+        let (name, reason) = (self.name(id), with_sources(&error));
+        self.say_once(
             Level::Warn,
-            format_args!("{id} shares no more pages until it connects again: {reason}"),
+            &format!("{name:?} shares no more pages until it connects again: {reason}"),
         );
         if error.is_offence() {
             self.cut_off(id);

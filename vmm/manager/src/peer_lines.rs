@@ -46,6 +46,14 @@ impl Host {
         }
         log::log!(level, "{line}");
     }
+
+    /// The same for a line whose cause may be there again and again: said once, then counted.
+    pub(super) fn say_once(&self, level: Level, line: &str) {
+        let admitted = self.statistics().repeats.admit(line, Instant::now());
+        if let Some(line) = admitted {
+            self.say(level, format_args!("{line}"));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -123,8 +123,28 @@ impl Registry {
         }
     }
 
-    /// The sharing domain of the guest that the process of `handle` runs, and who it is there; none while it is kept out.
-    pub fn peer(&mut self, handle: &GuestProcess) -> Option<(GuestId, LocalManager, page_share::Peer)> {
+    /// The sharing domain of the guest that the process of `handle` runs, and who it is there.
+    ///
+    /// # Errors
+    /// Why it is not served, in words: it runs no sharing guest, is kept out, or its domain cannot be made.
+    pub fn peer(
+        &mut self,
+        handle: &GuestProcess,
+    ) -> Result<(GuestId, LocalManager, page_share::Peer), String> {
+        let (id, name, peer) = self.sharing_peer(handle).ok_or_else(|| {
+            "a process that runs no sharing guest of this manager wants pages; it is turned away".to_owned()
+        })?;
+        match self.domain(&name) {
+            Ok(domain) => Ok((id, domain, peer)),
+            Err(error) => Err(format!(
+                "{:?} shares no pages until it connects again: the domain {name} cannot be made: {error}",
+                self.named(&id.to_string())
+            )),
+        }
+    }
+
+    /// The guest that the process of `handle` runs, its domain's name, and who it is there; none while it is kept out.
+    fn sharing_peer(&self, handle: &GuestProcess) -> Option<(GuestId, String, page_share::Peer)> {
         let found = self
             .processes
             .iter()
@@ -139,13 +159,7 @@ impl Registry {
             pages: space.frames(),
             process: process.handle.clone(),
         };
-        let name = process.sharing.clone()?;
-        let domain = self.domain(&name).inspect_err(|error| {
-            log::warn!(
-                "{id} shares no pages until it connects again: the domain {name} cannot be made: {error}"
-            );
-        });
-        Some((id, domain.ok()?, peer))
+        Some((id, process.sharing.clone()?, peer))
     }
 
     /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
@@ -251,6 +265,13 @@ impl Registry {
     /// `text` with guests and groups called by their names instead of the allocator's numbers.
     pub fn named(&self, text: &str) -> String {
         self.names().put_into(text)
+    }
+
+    /// The same where the next guest to be admitted would be called `applicant`.
+    pub(super) fn named_with(&self, applicant: &str, text: &str) -> String {
+        let mut names = self.names();
+        names.guests.insert(GuestId::new(self.next), applicant.to_owned());
+        names.put_into(text)
     }
 
     /// The names of guests and groups.

@@ -75,7 +75,11 @@ impl Host {
             let elapsed = gap.min(LONGEST_ROUND);
             self.count(elapsed, &mut process_memory);
             let next = self.round(elapsed, &mut sent_orders).unwrap_or_else(|error| {
-                log::error!("no plan this second, the last orders stay: {error}");
+                let reason = self.registry().named(&error.to_string());
+                let line = format!("no plan this second, the last orders stay: {reason}");
+                if let Some(line) = self.statistics().repeats.admit(&line, began) {
+                    log::error!("{line}");
+                }
                 AGAIN
             });
             pace.end(thread_cpu().saturating_sub(cpu), next);

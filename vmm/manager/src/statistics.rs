@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::peer_lines::PeerLines;
+use super::repeats::Repeats;
 use levy_protocol::link::now_us;
 
 /// Handling times that are remembered.
@@ -41,6 +42,7 @@ pub(super) struct Statistics {
     /// Words about what the system refuses.
     pub(super) shortages: AtMostEveryMinute,
     pub(super) peer_lines: PeerLines,
+    pub(super) repeats: Repeats,
     /// Words about guests' processes that ask at the API.
     pub(super) intrusions: AtMostEveryMinute,
 }
@@ -57,6 +59,7 @@ impl Default for Statistics {
             },
             shortages: AtMostEveryMinute::default(),
             peer_lines: PeerLines::default(),
+            repeats: Repeats::default(),
             intrusions: AtMostEveryMinute::default(),
         }
     }

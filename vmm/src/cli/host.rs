@@ -8,7 +8,7 @@ use allocator::Tax;
 use levy_machine::process::say;
 use levy_machine::{config, process};
 use levy_manager::api;
-use levy_manager::budget::{Budget, Source};
+use levy_manager::budget::{Budget, BudgetError, Source};
 use levy_manager::cgroup::{self, MemoryHigh};
 use levy_manager::host::{Host, HostError, Start};
 use levy_manager::kept::{Kept, KeptSettings};
@@ -77,10 +77,10 @@ impl Default for PolicyArgs {
 
 impl PolicyArgs {
     /// The settings, and what the budget's number is.
-    pub(super) fn settings(&self) -> std::io::Result<(Settings, Budget)> {
+    pub(super) fn settings(&self) -> Result<(Settings, Budget), BudgetError> {
         let budget = match self.budget {
-            Some(bytes) => Budget::explicit(bytes),
-            None => Budget::detect()?,
+            Some(bytes) => Budget::explicit(bytes)?,
+            None => Budget::detect().map_err(BudgetError::Unknown)?,
         };
         let pages = allocator::Pages::new(budget.bytes / 4096).min(allocator::Pages::LIMIT);
         let usual = Settings::new(pages);
@@ -101,7 +101,11 @@ impl PolicyArgs {
     fn go_on_with(&mut self, kept: KeptSettings) -> KeptSettings {
         let mut holds = KeptSettings::default();
         if let (None, Some(bytes)) = (self.budget, kept.budget_bytes) {
-            (self.budget, holds.budget_bytes) = (Some(bytes), Some(bytes));
+            // The machine may have had more memory then.
+            match Budget::explicit(bytes) {
+                Ok(_) => (self.budget, holds.budget_bytes) = (Some(bytes), Some(bytes)),
+                Err(error) => log::warn!("the budget that was set under the manager before is forgotten: {error}"),
+            }
         }
         let tax = kept
             .tax_percent
@@ -139,8 +143,8 @@ fn sample(text: &str) -> Result<u32, String> {
 /// Why there is no manager.
 #[derive(Debug, thiserror::Error)]
 enum ManageError {
-    #[error("the machine does not say how much memory it has; give --budget")]
-    Budget(#[source] std::io::Error),
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     #[error("cannot use the run directory {dir}; give another --run-dir", dir = dir.display())]
     Dir {
         dir: PathBuf,
@@ -186,7 +190,10 @@ impl HostArgs {
         // What cannot be read is said, and set aside, once it is sure that no other manager runs here.
         let before = Kept::read(&kept_in(&dir)).ok().flatten().unwrap_or_default();
         let kept = self.policy.go_on_with(before.settings);
-        let (settings, budget) = self.policy.settings().map_err(ManageError::Budget)?;
+        let (settings, budget) = self.policy.settings()?;
+        if let Some(warning) = budget.warning() {
+            log::warn!("{warning}");
+        }
         let swap = self.swap;
         let backing =
             levy_manager::backing(&swap).map_err(|source| ManageError::Swap { dir: swap, source })?;

@@ -16,6 +16,8 @@ use levy_launcher::{
 use levy_machine::config;
 use levy_machine::process::say;
 use levy_machine::virtio::blk::DiskError;
+use levy_manager::budget::BudgetError;
+
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::Sockets;
 
@@ -89,8 +91,8 @@ pub(super) fn workload(text: &str) -> Result<Workload, String> {
 pub(super) enum RunError {
     #[error(transparent)]
     Setup(#[from] SetupError),
-    #[error("the machine does not say how much memory it has; give --budget")]
-    Budget(#[source] std::io::Error),
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     #[error("{0}; give a shorter --name")]
     Name(String),
     #[error(transparent)]
@@ -182,7 +184,7 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
             }
         }
     }
-    let (settings, _) = policy.settings().map_err(RunError::Budget)?;
+    let (settings, _) = policy.settings()?;
     let backing = setup::backing(swap)?;
     Ok(Manager::Own(Box::new(settings), backing, policy.cgroup.clone()))
 }

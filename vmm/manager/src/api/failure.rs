@@ -1,7 +1,7 @@
 //! Why a request was not done, as a status and a sentence.
 
 use axum::Json;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
@@ -20,8 +20,12 @@ pub(super) enum ApiError {
     NoGroup(String),
     #[error("guest {0:?} has no balloon")]
     NoBalloon(String),
+    #[error("the name in the path cannot be read: {}", .0.body_text())]
+    Name(#[from] PathRejection),
     #[error("the body cannot be read: {}", .0.body_text())]
     Body(#[from] BytesRejection),
+    #[error("the body is not a JSON object, such as {{\"shares\": 2000}}")]
+    NotAnObject,
     #[error("the body is not what is expected here: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{key}: {what}")]
@@ -46,7 +50,8 @@ impl ApiError {
             }
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body(rejection) => rejection.status(),
-            Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,
+            Self::Name(rejection) => rejection.status(),
+            Self::NotAnObject | Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,
             Self::Guest => StatusCode::FORBIDDEN,
             Self::Refused(_) => StatusCode::CONFLICT,
             Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use allocator::{GuestId, Pages, Shares, Tax};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
+use axum::http::request::Parts;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ use super::types::{
 };
 use super::workers::Workers;
 use super::{BODY_LIMIT, asker, view};
+use crate::budget::Budget;
 use crate::host::Host;
 use crate::kept::KeptSettings;
 use crate::picture::Picture;
@@ -38,6 +40,18 @@ type Body = Result<Bytes, BytesRejection>;
 pub(super) struct Served {
     host: Host,
     workers: Workers,
+}
+
+/// The name in a path; what is wrong with it is said as everything else is.
+struct Name(String);
+
+impl FromRequestParts<Served> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, served: &Served) -> Result<Self, ApiError> {
+        let Path(name) = Path::from_request_parts(parts, served).await?;
+        Ok(Self(name))
+    }
 }
 
 impl Served {
@@ -121,11 +135,11 @@ async fn list(State(served): State<Served>) -> Answer<GuestList> {
         .await
 }
 
-async fn show(State(served): State<Served>, Path(name): Path<String>) -> Answer<GuestView> {
+async fn show(State(served): State<Served>, Name(name): Name) -> Answer<GuestView> {
     served.aside(move |host| one(&picture(host), &name)).await
 }
 
-async fn change(State(served): State<Served>, Path(name): Path<String>, body: Body) -> Answer<GuestView> {
+async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GuestView> {
     let change: GuestChange = read(body)?;
     served
         .aside(move |host| {
@@ -156,13 +170,13 @@ async fn list_groups(State(served): State<Served>) -> Answer<BTreeMap<String, Gr
     served.aside(move |host| Ok(view::groups(&picture(host)))).await
 }
 
-async fn show_group(State(served): State<Served>, Path(name): Path<String>) -> Answer<GroupView> {
+async fn show_group(State(served): State<Served>, Name(name): Name) -> Answer<GroupView> {
     served.aside(move |host| one_group(&picture(host), &name)).await
 }
 
 async fn change_group(
     State(served): State<Served>,
-    Path(name): Path<String>,
+    Name(name): Name,
     body: Body,
 ) -> Answer<GroupView> {
     let change: GroupChange = read(body)?;
@@ -190,7 +204,7 @@ async fn change_group(
         .await
 }
 
-async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> Answer<BalloonStatistics> {
+async fn statistics(State(served): State<Served>, Name(name): Name) -> Answer<BalloonStatistics> {
     served
         .aside(move |host| {
             let registry = host.registry();
@@ -204,15 +218,15 @@ async fn statistics(State(served): State<Served>, Path(name): Path<String>) -> A
         .await
 }
 
-async fn stop(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
+async fn stop(State(served): State<Served>, Name(name): Name) -> SentOrders {
     direct(served, name, (FromManager::Stop, Phase::Stopping)).await
 }
 
-async fn pause(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
+async fn pause(State(served): State<Served>, Name(name): Name) -> SentOrders {
     direct(served, name, (FromManager::Pause, Phase::Paused)).await
 }
 
-async fn resume(State(served): State<Served>, Path(name): Path<String>) -> SentOrders {
+async fn resume(State(served): State<Served>, Name(name): Name) -> SentOrders {
     direct(served, name, (FromManager::Resume, Phase::Running)).await
 }
 
@@ -257,6 +271,13 @@ fn find(registry: &Registry, name: &str) -> Result<GuestId, ApiError> {
 fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
     let mut settings = before;
     if let Some(budget) = change.budget_bytes {
+        let asked = Budget::explicit(budget).map_err(|error| ApiError::Value {
+            key: "budget_bytes",
+            what: error.to_string(),
+        })?;
+        if let Some(warning) = asked.warning() {
+            log::warn!("{warning}");
+        }
         settings.budget = pages(budget);
     }
     if let Some(percent) = change.tax_percent {
@@ -283,5 +304,10 @@ fn pages(bytes: u64) -> Pages {
 }
 
 fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
-    Ok(serde_json::from_slice(&body?)?)
+    let body = body?;
+    // A list would be read as the fields in their order.
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(serde_json::from_slice(&body)?),
+        _ => Err(ApiError::NotAnObject),
+    }
 }
