@@ -91,6 +91,9 @@ pub struct GuestOptions {
     /// Its memory is filled only when its manager limits it, not before.
     #[arg(long)]
     pub(crate) late_fill: bool,
+    /// Its process locks all memory that it maps, so that it cannot be managed.
+    #[arg(long)]
+    pub(crate) locked: bool,
 }
 
 impl GuestOptions {
@@ -108,6 +111,7 @@ impl GuestOptions {
             rate: 2000,
             swap: "/var/tmp".into(),
             late_fill: false,
+            locked: false,
         }
     }
 
@@ -171,6 +175,15 @@ impl GuestOptions {
         }
     }
 
+    /// A guest whose memory cannot be managed: its process locks all that it maps.
+    #[must_use]
+    pub fn locked(self) -> Self {
+        Self {
+            locked: true,
+            ..self
+        }
+    }
+
     /// What its memory holds in the beginning.
     pub fn contents(&self) -> Vec<u8> {
         let pages = self.pages();
@@ -203,6 +216,9 @@ impl GuestOptions {
         }
         if self.late_fill {
             args.push("--late-fill".into());
+        }
+        if self.locked {
+            args.push("--locked".into());
         }
         args
     }

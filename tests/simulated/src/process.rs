@@ -54,7 +54,7 @@ pub(crate) fn run(options: &GuestOptions) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tell(&Said::Failed(error.to_string()));
+            tell(&Said::Failed(levy_protocol::error_chain(&*error)));
             ExitCode::FAILURE
         }
     }
@@ -63,6 +63,9 @@ pub(crate) fn run(options: &GuestOptions) -> ExitCode {
 fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std::error::Error>> {
     let hello = Hello::new(&options.name, options.mib << 20).with_min(options.min_mib << 20);
     let introduction = Introduction::make(&options.dir, hello.in_domain(&options.domain))?;
+    if options.locked {
+        rustix::mm::mlockall(rustix::mm::MlockAllFlags::FUTURE)?;
+    }
     let ram = Arc::new(GuestRam::new(options.mib << 20)?);
     let pages = options.pages();
     if !options.late_fill {

@@ -148,6 +148,26 @@ fn a_budget_below_the_minimums_is_refused_with_a_message() {
 }
 
 #[test]
+fn a_guest_that_cannot_be_managed_does_not_run_under_a_budget_and_says_why() {
+    let manager = Manager::start(Path::new(PROGRAM), 128);
+    let options = GuestOptions::new("locked").under(manager.dir()).locked();
+    let ended = std::process::Command::new(PROGRAM)
+        .args(options.to_args())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(!ended.status.success(), "{said}");
+    for words in [
+        "cannot be managed, so no budget can hold it",
+        "--manager none",
+        "locks all memory",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    until("its promise is given back", || manager.view().minimums_bytes == 0);
+}
+
+#[test]
 fn a_full_swap_file_leaves_pages_in_memory() {
     const PAGES: u64 = 48 << 8;
     // Half of the guest, to the last MiB.

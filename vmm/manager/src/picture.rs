@@ -62,3 +62,40 @@ impl Picture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use levy_protocol::link::Hello;
+    use page_share::GuestProcess;
+
+    use super::*;
+    use crate::api::view;
+    use crate::host::{Host, Sockets};
+
+    #[test]
+    fn what_is_shown_is_put_into_words_while_a_round_holds_the_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(Pages::from_mib(256));
+        let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
+        let process = GuestProcess::of_child(std::process::id()).unwrap();
+        let hello = Hello::new("web", 64 << 20).with_min(16 << 20);
+        host.registry().admit(&hello, process).unwrap();
+        let picture = host.registry().picture();
+        let round = host.registry();
+        let (shown, is_shown) = channel();
+        let asked = host.clone();
+        std::thread::spawn(move || {
+            let guests = view::guests(&picture, None);
+            let _ = shown.send((guests, view::host(&asked, &picture)));
+        });
+        let (guests, view) = is_shown
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it waits for no round");
+        assert_eq!((guests[0].name.as_str(), view.guests), ("web", 1));
+        drop(round);
+        host.close();
+    }
+}

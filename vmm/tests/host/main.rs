@@ -5,5 +5,6 @@ mod commands;
 mod groups;
 mod harness;
 mod intruders;
+mod levy_host;
 mod manager;
 mod unwritable;
