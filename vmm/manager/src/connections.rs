@@ -22,6 +22,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::admission::Admission;
 use super::host::{End, Host};
 use super::listening_time::{ListeningTime, Passed};
+use super::open_sockets::OpenSockets;
 use super::outgoing::push;
 use super::rate_limiter::RateLimiter;
 use super::spare::{self, Spare};
@@ -106,6 +107,7 @@ impl Connections {
     pub(super) fn run(mut self) {
         let mut ready = Vec::with_capacity(256);
         while !self.host.is_closing() {
+            self.take_fresh_listener();
             self.wait(&mut ready);
             for event in ready.drain(..) {
                 match event.data.u64() {
@@ -116,6 +118,24 @@ impl Connections {
             self.welcome();
             let passed = self.listening_time.look(Instant::now());
             self.sweep(passed);
+        }
+    }
+
+    /// The socket may have been opened again.
+    fn take_fresh_listener(&mut self) {
+        let fresh = self
+            .host
+            .open_sockets()
+            .as_mut()
+            .and_then(OpenSockets::fresh_guests);
+        let Some(listener) = fresh else { return };
+        let watched = listener.set_nonblocking(true).and_then(|()| {
+            let for_what = EventFlags::IN;
+            epoll::add(&self.events, &listener, EventData::new_u64(LISTENER), for_what).map_err(io::Error::from)
+        });
+        match watched {
+            Ok(()) => (self.listener, self.paused) = (listener, None),
+            Err(error) => log::error!("the manager cannot watch its socket: {error}"),
         }
     }
 

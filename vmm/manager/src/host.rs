@@ -24,10 +24,10 @@ use super::connections::Connections;
 use super::keeper::Keeper;
 use super::kept::KeptSettings;
 use super::links::Links;
+use super::open_sockets::{Lost, OpenSockets};
 use super::outgoing::push;
 use super::policy::Settings;
 use super::registry::Registry;
-use super::sockets::listen;
 pub use super::sockets::{HostError, Sockets, kept_in};
 use super::spare;
 use super::statistics::{SocketCounters, Spread, Statistics, since_us};
@@ -51,6 +51,9 @@ struct Shared {
     /// Held while a guest is told its limits: it hears the latest last.
     telling: Mutex<()>,
     sockets: Sockets,
+    /// None once it closes.
+    open_sockets: Mutex<Option<OpenSockets>>,
+    lost: AtomicBool,
     closing: AtomicBool,
     memory_high: Mutex<Option<MemoryHigh>>,
     round_trigger: Trigger,
@@ -101,10 +104,9 @@ impl Host {
     /// # Errors
     /// See [`HostError`].
     pub fn begin(sockets: Sockets, start: Start) -> Result<Self, HostError> {
-        let guests = listen(&sockets.guests)?;
-        let pages = listen(&sockets.pages)?;
+        let mut open = OpenSockets::open(&sockets)?;
         let mut registry = Registry::new(start.settings, start.backing);
-        let (keeper, before) = Keeper::open(&sockets.kept, start.kept).inspect_err(|_| sockets.remove())?;
+        let (keeper, before) = Keeper::open(&sockets.kept, start.kept)?;
         // What guests hold that are taken back, and what this process does, counts from the beginning.
         let mut process_memory = ProcessMemory::default();
         registry.take_in(&registry.survey().measure(&mut process_memory));
@@ -124,15 +126,20 @@ impl Host {
             write_trigger: Trigger::default(),
             telling: Mutex::default(),
             sockets,
+            open_sockets: Mutex::new(None),
+            lost: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             round_trigger: Trigger::default(),
             memory_high: Mutex::new(None),
         }));
+        let listeners = open.fresh_guests().zip(open.fresh_pages());
+        let (guests, pages) = listeners.expect("both were just opened");
+        *host.open_sockets() = Some(open);
         host.keep();
         let connections = Connections::new(host.clone(), guests).map_err(HostError::System)?;
         let [beside, behind] = [host.clone(), host.clone()];
         start_thread("guests", move || connections.run())
-            .and_then(|()| start_thread("pages", move || beside.receive_pages(&pages)))
+            .and_then(|()| start_thread("pages", move || beside.receive_pages(pages)))
             .and_then(|()| start_thread("keeper", move || behind.keep_when_outdated()))
             .inspect_err(|_| host.close())?;
         Ok(host)
@@ -166,10 +173,24 @@ impl Host {
             // Wakes the thread that listens there; it then sees that it is over.
             let _ = UnixStream::connect(socket);
         }
-        self.0.sockets.remove();
+        // Each removes its file, unless that is another manager's by now.
+        drop(self.open_sockets().take());
         self.0.round_trigger.fire();
         self.0.write_trigger.fire();
         self.links().close();
+    }
+
+    /// Closes: no guest would find this manager any more.
+    pub(super) fn give_up(&self, lost: &Lost) {
+        if !self.0.lost.swap(true, Ordering::SeqCst) {
+            log::error!("{lost}");
+        }
+        self.close();
+    }
+
+    /// Whether it closed by itself, because its run directory is gone or another manager's.
+    pub fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::SeqCst)
     }
 
     /// Tells one guest something, and says whether it went out. Never waits: a process that left so much unread that
@@ -336,6 +357,10 @@ impl Host {
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
         lock(&self.0.links)
+    }
+
+    pub(super) fn open_sockets(&self) -> MutexGuard<'_, Option<OpenSockets>> {
+        lock(&self.0.open_sockets)
     }
 
     pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {

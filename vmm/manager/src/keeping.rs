@@ -9,12 +9,12 @@ use super::registry::Registry;
 
 impl Host {
     /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on;
-    /// where the disk refuses, [`Host::unkept`] says so. `false` when the manager closes: the file may be its
-    /// successor's, and nothing is written.
+    /// where the disk refuses, [`Host::unkept`] says so. `false` when the manager closes or its run directory is
+    /// not its own any more: the file may be its successor's, and nothing is written.
     pub fn keep(&self) -> bool {
         // The newest is written last: this lock is held from looking to writing.
         let mut keeper = self.keeper();
-        if self.is_closing() {
+        if self.is_closing() || !self.owns_run_dir() {
             return false;
         }
         let (groups, guests) = self.registry().kept();

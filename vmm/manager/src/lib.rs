@@ -46,6 +46,7 @@ mod links;
 mod listening_time;
 pub mod member;
 mod names;
+mod open_sockets;
 mod outgoing;
 mod pages;
 mod peer_lines;

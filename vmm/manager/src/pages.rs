@@ -1,12 +1,15 @@
 //! The socket for shared pages: one thread for each sharing guest, which answers it within its part of a CPU.
 
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use log::Level;
 use page_share::GuestProcess;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::{Host, with_sources};
+use super::open_sockets::OpenSockets;
 
 /// Delay after rejecting a connection, so that a reconnect loop stays cheap.
 const AFTER_REJECTION: Duration = Duration::from_millis(1);
@@ -14,18 +17,31 @@ const AFTER_REJECTION: Duration = Duration::from_millis(1);
 /// Delay where the system has no descriptor or no thread for one more connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
+/// Time between two looks whether the socket was opened again.
+const LOOK: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
 /// Stack of a thread that serves a guest.
 const STACK: usize = 512 << 10;
 
 impl Host {
-    /// Serves the processes that connect to `listener` until the manager closes.
-    pub(super) fn receive_pages(&self, listener: &UnixListener) {
-        for stream in listener.incoming() {
+    /// Serves the processes that connect to `listener`, or to what takes its place, until the manager closes.
+    pub(super) fn receive_pages(&self, mut listener: UnixListener) {
+        loop {
+            let knocked = wait_for_knock(&listener);
             if self.is_closing() {
                 return;
             }
-            match stream {
-                Ok(stream) => self.attend_pages(stream),
+            let fresh = self.open_sockets().as_mut().and_then(OpenSockets::fresh_pages);
+            if let Some(fresh) = fresh {
+                listener = fresh;
+                continue;
+            }
+            match knocked.and_then(|knocked| knocked.then(|| listener.accept()).transpose()) {
+                Ok(None) => {}
+                Ok(Some((stream, _))) => self.attend_pages(stream),
                 // The next guest may have more luck once others are gone.
                 Err(error) => {
                     self.starved("a guest's process could not be let in for its pages", &error);
@@ -87,5 +103,15 @@ impl Host {
         if error.is_offence() {
             self.cut_off(id);
         }
+    }
+}
+
+/// Waits for a process that connects; `false` when none came for a while.
+fn wait_for_knock(listener: &UnixListener) -> io::Result<bool> {
+    let mut watched = [PollFd::new(listener, PollFlags::IN)];
+    match poll(&mut watched, Some(&LOOK)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

@@ -70,6 +70,7 @@ impl Host {
                 .wait_between(pace.last + pace.soonest, pace.last + pace.next);
             let (began, cpu) = (Instant::now(), thread_cpu());
             let gap = pace.begin(began);
+            self.look_after_sockets();
             self.remove_the_dead();
             self.update_memory_high();
             let elapsed = gap.min(LONGEST_ROUND);

@@ -52,15 +52,11 @@ const ENDING: [Duration; 3] = [
 ];
 
 /// Listens at `path`; a socket at which no process answers is left over and replaced, and nothing else is.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, HostError> {
+pub(super) fn listen(path: &Path) -> Result<(SocketFile, UnixListener), HostError> {
     let mut pauses = ENDING.into_iter();
     loop {
         match SocketFile::bind(path) {
-            Ok((mut file, listener)) => {
-                // Removed with the others of the run directory.
-                file.leave_to_starter();
-                return Ok(listener);
-            }
+            Ok(opened) => return Ok(opened),
             Err(SocketError::InUse { path }) => match pauses.next() {
                 Some(pause) => std::thread::sleep(pause),
                 None => return Err(HostError::Running(path)),
@@ -98,10 +94,12 @@ mod tests {
             std::thread::sleep(ENDING[0] / 2);
             drop(before);
         });
-        let listener = listen(&path).unwrap();
+        let (file, listener) = listen(&path).unwrap();
         ending.join().unwrap();
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         drop(listener);
         assert!(path.exists(), "removed with the others of the run directory");
+        drop(file);
+        assert!(!path.exists());
     }
 }

@@ -49,12 +49,24 @@ pub struct SocketFile {
 
 /// Which file it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
+pub struct FileId {
     device: u64,
     inode: u64,
 }
 
 impl FileId {
+    /// The file or directory at `path`, symbolic links followed.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
     /// The socket at `path`; `None` when something else has that name.
     fn of_socket(path: &Path) -> io::Result<Option<Self>> {
         let found = std::fs::symlink_metadata(path)?;
@@ -105,6 +117,11 @@ impl SocketFile {
             },
             listener,
         ))
+    }
+
+    /// Whether the file is where it was made.
+    pub fn is_there(&self) -> bool {
+        FileId::of_socket(&self.path).is_ok_and(|found| found == Some(self.file))
     }
 
     /// Leaves the file in place when this is dropped: the process that started this one removes it, because confinement

@@ -157,6 +157,8 @@ enum ManageError {
         #[source]
         source: std::io::Error,
     },
+    #[error("start another `levy host` to manage them; guests look for it in {dir}", dir = .0.display())]
+    Lost(PathBuf),
     #[error("the host cannot start this process properly")]
     Process(#[source] std::io::Error),
     #[error(transparent)]
@@ -182,6 +184,8 @@ impl HostArgs {
         levy_protocol::raise_open_files();
         let signals = process::block_end_signals().map_err(ManageError::Process)?;
         process::log_to_stderr("host", &signals).map_err(ManageError::Process)?;
+        // In a directory like /tmp too, only this user connects to the sockets and reads what is kept.
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         let dir = self.run_dir.unwrap_or_else(run_dir::default_dir);
         run_dir::make_dir(&dir).map_err(|source| ManageError::Dir {
             dir: dir.clone(),
@@ -218,6 +222,9 @@ impl HostArgs {
         ));
         host.run();
         host.use_cgroup(None);
+        if host.is_lost() {
+            return Err(ManageError::Lost(dir));
+        }
         say("no manager any more; guests run on without");
         Ok(())
     }

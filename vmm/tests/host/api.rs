@@ -162,7 +162,7 @@ fn what_is_wrong_with_a_request_is_said_with_the_right_status() {
             "rebalance_seconds",
         ),
         ("PUT", "/host", "{\"budget_bytes\": -1}", 400, "-1"),
-        ("PUT", "/host", "{\"budget_bytes\": 0}", 400, "0 bytes is out of bounds: it goes from 16 MiB"),
+        ("PUT", "/host", "{\"budget_bytes\": 0}", 400, "0 bytes is out of bounds: it goes from 1 MiB"),
         ("PUT", "/host", "{\"budget_bytes\": 109950062592491520}", 400, "of this machine"),
         ("PUT", "/host", "[]", 400, "not a JSON object"),
         ("PUT", "/host", " [134217728]", 400, "not a JSON object"),

@@ -98,12 +98,12 @@ fn ends(args: &[&str]) -> Output {
 
 #[test]
 fn a_budget_that_no_machine_has_is_refused_with_its_bounds() {
-    for budget in ["0", "1M", "99999T"] {
+    for budget in ["0", "4096", "99999T"] {
         let output = ends(&["--budget", budget]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
-            said.contains("out of bounds: it goes from 16 MiB to") && said.contains("of this machine"),
+            said.contains("out of bounds: it goes from 1 MiB to") && said.contains("of this machine"),
             "{said}"
         );
     }
@@ -160,4 +160,79 @@ fn a_guest_that_cannot_be_kept_to_the_budget_is_refused_with_the_reason() {
     let (_kept, answer) = host.introduce(unmanaged("small", 100));
     assert!(matches!(answer, FromManager::Welcome(_)), "{answer:?}");
     host.until_said("a guest was refused: large does not fit:");
+}
+
+#[test]
+fn a_run_directory_that_other_users_may_change_is_refused_and_what_to_do_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    for mode in [0o770, 0o777] {
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = ends(&["--budget", "300M", "--run-dir", dir.path().to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("chmod go-w"), "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn sockets_that_were_removed_are_there_again_and_guests_stay() {
+    let host = LevyHost::start();
+    let (link, _) = host.introduce(hello("web", 16));
+    let sockets = Sockets::in_dir(&host.run_dir);
+    let api = levy_protocol::run_dir::api_socket(&host.run_dir);
+    for path in [&sockets.guests, &sockets.pages, &api] {
+        std::fs::remove_file(path).unwrap();
+        host.until_said(&format!("{} was removed; it is there again", path.display()));
+        UnixStream::connect(path).unwrap();
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&api).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // New guests are heard at the new sockets, and the old one is still there.
+    match host.introduce(hello("late", 16)).1 {
+        FromManager::Refused { reason } => assert!(reason.contains("runs the guest \"web\" already"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!host.said().contains("is away"), "{}", host.said());
+    let mut pages = UnixStream::connect(&sockets.pages).unwrap();
+    pages.write_all(&[0xff; 64]).unwrap();
+    host.until_said("\"web\" shares no more pages");
+    drop(link);
+}
+
+#[test]
+fn a_manager_without_its_run_directory_ends_and_says_so() {
+    for replaced in [false, true] {
+        let mut host = LevyHost::start();
+        let (link, _) = host.introduce(hello("web", 16));
+        let away = host.run_dir.with_extension("away");
+        std::fs::rename(&host.run_dir, &away).unwrap();
+        if replaced {
+            std::fs::create_dir(&host.run_dir).unwrap();
+        }
+        assert_eq!(host.status().code(), Some(1));
+        let said = host.said();
+        assert_eq!(said.matches("was removed or replaced").count(), 1, "{said}");
+        assert!(said.contains("start another `levy host`"), "{said}");
+        // Nothing of it is in a place that is another manager's, and its guests see it go.
+        assert!(!replaced || std::fs::read_dir(&host.run_dir).unwrap().count() == 0);
+        let mut lines = Lines::default();
+        while !matches!(lines.next::<FromManager>(&mut &link), Ok(Line::End)) {}
+    }
+}
+
+#[test]
+fn a_manager_whose_place_is_taken_leaves_it_to_the_other() {
+    let mut host = LevyHost::start();
+    let sockets = Sockets::in_dir(&host.run_dir);
+    // In one step: it never sees that there is none.
+    let other = sockets.guests.with_extension("other");
+    let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+    std::fs::rename(&other, &sockets.guests).unwrap();
+    assert_eq!(host.status().code(), Some(1));
+    let said = host.said();
+    assert!(said.contains("another manager has taken"), "{said}");
+    UnixStream::connect(&sockets.guests).unwrap();
+    drop(listener);
 }

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Extension;
@@ -26,6 +26,9 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes in the longest head of a request.
 const HEAD_LIMIT: usize = 16 << 10;
 
+/// Time without a client after which the socket's file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -40,8 +43,17 @@ pub enum ServeError {
 /// A served API; ends, and its socket with it, when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    _file: SocketFile,
+    file: SharedFile,
     _end: oneshot::Sender<()>,
+}
+
+/// The socket's file; none once the API is over.
+type SharedFile = Arc<Mutex<Option<SocketFile>>>;
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// Serves the API of `host` in its run directory `dir`, on a thread of its own.
@@ -50,10 +62,13 @@ pub struct Server {
 /// See [`ServeError`].
 pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     let path = levy_protocol::run_dir::api_socket(dir);
-    let (file, listener) = SocketFile::bind(&path)?;
-    // A client that may connect may stop guests, so only their owner may connect.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
+    let (file, listener) = open(&path)?;
+    let file = Arc::new(Mutex::new(Some(file)));
+    let socket = Socket {
+        path,
+        file: Arc::clone(&file),
+        host: host.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -64,7 +79,8 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
         let served = runtime.block_on(async {
             let listener = UnixListener::from_std(listener)?;
             // Whether the other end was dropped or used: it is over.
-            tokio::select! { () = accept(listener, routes::router(host, workers)) => {}, _ = ended => {} }
+            let served = accept(listener, socket, routes::router(host, workers));
+            tokio::select! { () = served => {}, _ = ended => {} }
             io::Result::Ok(())
         });
         if let Err(error) = served {
@@ -75,18 +91,55 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     let thread = std::thread::Builder::new().name("api".into());
     thread.spawn(body).map_err(levy_protocol::not_started)?;
     Ok(Server {
-        _file: file,
+        file,
         _end: end,
     })
 }
 
-async fn accept(listener: UnixListener, router: axum::Router) {
+/// Listens at `path`.
+fn open(path: &Path) -> Result<(SocketFile, std::os::unix::net::UnixListener), ServeError> {
+    let (file, listener) = SocketFile::bind(path)?;
+    // A client that may connect may stop guests, so only their owner may connect.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok((file, listener))
+}
+
+/// The socket's file, which is made again when it is removed.
+struct Socket {
+    path: PathBuf,
+    file: SharedFile,
+    host: Host,
+}
+
+impl Socket {
+    /// What listens from now on, where the file was removed from a run directory that is still the manager's. What stands
+    /// in the way may go: it is looked at again.
+    fn look_after(&self) -> Option<UnixListener> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.as_ref()?.is_there() || !self.host.owns_run_dir() {
+            return None;
+        }
+        let (fresh, listener) = open(&self.path).ok()?;
+        *file = Some(fresh);
+        log::warn!("{} was removed; it is there again", self.path.display());
+        UnixListener::from_std(listener).ok()
+    }
+}
+
+async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        match listener.accept().await {
+        let next = loop {
+            match tokio::time::timeout(LOOK, listener.accept()).await {
+                Ok(next) => break next,
+                Err(_) => listener = socket.look_after().unwrap_or(listener),
+            }
+        };
+        match next {
             Ok((stream, _)) => {
                 let router = router.clone().layer(Extension(Asker::of(&stream)));
                 let service = TowerToHyperService::new(router);

@@ -4,7 +4,7 @@ mod held_dir;
 mod launch_dir;
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use held_dir::HeldDir;
@@ -25,24 +25,41 @@ pub fn default_dir() -> PathBuf {
     }
 }
 
-/// Makes the run directory, for its owner alone.
+/// Makes the run directory, for its owner alone. One that is there is taken if other users cannot put files of theirs in
+/// the place of the manager's: it belongs to this user or to root, and only its owner may write to it, or it is sticky
+/// and root's, as /tmp is.
 ///
 /// # Errors
-/// When the host refuses, or the directory belongs to another user.
+/// When the host refuses, or other users could do that.
 pub fn make_dir(dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
     // In a directory that all users may write to, another user may have been faster.
-    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir)?);
-    if owner != rustix::process::getuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the directory belongs to another user",
-        ));
+    let found = std::fs::metadata(dir)?;
+    let own = rustix::process::getuid().as_raw();
+    match distrust(found.uid(), found.mode(), own) {
+        None => Ok(()),
+        Some(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
     }
-    Ok(())
+}
+
+/// Why the user with number `own` cannot trust a directory of `owner` with this mode.
+fn distrust(owner: u32, mode: u32, own: u32) -> Option<String> {
+    const ROOT: u32 = 0;
+    const STICKY: u32 = 0o1000;
+    const OTHERS_WRITE: u32 = 0o022;
+    if owner != own && owner != ROOT {
+        return Some(format!("the directory belongs to another user, number {owner}"));
+    }
+    let as_tmp = owner == ROOT && mode & STICKY != 0;
+    (mode & OTHERS_WRITE != 0 && !as_tmp).then(|| {
+        format!(
+            "other users may write to it (its mode is {:04o}), and could take the manager's place; `chmod go-w` it",
+            mode & 0o7777
+        )
+    })
 }
 
 /// Where guests' processes find their manager: two sockets in its run directory, and what else it keeps there.
@@ -96,5 +113,20 @@ mod tests {
         make_dir(&dir).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&dir).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_run_directory_that_other_users_may_change_is_refused() {
+        const OWN: u32 = 1000;
+        for (owner, mode) in [(OWN, 0o700), (OWN, 0o755), (0, 0o755), (0, 0o1777)] {
+            assert_eq!(distrust(owner, mode, OWN), None, "{owner} {mode:o}");
+        }
+        for mode in [0o770, 0o707, 0o777, 0o1777, 0o2775] {
+            let reason = distrust(OWN, mode, OWN).unwrap();
+            assert!(reason.contains("chmod go-w"), "{mode:o}: {reason}");
+        }
+        assert!(distrust(0, 0o777, OWN).is_some());
+        assert!(distrust(1001, 0o700, OWN).unwrap().contains("another user"));
+        assert!(distrust(OWN, 0o700, 0).is_some(), "root does not trust a user's either");
     }
 }
