@@ -178,10 +178,7 @@ impl GuestOptions {
     /// A guest whose memory cannot be managed: its process locks all that it maps.
     #[must_use]
     pub fn locked(self) -> Self {
-        Self {
-            locked: true,
-            ..self
-        }
+        Self { locked: true, ..self }
     }
 
     /// What its memory holds in the beginning.

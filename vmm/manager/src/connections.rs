@@ -131,7 +131,8 @@ impl Connections {
         let Some(listener) = fresh else { return };
         let watched = listener.set_nonblocking(true).and_then(|()| {
             let for_what = EventFlags::IN;
-            epoll::add(&self.events, &listener, EventData::new_u64(LISTENER), for_what).map_err(io::Error::from)
+            epoll::add(&self.events, &listener, EventData::new_u64(LISTENER), for_what)
+                .map_err(io::Error::from)
         });
         match watched {
             Ok(()) => (self.listener, self.paused) = (listener, None),

@@ -104,7 +104,9 @@ impl PolicyArgs {
             // The machine may have had more memory then.
             match Budget::explicit(bytes) {
                 Ok(_) => (self.budget, holds.budget_bytes) = (Some(bytes), Some(bytes)),
-                Err(error) => log::warn!("the budget that was set under the manager before is forgotten: {error}"),
+                Err(error) => {
+                    log::warn!("the budget that was set under the manager before is forgotten: {error}")
+                }
             }
         }
         let tax = kept

@@ -62,7 +62,8 @@ impl LevyHost {
 
     fn ended(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, state)| state.starts_with('Z'))
     }
 
     /// Waits for its end.
@@ -137,7 +138,11 @@ fn the_same_trouble_with_a_guests_pages_is_said_once() {
     let _kept = host.introduce(hello("web", 16));
     host.until_said("\"web\" is here");
     let said = host.said();
-    assert_eq!(said.matches("wants pages; it is turned away").count(), 1, "{said}");
+    assert_eq!(
+        said.matches("wants pages; it is turned away").count(),
+        1,
+        "{said}"
+    );
 }
 
 #[test]
@@ -191,7 +196,9 @@ fn sockets_that_were_removed_are_there_again_and_guests_stay() {
     assert_eq!(mode & 0o777, 0o600);
     // New guests are heard at the new sockets, and the old one is still there.
     match host.introduce(hello("late", 16)).1 {
-        FromManager::Refused { reason } => assert!(reason.contains("runs the guest \"web\" already"), "{reason}"),
+        FromManager::Refused { reason } => {
+            assert!(reason.contains("runs the guest \"web\" already"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
     assert!(!host.said().contains("is away"), "{}", host.said());

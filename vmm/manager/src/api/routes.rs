@@ -10,9 +10,9 @@ use allocator::{GuestId, Pages, Shares, Tax};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::http::request::Parts;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -174,11 +174,7 @@ async fn show_group(State(served): State<Served>, Name(name): Name) -> Answer<Gr
     served.aside(move |host| one_group(&picture(host), &name)).await
 }
 
-async fn change_group(
-    State(served): State<Served>,
-    Name(name): Name,
-    body: Body,
-) -> Answer<GroupView> {
+async fn change_group(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GroupView> {
     let change: GroupChange = read(body)?;
     served
         .aside(move |host| {

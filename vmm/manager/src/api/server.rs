@@ -90,10 +90,7 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
     };
     let thread = std::thread::Builder::new().name("api".into());
     thread.spawn(body).map_err(levy_protocol::not_started)?;
-    Ok(Server {
-        file,
-        _end: end,
-    })
+    Ok(Server { file, _end: end })
 }
 
 /// Listens at `path`.

@@ -127,6 +127,9 @@ mod tests {
         }
         assert!(distrust(0, 0o777, OWN).is_some());
         assert!(distrust(1001, 0o700, OWN).unwrap().contains("another user"));
-        assert!(distrust(OWN, 0o700, 0).is_some(), "root does not trust a user's either");
+        assert!(
+            distrust(OWN, 0o700, 0).is_some(),
+            "root does not trust a user's either"
+        );
     }
 }
