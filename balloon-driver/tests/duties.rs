@@ -109,6 +109,16 @@ fn the_memory_hears_of_every_frame_that_leaves_the_balloon() {
     assert_eq!(scene.calls(), [Call::TakeBack(rest)], "the balloon pops");
     scene.device.reset();
     assert_eq!(scene.calls(), [], "nothing is left to pop");
+    let port = Recorder {
+        port: Anonymous::new(scene.memory.clone()).unwrap(),
+        calls: scene.calls.clone(),
+    };
+    Release::take_back(&mut Box::new(port), &[run(3000, 1)]);
+    assert_eq!(
+        scene.calls(),
+        [Call::TakeBack(vec![run(3000, 1)])],
+        "in a box, too"
+    );
 }
 
 #[test]
@@ -341,7 +351,17 @@ fn every_buffer_is_counted_by_its_queue() {
         seen.hint_buffers,
         seen.report_buffers,
     ];
-    assert_eq!(buffers, [1; 5]);
+    assert_eq!((buffers, seen.oversized_buffers), ([1; 5], 0));
+    // One statistic more than the device reads.
+    let mut scene = Scene::new(0);
+    let large = Buffer {
+        address: GuestAddress(3000 * 4096),
+        len: 257 * 10,
+        device_writes: false,
+    };
+    let queue = fill(&mut scene, QueueKind::Statistics, 1, &[large]);
+    assert_eq!(scene.device.handle_queue_event(queue).unwrap(), Progress::Done);
+    assert_eq!(scene.device.counters().oversized_buffers, 1);
 }
 
 #[test]
