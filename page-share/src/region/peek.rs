@@ -12,7 +12,7 @@ use crate::region::table::{Claim, State};
 use crate::region::{PAUSE, Region};
 
 /// One page as it was found.
-struct Found {
+struct Peeked {
     state: State,
     /// Its bytes could be read.
     readable: bool,
@@ -38,7 +38,7 @@ impl Region {
     }
 
     /// A page for which the disk or another thread is waited for, without the engine's lock.
-    fn peek_waiting(&self, page: Gfn, bytes: &mut Page) -> Found {
+    fn peek_waiting(&self, page: Gfn, bytes: &mut Page) -> Peeked {
         loop {
             if let Some(found) = self.peek_swapped(page, bytes) {
                 return found;
@@ -53,7 +53,7 @@ impl Region {
 
     /// Copies the pages of `run`, which are inside one range, to the start of `bytes`; `None` for those that take longer
     /// than the engine's lock may be held.
-    fn peek_run(&self, run: PageRun, bytes: &mut [Page]) -> Vec<Option<Found>> {
+    fn peek_run(&self, run: PageRun, bytes: &mut [Page]) -> Vec<Option<Peeked>> {
         let mut engine = lock(&self.engine);
         let merger = engine.merger();
         let populated = self.guest.pagemap().populated(self.guest.span(run));
@@ -63,7 +63,7 @@ impl Region {
             .collect()
     }
 
-    fn peek_page(&self, merger: &Merger, page: Gfn, populated: bool, bytes: &mut Page) -> Option<Found> {
+    fn peek_page(&self, merger: &Merger, page: Gfn, populated: bool, bytes: &mut Page) -> Option<Peeked> {
         let state = self.guest.table().state(page);
         let readable = match state {
             // The handler or the swap thread has it, until the disk answers; or it is read from the disk.
@@ -97,18 +97,18 @@ impl Region {
                 readable
             }
         };
-        Some(Found { state, readable })
+        Some(Peeked { state, readable })
     }
 
     /// A page that is in the swap file, read from there; `None` if it is not there.
-    fn peek_swapped(&self, page: Gfn, bytes: &mut Page) -> Option<Found> {
+    fn peek_swapped(&self, page: Gfn, bytes: &mut Page) -> Option<Peeked> {
         let state = State::Swapped;
         // Owned for the time of the read: a fault would free its slot.
         let claim = self.guest.table().claim(page, state)?;
         let read = self.cold.read(&claim, claim.run(), std::slice::from_mut(bytes));
         self.guest.settle(claim, state);
         let readable = read.is_ok();
-        Some(Found { state, readable })
+        Some(Peeked { state, readable })
     }
 
     /// A claimed page that is kept in memory outside guest memory. Whether its bytes are what they were.

@@ -52,7 +52,7 @@ impl Location for PoolIndex {
 }
 
 /// One pool, mapped read-only for comparing.
-struct Pool {
+struct MappedPool {
     generation: PoolGeneration,
     file: Arc<File>,
     view: Arena,
@@ -61,7 +61,7 @@ struct Pool {
     known_size: Cell<u64>,
 }
 
-impl Pool {
+impl MappedPool {
     /// The first index and, unless it is the last one of all, the one after the last.
     fn indices(&self) -> (u32, Option<u32>) {
         let pages = self.view.span().pages() as u32;
@@ -79,7 +79,7 @@ impl Pool {
 /// All pools of one region.
 #[derive(Default)]
 pub(crate) struct Pools {
-    pools: Vec<Pool>,
+    pools: Vec<MappedPool>,
 }
 
 impl Pools {
@@ -95,7 +95,7 @@ impl Pools {
         let first_index = self.free_indices(session.slot_limit).ok_or(Errno::NOMEM)?;
         let view = Arena::view(session.pool.as_fd(), session.slot_limit as usize)?;
         let (generation, file) = (session.generation, session.pool.clone());
-        self.pools.push(Pool {
+        self.pools.push(MappedPool {
             generation,
             file,
             view,
@@ -116,7 +116,7 @@ impl Pools {
                 let apart = |(first, after): (u32, Option<u32>)| {
                     end <= first || after.is_some_and(|after| after <= start)
                 };
-                self.pools.iter().map(Pool::indices).all(apart)
+                self.pools.iter().map(MappedPool::indices).all(apart)
             })
         })
     }
@@ -200,7 +200,7 @@ impl Pools {
         self.pools.drain(..newest);
     }
 
-    fn of(&self, index: PoolIndex) -> &Pool {
+    fn of(&self, index: PoolIndex) -> &MappedPool {
         self.pools
             .iter()
             .rfind(|pool| pool.has(index))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::page::Gfn;
 use crate::region::run::PageRun;
-use crate::region::scan::look::CHUNK;
+use crate::region::scan::CHUNK;
 
 /// Looks without a find before a chunk backoff.
 const SURE: u8 = 2;

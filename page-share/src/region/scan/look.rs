@@ -16,12 +16,9 @@ use crate::region::guest::Guest;
 use crate::region::kernel::{Found, Look, sketches};
 use crate::region::merge::Merger;
 use crate::region::run::{PageRun, runs_of};
+use crate::region::scan::CHUNK;
 use crate::region::scan::backoff::Looked;
 use crate::region::table::{Marks, State};
-
-/// Pages looked at under one hold of the engine lock, 2 MiB: what was sketched is still in a core's cache when it is
-/// published and compared.
-pub(super) const CHUNK: u32 = 512;
 
 /// Pages sketched side by side.
 const ABREAST: usize = 4;

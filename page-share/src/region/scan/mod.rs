@@ -29,3 +29,7 @@ pub use scanner::Step;
 #[cfg(test)]
 pub(crate) use scanner::held_slots;
 pub(crate) use scanner::{Chunks, Scanner};
+
+/// Pages looked at under one hold of the engine lock, 2 MiB: what was sketched is still in a core's cache when it is
+/// published and compared.
+const CHUNK: u32 = 512;

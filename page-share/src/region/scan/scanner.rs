@@ -19,8 +19,9 @@ use crate::region::kernel::Mappings;
 use crate::region::merge::{MergeRun, PoolIndex};
 use crate::region::random::Random;
 use crate::region::run::{PageRun, runs_of};
+use crate::region::scan::CHUNK;
 use crate::region::scan::backoff::Backoff;
-use crate::region::scan::look::{CHUNK, Looker, Scanned};
+use crate::region::scan::look::{Looker, Scanned};
 use crate::region::table::{Marks, State};
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Folders of one crate that need each other in a circle: none of them can be read, tested or moved alone.
 //!
 //! A module of one file may share a circle with its neighbour (one type whose methods fill two files); a circle through
-//! two folders is refused. Reads `crate::NAME` and, in a crate's top-level files, `super::NAME`, as text. Tests may close a circle.
+//! two folders is refused, at a crate's top and inside each of its folders. Reads `crate::NAME`, `crate::FOLDER::NAME`
+//! and, in the files right in a folder, `super::NAME`, as text. Tests may close a circle, and so may a folder's `mod.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,68 +10,96 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Which top-level modules of a crate each of its top-level modules mentions.
+/// Which modules of a folder each of its modules mentions.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// Complains of every circle in the crates below `root` whose Rust files are `files`.
 pub(super) fn complaints(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
-    let mut crates = BTreeMap::<PathBuf, Graph>::new();
-    let mut folders = BTreeSet::<(PathBuf, String)>::new();
+    let mut graphs = BTreeMap::<PathBuf, Graph>::new();
+    let mut folders = BTreeSet::<PathBuf>::new();
     for file in files {
-        let Some((source, module)) = place(file) else {
+        let places = places(file);
+        if places.is_empty() {
             continue;
-        };
-        let below = file.strip_prefix(&source);
-        if below.is_ok_and(|below| below.iter().count() > 1) {
-            folders.insert((source.clone(), module.clone()));
         }
         let text =
             fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {}", file.display()))?;
-        let mentioned = mentions(&text, is_top_level(file, &source));
-        crates
-            .entry(source)
-            .or_default()
-            .entry(module)
-            .or_default()
-            .extend(mentioned);
+        for place in places {
+            if place.is_folder {
+                folders.insert(place.folder.join(&place.module));
+            }
+            let modules = graphs.entry(place.folder).or_default();
+            let mentioned = modules.entry(place.module).or_default();
+            mentioned.extend(mentions(&text, &place.starts));
+        }
     }
-    let of = |(source, graph): (&PathBuf, &Graph)| {
-        let is_folder = |module: &&String| folders.contains(&(source.clone(), (*module).clone()));
+    let of = |(folder, graph): (&PathBuf, &Graph)| {
+        let is_folder = |module: &&String| folders.contains(&folder.join(module));
         circles(graph)
             .into_iter()
             .filter(|circle| circle.iter().filter(is_folder).count() > 1)
             .map(|circle| {
-                let (source, names) = (source.display(), circle.join(", "));
-                format!("{source}: {names} need each other in a circle")
+                let (folder, names) = (folder.display(), circle.join(", "));
+                format!("{folder}: {names} need each other in a circle")
             })
             .collect::<Vec<_>>()
     };
-    Ok(crates.iter().flat_map(of).collect())
+    Ok(graphs.iter().flat_map(of).collect())
 }
 
-/// The `src` folder that a file lies below, and the top-level module that it belongs to.
-fn place(file: &Path) -> Option<(PathBuf, String)> {
-    let parts: Vec<_> = file.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
-    let at = parts.iter().position(|part| *part == "src")?;
-    let module = parts.get(at + 1)?.trim_end_matches(".rs");
-    let name = parts.last()?;
-    let left_out = ["lib", "main", "bin"].contains(&module) || ["tests.rs", "testing.rs"].contains(name);
-    (!left_out).then(|| (parts[..=at].iter().collect(), module.to_owned()))
+/// A file as a part of one of the folders that it is in.
+struct Place {
+    folder: PathBuf,
+    /// The module of the folder that the file belongs to.
+    module: String,
+    /// That module is a folder itself.
+    is_folder: bool,
+    /// What paths to other modules of the folder begin with in this file.
+    starts: Vec<String>,
 }
 
-/// Whether `super` means the crate's root in this file.
-fn is_top_level(file: &Path, source: &Path) -> bool {
-    let below = file.strip_prefix(source).unwrap_or(file);
-    let depth = below.iter().count();
-    depth == 1 || depth == 2 && below.ends_with("mod.rs")
+/// The places of a file, the `src` folder first.
+fn places(file: &Path) -> Vec<Place> {
+    let Some(parts) = file.iter().map(|part| part.to_str()).collect::<Option<Vec<_>>>() else {
+        return Vec::new();
+    };
+    let Some(at) = parts.iter().position(|part| *part == "src") else {
+        return Vec::new();
+    };
+    let below: Vec<&str> = parts[at + 1..]
+        .iter()
+        .map(|part| part.trim_end_matches(".rs"))
+        .collect();
+    let left_out = |name: &&str| ["lib", "main", "bin"].contains(name);
+    let is_test = |name: &&str| ["tests", "testing"].contains(name);
+    if below.first().is_none_or(left_out) || below.iter().any(is_test) {
+        return Vec::new();
+    }
+    let last = below.len() - 1;
+    let is_module = |depth: &usize| *depth < last || *depth == 0 || below[last] != "mod";
+    let place = |depth: usize| {
+        let path: String = below[..depth].iter().flat_map(|name| [name, "::"]).collect();
+        // There `super` means the folder.
+        let direct = depth == last || depth + 1 == last && below[last] == "mod";
+        Place {
+            folder: parts[..=at + depth].iter().collect(),
+            module: below[depth].to_owned(),
+            is_folder: depth < last,
+            starts: [format!("crate::{path}")]
+                .into_iter()
+                .chain(direct.then(|| "super::".to_owned()))
+                .collect(),
+        }
+    };
+    (0..below.len()).filter(is_module).map(place).collect()
 }
 
-fn mentions(text: &str, top_level: bool) -> BTreeSet<String> {
+fn mentions(text: &str, starts: &[String]) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code: String = lines.flat_map(|line| [line, "\n"]).collect();
     let mut found = BTreeSet::new();
-    for start in ["crate::"].into_iter().chain(top_level.then_some("super::")) {
+    for start in starts {
         for (at, _) in code.match_indices(start) {
             let rest = &code[at + start.len()..];
             match rest.strip_prefix('{') {
@@ -166,20 +195,75 @@ mod tests {
     fn paths_are_read_in_all_their_forms() {
         let text = "use crate::{alpha::{self, B}, beta};\n// crate::comment\nfn f() { crate::gamma::g() }\n\
                     use super::delta;\n#[cfg(test)]\nmod tests {\n use crate::tested;\n}\n";
-        let names = |top_level| mentions(text, top_level).into_iter().collect::<Vec<_>>();
-        assert_eq!(names(false), ["alpha", "beta", "gamma"]);
-        assert_eq!(names(true), ["alpha", "beta", "delta", "gamma"]);
+        let names = |starts: &[&str]| {
+            let starts: Vec<String> = starts.iter().map(ToString::to_string).collect();
+            mentions(text, &starts).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["crate::"]), ["alpha", "beta", "gamma"]);
+        assert_eq!(
+            names(&["crate::", "super::"]),
+            ["alpha", "beta", "delta", "gamma"]
+        );
+        assert_eq!(names(&["crate::gamma::"]), ["g"]);
     }
 
     #[test]
-    fn files_belong_to_the_module_below_src() {
-        let of = |path: &str| place(Path::new(path)).map(|(_, module)| module);
+    fn files_belong_to_a_module_of_each_folder_that_they_are_in() {
+        let of = |path: &str| -> Vec<(String, bool, String)> {
+            let places = places(Path::new(path)).into_iter();
+            let place = |place: Place| (place.module, place.is_folder, place.starts.join(" "));
+            places.map(place).collect()
+        };
+        let place = |module: &str, is_folder, starts: &str| (module.to_owned(), is_folder, starts.to_owned());
         assert_eq!(
-            of("vmm/machine/src/virtio/blk/disk.rs").as_deref(),
-            Some("virtio")
+            of("vmm/machine/src/virtio/blk/disk.rs"),
+            [
+                place("virtio", true, "crate::"),
+                place("blk", true, "crate::virtio::"),
+                place("disk", false, "crate::virtio::blk:: super::"),
+            ]
         );
-        assert_eq!(of("vmm/machine/src/memory.rs").as_deref(), Some("memory"));
-        assert_eq!(of("vmm/machine/src/lib.rs"), None);
-        assert_eq!(of("vmm/tests/bad_input.rs"), None);
+        assert_eq!(
+            of("vmm/machine/src/virtio/mod.rs"),
+            [place("virtio", true, "crate:: super::")]
+        );
+        assert_eq!(
+            of("vmm/machine/src/memory.rs"),
+            [place("memory", false, "crate:: super::")]
+        );
+        for none in [
+            "vmm/machine/src/lib.rs",
+            "vmm/tests/bad_input.rs",
+            "a/src/b/tests/c.rs",
+        ] {
+            assert_eq!(of(none), []);
+        }
+    }
+
+    #[test]
+    fn a_circle_inside_a_folder_is_found_and_one_of_single_files_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(
+            "src/a/one/mod.rs",
+            "use crate::a::two::T;\nuse super::three::U;\n",
+        );
+        write("src/a/two/x.rs", "use crate::a::one::S;\n");
+        write("src/a/three.rs", "use super::four::V;\n");
+        write("src/a/four.rs", "use super::three::U;\n");
+        let files = [
+            "src/a/one/mod.rs",
+            "src/a/two/x.rs",
+            "src/a/three.rs",
+            "src/a/four.rs",
+        ];
+        assert_eq!(
+            complaints(root.path(), &files.map(PathBuf::from)).unwrap(),
+            ["src/a: one, two need each other in a circle"]
+        );
     }
 }

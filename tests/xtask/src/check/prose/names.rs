@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Crates in which a few names still do.
-const ALLOWED: &[&str] = &["page-share/src"];
-
 /// Types whose name another type of the same crate has too, tests left out.
 pub(super) fn doubles(files: &[(PathBuf, String)]) -> Vec<String> {
     let mut seen = BTreeMap::<(PathBuf, &str), Vec<&Path>>::new();
@@ -16,8 +13,8 @@ pub(super) fn doubles(files: &[(PathBuf, String)]) -> Vec<String> {
         }
     }
     let mut doubles = Vec::new();
-    for ((source, name), places) in seen {
-        if places.len() > 1 && !ALLOWED.iter().any(|allowed| source == Path::new(allowed)) {
+    for ((_, name), places) in seen {
+        if places.len() > 1 {
             let others = places[1..].iter().map(|path| path.display().to_string());
             let others = others.collect::<Vec<_>>().join(" and ");
             doubles.push(format!(
