@@ -1,5 +1,7 @@
 //! Where pages are that left memory: compressed, or in the swap file.
 
+mod bring_back;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +23,7 @@ const TRIMMED_AT_ONCE: usize = 8;
 
 /// A guest's compressed and swapped pages.
 pub(crate) struct ColdStore {
-    pub(super) guest: Arc<Guest>,
+    guest: Arc<Guest>,
     /// Locked for one page at a time, never while guest memory is touched.
     store: Mutex<Store>,
     /// Locked while pages are written to the disk.

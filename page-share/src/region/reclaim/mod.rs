@@ -17,7 +17,6 @@
 //! 4. The store's lock is held for one page at a time, the swap file's while the disk is written; neither while guest
 //!    memory is touched.
 
-mod bring_back;
 mod choosing;
 mod cold_store;
 mod release;

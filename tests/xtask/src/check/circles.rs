@@ -48,7 +48,7 @@ pub(super) fn complaints(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> 
 }
 
 /// A file as a part of one of the folders that it is in.
-struct Place {
+struct ModulePlace {
     folder: PathBuf,
     /// The module of the folder that the file belongs to.
     module: String,
@@ -59,7 +59,7 @@ struct Place {
 }
 
 /// The places of a file, the `src` folder first.
-fn places(file: &Path) -> Vec<Place> {
+fn places(file: &Path) -> Vec<ModulePlace> {
     let Some(parts) = file.iter().map(|part| part.to_str()).collect::<Option<Vec<_>>>() else {
         return Vec::new();
     };
@@ -81,7 +81,7 @@ fn places(file: &Path) -> Vec<Place> {
         let path: String = below[..depth].iter().flat_map(|name| [name, "::"]).collect();
         // There `super` means the folder.
         let direct = depth == last || depth + 1 == last && below[last] == "mod";
-        Place {
+        ModulePlace {
             folder: parts[..=at + depth].iter().collect(),
             module: below[depth].to_owned(),
             is_folder: depth < last,
@@ -211,7 +211,7 @@ mod tests {
     fn files_belong_to_a_module_of_each_folder_that_they_are_in() {
         let of = |path: &str| -> Vec<(String, bool, String)> {
             let places = places(Path::new(path)).into_iter();
-            let place = |place: Place| (place.module, place.is_folder, place.starts.join(" "));
+            let place = |place: ModulePlace| (place.module, place.is_folder, place.starts.join(" "));
             places.map(place).collect()
         };
         let place = |module: &str, is_folder, starts: &str| (module.to_owned(), is_folder, starts.to_owned());

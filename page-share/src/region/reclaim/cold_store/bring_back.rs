@@ -2,8 +2,8 @@
 
 use std::fmt::Display;
 
+use super::ColdStore;
 use crate::page::Page;
-use crate::region::reclaim::cold_store::ColdStore;
 use crate::region::run::PageRun;
 use crate::region::table::{Claim, PageTable, State};
 use crate::swap::{SwapError, SwapSlot};
@@ -115,7 +115,7 @@ impl ColdStore {
         self.guest.settle(claim, State::Private);
     }
 
-    pub(super) fn lose(&self, claim: Claim, error: &dyn Display) {
+    pub(in crate::region::reclaim) fn lose(&self, claim: Claim, error: &dyn Display) {
         log::error!("{:?} is lost: {error}", claim.run().first);
         self.guest.counters().pages_lost.add(1);
         self.forget(&claim);
