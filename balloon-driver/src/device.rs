@@ -20,7 +20,7 @@ use crate::features::{self, EVENT_IDX, PAGE_POISON, QueueKind, VERSION_1};
 use crate::frame::Run;
 use crate::frame_set::FrameSet;
 use crate::interrupt::Interrupt;
-use crate::queues::{Direction, FrameList, Frames, Hinting, Parking, Reporting};
+use crate::queues::{FrameDirection, FrameList, Frames, Hinting, Parking, Reporting};
 use crate::release::Release;
 use crate::ring::{Ring, RingError, Served};
 use crate::rounds::Rounds;
@@ -225,8 +225,8 @@ impl<M: GuestAddressSpace, R: Release> Balloon<M, R> {
         let served = match kind {
             QueueKind::Inflate | QueueKind::Deflate => {
                 let direction = match kind {
-                    QueueKind::Inflate => Direction::Inflate,
-                    _ => Direction::Deflate,
+                    QueueKind::Inflate => FrameDirection::Inflate,
+                    _ => FrameDirection::Deflate,
                 };
                 ring.serve(
                     memory,

@@ -5,7 +5,7 @@ mod hinting;
 mod reporting;
 mod statistics;
 
-pub(crate) use frames::{Direction, Frames};
+pub(crate) use frames::{FrameDirection, Frames};
 pub(crate) use hinting::Hinting;
 pub(crate) use reporting::Reporting;
 pub(crate) use statistics::Parking;

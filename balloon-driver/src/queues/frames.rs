@@ -11,13 +11,13 @@ use crate::store::Store;
 
 /// Which way frames go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub(crate) enum FrameDirection {
     Inflate,
     Deflate,
 }
 
 pub(crate) struct Frames<'d, R> {
-    pub(crate) direction: Direction,
+    pub(crate) direction: FrameDirection,
     pub(crate) list: &'d mut FrameList,
     pub(crate) store: &'d mut Store<R>,
     pub(crate) counters: &'d mut Counters,
@@ -26,8 +26,8 @@ pub(crate) struct Frames<'d, R> {
 impl<M: GuestMemory, R: Release> Work<M> for Frames<'_, R> {
     fn chain(&mut self, chain: Chain<'_, M>) -> Verdict {
         match self.direction {
-            Direction::Inflate => self.counters.inflate_buffers += 1,
-            Direction::Deflate => self.counters.deflate_buffers += 1,
+            FrameDirection::Inflate => self.counters.inflate_buffers += 1,
+            FrameDirection::Deflate => self.counters.deflate_buffers += 1,
         }
         self.list.read(chain, self.counters);
         Verdict::Return
@@ -39,7 +39,7 @@ impl<M: GuestMemory, R: Release> Work<M> for Frames<'_, R> {
 
     fn finish(&mut self) {
         let runs = self.list.merge(&self.store.ballooned, self.counters);
-        if self.direction == Direction::Inflate {
+        if self.direction == FrameDirection::Inflate {
             for &run in runs {
                 let added = self.store.ballooned.insert(run);
                 self.counters.inflated += added;
