@@ -80,7 +80,7 @@ impl Saving {
         };
         let sum = |part, name| all(part, name).iter().sum::<u64>();
         let pool_pages: u64 = {
-            let domains = testbed.host().registry().domains().clone();
+            let domains = testbed.host().domains();
             let sizes = domains
                 .values()
                 .filter_map(|domain| domain.with(|domain| domain.sizes().pool_pages));

@@ -1,6 +1,7 @@
 //! How many connections one process may have at a socket, and how often it may open one.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::rate_limiter::RateLimiter;
 
@@ -27,16 +28,16 @@ struct Caller {
 
 impl ConnectionLimits {
     /// Lets one more connection of process `pid` in, unless it has enough or connects too often.
-    pub(super) fn enter(&mut self, pid: u32) -> bool {
+    pub(super) fn enter(&mut self, now: Instant, pid: u32) -> bool {
         if self.0.len() >= CALLERS {
             self.0
-                .retain(|_, caller| caller.connections > 0 || !caller.opened.is_whole());
+                .retain(|_, caller| caller.connections > 0 || !caller.opened.is_whole(now));
         }
         let caller = self.0.entry(pid).or_insert_with(|| Caller {
             connections: 0,
-            opened: RateLimiter::new(OPENED_AT_ONCE, OPENED_PER_SECOND),
+            opened: RateLimiter::new(now, OPENED_AT_ONCE, OPENED_PER_SECOND),
         });
-        let allowed = caller.opened.take() && caller.connections < CONNECTIONS;
+        let allowed = caller.opened.take(now) && caller.connections < CONNECTIONS;
         caller.connections += u32::from(allowed);
         allowed
     }
@@ -55,12 +56,13 @@ mod tests {
 
     #[test]
     fn a_process_has_so_many_connections_and_no_more() {
-        let mut connection_limits = ConnectionLimits::default();
+        let now = Instant::now();
+        let mut limits = ConnectionLimits::default();
         // Fewer attempts than are allowed in a row: what is left decides below.
-        let entered = (0..30).filter(|_| connection_limits.enter(7)).count();
+        let entered = (0..30).filter(|_| limits.enter(now, 7)).count();
         assert_eq!(entered, CONNECTIONS as usize);
-        assert!(connection_limits.enter(8));
-        connection_limits.leave(7);
-        assert!(connection_limits.enter(7));
+        assert!(limits.enter(now, 8));
+        limits.leave(7);
+        assert!(limits.enter(now, 7));
     }
 }

@@ -3,12 +3,20 @@
 use std::time::Instant;
 
 use allocator::Pages;
-use page_share::GuestProcess;
 
 use crate::member::Limits;
 use crate::penalty::Penalty;
 use levy_protocol::api::Phase;
 use levy_protocol::link::{Orders, PageCounts};
+
+/// Names one process for as long as the machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// The process's number.
+    pub pid: u32,
+    /// When it started, in the kernel's clock ticks since the machine did.
+    pub started: u64,
+}
 
 /// A guest's process and how it came here.
 #[derive(Debug, Clone)]
@@ -17,18 +25,16 @@ pub struct ManagedProcess {
     pub name: String,
     /// The version of the protocol that it speaks with this manager.
     pub protocol: u32,
-    /// Its process's number.
-    pub pid: u32,
-    /// When that started, in the kernel's clock ticks since the machine did.
-    pub started: u64,
-    /// Its process: only the proof that it is dead ends the guest and its references.
-    pub handle: GuestProcess,
+    /// Which process it is: only the proof that it is dead ends the guest and its references.
+    pub id: ProcessId,
     /// The sharing domain that it is in.
     pub sharing: Option<String>,
     /// When it was admitted.
     pub since: Instant,
     /// Whether its connection stands: from when it was told that it is admitted.
     pub connected: bool,
+    /// The number of that connection.
+    pub(super) connection: Option<u64>,
     /// What it was last told.
     pub orders: Orders,
     /// Its control socket, for people.
@@ -55,18 +61,16 @@ pub enum Origin {
 }
 
 impl ManagedProcess {
-    /// The process of the guest called `name`, which has just come. Of `(started, protocol)` the first is when it
-    /// started, the second the version that it speaks.
-    pub(super) fn new(name: &str, handle: GuestProcess, (started, protocol): (u64, u32)) -> Self {
+    /// The process of the guest called `name`, which has come at `now` and speaks version `protocol`.
+    pub(super) fn new(now: Instant, name: &str, id: ProcessId, protocol: u32) -> Self {
         Self {
             name: name.to_owned(),
             protocol,
-            pid: handle.pid(),
-            started,
-            handle,
+            id,
             sharing: None,
-            since: Instant::now(),
+            since: now,
             connected: false,
+            connection: None,
             orders: Orders::default(),
             control: None,
             fleet: None,

@@ -1,38 +1,45 @@
-//! The manager at work: the sockets where guests' processes connect, their connections, and the round once a second.
+//! The manager at work: it finds out what happens, asks the [`Manager`], and does what that says.
 //!
-//! Threads: one that listens to all guests (`connections`), one at the socket for pages and one more for each
-//! sharing guest, which serves its pages (`pages`), and the caller's own, which runs the rounds
-//! (`rounds`), and one that writes down who has ended (`keeping`). All meet at the [`Registry`]'s lock, which no thread holds while reading or writing a socket or
-//! while asking the kernel about processes; a sharing domain has a lock of its own.
+//! Threads: one that listens to all guests (`guest_socket`), one at the socket for pages and one more for each sharing
+//! guest, which serves its pages (`pages`), one that writes down who has ended (`keeping`), and the caller's own, which
+//! carries out the rounds (`rounds`). All meet at one lock, which no thread holds while it reads or writes a socket or
+//! asks the kernel about memory; a sharing domain has a lock of its own.
 //!
 //! # What a hostile process can do
 //! A process that breaks the protocol, or sends more than a guest has to say, is cut off at both sockets, counted, and
 //! kept out for a while. No thread waits for it meanwhile: orders go out without waiting, and a process that leaves them
 //! unread is cut off. Its references stay counted until it is dead.
 
+use std::collections::BTreeMap;
 use std::net::Shutdown;
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use allocator::{GuestId, Pages};
-use log::Level;
+use page_share::LocalManager;
 
 use super::cgroup::{self, MemoryHigh};
-use super::connection_limits::ConnectionLimits;
-use super::connections::Connections;
+use super::guest_socket::GuestSocket;
 use super::keeper::Keeper;
-use super::kept::KeptSettings;
+use super::kept::{KeptGuest, KeptSettings};
 use super::links::Links;
+use super::lock::Lock;
+use super::manager::{Change, Effect, Event, Manager};
 use super::open_sockets::{Lost, OpenSockets};
 use super::outgoing::push;
+use super::picture::Picture;
 use super::policy::Settings;
-use super::registry::Registry;
+use super::processes::Processes;
+use super::registry::{ChangeError, Registry};
 pub use super::sockets::{HostError, Sockets, kept_in};
 use super::spare;
-use super::statistics::{SocketCounters, Spread, Statistics, since_us};
+use super::statistics::{SocketCounters, Spread};
+use super::survey::Survey;
 use super::trigger::Trigger;
-use levy_protocol::link::{FromManager, LimitStatus, Report};
+use levy_protocol::link::FromManager;
 use levy_protocol::process_memory::ProcessMemory;
 
 /// The manager of one host. Clones are the same manager.
@@ -41,23 +48,32 @@ pub struct Host(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    registry: Mutex<Registry>,
-    links: Mutex<Links>,
-    connection_limits: Mutex<ConnectionLimits>,
-    statistics: Mutex<Statistics>,
-    keeper: Mutex<Keeper>,
-    /// Rung when what is kept is out of date.
+    state: Lock<State>,
+    links: Lock<Links>,
+    keeper: Lock<Keeper>,
+    /// Fired when what is kept is out of date.
     write_trigger: Trigger,
     /// Held while a guest is told its limits: it hears the latest last.
-    telling: Mutex<()>,
+    telling: Lock<()>,
     sockets: Sockets,
     /// None once it closes.
-    open_sockets: Mutex<Option<OpenSockets>>,
+    open_sockets: Lock<Option<OpenSockets>>,
     lost: AtomicBool,
     closing: AtomicBool,
-    memory_high: Mutex<Option<MemoryHigh>>,
+    memory_high: Lock<Option<MemoryHigh>>,
     round_trigger: Trigger,
 }
+
+/// What is decided, and what the kernel has of it: both change together.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) manager: Manager,
+    pub(super) processes: Processes,
+}
+
+/// The registry, locked.
+#[derive(Debug)]
+pub struct LockedRegistry<'a>(MutexGuard<'a, State>);
 
 /// How a manager begins.
 #[derive(Debug, Clone, Copy)]
@@ -70,15 +86,37 @@ pub struct Start {
     pub backing: Pages,
 }
 
-/// Why a connection is over.
-#[derive(Debug)]
-pub(super) enum End {
-    /// In good order, or by an accident.
-    Left(String),
-    /// Its process was not admitted.
-    Refused(String),
-    /// The process at the other end broke the rules.
-    Offence(String),
+impl Deref for LockedRegistry<'_> {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        self.0.manager.registry()
+    }
+}
+
+impl State {
+    /// What is to be done for `event`, of which everything is done already that changes this.
+    pub(super) fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let effects = self.manager.handle(Instant::now(), event);
+        for effect in &effects {
+            match effect {
+                Effect::Watch(guest, process) => self.processes.watch(*guest, *process),
+                Effect::Forget(guest, left) => self.processes.forget(*guest, left.as_ref()),
+                _ => {}
+            }
+        }
+        self.processes.drop_found();
+        effects
+    }
+
+    /// Asks what the guests' processes hold, before any other thread is there.
+    fn measure(&mut self, memory: &mut ProcessMemory) -> Vec<Effect> {
+        let survey = Survey {
+            processes: self.manager.registry().survey(),
+            domains: Vec::new(),
+        };
+        self.handle(Event::Measured(survey.measure(memory)))
+    }
 }
 
 impl Host {
@@ -105,40 +143,43 @@ impl Host {
     /// See [`HostError`].
     pub fn begin(sockets: Sockets, start: Start) -> Result<Self, HostError> {
         let mut open = OpenSockets::open(&sockets)?;
-        let mut registry = Registry::new(start.settings, start.backing);
+        let mut state = State {
+            manager: Manager::new(Instant::now(), start.settings, start.backing),
+            processes: Processes::default(),
+        };
         let (keeper, before) = Keeper::open(&sockets.kept, start.kept)?;
         // What guests hold that are taken back, and what this process does, counts from the beginning.
-        let mut process_memory = ProcessMemory::default();
-        registry.take_in(&registry.survey().measure(&mut process_memory));
+        let mut memory = ProcessMemory::default();
+        let mut effects = state.measure(&mut memory);
         if let Some(before) = before {
-            registry.take_back(&before);
-            let survey = registry.survey();
-            registry.take_in(&survey.measure(&mut process_memory));
-            let processes = survey.processes.iter();
-            cgroup::let_go(&processes.map(|process| process.pid).collect::<Vec<_>>());
+            let processes: Vec<_> = before.guests.iter().map(KeptGuest::process).collect();
+            let fates = state.processes.look(&processes);
+            effects.extend(state.handle(Event::TookOver(before, fates)));
+            effects.extend(state.measure(&mut memory));
+            let guests = state.manager.registry().guests();
+            cgroup::let_go(&guests.map(|(_, process)| process.id.pid).collect::<Vec<_>>());
         }
         let host = Self(Arc::new(Shared {
-            registry: Mutex::new(registry),
-            links: Mutex::default(),
-            connection_limits: Mutex::default(),
-            statistics: Mutex::default(),
-            keeper: Mutex::new(keeper),
+            state: Lock::new(state),
+            links: Lock::default(),
+            keeper: Lock::new(keeper),
             write_trigger: Trigger::default(),
-            telling: Mutex::default(),
+            telling: Lock::default(),
             sockets,
-            open_sockets: Mutex::new(None),
+            open_sockets: Lock::default(),
             lost: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             round_trigger: Trigger::default(),
-            memory_high: Mutex::new(None),
+            memory_high: Lock::default(),
         }));
+        host.carry_out(effects);
         let listeners = open.fresh_guests().zip(open.fresh_pages());
         let (guests, pages) = listeners.expect("both were just opened");
         *host.open_sockets() = Some(open);
         host.keep();
-        let connections = Connections::new(host.clone(), guests).map_err(HostError::System)?;
+        let guests = GuestSocket::new(host.clone(), guests).map_err(HostError::System)?;
         let [beside, behind] = [host.clone(), host.clone()];
-        start_thread("guests", move || connections.run())
+        start_thread("guests", move || guests.run())
             .and_then(|()| start_thread("pages", move || beside.receive_pages(pages)))
             .and_then(|()| start_thread("keeper", move || behind.keep_when_outdated()))
             .inspect_err(|_| host.close())?;
@@ -146,15 +187,39 @@ impl Host {
     }
 
     /// The guests and the policy over them. Hold it briefly: every guest's report waits for it.
-    pub fn registry(&self) -> MutexGuard<'_, Registry> {
-        lock(&self.0.registry)
+    pub fn registry(&self) -> LockedRegistry<'_> {
+        LockedRegistry(self.state())
+    }
+
+    /// The sharing domains by name.
+    pub fn domains(&self) -> BTreeMap<String, LocalManager> {
+        self.state().processes.domains().clone()
+    }
+
+    /// A copy of what people want to see, to be looked at without the lock.
+    pub fn picture(&self) -> Picture {
+        let state = self.state();
+        Picture::of(state.manager.registry(), state.processes.domains().clone())
+    }
+
+    /// Changes what an operator wants changed. Guests are not told, nor is it kept for the next manager.
+    ///
+    /// # Errors
+    /// When limits contradict each other or the budget; nothing has changed then.
+    pub fn change(&self, change: Change) -> Result<(), ChangeError> {
+        self.state().manager.change(change)
+    }
+
+    /// See [`Registry::allow_several_in_one_process`].
+    pub fn allow_several_in_one_process(&self) {
+        self.state().manager.allow_several_in_one_process();
     }
 
     /// Puts all guests, those that are admitted from now on too, into the control group of `memory_high`, until this is called
     /// with `None`, which removes the group.
     pub fn use_cgroup(&self, memory_high: Option<MemoryHigh>) {
-        let processes = self.registry().survey().processes;
-        *lock(&self.0.memory_high) = memory_high;
+        let processes = self.registry().survey();
+        *self.0.memory_high.lock() = memory_high;
         for process in processes {
             self.enter_cgroup(process.id, process.pid);
         }
@@ -196,65 +261,71 @@ impl Host {
     /// Tells one guest something, and says whether it went out. Never waits: a process that left so much unread that
     /// there is no room is cut off.
     pub fn tell(&self, id: GuestId, message: &FromManager) -> bool {
-        let mut links = self.links();
-        let Some(stream) = links.of(id) else {
-            return false;
+        let unsent = {
+            let mut links = self.links();
+            match links.of(id).map(|stream| (push(&stream, message), stream)) {
+                Some((Ok(()), _)) => return true,
+                Some((Err(error), stream)) => {
+                    let _ = stream.shutdown(Shutdown::Both);
+                    links.ended(id, &stream);
+                    Some(error.to_string())
+                }
+                None => None,
+            }
         };
-        let sent = push(&stream, message);
-        let Err(error) = sent else { return true };
-        let _ = stream.shutdown(Shutdown::Both);
-        links.ended(id, &stream);
-        drop(links);
-        self.statistics().counters.cut_offs += 1;
-        let name = self.name(id);
-        self.say(
-            Level::Warn,
-            format_args!("{name:?} does not read what it is told, it is cut off: {error}"),
-        );
+        self.handle(Event::Unsent(id, unsent));
         false
     }
 
     /// What has happened at the sockets so far.
     pub fn counters(&self) -> SocketCounters {
-        self.statistics().counters
+        self.state().manager.statistics().counters
     }
 
     /// How long the latest reports took from being sent to being known here, microseconds.
     pub fn handling(&self) -> Spread {
-        self.statistics().handling.spread()
+        let times = self.state().manager.statistics().handling.clone();
+        times.spread()
     }
 
     /// How many rounds there were; from the begin of one to that of the next, and what each took, microseconds.
     pub fn rounds(&self) -> (u64, Spread, Spread) {
-        let statistics = self.statistics();
-        (
-            statistics.rounds.count,
-            statistics.rounds.gaps.spread(),
-            statistics.rounds.work.spread(),
-        )
-    }
-
-    /// What guest `id` is called; its number once it is gone.
-    pub(super) fn name(&self, id: GuestId) -> String {
-        self.registry().named(&id.to_string())
+        let rounds = self.state().manager.statistics().rounds.clone();
+        (rounds.count, rounds.gaps.spread(), rounds.work.spread())
     }
 
     /// Whether process `pid` runs a guest that was admitted here.
     pub(super) fn runs_guest(&self, pid: u32) -> bool {
-        let registry = self.registry();
-        let mut guests = registry.guests();
-        // The number of a dead one may have gone to another process.
-        guests.any(|(_, process)| process.pid == pid && process.handle.dead().is_none())
+        self.state().processes.runs_guest(pid)
     }
 
-    /// Process `pid`, through which a guest may speak, asked at the API.
-    pub(super) fn note_intruder(&self, pid: u32) {
-        let mut statistics = self.statistics();
-        statistics.counters.intruders += 1;
-        if statistics.intrusions.is_due() {
-            log::warn!(
-                "process {pid}, which runs a guest, asked at the API; its guest may have taken it over"
-            );
+    /// Takes in what happened, and does what is to be done for it.
+    pub(super) fn handle(&self, event: Event) {
+        let effects = self.state().handle(event);
+        self.carry_out(effects);
+    }
+
+    /// Does what is to be done.
+    pub(super) fn carry_out(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Watch(guest, process) => self.enter_cgroup(guest, process.pid),
+                Effect::Forget(guest, _) => self.links().remove(guest),
+                Effect::Persist => self.0.write_trigger.fire(),
+                Effect::Send(guest, message) => {
+                    self.tell(guest, &message);
+                }
+                Effect::HangUp(guest) => self.links().cut(guest),
+                Effect::StartEarlier => self.0.round_trigger.fire(),
+                Effect::FollowBudget(budget, guests) => self.follow_budget(budget, &guests),
+                Effect::LimitPools(room, old_pools) => {
+                    let domains: Vec<LocalManager> = self.domains().into_values().collect();
+                    room.divide(&domains, old_pools);
+                }
+                Effect::Log(level, line) => log::log!(level, "{line}"),
+                // By the thread that listens to guests, and the one of the rounds: no other event leads to them.
+                Effect::Welcome { .. } | Effect::Reply(..) | Effect::Close(_) | Effect::Measure(..) => {}
+            }
         }
     }
 
@@ -266,19 +337,11 @@ impl Host {
         &self.0.round_trigger
     }
 
-    /// `memory.high` follows the budget and the limits as they are now.
-    pub(super) fn update_memory_high(&self) {
-        let bytes = |pages: Pages| pages.get().saturating_mul(4096);
-        let (budget, allowed) = {
-            let registry = self.registry();
-            let allowed = registry.guests();
-            let allowed = allowed.map(|(member, _)| (member.id, member.given().map(bytes)));
-            (registry.policy().settings().budget, allowed.collect())
-        };
-        let memory_high = lock(&self.0.memory_high);
+    fn follow_budget(&self, budget: u64, guests: &BTreeMap<GuestId, Option<u64>>) {
+        let memory_high = self.0.memory_high.lock();
         let Some(memory_high) = &*memory_high else { return };
-        let followed = memory_high.follow(bytes(budget));
-        if let Err(error) = followed.and(memory_high.follow_guests(&allowed)) {
+        let followed = memory_high.follow(budget);
+        if let Err(error) = followed.and(memory_high.follow_guests(guests)) {
             log::debug!(
                 "{} does not follow the budget: {error}",
                 memory_high.group().display()
@@ -286,85 +349,37 @@ impl Host {
         }
     }
 
-    pub(super) fn enter_cgroup(&self, id: GuestId, pid: u32) {
-        if let Some(memory_high) = &*lock(&self.0.memory_high)
+    fn enter_cgroup(&self, id: GuestId, pid: u32) {
+        if let Some(memory_high) = &*self.0.memory_high.lock()
             && let Err(error) = memory_high.take_in(id, pid)
         {
-            let (name, group) = (self.name(id), memory_high.group().display());
-            log::debug!("{name:?} is not in {group}: {error}");
+            let name = self.registry().named(&id.to_string());
+            log::debug!("{name:?} is not in {}: {error}", memory_high.group().display());
         }
-    }
-
-    /// Takes in a report.
-    pub(super) fn on_report(&self, id: GuestId, report: Report) {
-        let sent_us = report.sent_us;
-        self.registry().on_report(id, report);
-        let mut statistics = self.statistics();
-        statistics.counters.reports += 1;
-        // The sender's word: what lies in the future, or was never filled in, is none.
-        if let Some(micros) = since_us(sent_us) {
-            statistics.handling.note(micros);
-        }
-    }
-
-    /// Takes in how a guest stands with its limit.
-    pub(super) fn on_limit_status(&self, id: GuestId, standing: LimitStatus) {
-        if self.registry().on_limit_status(id, standing) {
-            self.0.round_trigger.fire();
-        }
-    }
-
-    /// A connection is over: that of guest `id`, where one was admitted on it.
-    pub(super) fn ended(&self, end: &End, id: Option<GuestId>, stream: &Arc<UnixStream>) {
-        let Some(id) = id else {
-            if let End::Refused(reason) = end {
-                self.say(Level::Info, format_args!("a guest was refused: {reason}"));
-                self.statistics().counters.refused += 1;
-                let reason = reason.clone();
-                // It may be gone already, and then hears nothing.
-                let _ = push(stream, &FromManager::Refused { reason });
-            }
-            return;
-        };
-        if matches!(end, End::Offence(_)) {
-            self.cut_off(id);
-        }
-        let mut registry = self.registry();
-        if self.links().ended(id, stream)
-            && let Some(process) = registry.process_mut(id)
-        {
-            process.connected = false;
-        }
-    }
-
-    /// Ends both connections of a guest whose process broke the rules, and keeps it out for a while.
-    pub(super) fn cut_off(&self, id: GuestId) {
-        if let Some(process) = self.registry().process_mut(id) {
-            process.penalty.offend();
-        }
-        self.statistics().counters.cut_offs += 1;
-        self.links().cut(id);
     }
 
     /// The system refuses what serving one more guest takes.
     pub(super) fn starved(&self, what: &str, error: &std::io::Error) {
-        let mut statistics = self.statistics();
-        statistics.counters.starved += 1;
-        if statistics.shortages.is_due() {
-            log::warn!("{what}: {}", spare::reason(error));
-        }
+        self.handle(Event::Starved {
+            what: what.to_owned(),
+            reason: spare::reason(error),
+        });
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock()
     }
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
-        lock(&self.0.links)
+        self.0.links.lock()
     }
 
     pub(super) fn open_sockets(&self) -> MutexGuard<'_, Option<OpenSockets>> {
-        lock(&self.0.open_sockets)
+        self.0.open_sockets.lock()
     }
 
     pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        lock(&self.0.keeper)
+        self.0.keeper.lock()
     }
 
     pub(super) fn write_trigger(&self) -> &Trigger {
@@ -372,15 +387,7 @@ impl Host {
     }
 
     pub(super) fn telling(&self) -> MutexGuard<'_, ()> {
-        lock(&self.0.telling)
-    }
-
-    pub(super) fn connection_limits(&self) -> MutexGuard<'_, ConnectionLimits> {
-        lock(&self.0.connection_limits)
-    }
-
-    pub(super) fn statistics(&self) -> MutexGuard<'_, Statistics> {
-        lock(&self.0.statistics)
+        self.0.telling.lock()
     }
 }
 
@@ -388,14 +395,4 @@ fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), 
     let thread = std::thread::Builder::new().name(name.into());
     let started = thread.spawn(body).map_err(levy_protocol::not_started);
     started.map(drop).map_err(HostError::System)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error with all its reasons, on one line.
-pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |e| e.source())
-        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }

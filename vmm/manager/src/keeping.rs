@@ -5,7 +5,7 @@
 
 use super::host::Host;
 use super::kept::KeptSettings;
-use super::registry::Registry;
+use super::manager::Manager;
 
 impl Host {
     /// Writes down what the next manager has to know. What was changed holds beyond this manager's life from here on;
@@ -30,10 +30,10 @@ impl Host {
     pub fn change_settings<E>(
         &self,
         change: KeptSettings,
-        apply: impl FnOnce(&mut Registry) -> Result<(), E>,
+        apply: impl FnOnce(&mut Manager) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut keeper = self.keeper();
-        apply(&mut self.registry())?;
+        apply(&mut self.state().manager)?;
         keeper.change(change);
         drop(keeper);
         self.keep();
@@ -68,7 +68,9 @@ mod tests {
     use super::*;
     use crate::host::{HostError, Sockets};
     use crate::kept::Kept;
+    use crate::manager::{Change, Event};
     use crate::policy::Settings;
+    use crate::registry::{Applicant, ProcessId};
     use levy_protocol::link::Hello;
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,9 +90,23 @@ mod tests {
 
     /// A guest that `process` runs.
     fn admit(host: &Host, process: &Child) {
-        let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
-        let process = GuestProcess::of_child(process.id()).unwrap();
-        host.registry().admit(&hello, process).unwrap();
+        let handle = GuestProcess::of_child(process.id()).unwrap();
+        let (pid, started) = (handle.pid(), handle.started().unwrap());
+        let process = ProcessId { pid, started };
+        let mut state = host.state();
+        assert!(state.manager.lets_connect(Instant::now(), pid));
+        state.handle(Event::Connected { connection: 1, pid });
+        state.processes.offer(process, handle);
+        state.handle(Event::Introduced {
+            connection: 1,
+            applicant: Ok(Applicant {
+                hello: Hello::new("g", 64 << 20).with_min(16 << 20),
+                process,
+                domain: Ok(()),
+            }),
+            hung_up: false,
+        });
+        assert_eq!(state.manager.registry().guests().count(), 1);
     }
 
     fn child() -> Child {
@@ -142,9 +158,9 @@ mod tests {
         guest.kill().unwrap();
         guest.wait().unwrap();
         let (done, is_done) = channel();
-        let burier = host.clone();
+        let remover = host.clone();
         std::thread::spawn(move || {
-            burier.remove_the_dead();
+            remover.look_for_the_dead();
             let _ = done.send(());
         });
         is_done.recv_timeout(PATIENCE).expect("it waits for no disk");
@@ -171,8 +187,8 @@ mod tests {
                 ..KeptSettings::default()
             };
             let pages = Pages::from_mib(mib);
-            (change, move |registry: &mut Registry| {
-                registry.set(Settings::new(pages))
+            (change, move |manager: &mut Manager| {
+                manager.change(Change::Settings(Settings::new(pages)))
             })
         };
         std::thread::scope(|scope| {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::guest_process::ProcessId;
 use levy_protocol::link::GroupLimits;
 
 /// Version of the file.
@@ -79,6 +80,16 @@ pub struct KeptGuest {
     pub control: Option<String>,
     /// The version of the protocol that it spoke.
     pub protocol: u32,
+}
+
+impl KeptGuest {
+    /// Which process it is.
+    pub(super) fn process(&self) -> ProcessId {
+        ProcessId {
+            pid: self.pid,
+            started: self.started,
+        }
+    }
 }
 
 /// Why the file is of no use.

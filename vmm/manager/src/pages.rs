@@ -2,14 +2,15 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use log::Level;
-use page_share::GuestProcess;
+use page_share::{GuestProcess, LocalManager, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::host::{Host, with_sources};
+use super::host::Host;
+use super::manager::{Event, with_sources};
 use super::open_sockets::OpenSockets;
+use super::registry::{ProcessId, Sharer};
 
 /// Delay after rejecting a connection, so that a reconnect loop stays cheap.
 const AFTER_REJECTION: Duration = Duration::from_millis(1);
@@ -62,19 +63,18 @@ impl Host {
             }
         };
         let pid = process.pid();
-        if !self.connection_limits().enter(pid) {
-            self.statistics().counters.crowded += 1;
+        if !self.state().manager.lets_connect(Instant::now(), pid) {
             return std::thread::sleep(AFTER_REJECTION);
         }
         let host = self.clone();
         let body = move || {
             host.serve_pages(stream, &process);
-            host.connection_limits().leave(pid);
+            host.state().manager.disconnected(pid);
         };
         let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK);
         // Dropped with what it was to do, the connection ends, and the guest's process comes again.
         if let Err(error) = thread.spawn(body).map_err(levy_protocol::not_started) {
-            self.connection_limits().leave(pid);
+            self.state().manager.disconnected(pid);
             self.starved("no thread for a guest's pages", &error);
             std::thread::sleep(SHORTAGE);
         }
@@ -82,26 +82,44 @@ impl Host {
 
     /// One guest's page connection: its process must have been admitted before.
     fn serve_pages(&self, stream: UnixStream, process: &GuestProcess) {
-        let found = self.registry().peer(process);
-        let (id, domain, peer) = match found {
+        let ended = |guest, (reason, offence)| {
+            self.handle(Event::PagesEnded {
+                guest,
+                reason,
+                offence,
+            });
+        };
+        let (sharer, domain, peer) = match self.sharer(process) {
             Ok(found) => found,
-            Err(reason) => return self.say_once(Level::Warn, &reason),
+            Err(reason) => return ended(None, (reason, false)),
         };
         let kept = match stream.try_clone() {
             Ok(kept) => kept,
             Err(error) => return self.starved("a guest's pages cannot be served", &error),
         };
-        self.links().take_pages(id, kept);
-        let Err(error) = page_share::serve(stream, &domain, peer) else {
-            return;
-        };
-        let (name, reason) = (self.name(id), with_sources(&error));
-        self.say_once(
-            Level::Warn,
-            &format!("{name:?} shares no more pages until it connects again: {reason}"),
-        );
-        if error.is_offence() {
-            self.cut_off(id);
+        self.links().take_pages(sharer.guest, kept);
+        if let Err(error) = page_share::serve(stream, &domain, peer) {
+            ended(Some(sharer.guest), (with_sources(&error), error.is_offence()));
+        }
+    }
+
+    /// The guest that `process` runs, its domain, and who it is there.
+    fn sharer(&self, process: &GuestProcess) -> Result<(Sharer, LocalManager, Peer), String> {
+        let pid = process.pid();
+        let id = process.started().ok().map(|started| ProcessId { pid, started });
+        let mut state = self.state();
+        let sharer = id.and_then(|id| state.manager.registry().sharer(Instant::now(), id));
+        let found = sharer.and_then(|sharer| Some((state.processes.peer(&sharer)?, sharer)));
+        let (peer, sharer) = found
+            .ok_or("a process that runs no sharing guest of this manager wants pages; it is turned away")?;
+        let limit = state.manager.registry().first_pool_limit();
+        match state.processes.domain(&sharer.domain, limit) {
+            Ok(domain) => Ok((sharer, domain, peer)),
+            Err(error) => Err(format!(
+                "{:?} shares no pages until it connects again: the domain {} cannot be made: {error}",
+                state.manager.registry().named(&sharer.guest.to_string()),
+                sharer.domain
+            )),
         }
     }
 }

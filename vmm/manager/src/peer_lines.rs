@@ -3,12 +3,7 @@
 //! The log as a whole is limited too. Lines about peers, which a hostile process can cause without end, have an
 //! allowance of their own that is smaller: there is always room for what the manager has to say of itself.
 
-use std::fmt;
 use std::time::{Duration, Instant};
-
-use log::Level;
-
-use super::host::Host;
 
 /// Lines about all guests' processes in a [`WINDOW`] at most.
 const MOST: u32 = 10;
@@ -25,7 +20,7 @@ pub(super) struct PeerLines {
 
 impl PeerLines {
     /// Whether one more line is allowed at `now`, and how many were left out before it.
-    fn admit(&mut self, now: Instant) -> Option<u32> {
+    pub(super) fn admit(&mut self, now: Instant) -> Option<u32> {
         let mut missed = 0;
         if self.began.is_none_or(|began| now.duration_since(began) >= WINDOW) {
             missed = self.lines.saturating_sub(MOST);
@@ -33,26 +28,6 @@ impl PeerLines {
         }
         self.lines = self.lines.saturating_add(1);
         (self.lines <= MOST).then_some(missed)
-    }
-}
-
-impl Host {
-    /// Logs a line about a guest's process, if there were not too many.
-    pub(super) fn say(&self, level: Level, line: fmt::Arguments<'_>) {
-        let admitted = self.statistics().peer_lines.admit(Instant::now());
-        let Some(missed) = admitted else { return };
-        if missed > 0 {
-            log::warn!("{missed} more messages about guests' processes were left out");
-        }
-        log::log!(level, "{line}");
-    }
-
-    /// The same for a line whose cause may be there again and again: said once, then counted.
-    pub(super) fn say_once(&self, level: Level, line: &str) {
-        let admitted = self.statistics().repeats.admit(line, Instant::now());
-        if let Some(line) = admitted {
-            self.say(level, format_args!("{line}"));
-        }
     }
 }
 

@@ -17,15 +17,15 @@ pub struct Penalty {
 
 impl Penalty {
     /// It broke the rules.
-    pub(super) fn offend(&mut self) {
+    pub(super) fn offend(&mut self, now: Instant) {
         self.cut_offs = self.cut_offs.saturating_add(1);
         let bar = Duration::from_secs(1 << self.cut_offs.min(6)).min(LONGEST_BAR);
-        self.barred_until = Some(Instant::now() + bar);
+        self.barred_until = Some(now + bar);
     }
 
-    /// Whole seconds for which it is kept out, if it is.
-    pub(super) fn barred(&self) -> Option<u64> {
-        let left = self.barred_until?.checked_duration_since(Instant::now())?;
+    /// Whole seconds for which it is kept out from `now` on, if it is.
+    pub(super) fn barred(&self, now: Instant) -> Option<u64> {
+        let left = self.barred_until?.checked_duration_since(now)?;
         Some(left.as_secs() + 1)
     }
 }
@@ -37,12 +37,14 @@ mod tests {
     #[test]
     fn who_offends_again_stays_out_longer() {
         let mut penalty = Penalty::default();
-        assert_eq!(penalty.barred(), None);
-        penalty.offend();
-        assert!(penalty.barred().unwrap() <= 2);
+        let now = Instant::now();
+        assert_eq!(penalty.barred(now), None);
+        penalty.offend(now);
+        assert_eq!(penalty.barred(now), Some(3));
+        assert_eq!(penalty.barred(now + Duration::from_millis(2001)), None);
         for _ in 0..40 {
-            penalty.offend();
+            penalty.offend(now);
         }
-        assert!((60..=LONGEST_BAR.as_secs()).contains(&penalty.barred().unwrap()));
+        assert_eq!(penalty.barred(now), Some(LONGEST_BAR.as_secs() + 1));
     }
 }

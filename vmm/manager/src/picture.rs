@@ -39,7 +39,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    pub(super) fn of(registry: &Registry) -> Self {
+    pub(super) fn of(registry: &Registry, domains: BTreeMap<String, LocalManager>) -> Self {
         let guests = registry.guests();
         let round = registry.last_round().map(|round| Round {
             orders: Default::default(),
@@ -55,7 +55,7 @@ impl Picture {
                 .map(|(member, process)| (member.clone(), process.clone()))
                 .collect(),
             groups: registry.groups().clone(),
-            domains: registry.domains().clone(),
+            domains,
             plan: registry.policy().plan().clone(),
             fleet: registry.fleet().ok(),
             names: registry.names(),

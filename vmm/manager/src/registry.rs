@@ -8,23 +8,25 @@ mod changes;
 mod returning;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation};
-use page_share::{Dead, GuestProcess, LocalManager, PoolLimit};
+use log::Level;
+use page_share::PoolLimit;
 
 use crate::groups::{Groups, whole_pages};
-pub use crate::guest_process::{ManagedProcess, Origin};
+pub use crate::guest_process::{ManagedProcess, Origin, ProcessId};
 use crate::member::{Limits, Member};
 use crate::names::Names;
-use crate::picture::Picture;
 use crate::policy::{Gives, Policy, Round, Settings, Spent};
 pub use crate::refusal::{AdmitError, ChangeError};
-use crate::survey::{Measured, Survey, Surveyed};
+use crate::survey::{Measured, Surveyed};
+pub use admitting::Applicant;
 use levy_protocol::api::Phase;
 use levy_protocol::frame_space::{FrameSpace, PAGE_SIZE};
 pub(crate) use levy_protocol::link::is_name;
 use levy_protocol::link::{self, LimitStatus, Report};
+pub use returning::Fate;
 use returning::Unwatched;
 
 /// Memory that a guest's process needs whatever the guest's size, bytes: 5 MiB of private memory.
@@ -33,10 +35,27 @@ const OVERHEAD: u64 = 5 << 20;
 /// Memory that it needs per guest memory for page tables and page states, in thousandths.
 const OVERHEAD_PER_MILLE: u64 = 6;
 
-/// Pages that one domain's pool may ever hold; how many it may hold now, each round says.
-const POOL_LIMIT: u32 = 1 << 24;
+/// The sharing domain of a guest that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftDomain {
+    /// Its name.
+    pub name: String,
+    /// No other guest is in it.
+    pub is_empty: bool,
+}
 
-/// All guests, their domains and the policy over them.
+/// A guest as its sharing domain knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// The guest.
+    pub guest: GuestId,
+    /// Its domain's name.
+    pub domain: String,
+    /// Its page numbers, the hole in its memory included.
+    pub frames: u32,
+}
+
+/// All guests and the policy over them.
 #[derive(Debug)]
 pub struct Registry {
     policy: Policy,
@@ -45,7 +64,6 @@ pub struct Registry {
     members: Vec<Member>,
     /// For each member, its process.
     processes: BTreeMap<GuestId, ManagedProcess>,
-    domains: BTreeMap<String, LocalManager>,
     /// Swap and compression that may be promised.
     backing: Pages,
     /// A process may run several guests.
@@ -60,6 +78,8 @@ pub struct Registry {
     spent: Spent,
     /// Of that, pools of managers that are gone.
     old_pools: Pages,
+    /// What the log is to say.
+    remarks: Vec<(Level, String)>,
 }
 
 impl Registry {
@@ -70,7 +90,6 @@ impl Registry {
             groups: Groups::default(),
             members: Vec::new(),
             processes: BTreeMap::new(),
-            domains: BTreeMap::new(),
             backing,
             several_in_one: false,
             unwatched: Vec::new(),
@@ -79,6 +98,7 @@ impl Registry {
             round: None,
             spent: Spent::default(),
             old_pools: Pages::ZERO,
+            remarks: Vec::new(),
         }
     }
 
@@ -97,69 +117,35 @@ impl Registry {
         id
     }
 
-    /// Forgets the guest whose process is `dead`: its limits, its references, and its domain with the last one in it.
-    pub fn remove_dead(&mut self, dead: &Dead) {
-        let removed = self
-            .processes
-            .iter()
-            .find(|(_, process)| dead.is_of(&process.handle));
-        let Some(id) = removed.map(|(&id, _)| id) else {
-            return;
-        };
+    /// Forgets guest `id`, whose process is dead, with its limits. Returns its sharing domain, where it was in one.
+    pub fn remove_dead(&mut self, id: GuestId) -> Option<LeftDomain> {
         self.members.retain(|member| member.id != id);
         self.groups.prune(&mut self.members);
-        let Some(name) = self.processes.remove(&id).and_then(|process| process.sharing) else {
-            return;
-        };
-        if let Some(domain) = self.domains.get(&name) {
-            domain.with(|domain| domain.detach(dead));
-        }
-        if self
-            .processes
-            .values()
-            .all(|process| process.sharing.as_ref() != Some(&name))
-        {
-            self.domains.remove(&name);
-        }
+        let name = self.processes.remove(&id)?.sharing?;
+        let is_empty = !self.shares_in(&name);
+        Some(LeftDomain { name, is_empty })
     }
 
-    /// The sharing domain of the guest that the process of `handle` runs, and who it is there.
-    ///
-    /// # Errors
-    /// Why it is not served, in words: it runs no sharing guest, is kept out, or its domain cannot be made.
-    pub fn peer(
-        &mut self,
-        handle: &GuestProcess,
-    ) -> Result<(GuestId, LocalManager, page_share::Peer), String> {
-        let (id, name, peer) = self.sharing_peer(handle).ok_or_else(|| {
-            "a process that runs no sharing guest of this manager wants pages; it is turned away".to_owned()
-        })?;
-        match self.domain(&name) {
-            Ok(domain) => Ok((id, domain, peer)),
-            Err(error) => Err(format!(
-                "{:?} shares no pages until it connects again: the domain {name} cannot be made: {error}",
-                self.named(&id.to_string())
-            )),
-        }
+    /// Whether a guest is in the sharing domain called `name`.
+    pub fn shares_in(&self, name: &str) -> bool {
+        let mut domains = self.processes.values().map(|process| &process.sharing);
+        domains.any(|domain| domain.as_deref() == Some(name))
     }
 
-    /// The guest that the process of `handle` runs, its domain's name, and who it is there; none while it is kept out.
-    fn sharing_peer(&self, handle: &GuestProcess) -> Option<(GuestId, String, page_share::Peer)> {
-        let found = self
-            .processes
-            .iter()
-            .find(|(_, process)| handle.is_still(&process.handle));
-        let (&id, process) = found?;
-        if process.penalty.barred().is_some() {
+    /// The guest that `process` runs, as its sharing domain knows it; none while it is kept out.
+    pub fn sharer(&self, now: Instant, process: ProcessId) -> Option<Sharer> {
+        let mut processes = self.processes.iter();
+        let (&guest, process) = processes.find(|(_, known)| known.id == process)?;
+        if process.penalty.barred(now).is_some() {
             return None;
         }
         // Its page numbers reach beyond its number of pages: there is a hole in its memory.
-        let space = frame_space(self.member(id)?.limits.max)?;
-        let peer = page_share::Peer {
-            pages: space.frames(),
-            process: process.handle.clone(),
-        };
-        Some((id, process.sharing.clone()?, peer))
+        let space = frame_space(self.member(guest)?.limits.max)?;
+        Some(Sharer {
+            guest,
+            domain: process.sharing.clone()?,
+            frames: space.frames(),
+        })
     }
 
     /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
@@ -192,18 +178,15 @@ impl Registry {
         standing.waiting > 0 || waited
     }
 
-    /// What to ask the kernel about before a round.
-    pub fn survey(&self) -> Survey {
+    /// The processes to ask the kernel about before a round.
+    pub fn survey(&self) -> Vec<Surveyed> {
         let processes = self.guests().map(|(member, process)| Surveyed {
             id: member.id,
-            pid: process.pid,
+            pid: process.id.pid,
             size: member.limits.max,
             old_pools: member.report.old_pools.clone(),
         });
-        Survey {
-            processes: processes.collect(),
-            domains: self.domains.values().cloned().collect(),
-        }
+        processes.collect()
     }
 
     /// Takes in what the kernel said. Guests that came meanwhile keep what is known of them.
@@ -315,11 +298,6 @@ impl Registry {
         self.processes.get_mut(&id)
     }
 
-    /// The sharing domains by name.
-    pub fn domains(&self) -> &BTreeMap<String, LocalManager> {
-        &self.domains
-    }
-
     /// The groups.
     pub fn groups(&self) -> &Groups {
         &self.groups
@@ -333,11 +311,6 @@ impl Registry {
     /// The last round.
     pub fn last_round(&self) -> Option<&Round> {
         self.round.as_ref()
-    }
-
-    /// A copy of what people want to see, to be looked at without the lock.
-    pub fn picture(&self) -> Picture {
-        Picture::of(self)
     }
 
     /// What the budget is spent on besides the guests' processes, as last counted.
@@ -392,27 +365,15 @@ impl Registry {
             .collect()
     }
 
-    /// Takes a guest of `size` into the domain called `name`, which is made for the first one.
-    fn join(&mut self, name: &str, size: Pages) -> Result<String, AdmitError> {
-        let failed = |source| AdmitError::domain(name, source);
-        if !is_name(name) {
-            return Err(AdmitError::Name(name.to_owned()));
-        }
-        frame_space(size).ok_or_else(|| failed(std::io::Error::other("guests have less than 16 TiB")))?;
-        self.domain(name).map_err(failed)?;
-        Ok(name.to_owned())
+    /// How many pages the pool of a new domain may hold until the next round says otherwise.
+    pub fn first_pool_limit(&self) -> PoolLimit {
+        let pages = u32::try_from(self.policy.margin().get()).unwrap_or(u32::MAX);
+        PoolLimit { pages, alone: pages }
     }
 
-    fn domain(&mut self, name: &str) -> std::io::Result<LocalManager> {
-        if let Some(domain) = self.domains.get(name) {
-            return Ok(domain.clone());
-        }
-        let mut domain = page_share::Domain::new(POOL_LIMIT)?;
-        let pages = u32::try_from(self.policy.margin().get()).unwrap_or(POOL_LIMIT);
-        domain.limit_pool(PoolLimit { pages, alone: pages });
-        let domain = LocalManager::new(domain);
-        self.domains.insert(name.to_owned(), domain.clone());
-        Ok(domain)
+    /// Lines for the log since this was last asked.
+    pub(super) fn take_remarks(&mut self) -> Vec<(Level, String)> {
+        std::mem::take(&mut self.remarks)
     }
 }
 

@@ -16,13 +16,13 @@ pub(super) struct SentOrders(BTreeMap<GuestId, (Instant, Orders)>);
 
 impl SentOrders {
     /// Whether `orders` say something that `id` should hear now rather than within a second.
-    pub(super) fn is_news(&self, id: GuestId, orders: &Orders) -> bool {
+    pub(super) fn is_news(&self, now: Instant, id: GuestId, orders: &Orders) -> bool {
         let Some((when, before)) = self.0.get(&id) else {
             return true;
         };
         let limit = |orders: &Orders| orders.limit_bytes.unwrap_or(u64::MAX);
         let moved = limit(before).abs_diff(limit(orders));
-        when.elapsed() >= REPEAT
+        now.saturating_duration_since(*when) >= REPEAT
             || orders.compress_pages > 0
             || orders.swap_pages > 0
             || orders.split_blocks > 0
@@ -30,15 +30,11 @@ impl SentOrders {
             || moved > limit(before) / 128
     }
 
-    pub(super) fn sent(&mut self, id: GuestId, orders: Orders) {
-        self.0.insert(id, (Instant::now(), orders));
+    pub(super) fn sent(&mut self, now: Instant, id: GuestId, orders: Orders) {
+        self.0.insert(id, (now, orders));
     }
 
     pub(super) fn forget(&mut self, id: GuestId) {
         self.0.remove(&id);
-    }
-
-    pub(super) fn keep(&mut self, lives: impl Fn(GuestId) -> bool) {
-        self.0.retain(|&id, _| lives(id));
     }
 }

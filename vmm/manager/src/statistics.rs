@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::peer_lines::PeerLines;
 use super::repeats::Repeats;
-use levy_protocol::link::now_us;
 
 /// Handling times that are remembered.
 const REPORTS: usize = 8192;
@@ -66,7 +65,7 @@ impl Default for Statistics {
 }
 
 /// How often rounds come, and what each takes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Rounds {
     pub(super) count: u64,
     /// From the begin of one to that of the next.
@@ -76,31 +75,37 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// One more, `gap` after the one before began.
-    pub(super) fn note(&mut self, gap: Duration, work: Duration) {
+    /// One more begins, `gap` after the one before.
+    pub(super) fn began(&mut self, gap: Duration) {
         self.count += 1;
         self.gaps.note(gap.as_micros() as u64);
+    }
+
+    /// It took this long.
+    pub(super) fn took(&mut self, work: Duration) {
         self.work.note(work.as_micros() as u64);
     }
 }
 
-/// What is said once a minute at most.
+/// What is logged once a minute at most.
 #[derive(Debug, Default)]
 pub(super) struct AtMostEveryMinute(Option<Instant>);
 
 impl AtMostEveryMinute {
     /// Whether it is said now.
-    pub(super) fn is_due(&mut self) -> bool {
-        let due = self.0.is_none_or(|last| last.elapsed() >= COMPLAINT);
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = self
+            .0
+            .is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT);
         if due {
-            self.0 = Some(Instant::now());
+            self.0 = Some(now);
         }
         due
     }
 }
 
 /// The latest times of one kind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Times {
     /// Microseconds; a ring.
     times: Vec<u32>,
@@ -157,11 +162,6 @@ impl Times {
     }
 }
 
-/// Microseconds since `then`; none where that lies in the future or is not a time.
-pub(super) fn since_us(then: u64) -> Option<u64> {
-    now_us().checked_sub(then).filter(|_| then > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,11 +177,5 @@ mod tests {
         assert_eq!((spread.count, spread.p50, spread.max), (100, 950, 999));
         times.note(u64::MAX);
         assert_eq!(times.spread().max, u64::from(u32::MAX));
-    }
-
-    #[test]
-    fn a_time_that_lies_in_the_future_is_none() {
-        assert_eq!((since_us(0), since_us(u64::MAX)), (None, None));
-        assert!(since_us(now_us() - 1000).unwrap() >= 1000);
     }
 }

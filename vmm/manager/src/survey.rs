@@ -9,9 +9,9 @@ use super::groups::whole_pages;
 use levy_protocol::link::OldPool;
 use levy_protocol::process_memory::{self, Counted, Held, ProcessMemory};
 
-/// Whom to ask about.
+/// What to ask about.
 #[derive(Debug)]
-pub struct Survey {
+pub(super) struct Survey {
     /// All guests' processes.
     pub(super) processes: Vec<Surveyed>,
     /// Sharing domains, for their pools.
@@ -19,8 +19,8 @@ pub struct Survey {
 }
 
 /// One guest's process.
-#[derive(Debug)]
-pub(super) struct Surveyed {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Surveyed {
     pub(super) id: GuestId,
     pub(super) pid: u32,
     /// Its guest's size.
@@ -30,7 +30,7 @@ pub(super) struct Surveyed {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
     /// What each guest's process costs. One that has just died is left out: its last count holds until it is removed.
     pub(super) counted: Vec<(GuestId, Counted)>,
@@ -44,7 +44,7 @@ pub struct Measured {
 
 impl Survey {
     /// Asks; `process_memory` knows what of it is due.
-    pub fn measure(&self, process_memory: &mut ProcessMemory) -> Measured {
+    pub(super) fn measure(&self, process_memory: &mut ProcessMemory) -> Measured {
         let processes = self.processes.iter();
         let counted =
             processes.filter_map(|process| Some((process.id, process_memory.of(process.pid).ok()?)));

@@ -106,7 +106,7 @@ impl Managed {
         let settings = Settings::new(Pages::from_mib(mib));
         let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
         // Those of a test are all in this process.
-        host.registry().allow_several_in_one_process();
+        host.allow_several_in_one_process();
         let running = host.clone();
         std::thread::spawn(move || running.run());
         let api = api::serve(host.clone(), dir.path()).unwrap();

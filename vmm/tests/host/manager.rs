@@ -33,7 +33,7 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
             .guests()
             .any(|(member, _)| member.report.pages.shared > 0 && member.report.pages.private <= 100)
     });
-    let pool = host.registry().domains()["test"].with(|domain| domain.sizes().pool_pages);
+    let pool = host.domains()["test"].with(|domain| domain.sizes().pool_pages);
     assert_eq!(pool.map(u64::from), Some(CONTENTS));
     assert!(host.registry().spent().pools >= Pages::new(CONTENTS));
 
@@ -225,8 +225,8 @@ fn knock(managed: &Managed) -> UnixStream {
 fn a_living_guest_that_cannot_be_welcomed_keeps_its_place_and_what_it_may_map() {
     let managed = Managed::new(512);
     let references = || {
-        let registry = managed.host.registry();
-        let domain = registry.domains().get("test").expect("its guest lives");
+        let domains = managed.host.domains();
+        let domain = domains.get("test").expect("its guest lives");
         domain.with(|domain| domain.sizes().references).unwrap()
     };
     let connected = || {

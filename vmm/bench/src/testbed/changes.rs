@@ -3,6 +3,7 @@
 use allocator::{GuestId, Pages, Shares};
 
 use super::{Guest, Testbed, TestbedError};
+use levy_manager::manager::Change;
 use levy_manager::policy::Settings;
 
 impl Testbed {
@@ -11,10 +12,9 @@ impl Testbed {
     /// # Errors
     /// When the guests' minimums do not fit them.
     pub fn set(&self, change: impl FnOnce(&mut Settings)) -> Result<(), TestbedError> {
-        let mut registry = self.host.registry();
-        let mut settings = *registry.policy().settings();
+        let mut settings = *self.host.registry().policy().settings();
         change(&mut settings);
-        Ok(registry.set(settings)?)
+        Ok(self.host.change(Change::Settings(settings))?)
     }
 
     /// Changes a guest's minimum, in bytes, and shares.
@@ -23,8 +23,9 @@ impl Testbed {
     /// When it is not admitted yet, or its limits do not fit.
     pub fn set_limits(&self, guest: Guest, min_bytes: u64, shares: u32) -> Result<(), TestbedError> {
         let name = self.name(guest);
-        let mut registry = self.host.registry();
-        let known: Option<(GuestId, _)> = registry
+        let known: Option<(GuestId, _)> = self
+            .host
+            .registry()
             .guests()
             .find(|(_, process)| process.name == name)
             .map(|(member, _)| (member.id, member.limits));
@@ -35,7 +36,7 @@ impl Testbed {
         };
         limits.min = Pages::new(min_bytes / 4096);
         limits.shares = Shares::new(shares);
-        Ok(registry.set_limits(id, limits)?)
+        Ok(self.host.change(Change::Limits(id, limits))?)
     }
 
     /// Sets the budget at which the plan hands out `wanted` private memory: what processes and reserves need besides it

@@ -336,7 +336,7 @@ impl Testbed {
         registry
             .guests()
             .find(|(_, process)| process.name == name)
-            .map(|(_, process)| process.pid)
+            .map(|(_, process)| process.id.pid)
     }
 
     /// Seconds since the testbed was opened.
@@ -455,7 +455,7 @@ impl Testbed {
         self.sample_due = (self.sample_due + SAMPLE).max(Instant::now());
         let seconds = self.seconds();
         let mut sample = {
-            let picture = self.host.registry().picture();
+            let picture = self.host.picture();
             Sample::of(
                 seconds,
                 &view::host(&self.host, &picture),

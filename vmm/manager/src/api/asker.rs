@@ -14,6 +14,7 @@ use tokio::net::unix::UCred;
 use super::failure::ApiError;
 use super::routes::Served;
 use crate::host::Host;
+use crate::manager::Event;
 use levy_protocol::mark;
 
 /// The process at the other end of a connection.
@@ -79,7 +80,7 @@ pub(super) async fn admit(
         Kind::Tool => Ok(()),
         Kind::Gone => Err(ApiError::Guest),
         Kind::Guest => {
-            host.note_intruder(asker.pid);
+            host.handle(Event::Intruded(asker.pid));
             Err(ApiError::Guest)
         }
     });

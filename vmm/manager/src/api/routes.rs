@@ -26,6 +26,7 @@ use super::{BODY_LIMIT, asker, view};
 use crate::budget::Budget;
 use crate::host::Host;
 use crate::kept::KeptSettings;
+use crate::manager::{Change, Event, Manager};
 use crate::picture::Picture;
 use crate::policy::Settings;
 use crate::registry::Registry;
@@ -101,7 +102,7 @@ async fn no_method(method: Method, uri: Uri) -> ApiError {
 
 async fn show_host(State(served): State<Served>) -> Answer<HostView> {
     served
-        .aside(move |host| Ok(view::host(host, &picture(host))))
+        .aside(move |host| Ok(view::host(host, &host.picture())))
         .await
 }
 
@@ -114,13 +115,11 @@ async fn change_host(State(served): State<Served>, body: Body) -> Answer<HostVie
                 tax_percent: change.tax_percent,
                 rebalance_seconds: change.rebalance_seconds,
             };
-            host.change_settings(kept, |registry| {
-                let settings = changed(*registry.policy().settings(), change)?;
-                registry
-                    .set(settings)
-                    .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))
+            host.change_settings(kept, |manager| {
+                let settings = changed(*manager.registry().policy().settings(), change)?;
+                apply(manager, Change::Settings(settings))
             })?;
-            Ok(view::host(host, &picture(host)))
+            Ok(view::host(host, &host.picture()))
         })
         .await
 }
@@ -129,22 +128,23 @@ async fn list(State(served): State<Served>) -> Answer<GuestList> {
     served
         .aside(move |host| {
             Ok(GuestList {
-                guests: view::guests(&picture(host), None),
+                guests: view::guests(&host.picture(), None),
             })
         })
         .await
 }
 
 async fn show(State(served): State<Served>, Name(name): Name) -> Answer<GuestView> {
-    served.aside(move |host| one(&picture(host), &name)).await
+    served.aside(move |host| one(&host.picture(), &name)).await
 }
 
 async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GuestView> {
     let change: GuestChange = read(body)?;
     served
         .aside(move |host| {
-            let mut registry = host.registry();
-            let id = find(&registry, &name)?;
+            let mut state = host.state();
+            let registry = state.manager.registry();
+            let id = find(registry, &name)?;
             let mut limits = registry
                 .member(id)
                 .map(|member| member.limits)
@@ -155,47 +155,44 @@ async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> A
             if let Some(shares) = change.shares {
                 limits.shares = Shares::new(shares);
             }
-            registry
-                .set_limits(id, limits)
-                .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))?;
-            drop(registry);
+            apply(&mut state.manager, Change::Limits(id, limits))?;
+            drop(state);
             host.keep();
             host.tell_limits([id]);
-            one(&picture(host), &name)
+            one(&host.picture(), &name)
         })
         .await
 }
 
 async fn list_groups(State(served): State<Served>) -> Answer<BTreeMap<String, GroupView>> {
-    served.aside(move |host| Ok(view::groups(&picture(host)))).await
+    served.aside(move |host| Ok(view::groups(&host.picture()))).await
 }
 
 async fn show_group(State(served): State<Served>, Name(name): Name) -> Answer<GroupView> {
-    served.aside(move |host| one_group(&picture(host), &name)).await
+    served.aside(move |host| one_group(&host.picture(), &name)).await
 }
 
 async fn change_group(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GroupView> {
     let change: GroupChange = read(body)?;
     served
         .aside(move |host| {
-            let mut registry = host.registry();
+            let mut state = host.state();
+            let registry = state.manager.registry();
             let id = registry.groups().find(&name);
             let id = id.ok_or_else(|| ApiError::NoGroup(name.clone()))?;
             let mut group = registry.groups().list()[id.get() as usize];
             group.min = change.min_bytes.map_or(group.min, pages);
             group.max = change.max_bytes.map_or(group.max, pages);
             group.shares = change.shares.map_or(group.shares, Shares::new);
-            registry
-                .set_group(id, group)
-                .map_err(|error| ApiError::Refused(registry.named(&error.to_string())))?;
-            let members = registry
-                .guests()
+            apply(&mut state.manager, Change::Group(id, group))?;
+            let guests = state.manager.registry().guests();
+            let members = guests
                 .filter(|(member, _)| member.limits.group == Some(id));
             let members: Vec<GuestId> = members.map(|(member, _)| member.id).collect();
-            drop(registry);
+            drop(state);
             host.keep();
             host.tell_limits(members);
-            one_group(&picture(host), &name)
+            one_group(&host.picture(), &name)
         })
         .await
 }
@@ -234,16 +231,15 @@ async fn direct(served: Served, name: String, (message, phase): (FromManager, Ph
         if !host.tell(id, &message) {
             return Err(ApiError::Away(name));
         }
-        if let Some(process) = host.registry().process_mut(id) {
-            process.phase = phase;
-        }
-        one(&picture(host), &name)
+        host.handle(Event::Directed(id, phase));
+        one(&host.picture(), &name)
     });
     Ok((StatusCode::ACCEPTED, told.await?))
 }
 
-fn picture(host: &Host) -> Picture {
-    host.registry().picture()
+fn apply(manager: &mut Manager, change: Change) -> Result<(), ApiError> {
+    let changed = manager.change(change);
+    changed.map_err(|error| ApiError::Refused(manager.registry().named(&error.to_string())))
 }
 
 fn one_group(picture: &Picture, name: &str) -> Result<GroupView, ApiError> {

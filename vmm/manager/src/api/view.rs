@@ -149,7 +149,7 @@ fn guest(member: &Member, process: &ManagedProcess, target: Option<TargetView>) 
     let Member { limits, report, .. } = member;
     GuestView {
         name: process.name.clone(),
-        pid: process.pid,
+        pid: process.id.pid,
         phase: process.phase,
         protocol: process.protocol,
         connected: process.connected,

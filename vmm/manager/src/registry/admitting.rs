@@ -1,9 +1,11 @@
 //! How a guest comes to be in the registry: as a new one that fits, or as the one that it was.
 
-use allocator::{GuestId, Shares};
-use page_share::GuestProcess;
+use std::io;
+use std::time::Instant;
 
-use super::{AdmitError, ManagedProcess, Registry, is_name, reservation};
+use allocator::{GuestId, Shares};
+
+use super::{AdmitError, ManagedProcess, ProcessId, Registry, frame_space, is_name, reservation};
 use crate::groups::whole_pages;
 use crate::member::Limits;
 use levy_protocol::link::{Hello, Sharing};
@@ -11,32 +13,47 @@ use levy_protocol::link::{Hello, Sharing};
 /// Bytes in the longest path that a guest names: that of the kernel.
 pub(super) const LONGEST_PATH: usize = 4096;
 
+/// A guest's process that introduces itself, with what was found out about it.
+#[derive(Debug)]
+pub struct Applicant {
+    /// What it says of itself.
+    pub hello: Hello,
+    /// Which process it is, by the kernel's word.
+    pub process: ProcessId,
+    /// Why the sharing domain that it names could not be made, where that is so.
+    pub domain: io::Result<()>,
+}
+
 impl Registry {
-    /// Admits a guest, or says why not. A guest that was cut off and comes back is who it was.
+    /// Admits a guest at `now`, or says why not. A guest that was cut off and comes back is who it was.
     ///
     /// # Errors
     /// See [`AdmitError`]; nothing has changed then.
-    pub fn admit(&mut self, hello: &Hello, handle: GuestProcess) -> Result<GuestId, AdmitError> {
+    pub fn admit(&mut self, now: Instant, applicant: Applicant) -> Result<GuestId, AdmitError> {
+        let Applicant {
+            hello,
+            process,
+            domain,
+        } = applicant;
         let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
-            return Err(AdmitError::Name(hello.name.clone()));
+            return Err(AdmitError::Name(hello.name));
         }
-        self.take_back_as(&hello.name, &handle)?;
+        self.take_back_as(now, &hello.name, process)?;
         if let Some(id) = self.find(&hello.name) {
-            return self.return_as(id, hello, &handle, protocol);
+            return self.return_as(now, id, (&hello, protocol), process);
         }
-        self.check(hello, &handle)?;
-        let started = handle.started().map_err(AdmitError::Process)?;
-        let settled = self.settle(hello);
+        self.check(&hello, process)?;
+        let settled = self.settle(&hello, domain);
         if settled.is_err() {
             self.groups.prune(&mut self.members);
         }
         let (limits, sharing) = settled?;
         let process = ManagedProcess {
             sharing,
-            control: hello.control.clone(),
-            fleet: hello.fleet.clone(),
-            ..ManagedProcess::new(&hello.name, handle, (started, protocol))
+            control: hello.control,
+            fleet: hello.fleet,
+            ..ManagedProcess::new(now, &hello.name, process, protocol)
         };
         Ok(self.enter(limits, process))
     }
@@ -45,30 +62,30 @@ impl Registry {
     /// had.
     fn return_as(
         &mut self,
+        now: Instant,
         id: GuestId,
-        hello: &Hello,
-        handle: &GuestProcess,
-        protocol: u32,
+        (hello, protocol): (&Hello, u32),
+        process: ProcessId,
     ) -> Result<GuestId, AdmitError> {
         let taken = || AdmitError::Taken(hello.name.clone());
         let member = self.members.iter().find(|member| member.id == id);
-        let process = self.processes.get_mut(&id).ok_or_else(taken)?;
-        let is_same = handle.is_still(&process.handle);
-        if let Some(seconds) = process.penalty.barred().filter(|_| is_same) {
+        let known = self.processes.get_mut(&id).ok_or_else(taken)?;
+        let is_same = known.id == process;
+        if let Some(seconds) = known.penalty.barred(now).filter(|_| is_same) {
             return Err(AdmitError::Barred { seconds });
         }
-        if process.connected || !is_same {
+        if known.connected || !is_same {
             return Err(taken());
         }
-        process.protocol = protocol;
+        known.protocol = protocol;
         if let (Some(member), Some(pages)) = (member, &hello.pages) {
-            process.brought(member.limits, pages);
+            known.brought(member.limits, pages);
         }
         Ok(id)
     }
 
     /// Whether a new guest may be called what it says and run where it does.
-    fn check(&self, hello: &Hello, handle: &GuestProcess) -> Result<(), AdmitError> {
+    fn check(&self, hello: &Hello, process: ProcessId) -> Result<(), AdmitError> {
         if hello.shares == 0 {
             return Err(AdmitError::Shares);
         }
@@ -78,14 +95,18 @@ impl Registry {
             }
         }
         let mut processes = self.processes.values();
-        match processes.find(|process| !self.several_in_one && handle.is_still(&process.handle)) {
-            Some(process) => Err(AdmitError::Second(process.name.clone())),
+        match processes.find(|known| !self.several_in_one && known.id == process) {
+            Some(known) => Err(AdmitError::Second(known.name.clone())),
             None => Ok(()),
         }
     }
 
-    /// The limits of a guest that fits, and its sharing domain.
-    fn settle(&mut self, hello: &Hello) -> Result<(Limits, Option<String>), AdmitError> {
+    /// The limits of a guest that fits, and its sharing domain, which could be made or not.
+    fn settle(
+        &mut self,
+        hello: &Hello,
+        domain: io::Result<()>,
+    ) -> Result<(Limits, Option<String>), AdmitError> {
         let group = hello
             .group
             .as_ref()
@@ -105,7 +126,14 @@ impl Registry {
             .check(&others, &reservation(GuestId::new(self.next), limits))?;
         let sharing = match &hello.sharing {
             Sharing::Off => None,
-            Sharing::Domain(name) => Some(self.join(name, limits.max)?),
+            Sharing::Domain(name) if !is_name(name) => return Err(AdmitError::Name(name.clone())),
+            Sharing::Domain(name) => {
+                let too_large = || io::Error::other("guests have less than 16 TiB");
+                let fits = frame_space(limits.max).ok_or_else(too_large);
+                fits.and(domain)
+                    .map_err(|source| AdmitError::domain(name, source))?;
+                Some(name.clone())
+            }
         };
         Ok((limits, sharing))
     }

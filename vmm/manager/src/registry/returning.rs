@@ -5,13 +5,14 @@
 //! they connect they are who they were. No budget, no disk that is full and no limit of a new manager keeps one out: a
 //! guest without a manager holds what it likes.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages, Shares};
-use page_share::GuestProcess;
+use log::Level;
 
-use super::{AdmitError, ManagedProcess, Origin, Registry, is_name};
+use super::{AdmitError, ManagedProcess, Origin, ProcessId, Registry, is_name};
 use crate::groups::whole_pages;
 use crate::kept::{Kept, KeptGuest};
 use crate::member::Limits;
@@ -40,90 +41,117 @@ impl Unwatched {
             said: false,
         }
     }
+
+    fn process(&self) -> ProcessId {
+        self.guest.process()
+    }
 }
 
-/// Finds the process that has a number and started at a time; `None` where it is gone.
-type Watch<'a> = &'a dyn Fn(u32, u64) -> io::Result<Option<GuestProcess>>;
+/// What is known of a process that ran a guest of the manager before.
+#[derive(Debug)]
+pub enum Fate {
+    /// It lives.
+    Lives,
+    /// It is gone.
+    Gone,
+    /// The system does not say: it may have no descriptor or no memory for it.
+    Unknown(io::Error),
+}
 
 impl Registry {
-    /// Takes back all guests of `kept` whose processes live.
-    pub fn take_back(&mut self, kept: &Kept) {
-        self.take_back_by(kept, &GuestProcess::of_started);
-    }
-
-    pub(super) fn take_back_by(&mut self, kept: &Kept, watch: Watch<'_>) {
+    /// Takes in what the manager before `kept` of its guests. None of them is here before it is known whether its process
+    /// lives.
+    pub fn take_over(&mut self, kept: &Kept) {
         let guests = kept.guests.iter();
         self.unwatched = guests.map(|guest| Unwatched::of(guest, &kept.groups)).collect();
-        self.watch_by(watch);
-        if self.members.is_empty() {
-            return;
-        }
-        self.settling = SETTLING;
-        log::info!(
-            "{} guests of the manager before are taken back",
-            self.members.len()
-        );
-        if let Err(error) = self.promises() {
-            log::warn!(
-                "what was promised to guests of the manager before does not fit the budget; they are taken back all the \
-                 same and squeezed: {}",
-                self.named(&error.to_string())
-            );
-        }
     }
 
-    /// Looks again for guests of the manager before that could not be looked at: the system may have had no descriptor
-    /// or no memory for it. Whether it is known of any now, and the processes of those that are taken back.
-    pub fn watch_again(&mut self) -> (bool, Vec<(GuestId, u32)>) {
-        let before = self.unwatched.len();
-        if before == 0 {
-            return (false, Vec::new());
-        }
-        let back = self.watch_by(&GuestProcess::of_started);
-        (self.unwatched.len() < before, back)
+    /// The processes of guests of the manager before of which it is not known whether they live.
+    pub fn unwatched(&self) -> Vec<ProcessId> {
+        self.unwatched.iter().map(Unwatched::process).collect()
     }
 
-    fn watch_by(&mut self, watch: Watch<'_>) -> Vec<(GuestId, u32)> {
-        let mut back = Vec::new();
+    /// Takes back the guests of the manager before whose processes live, by their `fates`. Returns whether more is known
+    /// of any now, and those that are taken back.
+    pub fn take_back(
+        &mut self,
+        now: Instant,
+        mut fates: BTreeMap<ProcessId, Fate>,
+    ) -> (bool, Vec<(GuestId, ProcessId)>) {
+        let (before, mut back) = (self.unwatched.len(), Vec::new());
         for mut left in std::mem::take(&mut self.unwatched) {
-            let name = &left.guest.name;
-            match watch(left.guest.pid, left.guest.started) {
-                Ok(Some(process)) => match self.take_back_one(&left, process) {
-                    Ok(id) => back.push((id, left.guest.pid)),
-                    Err(reason) => {
-                        log::error!("guest {name:?} of the manager before is not taken back: {reason}");
-                    }
+            let (name, process) = (left.guest.name.clone(), left.process());
+            match fates.remove(&process) {
+                Some(Fate::Lives) => match self.take_back_one(now, &left) {
+                    Ok(id) => back.push((id, process)),
+                    Err(reason) => self.remark(
+                        Level::Error,
+                        format!("guest {name:?} of the manager before is not taken back: {reason}"),
+                    ),
                 },
-                Ok(None) => log::debug!("guest {name:?} of the manager before is gone"),
-                Err(error) => {
+                Some(Fate::Gone) => self.remark(
+                    Level::Debug,
+                    format!("guest {name:?} of the manager before is gone"),
+                ),
+                Some(Fate::Unknown(error)) => {
                     if !left.said {
-                        log::error!(
-                            "guest {name:?} of the manager before cannot be watched yet: {}",
-                            crate::spare::reason(&error)
-                        );
+                        let reason = crate::spare::reason(&error);
+                        let line =
+                            format!("guest {name:?} of the manager before cannot be watched yet: {reason}");
+                        self.remark(Level::Error, line);
                     }
                     left.said = true;
                     self.unwatched.push(left);
                 }
+                None => self.unwatched.push(left),
             }
         }
-        back
+        (self.unwatched.len() < before, back)
+    }
+
+    /// Gives the guests that were taken back time to be heard, and says where what was promised to them does not fit.
+    pub fn welcome_back(&mut self) {
+        if self.members.is_empty() {
+            return;
+        }
+        self.settling = SETTLING;
+        let line = format!(
+            "{} guests of the manager before are taken back",
+            self.members.len()
+        );
+        self.remark(Level::Info, line);
+        if let Err(error) = self.promises() {
+            let line = format!(
+                "what was promised to guests of the manager before does not fit the budget; they are taken back all the \
+                 same and squeezed: {}",
+                self.named(&error.to_string())
+            );
+            self.remark(Level::Warn, line);
+        }
+    }
+
+    fn remark(&mut self, level: Level, line: String) {
+        self.remarks.push((level, line));
     }
 
     /// Takes the guest called `name` back, if it could not be looked at before: it is `process`, which has come by itself.
-    pub(super) fn take_back_as(&mut self, name: &str, process: &GuestProcess) -> Result<(), AdmitError> {
+    pub(super) fn take_back_as(
+        &mut self,
+        now: Instant,
+        name: &str,
+        process: ProcessId,
+    ) -> Result<(), AdmitError> {
         let mut unwatched = self.unwatched.iter();
         let Some(place) = unwatched.position(|left| left.guest.name == name) else {
             return Ok(());
         };
-        let KeptGuest { pid, started, .. } = self.unwatched[place].guest;
-        let is_it = pid == process.pid() && process.started().map_err(AdmitError::Process)? == started;
-        if !is_it {
+        if self.unwatched[place].process() != process {
             return Err(AdmitError::Taken(name.to_owned()));
         }
         let left = self.unwatched.remove(place);
-        if let Err(reason) = self.take_back_one(&left, process.clone()) {
-            log::error!("guest {name:?} of the manager before comes as a new one: {reason}");
+        if let Err(reason) = self.take_back_one(now, &left) {
+            let line = format!("guest {name:?} of the manager before comes as a new one: {reason}");
+            self.remark(Level::Error, line);
         }
         Ok(())
     }
@@ -137,7 +165,7 @@ impl Registry {
     }
 
     /// Only what no manager writes is refused.
-    fn take_back_one(&mut self, left: &Unwatched, process: GuestProcess) -> Result<GuestId, String> {
+    fn take_back_one(&mut self, now: Instant, left: &Unwatched) -> Result<GuestId, String> {
         let guest = &left.guest;
         if !is_name(&guest.name) || guest.shares == 0 || guest.min > guest.size {
             return Err("its name or its limits are impossible".to_owned());
@@ -161,7 +189,7 @@ impl Registry {
             control: guest.control.clone(),
             sharing: guest.domain.clone().filter(|name| is_name(name)),
             origin: Origin::Survivor,
-            ..ManagedProcess::new(&guest.name, process, (guest.started, guest.protocol))
+            ..ManagedProcess::new(now, &guest.name, left.process(), guest.protocol)
         };
         Ok(self.enter(limits, process))
     }
@@ -178,8 +206,8 @@ impl Registry {
         let bytes = |pages: Pages| pages.get().saturating_mul(4096);
         let guests = self.guests().map(|(member, process)| KeptGuest {
             name: process.name.clone(),
-            pid: process.pid,
-            started: process.started,
+            pid: process.id.pid,
+            started: process.id.started,
             size: bytes(member.limits.max),
             min: bytes(member.limits.min),
             shares: member.limits.shares.get(),

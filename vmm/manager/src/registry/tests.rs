@@ -1,7 +1,6 @@
-//! Who is let in and taken back, with processes that are real.
+//! Who is let in and taken back.
 
 use std::io;
-use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::kept::{Kept, KeptGuest, KeptSettings};
@@ -9,25 +8,34 @@ use levy_protocol::link::{GroupLimits, Hello, VERSION};
 
 const MIB: u64 = 1 << 20;
 
-/// A process that lives until this is dropped.
-struct Other(Child);
+/// A process.
+fn process(pid: u32) -> ProcessId {
+    let started = u64::from(pid) * 7;
+    ProcessId { pid, started }
+}
 
-impl Other {
-    fn start() -> Self {
-        let mut cat = Command::new("cat");
-        Self(cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
-    }
-
-    fn process(&self) -> GuestProcess {
-        GuestProcess::of_child(self.0.id()).unwrap()
+/// The process with this number, which introduces itself so.
+fn applicant(hello: Hello, pid: u32) -> Applicant {
+    Applicant {
+        hello,
+        process: process(pid),
+        domain: Ok(()),
     }
 }
 
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn admit(registry: &mut Registry, name: &str, pid: u32) -> Result<GuestId, AdmitError> {
+    registry.admit(Instant::now(), applicant(hello(name), pid))
+}
+
+/// The same is known of all processes of guests of the manager before.
+fn fates(registry: &Registry, fate: impl Fn() -> Fate) -> BTreeMap<ProcessId, Fate> {
+    let unwatched = registry.unwatched().into_iter();
+    unwatched.map(|process| (process, fate())).collect()
+}
+
+/// Guests of the manager before that could not be looked at.
+fn unknown(error: i32) -> Fate {
+    Fate::Unknown(io::Error::from_raw_os_error(error))
 }
 
 fn registry() -> Registry {
@@ -38,12 +46,12 @@ fn hello(name: &str) -> Hello {
     Hello::new(name, 128 * MIB).with_min(16 * MIB)
 }
 
-/// What a manager before kept of the guest `name`, which `other` runs.
-fn kept(name: &str, other: &Other) -> Kept {
+/// What a manager before kept of the guest `name`, which process `pid` runs.
+fn kept(name: &str, pid: u32) -> Kept {
     let guest = KeptGuest {
         name: name.to_owned(),
-        pid: other.0.id(),
-        started: other.process().started().unwrap(),
+        pid,
+        started: process(pid).started,
         size: 128 * MIB,
         min: 32 * MIB,
         shares: 1500,
@@ -64,22 +72,51 @@ fn kept(name: &str, other: &Other) -> Kept {
 
 #[test]
 fn one_process_is_one_guest() {
-    let (mut registry, one, other) = (registry(), Other::start(), Other::start());
-    registry.admit(&hello("a"), one.process()).unwrap();
-    let refused = registry.admit(&hello("b"), one.process()).unwrap_err();
+    let mut registry = registry();
+    admit(&mut registry, "a", 1).unwrap();
+    let refused = admit(&mut registry, "b", 1).unwrap_err();
     assert!(
         refused.to_string().contains("runs the guest \"a\" already"),
         "{refused}"
     );
-    registry.admit(&hello("b"), other.process()).unwrap();
+    admit(&mut registry, "b", 2).unwrap();
     assert_eq!(registry.guests().count(), 2);
     registry.allow_several_in_one_process();
-    registry.admit(&hello("c"), one.process()).unwrap();
+    admit(&mut registry, "c", 1).unwrap();
+}
+
+#[test]
+fn a_process_with_the_number_of_a_guest_that_started_at_another_time_is_not_that_guest() {
+    let mut registry = registry();
+    let id = admit(&mut registry, "a", 1).unwrap();
+    let mut stranger = applicant(hello("a"), 1);
+    stranger.process.started += 1;
+    let refused = registry.admit(Instant::now(), stranger).unwrap_err();
+    assert!(matches!(refused, AdmitError::Taken(_)), "{refused}");
+    assert_eq!(admit(&mut registry, "a", 1).unwrap(), id);
+}
+
+#[test]
+fn a_domain_that_cannot_be_made_keeps_its_guest_out_and_its_group_away() {
+    let mut registry = registry();
+    let group = kept("a", 1).groups.remove(0);
+    let hello = Hello {
+        group: Some(group),
+        ..hello("a").in_domain("pool")
+    };
+    let mut applicant = applicant(hello, 1);
+    applicant.domain = Err(io::Error::other("no pool"));
+    let refused = registry.admit(Instant::now(), applicant).unwrap_err();
+    assert!(matches!(refused, AdmitError::Domain { .. }), "{refused}");
+    assert_eq!(
+        (registry.guests().count(), registry.groups().list().len()),
+        (0, 0)
+    );
 }
 
 #[test]
 fn no_guest_names_a_path_that_is_longer_than_any() {
-    let (mut registry, one) = (registry(), Other::start());
+    let mut registry = registry();
     let long = || Some("x".repeat(admitting::LONGEST_PATH + 1));
     for hello in [
         Hello {
@@ -91,46 +128,45 @@ fn no_guest_names_a_path_that_is_longer_than_any() {
             ..hello("a")
         },
     ] {
-        let refused = registry.admit(&hello, one.process()).unwrap_err();
+        let refused = registry.admit(Instant::now(), applicant(hello, 1)).unwrap_err();
         assert!(refused.to_string().contains("4096 bytes"), "{refused}");
     }
-    registry.admit(&hello("a"), one.process()).unwrap();
+    admit(&mut registry, "a", 1).unwrap();
 }
 
 #[test]
 fn a_guest_that_cannot_be_looked_at_is_carried_along_until_it_can() {
-    let other = Other::start();
-    let kept = kept("a", &other);
+    let (now, kept) = (Instant::now(), kept("a", 1));
     let mut registry = registry();
+    registry.take_over(&kept);
     for error in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
-        registry.take_back_by(&kept, &|_, _| Err(io::Error::from_raw_os_error(error)));
+        let fates = fates(&registry, || unknown(error));
+        assert_eq!(registry.take_back(now, fates), (false, Vec::new()));
         assert_eq!(registry.guests().count(), 0);
         assert_eq!(registry.kept(), (kept.groups.clone(), kept.guests.clone()));
     }
+    assert_eq!(registry.take_remarks().len(), 1, "it is said once");
     // Its name is not free meanwhile.
-    let stranger = Other::start();
-    let refused = registry.admit(&hello("a"), stranger.process()).unwrap_err();
+    let refused = admit(&mut registry, "a", 2).unwrap_err();
     assert!(refused.to_string().contains("running already"), "{refused}");
-    let (changed, back) = registry.watch_again();
-    assert!(changed && back[0].1 == other.0.id(), "{back:?}");
+    let found = fates(&registry, || Fate::Lives);
+    let (changed, back) = registry.take_back(now, found);
+    assert!(changed && back[0].1 == process(1), "{back:?}");
     assert_eq!(registry.kept(), (kept.groups.clone(), kept.guests.clone()));
-    assert_eq!(registry.watch_again(), (false, Vec::new()));
+    assert!(registry.unwatched().is_empty());
     // One whose process ends meanwhile is carried no further.
     registry = self::registry();
-    registry.take_back_by(&kept, &|_, _| Err(io::Error::from_raw_os_error(libc::EMFILE)));
-    drop(other);
-    assert_eq!(registry.watch_again(), (true, Vec::new()));
+    registry.take_over(&kept);
+    let found = fates(&registry, || Fate::Gone);
+    assert_eq!(registry.take_back(now, found), (true, Vec::new()));
     assert_eq!(registry.kept(), (Vec::new(), Vec::new()));
 }
 
 #[test]
 fn a_guest_that_could_not_be_looked_at_and_comes_by_itself_is_who_it_was() {
-    let other = Other::start();
     let mut registry = registry();
-    registry.take_back_by(&kept("a", &other), &|_, _| {
-        Err(io::Error::from_raw_os_error(libc::EMFILE))
-    });
-    let id = registry.admit(&hello("a"), other.process()).unwrap();
+    registry.take_over(&kept("a", 1));
+    let id = admit(&mut registry, "a", 1).unwrap();
     let limits = registry.limits(id).unwrap();
     assert_eq!((limits.min, limits.shares), (32 * MIB, 1500));
     assert_eq!(registry.kept().1.len(), 1);
@@ -139,11 +175,13 @@ fn a_guest_that_could_not_be_looked_at_and_comes_by_itself_is_who_it_was() {
 #[test]
 fn nothing_is_handed_out_beyond_promises_until_survivors_are_heard_or_two_seconds_are_over() {
     for heard in [true, false] {
-        let (survivor, new) = (Other::start(), Other::start());
         let mut registry = registry();
-        registry.take_back(&kept("a", &survivor));
+        registry.take_over(&kept("a", 1));
+        let found = fates(&registry, || Fate::Lives);
+        registry.take_back(Instant::now(), found);
+        registry.welcome_back();
         let old = registry.find("a").unwrap();
-        let id = registry.admit(&hello("b"), new.process()).unwrap();
+        let id = admit(&mut registry, "b", 2).unwrap();
         let given = |registry: &mut Registry, millis| {
             let round = registry.round(Duration::from_millis(millis)).unwrap();
             round.orders[&id].limit_bytes.unwrap()

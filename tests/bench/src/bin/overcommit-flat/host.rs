@@ -13,6 +13,7 @@ use levy_bench::Sample;
 use levy_bench::overcommit::{Accounting, figure};
 use levy_manager::api;
 use levy_manager::host::Host;
+use levy_manager::manager::Change;
 use levy_manager::policy::Settings;
 use levy_protocol::run_dir::Sockets;
 use serde::Serialize;
@@ -168,12 +169,11 @@ impl Run {
     }
 
     fn set_budget(&self, mib: u64) -> Result<()> {
-        let mut registry = self.host.registry();
         let settings = Settings {
             budget: Pages::from_mib(mib),
-            ..*registry.policy().settings()
+            ..*self.host.registry().policy().settings()
         };
-        Ok(registry.set(settings)?)
+        Ok(self.host.change(Change::Settings(settings))?)
     }
 
     fn tell_second_half(&mut self, order: &str) -> Result<()> {
