@@ -1,0 +1,167 @@
+//! What single events lead to.
+
+use std::time::{Duration, Instant};
+
+use allocator::{GuestId, Pages, Shares};
+
+use crate::manager::{Change, Effect, Event, Manager, Said};
+use crate::policy::Settings;
+use crate::registry::{Applicant, ProcessId};
+use levy_protocol::link::{FromManager, Hello, Report};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn manager(now: Instant) -> Manager {
+    Manager::new(now, Settings::new(Pages::from_mib(1024)), Pages::from_mib(4096))
+}
+
+/// Process `pid` introduces itself as `name` on the connection with its number.
+fn introduce(manager: &mut Manager, now: Instant, (name, pid): (&str, u32)) -> Vec<Effect> {
+    assert!(manager.lets_connect(now, pid));
+    let connection = pid.into();
+    manager.handle(now, Event::Connected { connection, pid });
+    let process = ProcessId { pid, started: 7 };
+    let applicant = Applicant {
+        hello: Hello::new(name, 64 << 20).with_min(16 << 20),
+        process,
+        domain: Ok(()),
+    };
+    manager.handle(
+        now,
+        Event::Introduced {
+            connection,
+            applicant: Ok(applicant),
+            hung_up: false,
+        },
+    )
+}
+
+fn change_shares(manager: &mut Manager, guest: GuestId, shares: u32) {
+    let mut limits = manager.registry().member(guest).unwrap().limits;
+    limits.shares = Shares::new(shares);
+    manager.change(Change::Limits(guest, limits)).unwrap();
+}
+
+/// The shares that guests are told, and for each welcome none.
+fn told(effects: &[Effect]) -> Vec<Option<u32>> {
+    let shares = effects.iter().flat_map(|effect| match effect {
+        Effect::Welcome { limits, .. } => {
+            let limits = limits.as_ref().map(|limits| Some(limits.shares));
+            [None].into_iter().chain(limits).collect()
+        }
+        Effect::Send(_, FromManager::Limits(limits)) => vec![Some(limits.shares)],
+        _ => Vec::new(),
+    });
+    shares.collect()
+}
+
+#[test]
+fn limits_that_change_between_admission_and_welcome_are_told() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    let effects = introduce(&mut manager, now, ("a", 1));
+    assert!(effects.contains(&Effect::Persist) && told(&effects).is_empty());
+    let guest = manager.registry().find("a").unwrap();
+    change_shares(&mut manager, guest, 1234);
+    let effects = manager.handle(now, Event::Persisted);
+    assert_eq!(told(&effects), [None, Some(1234)]);
+    assert_eq!(told(&manager.handle(now, Event::Persisted)), []);
+}
+
+#[test]
+fn what_is_told_last_is_what_holds() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    introduce(&mut manager, now, ("a", 1));
+    assert_eq!(told(&manager.handle(now, Event::Persisted)), [None]);
+    let guest = manager.registry().find("a").unwrap();
+    // Two clients change them; the first is slow to tell.
+    change_shares(&mut manager, guest, 1100);
+    change_shares(&mut manager, guest, 1200);
+    for _ in 0..2 {
+        let effects = manager.handle(now, Event::LimitsChanged(vec![guest]));
+        assert_eq!(told(&effects), [Some(1200)]);
+    }
+}
+
+#[test]
+fn a_process_that_breaks_the_protocol_is_cut_off_kept_out_and_still_who_it_was() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    introduce(&mut manager, now, ("a", 1));
+    manager.handle(now, Event::Persisted);
+    let guest = manager.registry().find("a").unwrap();
+    let effects = manager.handle(now, Event::Said(1, Said::Malformed("garbage".into())));
+    assert!(effects.contains(&Effect::HangUp(guest)) && effects.contains(&Effect::Close(1)));
+    let refused = introduce(&mut manager, now, ("a", 1));
+    let reply = |effect: &Effect| matches!(effect, Effect::Reply(1, FromManager::Refused { .. }));
+    assert!(refused.iter().any(reply), "{refused:?}");
+    let later = now + SECOND * 3;
+    let effects = introduce(&mut manager, later, ("a", 1));
+    assert!(
+        matches!(effects[0], Effect::Watch(same, _) if same == guest),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_connection_without_hello_is_refused_after_two_seconds() {
+    let begin = Instant::now();
+    let mut manager = manager(begin);
+    assert!(manager.lets_connect(begin, 1));
+    manager.handle(
+        begin,
+        Event::Connected {
+            connection: 9,
+            pid: 1,
+        },
+    );
+    let mut closed = None;
+    for looks in 1..20 {
+        let now = begin + SECOND / 4 * looks;
+        if manager.handle(now, Event::Listened).contains(&Effect::Close(9)) {
+            closed = closed.or(Some(now - begin));
+        }
+    }
+    assert_eq!(closed, Some(SECOND / 4 * 9));
+    let report = Said::Report(Report::default(), None);
+    assert_eq!(manager.handle(begin, Event::Said(9, report)), []);
+}
+
+#[test]
+fn a_welcome_that_does_not_go_out_leaves_the_guest_admitted_and_not_connected() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    introduce(&mut manager, now, ("a", 1));
+    manager.handle(now, Event::Persisted);
+    let effects = manager.handle(now, Event::Unwelcomed(1, "broken pipe".into()));
+    assert!(effects.contains(&Effect::Close(1)));
+    let (_, process) = manager.registry().guests().next().unwrap();
+    assert!(!process.connected);
+    assert_eq!(manager.statistics().counters.refused, 1);
+}
+
+#[test]
+fn a_message_that_did_not_go_out_is_sent_with_the_next_round() {
+    let begin = Instant::now();
+    let mut manager = manager(begin);
+    introduce(&mut manager, begin, ("a", 1));
+    manager.handle(begin, Event::Persisted);
+    let guest = manager.registry().find("a").unwrap();
+    let mut now = begin;
+    let mut round = |manager: &mut Manager| {
+        now = manager.round_due().max(now);
+        manager.handle(now, Event::Clock);
+        let effects = manager.handle(now, Event::Measured(Default::default()));
+        let (cpu, work) = (Duration::ZERO, Duration::ZERO);
+        manager.handle(now, Event::RoundEnded { cpu, work });
+        // As if a guest waited: the next round is due at once.
+        manager.hurry();
+        let sent = |effect: &Effect| matches!(effect, Effect::Send(_, FromManager::Orders(_)));
+        effects.iter().any(sent)
+    };
+    assert!(round(&mut manager));
+    assert!(!round(&mut manager), "it says nothing new");
+    manager.handle(begin, Event::Unsent(guest, None));
+    assert!(round(&mut manager));
+}
