@@ -226,7 +226,7 @@ impl GuestSocket {
                 Ok(Line::Message(FromVmm::Report(report))) => {
                     // The sender's word: what lies in the future, or was never filled in, is none.
                     let delay_us = since_us(report.sent_us);
-                    Heard::Report(report, delay_us)
+                    Heard::Report(Box::new(report), delay_us)
                 }
                 Ok(Line::Message(FromVmm::LimitStatus(status))) => Heard::LimitStatus(status),
                 Ok(Line::Unknown) => Heard::Unknown,

@@ -199,7 +199,7 @@ impl Manager {
     fn on_message(&mut self, guest: GuestId, said: Heard) -> Result<(), End> {
         match said {
             Heard::Report(report, delay_us) => {
-                self.registry.on_report(guest, report);
+                self.registry.on_report(guest, *report);
                 self.statistics.counters.reports += 1;
                 if let Some(micros) = delay_us {
                     self.statistics.handling.note(micros);
@@ -246,7 +246,7 @@ impl Manager {
             Some((guest, name)) => {
                 match end {
                     End::Left(reason) => {
-                        self.say(now, Level::Info, format_args!("{name:?} is away: {reason}"))
+                        self.say(now, Level::Info, format_args!("{name:?} is away: {reason}"));
                     }
                     End::Refused(reason) | End::Offence(reason) => {
                         self.say(now, Level::Warn, format_args!("{name:?} is cut off: {reason}"));

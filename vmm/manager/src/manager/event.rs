@@ -90,7 +90,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Heard {
     /// A report, which took so many microseconds to come.
-    Report(Report, Option<u64>),
+    Report(Box<Report>, Option<u64>),
     /// What holds as a limit.
     LimitStatus(LimitStatus),
     /// A message of a later version.

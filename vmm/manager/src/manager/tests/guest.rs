@@ -120,7 +120,7 @@ impl Guest {
 
     /// How it introduces itself; its size, minimum and group follow from its number.
     pub(super) fn hello(&self) -> Hello {
-        let size = 128 * MIB << (self.number % 3);
+        let size = (128 * MIB) << (self.number % 3);
         Hello::new(format!("g{}", self.number), size)
             .with_min(16 * MIB)
             .with_shares(500 << (self.number % 4))

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages, Shares};
 
-use crate::manager::{Change, Effect, Event, Manager, Said};
+use crate::manager::{Change, Effect, Event, Manager, Heard};
 use crate::policy::Settings;
 use crate::registry::{Applicant, ProcessId};
-use levy_protocol::link::{FromManager, Hello, Report};
+use levy_protocol::link::{FromManager, Hello};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -91,7 +91,7 @@ fn a_process_that_breaks_the_protocol_is_cut_off_kept_out_and_still_who_it_was()
     introduce(&mut manager, now, ("a", 1));
     manager.handle(now, Event::Persisted);
     let guest = manager.registry().find("a").unwrap();
-    let effects = manager.handle(now, Event::Said(1, Said::Malformed("garbage".into())));
+    let effects = manager.handle(now, Event::Said(1, Heard::Malformed("garbage".into())));
     assert!(effects.contains(&Effect::HangUp(guest)) && effects.contains(&Effect::Close(1)));
     let refused = introduce(&mut manager, now, ("a", 1));
     let reply = |effect: &Effect| matches!(effect, Effect::Reply(1, FromManager::Refused { .. }));
@@ -124,7 +124,7 @@ fn a_connection_without_hello_is_refused_after_two_seconds() {
         }
     }
     assert_eq!(closed, Some(SECOND / 4 * 9));
-    let report = Said::Report(Report::default(), None);
+    let report = Heard::Report(Box::default(), None);
     assert_eq!(manager.handle(begin, Event::Said(9, report)), []);
 }
 

@@ -9,7 +9,7 @@ use allocator::{GuestId, Pages};
 use super::guest::{Deed, Guest, MOST, Running};
 use super::random::Random;
 use crate::kept::{Kept, KeptSettings};
-use crate::manager::{ConnectionId, Effect, Event, Manager, Said};
+use crate::manager::{ConnectionId, Effect, Event, Manager, Heard};
 use crate::policy::Settings;
 use crate::registry::{Applicant, Fate, ProcessId};
 use crate::survey::{Measured, Surveyed};
@@ -134,13 +134,13 @@ impl World {
             Deed::Start => self.start(number),
             Deed::Connect => self.connect(number),
             Deed::Report => self.report(number),
-            Deed::Say(status) => self.say(number, Said::LimitStatus(status)),
+            Deed::Say(status) => self.say(number, Heard::LimitStatus(status)),
             Deed::HangUp => {
-                self.say(number, Said::Closed);
+                self.say(number, Heard::Closed);
                 self.disconnect(number);
             }
             Deed::Offend => {
-                self.say(number, Said::Malformed("malformed message".into()));
+                self.say(number, Heard::Malformed("malformed message".into()));
                 self.tally.offences += 1;
             }
             Deed::Die => self.die(number),
@@ -199,11 +199,11 @@ impl World {
 
     fn report(&mut self, number: usize) {
         if let Some(report) = self.guests[number].report() {
-            self.say(number, Said::Report(report, None));
+            self.say(number, Heard::Report(Box::new(report), None));
         }
     }
 
-    fn say(&mut self, number: usize, said: Said) {
+    fn say(&mut self, number: usize, said: Heard) {
         let now = self.now;
         let running = self.guests[number].running.as_mut();
         let connection = running.and_then(|running| running.connection.as_mut());
@@ -223,7 +223,7 @@ impl World {
     /// Its connection closes before the proof of its death or after it, or both are seen at once.
     fn die(&mut self, number: usize) {
         if self.random.chance(2) {
-            self.say(number, Said::Closed);
+            self.say(number, Heard::Closed);
         }
         let Some(running) = self.guests[number].running.take() else {
             return;
@@ -240,7 +240,7 @@ impl World {
             assert!(self.manager.registry().member(guest).is_none());
         }
         if let Some((connection, _)) = running.connection {
-            self.happen(Event::Said(connection, Said::Closed));
+            self.happen(Event::Said(connection, Heard::Closed));
         }
     }
 
@@ -293,7 +293,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         let waits = matches!(
             &event,
-            Event::Said(_, Said::LimitStatus(LimitStatus { waiting: 1.., .. }))
+            Event::Said(_, Heard::LimitStatus(LimitStatus { waiting: 1.., .. }))
         );
         let effects = self.manager.handle(self.now, event);
         if waits && self.waiting.is_none() {
