@@ -19,7 +19,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::host::Host;
-use super::manager::{ConnectionId, Effect, Event, SWEEP, Heard};
+use super::manager::{ConnectionId, Effect, Event, Heard, SWEEP};
 use super::open_sockets::OpenSockets;
 use super::outgoing::push;
 use super::spare::{self, Spare};

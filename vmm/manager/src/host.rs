@@ -36,7 +36,7 @@ use super::processes::Processes;
 use super::registry::{ChangeError, Registry};
 pub use super::sockets::{HostError, Sockets, kept_in};
 use super::spare;
-use super::statistics::{SocketCounters, Spread};
+use super::statistics::SocketCounters;
 use super::survey::Survey;
 use super::trigger::Trigger;
 use levy_protocol::link::FromManager;
@@ -199,7 +199,7 @@ impl Host {
     /// A copy of what people want to see, to be looked at without the lock.
     pub fn picture(&self) -> Picture {
         let state = self.state();
-        Picture::of(state.manager.registry(), state.processes.domains().clone())
+        Picture::of(&state.manager, state.processes.domains().clone())
     }
 
     /// Changes what an operator wants changed. Guests are not told, nor is it kept for the next manager.
@@ -280,18 +280,6 @@ impl Host {
     /// What has happened at the sockets so far.
     pub fn counters(&self) -> SocketCounters {
         self.state().manager.statistics().counters
-    }
-
-    /// How long the latest reports took from being sent to being known here, microseconds.
-    pub fn handling(&self) -> Spread {
-        let times = self.state().manager.statistics().handling.clone();
-        times.spread()
-    }
-
-    /// How many rounds there were; from the begin of one to that of the next, and what each took, microseconds.
-    pub fn rounds(&self) -> (u64, Spread, Spread) {
-        let rounds = self.state().manager.statistics().rounds.clone();
-        (rounds.count, rounds.gaps.spread(), rounds.work.spread())
     }
 
     /// Whether process `pid` runs a guest that was admitted here.

@@ -6,10 +6,12 @@ use allocator::{Fleet, Pages, Plan};
 use page_share::LocalManager;
 
 use super::groups::Groups;
+use super::manager::Manager;
 use super::member::Member;
 use super::names::Names;
 use super::policy::{Round, Settings, Spent};
-use super::registry::{ManagedProcess, Registry};
+use super::registry::ManagedProcess;
+use super::statistics::{Rounds, SocketCounters, Times};
 
 /// All that the API shows of guests.
 #[derive(Debug, Clone)]
@@ -34,12 +36,19 @@ pub struct Picture {
     pub plan: Plan,
     /// See `plan`.
     pub fleet: Option<Fleet>,
+    /// What happened at the sockets.
+    pub counters: SocketCounters,
+    /// From a report's sending to its being known.
+    pub(super) handling: Times,
+    /// How often rounds come.
+    pub(super) rounds: Rounds,
     /// Who is called how.
     pub names: Names,
 }
 
 impl Picture {
-    pub(super) fn of(registry: &Registry, domains: BTreeMap<String, LocalManager>) -> Self {
+    pub(super) fn of(manager: &Manager, domains: BTreeMap<String, LocalManager>) -> Self {
+        let (registry, statistics) = (manager.registry(), manager.statistics());
         let guests = registry.guests();
         let round = registry.last_round().map(|round| Round {
             orders: Default::default(),
@@ -58,6 +67,9 @@ impl Picture {
             domains,
             plan: registry.policy().plan().clone(),
             fleet: registry.fleet().ok(),
+            counters: statistics.counters,
+            handling: statistics.handling.clone(),
+            rounds: statistics.rounds.clone(),
             names: registry.names(),
         }
     }
@@ -65,11 +77,11 @@ impl Picture {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use levy_protocol::link::Hello;
-    use page_share::GuestProcess;
+    use levy_protocol::link::{FromVmm, Hello, Lines};
 
     use super::*;
     use crate::api::view;
@@ -80,10 +92,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::new(Pages::from_mib(256));
         let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
-        let process = GuestProcess::of_child(std::process::id()).unwrap();
         let hello = Hello::new("web", 64 << 20).with_min(16 << 20);
-        host.registry().admit(&hello, process).unwrap();
-        let picture = host.registry().picture();
+        let guest = UnixStream::connect(Sockets::in_dir(dir.path()).guests).unwrap();
+        Lines::send(&mut &guest, &FromVmm::Hello(hello)).unwrap();
+        let admitted = || host.registry().guests().count() == 1;
+        while !admitted() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let picture = host.picture();
         let round = host.registry();
         let (shown, is_shown) = channel();
         let asked = host.clone();

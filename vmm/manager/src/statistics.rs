@@ -66,7 +66,7 @@ impl Default for Statistics {
 
 /// How often rounds come, and what each takes.
 #[derive(Debug, Clone)]
-pub(super) struct Rounds {
+pub(crate) struct Rounds {
     pub(super) count: u64,
     /// From the begin of one to that of the next.
     pub(super) gaps: Times,

@@ -186,8 +186,7 @@ async fn change_group(State(served): State<Served>, Name(name): Name, body: Body
             group.shares = change.shares.map_or(group.shares, Shares::new);
             apply(&mut state.manager, Change::Group(id, group))?;
             let guests = state.manager.registry().guests();
-            let members = guests
-                .filter(|(member, _)| member.limits.group == Some(id));
+            let members = guests.filter(|(member, _)| member.limits.group == Some(id));
             let members: Vec<GuestId> = members.map(|(member, _)| member.id).collect();
             drop(state);
             host.keep();

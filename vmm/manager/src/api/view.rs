@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::member::Member;
 use crate::picture::Picture;
 use crate::registry::ManagedProcess;
+use crate::statistics::Rounds;
 use levy_protocol::link::BalloonReport;
 
 /// Pages in a MiB.
@@ -48,17 +49,17 @@ pub fn host(host: &Host, picture: &Picture) -> HostView {
             .map(|(name, manager)| (name.clone(), domain(manager)))
             .collect(),
         groups: groups(picture),
-        doors: connections(host),
-        rounds: rounds(host),
+        doors: connections(picture),
+        rounds: rounds(&picture.rounds),
         unkept: host.unkept(),
         cpu_us: cpu_us(),
     }
 }
 
-fn rounds(host: &Host) -> RoundsView {
-    let (count, gaps, work) = host.rounds();
+fn rounds(rounds: &Rounds) -> RoundsView {
+    let (gaps, work) = (rounds.gaps.spread(), rounds.work.spread());
     RoundsView {
-        count,
+        count: rounds.count,
         gap_p50_us: gaps.p50,
         gap_p99_us: gaps.p99,
         gap_max_us: gaps.max,
@@ -89,8 +90,8 @@ pub(super) fn groups(picture: &Picture) -> BTreeMap<String, GroupView> {
         .collect()
 }
 
-fn connections(host: &Host) -> ConnectionsView {
-    let (counters, times) = (host.counters(), host.handling());
+fn connections(picture: &Picture) -> ConnectionsView {
+    let (counters, times) = (picture.counters, picture.handling.spread());
     ConnectionsView {
         reports: counters.reports,
         refused: counters.refused,

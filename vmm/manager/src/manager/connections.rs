@@ -113,8 +113,7 @@ impl Manager {
         }
         let admitted = self.registry.admit(now, applicant);
         self.pass_remarks_on();
-        let guest = admitted
-            .map_err(|error| self.registry.named_with(&hello.name, &with_sources(&error)))?;
+        let guest = admitted.map_err(|error| self.registry.named_with(&hello.name, &with_sources(&error)))?;
         let version = hello.range().common().map_err(|error| with_sources(&error))?;
         let rebalance = self.registry.policy().settings().rebalance;
         let welcome = Welcome {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages, Shares};
 
-use crate::manager::{Change, Effect, Event, Manager, Heard};
+use crate::manager::{Change, Effect, Event, Heard, Manager};
 use crate::policy::Settings;
 use crate::registry::{Applicant, ProcessId};
 use levy_protocol::link::{FromManager, Hello};

@@ -9,7 +9,7 @@ use allocator::{GuestId, Pages};
 use super::guest::{Deed, Guest, MOST, Running};
 use super::random::Random;
 use crate::kept::{Kept, KeptSettings};
-use crate::manager::{ConnectionId, Effect, Event, Manager, Heard};
+use crate::manager::{ConnectionId, Effect, Event, Heard, Manager};
 use crate::policy::Settings;
 use crate::registry::{Applicant, Fate, ProcessId};
 use crate::survey::{Measured, Surveyed};
