@@ -105,7 +105,7 @@ impl PolicyArgs {
             match Budget::explicit(bytes) {
                 Ok(_) => (self.budget, holds.budget_bytes) = (Some(bytes), Some(bytes)),
                 Err(error) => {
-                    log::warn!("the budget that was set under the manager before is forgotten: {error}")
+                    log::warn!("the budget that was set under the manager before is forgotten: {error}");
                 }
             }
         }

@@ -197,7 +197,7 @@ fn sockets_that_were_removed_are_there_again_and_guests_stay() {
     // New guests are heard at the new sockets, and the old one is still there.
     match host.introduce(hello("late", 16)).1 {
         FromManager::Refused { reason } => {
-            assert!(reason.contains("runs the guest \"web\" already"), "{reason}")
+            assert!(reason.contains("runs the guest \"web\" already"), "{reason}");
         }
         other => panic!("{other:?}"),
     }

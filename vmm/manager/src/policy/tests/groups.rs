@@ -4,12 +4,12 @@ use super::model::*;
 use super::*;
 
 /// Three guests, the first two of a group that may hold 100 MiB, in a host with plenty of memory.
-fn grouped(held: [u64; 3], seconds: u64) -> (Host, Round) {
-    let idle = || Guest {
+fn grouped(held: [u64; 3], seconds: u64) -> (ModelHost, Round) {
+    let idle = || ModelGuest {
         active: Pages::ZERO,
         dead_balloon: true,
     };
-    let mut host = Host::new(Pages::from_mib(4096), (0..3).map(|_| idle()).collect());
+    let mut host = ModelHost::new(Pages::from_mib(4096), (0..3).map(|_| idle()).collect());
     let group = Group {
         max: Pages::from_mib(100),
         ..Group::new(Shares::NORMAL)

@@ -5,9 +5,9 @@ use super::*;
 
 #[test]
 fn growth_is_gated_before_the_budget_is_gone() {
-    let mut host = Host::new(
+    let mut host = ModelHost::new(
         Pages::from_mib(512),
-        vec![Guest {
+        vec![ModelGuest {
             active: Pages::from_mib(256),
             dead_balloon: true,
         }],
@@ -70,11 +70,11 @@ fn what_exceeds_the_budget_is_cut_from_those_above_their_target() {
 
 #[test]
 fn a_margin_of_the_budget_is_handed_out_to_no_guest() {
-    let guest = || Guest {
+    let guest = || ModelGuest {
         active: Pages::from_mib(256),
         dead_balloon: true,
     };
-    let mut host = Host::new(Pages::from_mib(1000), (0..4).map(|_| guest()).collect());
+    let mut host = ModelHost::new(Pages::from_mib(1000), (0..4).map(|_| guest()).collect());
     let spent = Spent {
         pools: Pages::from_mib(30),
         manager: Pages::from_mib(20),
@@ -97,10 +97,10 @@ fn a_margin_of_the_budget_is_handed_out_to_no_guest() {
 
 #[test]
 fn in_the_low_state_a_guest_above_its_target_is_handed_out_nothing() {
-    let mut host = Host::new(
+    let mut host = ModelHost::new(
         Pages::from_mib(512),
         [0, 256]
-            .map(|active| Guest {
+            .map(|active| ModelGuest {
                 active: Pages::from_mib(active),
                 dead_balloon: true,
             })

@@ -3,21 +3,21 @@
 use super::*;
 
 /// A guest that has touched all its memory once and goes on using `active` of it.
-pub(super) struct Guest {
+pub(super) struct ModelGuest {
     pub(super) active: Pages,
     pub(super) dead_balloon: bool,
 }
 
 /// A host with its guests, one second after the other.
-pub(super) struct Host {
+pub(super) struct ModelHost {
     pub(super) policy: Policy,
     pub(super) members: Vec<Member>,
-    pub(super) guests: Vec<Guest>,
+    pub(super) guests: Vec<ModelGuest>,
     pub(super) seconds: u64,
 }
 
-impl Host {
-    pub(super) fn new(budget: Pages, guests: Vec<Guest>) -> Self {
+impl ModelHost {
+    pub(super) fn new(budget: Pages, guests: Vec<ModelGuest>) -> Self {
         let limits = Limits {
             min: Pages::from_mib(64),
             max: Pages::from_mib(256),
@@ -79,7 +79,7 @@ pub(super) fn told(round: &Round, guest: u64) -> Orders {
     round.orders[&GuestId::new(guest)]
 }
 
-pub(super) fn obey(member: &mut Member, guest: &Guest, orders: &Orders, seconds: u64) {
+pub(super) fn obey(member: &mut Member, guest: &ModelGuest, orders: &Orders, seconds: u64) {
     let mut report = member.report.clone();
     let max = member.limits.max.get();
     if !guest.dead_balloon {
@@ -114,12 +114,12 @@ pub(super) fn figure_7() -> Pages {
 }
 
 /// Two guests in 300 MiB: one holds most of it, the other asks for memory that it is entitled to.
-pub(super) fn one_waits() -> Host {
-    let guest = || Guest {
+pub(super) fn one_waits() -> ModelHost {
+    let guest = || ModelGuest {
         active: Pages::from_mib(64),
         dead_balloon: true,
     };
-    let mut host = Host::new(Pages::from_mib(300), vec![guest(), guest()]);
+    let mut host = ModelHost::new(Pages::from_mib(300), vec![guest(), guest()]);
     for (index, held) in [(0, 200), (1, 60)] {
         host.members[index].held = Pages::from_mib(held);
         host.members[index].report.pages.private = Pages::from_mib(held).get();
@@ -127,7 +127,7 @@ pub(super) fn one_waits() -> Host {
     host
 }
 
-pub(super) fn limits(host: &mut Host, elapsed: Duration) -> (Round, Vec<u64>) {
+pub(super) fn limits(host: &mut ModelHost, elapsed: Duration) -> (Round, Vec<u64>) {
     let round = host
         .policy
         .round(elapsed, Spent::default(), &[], &mut host.members)

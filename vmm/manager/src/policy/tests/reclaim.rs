@@ -5,14 +5,14 @@ use super::*;
 
 #[test]
 fn a_dead_balloon_is_compressed_and_swapped_instead() {
-    let mut host = Host::new(
+    let mut host = ModelHost::new(
         figure_7(),
         vec![
-            Guest {
+            ModelGuest {
                 active: Pages::ZERO,
                 dead_balloon: true,
             },
-            Guest {
+            ModelGuest {
                 active: Pages::from_mib(256),
                 dead_balloon: false,
             },
@@ -29,11 +29,11 @@ fn a_dead_balloon_is_compressed_and_swapped_instead() {
 
 #[test]
 fn no_squeeze_is_ordered_on_figures_from_before_the_last_one() {
-    let guest = || Guest {
+    let guest = || ModelGuest {
         active: Pages::ZERO,
         dead_balloon: true,
     };
-    let mut host = Host::new(Pages::from_mib(400), vec![guest(), guest()]);
+    let mut host = ModelHost::new(Pages::from_mib(400), vec![guest(), guest()]);
     for member in &mut host.members {
         let mut report = member.report.clone();
         report.activity = Activity {
@@ -58,11 +58,11 @@ fn no_squeeze_is_ordered_on_figures_from_before_the_last_one() {
 
 #[test]
 fn a_balloon_that_drips_keeps_no_other_way_from_reclaiming() {
-    let idle = || Guest {
+    let idle = || ModelGuest {
         active: Pages::ZERO,
         dead_balloon: true,
     };
-    let mut host = Host::new(Pages::from_mib(400), vec![idle(), idle()]);
+    let mut host = ModelHost::new(Pages::from_mib(400), vec![idle(), idle()]);
     let mut squeezed = Vec::new();
     // A page a second.
     for size in 0..12 {

@@ -5,11 +5,11 @@ use super::*;
 
 #[test]
 fn the_idle_guest_pays_for_the_active_one() {
-    let guest = |active| Guest {
+    let guest = |active| ModelGuest {
         active: Pages::from_mib(active),
         dead_balloon: false,
     };
-    let mut host = Host::new(figure_7(), vec![guest(0), guest(256)]);
+    let mut host = ModelHost::new(figure_7(), vec![guest(0), guest(256)]);
     host.run(180);
     // The closed form's 104 and 256 are for the free memory aimed for; balloons rest as soon as the state is high, so
     // the idle guest may keep what lies between that and the soft threshold. The dead band is 1 % of a guest.
@@ -29,11 +29,11 @@ fn the_idle_guest_pays_for_the_active_one() {
 
 #[test]
 fn without_tax_both_hold_the_same() {
-    let guest = |active| Guest {
+    let guest = |active| ModelGuest {
         active: Pages::from_mib(active),
         dead_balloon: false,
     };
-    let mut host = Host::new(figure_7(), vec![guest(0), guest(256)]);
+    let mut host = ModelHost::new(figure_7(), vec![guest(0), guest(256)]);
     let settings = Settings {
         tax: Tax::NONE,
         ..*host.policy.settings()
@@ -51,11 +51,11 @@ fn without_tax_both_hold_the_same() {
 
 #[test]
 fn plenty_asks_nothing_of_anybody() {
-    let guest = || Guest {
+    let guest = || ModelGuest {
         active: Pages::ZERO,
         dead_balloon: false,
     };
-    let mut host = Host::new(Pages::from_mib(4096), vec![guest(), guest()]);
+    let mut host = ModelHost::new(Pages::from_mib(4096), vec![guest(), guest()]);
     let round = host.run(60);
     assert_eq!(
         (
@@ -70,11 +70,11 @@ fn plenty_asks_nothing_of_anybody() {
 
 #[test]
 fn a_budget_below_the_minimums_is_refused_and_where_it_comes_to_that_everybody_has_its_minimum() {
-    let guest = || Guest {
+    let guest = || ModelGuest {
         active: Pages::ZERO,
         dead_balloon: false,
     };
-    let mut host = Host::new(Pages::from_mib(100), vec![guest(), guest()]);
+    let mut host = ModelHost::new(Pages::from_mib(100), vec![guest(), guest()]);
     let error = host
         .policy
         .keeps_promises(Spent::default(), &[], &host.members)
@@ -94,9 +94,9 @@ fn a_budget_below_the_minimums_is_refused_and_where_it_comes_to_that_everybody_h
 #[test]
 fn admission_leaves_the_free_memory_aimed_for_and_the_break_reserve() {
     let budget = Pages::from_mib(1000);
-    let mut host = Host::new(
+    let mut host = ModelHost::new(
         budget,
-        vec![Guest {
+        vec![ModelGuest {
             active: Pages::ZERO,
             dead_balloon: true,
         }],
@@ -105,7 +105,7 @@ fn admission_leaves_the_free_memory_aimed_for_and_the_break_reserve() {
         pools: Pages::from_mib(100),
         manager: Pages::from_mib(20),
     };
-    let admission = |host: &Host| host.policy.admission(spent, &host.members, Pages::from_mib(7));
+    let admission = |host: &ModelHost| host.policy.admission(spent, &host.members, Pages::from_mib(7));
     let none = admission(&host);
     assert_eq!(
         none.memory,
@@ -132,11 +132,11 @@ fn admission_leaves_the_free_memory_aimed_for_and_the_break_reserve() {
 #[test]
 fn scanning_is_divided_among_all_guests() {
     for guests in [1, 2, 7] {
-        let idle = || Guest {
+        let idle = || ModelGuest {
             active: Pages::ZERO,
             dead_balloon: true,
         };
-        let mut host = Host::new(Pages::from_mib(4096), (0..guests).map(|_| idle()).collect());
+        let mut host = ModelHost::new(Pages::from_mib(4096), (0..guests).map(|_| idle()).collect());
         let round = host.round(SECOND);
         let cpu: f64 = round.orders.values().map(|orders| orders.scan_cpu).sum();
         let pages: u64 = round
@@ -154,11 +154,11 @@ fn scanning_is_divided_among_all_guests() {
 fn a_round_of_a_thousand_guests_takes_time_as_one_of_a_hundred_times_ten() {
     // What grows with the square of the guests would take a hundred times as long.
     let time = |guests: usize| {
-        let idle = || Guest {
+        let idle = || ModelGuest {
             active: Pages::ZERO,
             dead_balloon: true,
         };
-        let mut host = Host::new(
+        let mut host = ModelHost::new(
             Pages::from_mib(200 * guests as u64),
             (0..guests).map(|_| idle()).collect(),
         );
