@@ -1,9 +1,9 @@
 //! Guests' processes that ask at the API, as they would once their guest has taken them over.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use levy_launcher::api_client::Client;
 use levy_member::Introduction;
@@ -25,6 +25,19 @@ fn in_a_child() {
     if who == "marked" {
         mark::put_on_this_process().unwrap();
     }
+    if who == "greedy" {
+        // Requests that never end, on more connections than are served, until the test has seen enough.
+        let open = |_| {
+            let mut asks = UnixStream::connect(api_socket(dir)).unwrap();
+            let _ = asks.write_all(b"GET /host HT");
+            asks
+        };
+        let open: Vec<_> = (0..900).map(open).collect();
+        println!("open");
+        let _ = std::io::stdin().read(&mut [0]);
+        drop(open);
+        return;
+    }
     if who == "gone" {
         // It asks, and does not wait for the answer.
         let mut asks = UnixStream::connect(api_socket(dir)).unwrap();
@@ -40,13 +53,18 @@ fn in_a_child() {
     }
 }
 
+/// A child that does what `who` does with the manager whose run directory is `dir`.
+fn child(who: &str, dir: &Path) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "intruders::in_a_child", "--nocapture"])
+        .env(ORDER, format!("{who} {}", dir.display()));
+    child
+}
+
 /// What the process `who` hears from the manager whose run directory is `dir`.
 pub(crate) fn answers(who: &str, dir: &Path) -> Vec<String> {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "intruders::in_a_child", "--nocapture"])
-        .env(ORDER, format!("{who} {}", dir.display()))
-        .output()
-        .unwrap();
+    let child = child(who, dir).output().unwrap();
     assert!(child.status.success(), "{child:?}");
     let text = String::from_utf8(child.stdout).unwrap();
     let answers = text.lines().filter_map(|line| line.split_once("answer: "));
@@ -76,4 +94,22 @@ fn guests_processes_ask_nothing_at_the_api() {
     assert_eq!(managed.client().host().unwrap().doors.intruders, 4);
     assert_eq!(answers("tool", managed.dir.path()), ["done", "done"]);
     assert_eq!(phase(), levy_protocol::api::Phase::Stopping);
+}
+
+#[test]
+fn connections_of_one_process_keep_no_other_from_the_api() {
+    let managed = Managed::new(256);
+    let mut greedy = child("greedy", managed.dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(greedy.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("open")));
+    // Served in turn, 900 that are given 5 s each, 64 at a time, would take longer than this client's patience of 20 s.
+    for _ in 0..3 {
+        managed.client().host().unwrap();
+    }
+    drop(greedy.stdin.take());
+    assert!(greedy.wait().unwrap().success());
 }

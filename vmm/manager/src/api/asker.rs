@@ -36,6 +36,11 @@ impl Asker {
         }
     }
 
+    /// Its number; 0 where it has none here.
+    pub(super) fn pid(self) -> u32 {
+        self.pid
+    }
+
     /// What may speak through it.
     fn look(self, host: &Host) -> Kind {
         // A manager that has guests in its own process can only trust itself.

@@ -18,13 +18,15 @@
 //!
 //! # Invariants
 //! 1. One thread serves all clients; a connection carries one request and lives [`PATIENCE`] at most, whatever its
-//!    client does or does not do. At most [`CONNECTIONS`] are served at a time, the others wait.
+//!    client does or does not do. At most [`CONNECTIONS`] are served at a time. For one more,
+//!    the process with the most connections loses its oldest.
 //! 2. Requests and answers are bounded; nothing a client sends is kept.
 //! 3. No process of a guest is served (`asker`).
 //! 4. A change is made in full or not at all, and refused where it would break a promise made to a guest.
 
 mod asker;
 mod failure;
+mod places;
 mod routes;
 mod server;
 pub mod view;

@@ -12,9 +12,10 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::asker::Asker;
+use super::places::Places;
 use super::workers::Workers;
 use super::{CONNECTIONS, PATIENCE, routes};
 use crate::host::Host;
@@ -125,11 +126,8 @@ impl Socket {
 }
 
 async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let next = loop {
             match tokio::time::timeout(LOOK, listener.accept()).await {
                 Ok(next) => break next,
@@ -138,12 +136,12 @@ async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router
         };
         match next {
             Ok((stream, _)) => {
-                let router = router.clone().layer(Extension(Asker::of(&stream)));
-                let service = TowerToHyperService::new(router);
+                let asker = Asker::of(&stream);
+                let service = TowerToHyperService::new(router.clone().layer(Extension(asker)));
                 let connection = converse(stream, service);
+                let mut place = places.take(asker.pid());
                 tokio::spawn(async move {
-                    connection.await;
-                    drop(place);
+                    tokio::select! { () = connection => {}, () = place.lost() => {} }
                 });
             }
             Err(error) => {
