@@ -8,7 +8,7 @@ use crate::region::engine::lock;
 use crate::region::merge::Merger;
 use crate::region::mover::BATCH;
 use crate::region::run::PageRun;
-use crate::region::table::{Claim, State};
+use crate::region::table::{Claim, Marks, State};
 use crate::region::{PAUSE, Region};
 
 /// One page as it was found.
@@ -105,6 +105,8 @@ impl Region {
         let state = State::Swapped;
         // Owned for the time of the read: a fault would free its slot.
         let claim = self.guest.table().claim(page, state)?;
+        // The engine does not wait for it.
+        self.guest.table().add_marks(page, Marks::READING);
         let read = self.cold.read(&claim, claim.run(), std::slice::from_mut(bytes));
         self.guest.settle(claim, state);
         let readable = read.is_ok();

@@ -54,8 +54,11 @@ impl PageRun {
 
     /// Splits off pieces of at most `most` pages.
     pub(crate) fn pieces(self, most: u32) -> impl Iterator<Item = Self> {
-        let (end, starts) = (self.end(), self.pages().step_by(most as usize));
-        starts.map(move |at| Self::between(at, end.min(at.plus(most))))
+        // By number: pages would be gone over one by one.
+        let starts = (self.first.get()..self.end().get()).step_by(most as usize);
+        starts
+            .map(Gfn::new)
+            .map(move |at| Self::between(at, self.end().min(at.plus(most))))
     }
 }
 

@@ -4,6 +4,7 @@ mod blocks;
 mod dying;
 mod in_hand;
 mod merging;
+mod runs;
 
 use crate::{AnonymousMemory, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region};
 

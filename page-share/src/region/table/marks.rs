@@ -19,8 +19,8 @@ impl Marks {
     pub(crate) const LEFT_OUT: Self = Self(16);
     /// It differed from the pool page that it was thought to equal: no speculation about it before it has been merged.
     pub(crate) const DIFFERED: Self = Self(32);
-    /// The swap thread has it, for as long as its disk takes. Neither empty before nor in a pool; private afterwards,
-    /// or where it was, or lost.
+    /// The swap thread has it, or a thread that peeks at it, for as long as its disk takes. Neither empty before nor in
+    /// a pool; private afterwards, or where it was, or lost.
     pub(crate) const READING: Self = Self(64);
 
     /// One bit for each mark.

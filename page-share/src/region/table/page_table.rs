@@ -220,7 +220,7 @@ impl PageTable {
         (state != State::InTransit || self.is_marked(page, Marks::READING)).then_some(state)
     }
 
-    /// Whether the swap thread has the page.
+    /// Whether a thread has the page that waits for its disk.
     pub(crate) fn is_being_read(&self, page: Gfn) -> bool {
         self.is_held(page) && self.is_marked(page, Marks::READING)
     }

@@ -208,3 +208,73 @@ fn a_page_that_is_excluded_stays_when_its_neighbours_are_taken() {
     assert_eq!(region.state(Gfn::new(20)), State::Private);
     (0..64).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
 }
+
+#[test]
+fn a_pool_is_kept_while_the_fault_handler_has_its_last_page_in_hand() {
+    let managers = [(); 2].map(|()| LocalManager::new(Domain::new(1 << 10).unwrap()));
+    let guests = merged(&managers[0], 16);
+    let (memory, region) = &guests[0];
+    let port = managers[1].attach(region.page_limit()).unwrap();
+    region.connect(Box::new(port)).unwrap();
+    // A device has one page, which therefore stays in the pool of the manager that is gone. All others come home.
+    let last = Gfn::new(7);
+    let pin = region.pin(PageRun::new(last, 1)).unwrap();
+    region.scan_pass();
+    assert_eq!(region.stats().shared, 1);
+    let ended = AtomicBool::new(false);
+    let kept = std::thread::scope(|scope| {
+        // What the handler does while it lets writes to a protected pool page through.
+        scope.spawn(|| {
+            let table = region.guest.table();
+            while !ended.load(Ordering::Relaxed) {
+                if let Some(claim) = table.claim(last, State::Shared) {
+                    table.settle(claim, State::Shared);
+                }
+            }
+        });
+        let (scanner, mut engine) = (region.scanner(), lock(&region.engine));
+        let kept = (0..2_000_000).all(|_| {
+            scanner.forget_old_pools(engine.merger());
+            engine.merger().pools().has_old()
+        });
+        ended.store(true, Ordering::Relaxed);
+        kept
+    });
+    assert!(kept, "the pool was let go of under a page that is mapped from it");
+    drop(pin);
+    assert_eq!(region.unshare_all(), 1);
+    assert_eq!(memory.read_page(last.get()), page(u64::from(last.get())));
+    region.scan_pass();
+    assert!(region.old_pools().is_empty());
+}
+
+#[test]
+fn a_page_that_is_peeked_at_on_a_disk_that_does_not_answer_keeps_none_from_the_engine() {
+    let (memory, region) = swapping_region();
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    let run = PageRun::new(Gfn::new(7), 1);
+    let stalled = region.cold.swap();
+    std::thread::scope(|scope| {
+        let region = &region;
+        let looking = scope.spawn(move || looked_at(region, run));
+        while region.state(run.first) != State::InTransit {
+            std::thread::yield_now();
+        }
+        let (done, ended) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            region.close_gate();
+            held(region);
+            region.open_gate();
+            done.send(()).unwrap();
+        });
+        let in_time = ended.recv_timeout(Duration::from_secs(20));
+        let releasing = scope.spawn(move || region.release(run, crate::Release::Report));
+        std::thread::sleep(Duration::from_millis(50));
+        let free = (0..100).any(|_| region.engine.try_lock().is_ok());
+        drop(stalled);
+        assert_eq!(looking.join().unwrap(), [page(7)]);
+        assert_eq!(releasing.join().unwrap(), 1);
+        assert!(in_time.is_ok() && free, "the engine waited for the disk");
+    });
+    assert_eq!(memory.read_page(7), [0; PAGE_SIZE]);
+}

@@ -97,9 +97,13 @@ impl Scanner {
 
     /// Lets go of pools whose managers are gone once none of their pages is mapped: until every process has, the whole
     /// old pool stays in memory.
-    pub(super) fn forget_old_pools(&self, merger: &mut Merger) {
+    pub(in crate::region) fn forget_old_pools(&self, merger: &mut Merger) {
         let (table, pools) = (self.guest.table(), merger.pools());
-        let in_use = |page| table.state(page) == State::InTransit || self.is_of_old_pool(merger, page);
+        // Looked at once: between two looks the fault handler may take a page in hand.
+        let in_use = |page| match table.state(page) {
+            State::InTransit => true,
+            state => state.is_pool() && !pools.is_newest(table.last_location(page)),
+        };
         if pools.has_old() && !table.all().pages().any(in_use) {
             merger.forget_old_pools();
         }
@@ -107,17 +111,13 @@ impl Scanner {
 
     /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
     pub(super) fn migrate(&self, merger: &mut Merger, chunk: PageRun) {
-        if !merger.pools().has_old() {
+        let (table, pools) = (self.guest.table(), merger.pools());
+        if !pools.has_old() {
             return;
         }
-        let old = chunk.pages().filter(|&page| self.is_of_old_pool(merger, page));
-        for run in runs_of(old.take(MIGRATE)) {
+        let is_old = |page: &Gfn| table.located(*page).is_some_and(|index| !pools.is_newest(index));
+        for run in runs_of(chunk.pages().filter(is_old).take(MIGRATE)) {
             merger.rehome(run);
         }
-    }
-
-    fn is_of_old_pool(&self, merger: &Merger, page: Gfn) -> bool {
-        let index = self.guest.table().located(page);
-        index.is_some_and(|index| !merger.pools().is_newest(index))
     }
 }
