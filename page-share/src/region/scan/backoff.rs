@@ -10,7 +10,7 @@ use crate::page::Gfn;
 use crate::region::run::PageRun;
 use crate::region::scan::CHUNK;
 
-/// Looks without a find before a chunk backoff.
+/// Looks without a find before a chunk rests.
 const SURE: u8 = 2;
 
 /// The first rest, in us. Each following one is twice as long.

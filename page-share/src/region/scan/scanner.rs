@@ -66,7 +66,7 @@ struct Pass {
     plenty: bool,
     /// Chunks still to scan, the last first.
     chunks: Vec<PageRun>,
-    /// MergeRunes still to merge, the best last.
+    /// Runs still to merge, the best last.
     runs: Vec<MergeRun>,
 }
 
