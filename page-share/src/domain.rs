@@ -328,6 +328,14 @@ impl Domain {
         self.pool.used()
     }
 
+    /// The number of the pool's file, the same in every process that has the pool.
+    ///
+    /// # Errors
+    /// When fstat(2) fails.
+    pub fn pool_inode(&self) -> io::Result<u64> {
+        self.pool.inode()
+    }
+
     /// Bytes of memory that the pool takes, as the kernel counts them.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration,
 pub use pool::{EXTENT_SLOTS, PoolLimit};
 pub use region::{
     AdoptError, AnonymousMemory, Blocks, COMPRESSED_LIMIT, Compressed, Compressor, Growth, MemoryRange,
-    OldPool, Options, Pace, PageRun, Pin, Region, RegionThread, Release, Sample, ScanThread, State, Stats,
+    Options, Pace, PageRun, Pin, PoolSize, Region, RegionThread, Release, Sample, ScanThread, State, Stats,
     Step, Store, StoreError, StoreHandle, SwapOutError, ThreadStarted,
 };
 pub use socket::{PATIENCE, Peer, ServeError, SocketPort, serve};

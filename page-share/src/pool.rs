@@ -146,6 +146,11 @@ impl Pool {
         self.placement.used()
     }
 
+    /// The number of the memfd, the same in every process that has it.
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
+    }
+
     /// Bytes of memory that the memfd takes, as the kernel counts them.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)

@@ -63,7 +63,7 @@ use table::Marks;
 
 pub use error::AdoptError;
 pub use guest::{AnonymousMemory, Growth, MemoryRange, Pin};
-pub use merge::OldPool;
+pub use merge::PoolSize;
 pub use options::{Blocks, Options, RegionThread, ThreadStarted};
 pub use reclaim::{
     COMPRESSED_LIMIT, Compressed, Compressor, Release, Sample, Store, StoreError, StoreHandle, SwapOutError,
@@ -318,10 +318,11 @@ impl Region {
         }
     }
 
-    /// Pools of managers that are gone and of which this region still has pages. They move to the present manager's
-    /// pool by and by; until the last region has let go of such a pool, all of it stays in memory.
-    pub fn old_pools(&self) -> Vec<OldPool> {
-        lock(&self.engine).merger().pools().old()
+    /// The pools of which this region may have pages, that of the manager it was connected to last at the end. While the
+    /// gate is open, pages of the others move there by and by. Until the last region has let go of a pool, all of it
+    /// stays in memory.
+    pub fn pools(&self) -> Vec<PoolSize> {
+        lock(&self.engine).merger().pools().sizes()
     }
 
     /// Counters and page counts. Never waits for the disk.

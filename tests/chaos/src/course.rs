@@ -164,11 +164,11 @@ impl Fleet {
                 disk.used_kib()
             )));
         }
-        for pid in &self.rulers {
+        for &(pid, started) in &self.rulers {
             let group = PathBuf::from(format!("/sys/fs/cgroup/pids/chaos-{pid}"));
             left.extend(group.exists().then_some(group));
             let process = PathBuf::from(format!("/proc/{pid}"));
-            left.extend(is_ours(&process).then_some(process));
+            left.extend((start_time(pid) == started && is_ours(&process)).then_some(process));
         }
         self.tally.count("fleets_looked_over");
         if !left.is_empty() {
@@ -178,7 +178,13 @@ impl Fleet {
     }
 }
 
-/// Whether a process is there that this one started: numbers are used again.
+/// When a process started, in the kernel's clock ticks. Its number alone is soon that of another fleet's process.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a process is there that this one started.
 fn is_ours(process: &std::path::Path) -> bool {
     let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::course::start_time;
 use crate::guest::{Guest, Kind};
 use crate::later::Later;
 use crate::leash::{is_abort, tail};
@@ -52,8 +53,8 @@ pub(crate) struct Fleet {
     pub(crate) witness: Arc<Witness>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) interrupted: Arc<AtomicBool>,
-    /// Every manager's process that there was.
-    pub(crate) rulers: Vec<u32>,
+    /// Every manager's process that there was, and when it started.
+    pub(crate) rulers: Vec<(u32, Option<u64>)>,
     /// Looks in a row in which references were missing.
     pub(crate) missing: u32,
     pub(crate) swap: Swap,
@@ -187,8 +188,8 @@ impl Fleet {
         self.tally
             .add("actions.managers_with_another_clock", u64::from(skew.is_some()));
         self.manager.start(refuse, skew)?;
-        self.rulers
-            .extend(self.manager.life.as_ref().map(|rule| rule.process.id()));
+        let process = self.manager.life.as_ref().map(|rule| rule.process.id());
+        self.rulers.extend(process.map(|pid| (pid, start_time(pid))));
         self.disturb_all();
         Ok(())
     }

@@ -114,7 +114,7 @@ fn status(work: &Work, region: &Region) -> Status {
         store_bytes: stats.store_bytes,
         swapped: stats.swapped,
         lost: stats.pages_lost,
-        old_pools: region.old_pools().len() as u64,
+        old_pools: region.pools().len().saturating_sub(1) as u64,
     }
 }
 

@@ -188,14 +188,13 @@ impl Kept {
             )));
         }
         let new = beside(path, "new");
+        // Other users may put a file of theirs here, or a pipe, where the folder is one like /tmp.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW);
-        let mut file = options.open(&new)?;
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&new)?;
         let written = file
             .write_all(&text)
             .and_then(|()| file.sync_all())
@@ -263,6 +262,27 @@ mod tests {
             max: Some(1 << 30),
         };
         Kept::new(settings, vec![group], vec![guest])
+    }
+
+    #[test]
+    fn what_others_put_in_its_way_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, new) = (dir.path().join("kept.json"), dir.path().join("kept.json.new"));
+        let file = |path: &Path| fs::symlink_metadata(path).unwrap();
+        fs::write(&new, "theirs").unwrap();
+        let theirs = File::open(&new).unwrap();
+        some().write(&path).unwrap();
+        assert_ne!(file(&path).ino(), theirs.metadata().unwrap().ino());
+        rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+        // With a reader nothing that writes to it waits.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&new)
+            .unwrap();
+        some().write(&path).unwrap();
+        assert!(file(&path).is_file());
+        assert!(Kept::read(&path).unwrap().is_some());
     }
 
     #[test]

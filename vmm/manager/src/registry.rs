@@ -184,7 +184,7 @@ impl Registry {
             id: member.id,
             pid: process.id.pid,
             size: member.limits.max,
-            old_pools: member.report.old_pools.clone(),
+            pools: member.report.old_pools.clone(),
         });
         processes.collect()
     }

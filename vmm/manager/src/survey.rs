@@ -1,6 +1,6 @@
 //! What the kernel says about memory, asked without any lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use allocator::{GuestId, Pages};
 use page_share::LocalManager;
@@ -25,8 +25,8 @@ pub struct Surveyed {
     pub(super) pid: u32,
     /// Its guest's size.
     pub(super) size: Pages,
-    /// Pools of managers that are gone of which it says that it has pages.
-    pub(super) old_pools: Vec<OldPool>,
+    /// Pools of which it says that it may have pages.
+    pub(super) pools: Vec<OldPool>,
 }
 
 /// What was found.
@@ -64,19 +64,18 @@ impl Survey {
     /// up to their guests' sizes.
     fn old_pools(&self) -> Pages {
         let mut pools = BTreeMap::<u64, u64>::new();
-        if self.processes.iter().all(|process| process.old_pools.is_empty()) {
-            return Pages::ZERO;
-        }
         // The pools of now are counted as such.
-        let own = process_memory::memory_files(std::process::id()).unwrap_or_default();
+        let inodes = self.domains.iter();
+        let inodes = inodes.filter_map(|domain| domain.with(|domain| domain.pool_inode().ok())?);
+        let own: BTreeSet<u64> = inodes.collect();
         for process in &self.processes {
-            let said = &process.old_pools;
-            if said.iter().all(|pool| pools.contains_key(&pool.id)) {
+            let old = process.pools.iter().filter(|pool| !own.contains(&pool.id));
+            if old.clone().all(|pool| pools.contains_key(&pool.id)) {
                 continue;
             }
             let files = process_memory::memory_files(process.pid);
             let mut believed = process.size.get().saturating_mul(4096);
-            for pool in said.iter().filter(|pool| !own.contains_key(&pool.id)) {
+            for pool in old {
                 let bytes = match &files {
                     Ok(files) => files.get(&pool.id).copied().unwrap_or(0),
                     Err(_) => pool.bytes.min(believed),

@@ -300,14 +300,16 @@ impl Session {
             store_bytes: stats.store_bytes,
             engine_cpu_us: (stats.handler_cpu_ns + stats.scan_cpu_ns) / 1000,
             paused: self.duties.is_paused(),
-            old_pools: self.old_pools(),
+            old_pools: self.pools(),
             sent_us: now_us(),
         }
     }
 
-    fn old_pools(&self) -> Vec<OldPool> {
-        let pools = self.managed.region().old_pools();
-        let described = |pool: page_share::OldPool| OldPool {
+    /// All of them: which ones are of managers that are gone, the manager knows. The guest's process does not before it
+    /// has connected its pages.
+    fn pools(&self) -> Vec<OldPool> {
+        let pools = self.managed.region().pools();
+        let described = |pool: page_share::PoolSize| OldPool {
             id: pool.inode,
             bytes: pool.bytes,
         };

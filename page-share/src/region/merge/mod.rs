@@ -48,7 +48,7 @@ use rehome_arena::RehomeArena;
 
 pub(crate) use merge_run::MergeRun;
 pub(crate) use owed::Owed;
-pub use pools::OldPool;
+pub use pools::PoolSize;
 pub(crate) use pools::{PoolIndex, Pools};
 
 /// Merges pages, and everything that leads a page out of a pool.

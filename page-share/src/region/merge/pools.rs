@@ -180,14 +180,11 @@ impl Pools {
         self.pools.len() > 1
     }
 
-    /// What the pools besides the newest occupy.
-    pub(crate) fn old(&self) -> Vec<OldPool> {
-        let older = self.pools.len().saturating_sub(1);
-        let sizes = self.pools[..older]
-            .iter()
-            .filter_map(|pool| pool.file.metadata().ok());
+    /// What the pools occupy, the newest last.
+    pub(crate) fn sizes(&self) -> Vec<PoolSize> {
+        let sizes = self.pools.iter().filter_map(|pool| pool.file.metadata().ok());
         sizes
-            .map(|file| OldPool {
+            .map(|file| PoolSize {
                 inode: file.ino(),
                 bytes: file.blocks() * 512,
             })
@@ -208,9 +205,9 @@ impl Pools {
     }
 }
 
-/// A pool of a manager that is gone and of which a region still has pages.
+/// A pool of which a region may have pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OldPool {
+pub struct PoolSize {
     /// The number of its file, the same in every process that has the pool.
     pub inode: u64,
     /// Bytes of memory that the whole pool occupies, in use by this region or not.

@@ -226,7 +226,7 @@ pub struct Report {
     /// Whether the virtual CPUs stand still.
     #[serde(default)]
     pub paused: bool,
-    /// Pools of managers that are gone of which the guest still has pages.
+    /// Pools of which the guest may have pages. Those that are not the manager's own are of managers that are gone.
     #[serde(default)]
     pub old_pools: Vec<OldPool>,
     /// When this was sent, microseconds on the machine's monotonic clock.
@@ -234,7 +234,7 @@ pub struct Report {
     pub sent_us: u64,
 }
 
-/// A pool to which nothing is added any more. Its memory stays until the last guest has let go of it.
+/// A pool. One of a manager that is gone stays in memory until the last guest has let go of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldPool {
     /// The number of its file, the same in all processes.

@@ -109,10 +109,11 @@ impl Scanner {
         }
     }
 
-    /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one.
+    /// Brings home some pages of a pool whose manager is gone, so that they can move to the present one. Until it has, each
+    /// takes memory of its own, and the old pool stays in memory until all have: where growth waits, they wait.
     pub(super) fn migrate(&self, merger: &mut Merger, chunk: PageRun) {
         let (table, pools) = (self.guest.table(), merger.pools());
-        if !pools.has_old() {
+        if !pools.has_old() || self.guest.gate().is_closed() {
             return;
         }
         let is_old = |page: &Gfn| table.located(*page).is_some_and(|index| !pools.is_newest(index));
