@@ -218,8 +218,9 @@ impl Host {
     /// Puts all guests, those that are admitted from now on too, into the control group of `memory_high`, until this is called
     /// with `None`, which removes the group.
     pub fn use_cgroup(&self, memory_high: Option<MemoryHigh>) {
-        let processes = self.registry().survey();
         *self.0.memory_high.lock() = memory_high;
+        // Asked after that: a guest that is admitted from here on enters by itself.
+        let processes = self.registry().survey();
         for process in processes {
             self.enter_cgroup(process.id, process.pid);
         }
@@ -384,3 +385,6 @@ fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), 
     let started = thread.spawn(body).map_err(levy_protocol::not_started);
     started.map(drop).map_err(HostError::System)
 }
+
+#[cfg(test)]
+mod tests;

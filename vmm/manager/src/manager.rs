@@ -128,8 +128,8 @@ impl Manager {
             Event::RoundEnded { cpu, work } => {
                 if let Stage::Ordered(next) = std::mem::replace(&mut self.stage, Stage::Idle) {
                     self.timing.end(cpu, next);
+                    self.statistics.rounds.took(work);
                 }
-                self.statistics.rounds.took(work);
             }
             Event::Starved { what, reason } => {
                 self.statistics.counters.starved += 1;

@@ -4,13 +4,13 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use allocator::GuestId;
 use page_share::{GuestProcess, LocalManager, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::Host;
 use super::manager::{Event, with_sources};
 use super::open_sockets::OpenSockets;
-use super::registry::{ProcessId, Sharer};
 
 /// Delay after rejecting a connection, so that a reconnect loop stays cheap.
 const AFTER_REJECTION: Duration = Duration::from_millis(1);
@@ -89,38 +89,43 @@ impl Host {
                 offence,
             });
         };
-        let (sharer, domain, peer) = match self.sharer(process) {
-            Ok(found) => found,
-            Err(reason) => return ended(None, (reason, false)),
-        };
         let kept = match stream.try_clone() {
             Ok(kept) => kept,
             Err(error) => return self.starved("a guest's pages cannot be served", &error),
         };
-        self.links().take_pages(sharer.guest, kept);
+        let (guest, domain, peer) = match self.take_pages(kept, process) {
+            Ok(found) => found,
+            Err(reason) => return ended(None, (reason, false)),
+        };
         if let Err(error) = page_share::serve(stream, &domain, peer) {
-            ended(Some(sharer.guest), (with_sources(&error), error.is_offence()));
+            ended(Some(guest), (with_sources(&error), error.is_offence()));
         }
     }
 
-    /// The guest that `process` runs, its domain, and who it is there.
-    fn sharer(&self, process: &GuestProcess) -> Result<(Sharer, LocalManager, Peer), String> {
-        let pid = process.pid();
-        let id = process.started().ok().map(|started| ProcessId { pid, started });
+    /// Makes `stream` the connection for pages of the guest that `process` runs; returns that guest, its domain, and who it
+    /// is there.
+    fn take_pages(
+        &self,
+        stream: UnixStream,
+        process: &GuestProcess,
+    ) -> Result<(GuestId, LocalManager, Peer), String> {
         let mut state = self.state();
-        let sharer = id.and_then(|id| state.manager.registry().sharer(Instant::now(), id));
+        let guest = state.processes.guest_of(process);
+        let sharer = guest.and_then(|guest| state.manager.registry().sharer(Instant::now(), guest));
         let found = sharer.and_then(|sharer| Some((state.processes.peer(&sharer)?, sharer)));
         let (peer, sharer) = found
             .ok_or("a process that runs no sharing guest of this manager wants pages; it is turned away")?;
         let limit = state.manager.registry().first_pool_limit();
-        match state.processes.domain(&sharer.domain, limit) {
-            Ok(domain) => Ok((sharer, domain, peer)),
-            Err(error) => Err(format!(
+        let domain = state.processes.domain(&sharer.domain, limit).map_err(|error| {
+            format!(
                 "{:?} shares no pages until it connects again: the domain {} cannot be made: {error}",
                 state.manager.registry().named(&sharer.guest.to_string()),
                 sharer.domain
-            )),
-        }
+            )
+        })?;
+        // Before the lock is given up: whatever ends the guest's connections from here on ends this one too.
+        self.links().take_pages(sharer.guest, stream);
+        Ok((sharer.guest, domain, peer))
     }
 }
 
@@ -131,5 +136,62 @@ fn wait_for_knock(listener: &UnixListener) -> io::Result<bool> {
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use allocator::Pages;
+    use levy_protocol::link::Hello;
+
+    use super::*;
+    use crate::admission::identify;
+    use crate::host::Sockets;
+    use crate::policy::Settings;
+    use crate::registry::Applicant;
+
+    /// A guest that this process runs, and which shares pages.
+    fn admit(host: &Host, stream: &UnixStream) -> GuestProcess {
+        let (id, process) = identify(stream).unwrap();
+        let mut state = host.state();
+        assert!(state.manager.lets_connect(Instant::now(), id.pid));
+        let (connection, pid) = (1, id.pid);
+        state.handle(Event::Connected { connection, pid });
+        state.processes.offer(id, process.clone());
+        let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
+        let applicant = Applicant {
+            hello: hello.in_domain("web"),
+            process: id,
+            domain: Ok(()),
+        };
+        state.handle(Event::Introduced {
+            connection,
+            applicant: Ok(applicant),
+            hung_up: false,
+        });
+        process
+    }
+
+    #[test]
+    fn what_ends_a_guests_connections_ends_the_one_whose_thread_is_about_to_serve_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(Pages::from_mib(256));
+        let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let process = admit(&host, &ours);
+        let (guest, _, _) = host.take_pages(ours, &process).unwrap();
+        // Another connection of its process breaks the protocol.
+        host.handle(Event::PagesEnded {
+            guest: Some(guest),
+            reason: "garbage".into(),
+            offence: true,
+        });
+        theirs.set_nonblocking(true).unwrap();
+        assert_eq!(theirs.read(&mut [0]).ok(), Some(0), "it is hung up on");
+        let (again, _theirs) = UnixStream::pair().unwrap();
+        assert!(host.take_pages(again, &process).is_err(), "it is kept out");
+        host.close();
     }
 }

@@ -73,6 +73,14 @@ impl Processes {
         watches.any(|process| process.pid() == pid && process.dead().is_none())
     }
 
+    /// The guest that `process`, which was looked at just now, runs.
+    pub(super) fn guest_of(&self, process: &GuestProcess) -> Option<GuestId> {
+        let mut watches = self.watches.iter();
+        watches
+            .find(|(_, watch)| process.is_still(watch))
+            .map(|(&guest, _)| guest)
+    }
+
     /// Forgets a guest and the references of its process, which is dead, and its domain with the last guest in it.
     pub(super) fn forget(&mut self, guest: GuestId, left: Option<&LeftDomain>) {
         self.watches.remove(&guest);

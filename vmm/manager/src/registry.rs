@@ -132,10 +132,9 @@ impl Registry {
         domains.any(|domain| domain.as_deref() == Some(name))
     }
 
-    /// The guest that `process` runs, as its sharing domain knows it; none while it is kept out.
-    pub fn sharer(&self, now: Instant, process: ProcessId) -> Option<Sharer> {
-        let mut processes = self.processes.iter();
-        let (&guest, process) = processes.find(|(_, known)| known.id == process)?;
+    /// A guest as its sharing domain knows it; none while its process is kept out.
+    pub fn sharer(&self, now: Instant, guest: GuestId) -> Option<Sharer> {
+        let process = self.processes.get(&guest)?;
         if process.penalty.barred(now).is_some() {
             return None;
         }

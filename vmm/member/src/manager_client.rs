@@ -131,11 +131,12 @@ fn drawn(range: std::ops::Range<Duration>) -> Duration {
 
 /// What the client's thread works with, under one manager after the other.
 struct Session {
+    /// Before the memory, which is there until this thread has ended.
+    limits: LimitThread,
     managed: ManagedMemory,
     duties: Box<dyn Duties>,
     orders: Orders,
     sampler: Sampler,
-    limits: LimitThread,
     report_due: Instant,
     /// When written pages were last counted, and the count.
     written: (Instant, u64),

@@ -149,6 +149,12 @@ impl Manager {
                 continue;
             }
             if let Some(process) = self.registry.process_mut(guest) {
+                if process.penalty.barred(now).is_some() {
+                    // Its other connection broke the rules meanwhile.
+                    let end = End::Left("its process broke the protocol".to_owned());
+                    self.end(now, connection, &end);
+                    continue;
+                }
                 (process.connected, process.connection) = (true, Some(connection));
             }
             let limits = self
@@ -174,6 +180,8 @@ impl Manager {
     }
 
     pub(super) fn on_said(&mut self, now: Instant, number: ConnectionId, said: Heard) {
+        // What was sent while the manager did not run is read before the look at who is silent.
+        self.listen(now);
         let Some(connection) = self.connections.open.get_mut(&number) else {
             return;
         };
@@ -217,8 +225,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Counts the silence of those that said nothing while they were listened to.
-    pub(super) fn on_listened(&mut self, now: Instant) {
+    /// Makes up for time in which the manager did not run, and counts that in which it listened.
+    fn listen(&mut self, now: Instant) {
         let Passed { listened, missed } = self.listening.look(now);
         if !missed.is_zero() {
             let line = format!("the manager did not run for {:.1} s", missed.as_secs_f64());
@@ -228,6 +236,11 @@ impl Manager {
             }
         }
         self.connections.listened += listened;
+    }
+
+    /// Counts the silence of those that said nothing while they were listened to.
+    pub(super) fn on_listened(&mut self, now: Instant) {
+        self.listen(now);
         if self.connections.listened >= SWEEP {
             let listened = std::mem::take(&mut self.connections.listened);
             for (number, end) in self.connections.silent(listened) {

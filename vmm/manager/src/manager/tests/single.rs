@@ -7,7 +7,7 @@ use allocator::{GuestId, Pages, Shares};
 use crate::manager::{Change, Effect, Event, Heard, Manager};
 use crate::policy::Settings;
 use crate::registry::{Applicant, ProcessId};
-use levy_protocol::link::{FromManager, Hello};
+use levy_protocol::link::{FromManager, Hello, LimitStatus};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -164,4 +164,57 @@ fn a_message_that_did_not_go_out_is_sent_with_the_next_round() {
     assert!(!round(&mut manager), "it says nothing new");
     manager.handle(begin, Event::Unsent(guest, None));
     assert!(round(&mut manager));
+}
+
+#[test]
+fn what_a_guest_sent_while_the_manager_did_not_run_is_no_flood() {
+    let begin = Instant::now();
+    let mut manager = manager(begin);
+    introduce(&mut manager, begin, ("a", 1));
+    manager.handle(begin, Event::Persisted);
+    manager.handle(begin, Event::Listened);
+    // It waits at its gate, and says so forty times a second.
+    let later = begin + SECOND * 7;
+    let status = LimitStatus::default;
+    for _ in 0..7 * 40 {
+        let effects = manager.handle(later, Event::Said(1, Heard::LimitStatus(status())));
+        assert!(!effects.contains(&Effect::Close(1)), "{effects:?}");
+    }
+    manager.handle(later, Event::Listened);
+    assert_eq!(manager.statistics().counters.cut_offs, 0);
+    // It is not free to send what it likes after that.
+    let flood = (0..1000).map(|_| manager.handle(later, Event::Said(1, Heard::LimitStatus(status()))));
+    assert!(flood.flatten().any(|effect| effect == Effect::Close(1)));
+}
+
+#[test]
+fn a_guest_that_breaks_the_protocol_before_it_is_welcomed_is_not_welcomed() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    introduce(&mut manager, now, ("a", 1));
+    let guest = manager.registry().find("a").unwrap();
+    let ended = Event::PagesEnded {
+        guest: Some(guest),
+        reason: "garbage".into(),
+        offence: true,
+    };
+    manager.handle(now, ended);
+    let effects = manager.handle(now, Event::Persisted);
+    let welcome = |effect: &Effect| matches!(effect, Effect::Welcome { .. });
+    assert!(
+        !effects.iter().any(welcome) && effects.contains(&Effect::Close(1)),
+        "{effects:?}"
+    );
+    assert!(!manager.registry().guests().next().unwrap().1.connected);
+}
+
+#[test]
+fn the_end_of_a_round_that_did_not_begin_is_not_timed() {
+    let begin = Instant::now();
+    let mut manager = manager(begin);
+    let (cpu, work) = (Duration::ZERO, Duration::from_millis(3));
+    manager.handle(begin, Event::Clock);
+    manager.handle(begin, Event::RoundEnded { cpu, work });
+    let rounds = &manager.statistics().rounds;
+    assert_eq!((rounds.count, rounds.work.spread().count), (0, 0));
 }
