@@ -23,7 +23,7 @@ use super::manager::{ConnectionId, Effect, Event, Heard, SWEEP};
 use super::open_sockets::OpenSockets;
 use super::outgoing::push;
 use super::spare::{self, Spare};
-use levy_protocol::link::{FromManager, FromVmm, Limits, Line, LineError, Lines, Welcome, now_us};
+use levy_protocol::link::{FromManager, FromVmm, Limits, Line, LineError, Lines, Report, Welcome, now_us};
 
 /// Delay after rejecting a connection, so that a reconnect loop stays cheap.
 const AFTER_REJECTION: Duration = Duration::from_millis(1);
@@ -84,6 +84,8 @@ impl GuestSocket {
     /// Listens until the manager closes.
     pub(super) fn run(mut self) {
         let mut ready = Vec::with_capacity(256);
+        // Begins to count the time.
+        self.handle(Event::Listened);
         while !self.host.is_closing() {
             self.take_fresh_listener();
             self.wait(&mut ready);
@@ -224,9 +226,8 @@ impl GuestSocket {
                     continue;
                 }
                 Ok(Line::Message(FromVmm::Report(report))) => {
-                    // The sender's word: what lies in the future, or was never filled in, is none.
-                    let delay_us = since_us(report.sent_us);
-                    Heard::Report(Box::new(report), delay_us)
+                    self.on_report(number, report);
+                    continue;
                 }
                 Ok(Line::Message(FromVmm::LimitStatus(status))) => Heard::LimitStatus(status),
                 Ok(Line::Unknown) => Heard::Unknown,
@@ -236,6 +237,17 @@ impl GuestSocket {
             };
             self.handle(Event::Said(number, said));
         }
+    }
+
+    fn on_report(&mut self, number: ConnectionId, report: Report) {
+        // It is known only now that no round holds the lock.
+        let mut state = self.host.state();
+        // The sender's word: what lies in the future, or was never filled in, is none.
+        let delay_us = since_us(report.sent_us);
+        let report = Heard::Report(Box::new(report), delay_us);
+        let effects = state.handle(Event::Said(number, report));
+        drop(state);
+        self.carry_out(effects);
     }
 
     /// Writes down who was admitted, and tells them.
@@ -317,7 +329,42 @@ fn since_us(then: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use allocator::Pages;
+    use levy_protocol::link::Hello;
+
     use super::*;
+    use crate::host::Sockets;
+    use crate::policy::Settings;
+
+    #[test]
+    fn a_report_is_known_once_the_manager_has_taken_it_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = Sockets::in_dir(dir.path());
+        let settings = Settings::new(Pages::from_mib(256));
+        let host = Host::open(sockets.clone(), settings, Pages::from_mib(4096)).unwrap();
+        let guest = UnixStream::connect(&sockets.guests).unwrap();
+        let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
+        Lines::send(&mut &guest, &FromVmm::Hello(hello)).unwrap();
+        let welcome = Lines::default().next::<FromManager>(&mut &guest);
+        assert!(matches!(welcome, Ok(Line::Message(FromManager::Welcome(_)))));
+        // The thread that listens waits for more by then: it reads the report while a round holds the lock.
+        std::thread::sleep(Duration::from_millis(50));
+        let round = host.state();
+        let report = Report {
+            sent_us: now_us(),
+            ..Report::default()
+        };
+        Lines::send(&mut &guest, &FromVmm::Report(report.clone())).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let waited = now_us() - report.sent_us;
+        drop(round);
+        while host.counters().reports == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let handling = host.picture().handling.spread();
+        assert!(handling.max >= waited, "{handling:?} of {waited}");
+        host.close();
+    }
 
     #[test]
     fn a_time_that_lies_in_the_future_is_none() {

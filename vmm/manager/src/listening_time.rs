@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 /// Longest pause between two looks that still counts as listening.
 const LISTENING: Duration = Duration::from_millis(500);
 
-/// The time between looks, told apart.
-#[derive(Debug)]
+/// The time between looks, told apart. Listening begins with the first of them.
+#[derive(Debug, Default)]
 pub(super) struct ListeningTime {
-    last: Instant,
+    last: Option<Instant>,
 }
 
 /// What has passed since the look before.
@@ -25,15 +25,10 @@ pub(super) struct Passed {
 }
 
 impl ListeningTime {
-    /// Listening from `now` on.
-    pub(super) fn since(now: Instant) -> Self {
-        Self { last: now }
-    }
-
     /// One look at `now`.
     pub(super) fn look(&mut self, now: Instant) -> Passed {
-        let passed = now.saturating_duration_since(self.last);
-        self.last = now;
+        let last = self.last.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(last);
         let listened = passed.min(LISTENING);
         Passed {
             listened,
@@ -50,8 +45,9 @@ mod tests {
     fn a_stall_is_not_time_spent_listening() {
         let begin = Instant::now();
         let at = |millis| begin + Duration::from_millis(millis);
-        let mut listening_time = ListeningTime::since(begin);
+        let mut listening_time = ListeningTime::default();
         let millis = |passed: Passed| (passed.listened.as_millis(), passed.missed.as_millis());
+        assert_eq!(millis(listening_time.look(begin)), (0, 0));
         assert_eq!(millis(listening_time.look(at(250))), (250, 0));
         assert_eq!(millis(listening_time.look(at(36_250))), (500, 35_500));
         assert_eq!(millis(listening_time.look(at(36_300))), (50, 0));

@@ -79,7 +79,7 @@ impl Manager {
             stage: Stage::Idle,
             connections: Connections::default(),
             connection_limits: ConnectionLimits::default(),
-            listening: ListeningTime::since(now),
+            listening: ListeningTime::default(),
             statistics: Statistics::default(),
             effects: Vec::new(),
         }

@@ -116,6 +116,7 @@ fn a_connection_without_hello_is_refused_after_two_seconds() {
             pid: 1,
         },
     );
+    manager.handle(begin, Event::Listened);
     let mut closed = None;
     for looks in 1..20 {
         let now = begin + SECOND / 4 * looks;
@@ -185,6 +186,16 @@ fn what_a_guest_sent_while_the_manager_did_not_run_is_no_flood() {
     // It is not free to send what it likes after that.
     let flood = (0..1000).map(|_| manager.handle(later, Event::Said(1, Heard::LimitStatus(status()))));
     assert!(flood.flatten().any(|effect| effect == Effect::Close(1)));
+}
+
+#[test]
+fn the_time_before_a_manager_listens_is_not_missed() {
+    let begin = Instant::now();
+    let mut manager = manager(begin);
+    // It has looked for the guests of the manager before until now.
+    assert_eq!(manager.handle(begin + SECOND * 5, Event::Listened), []);
+    let effects = manager.handle(begin + SECOND * 10, Event::Listened);
+    assert!(matches!(effects[..], [Effect::Log(..)]), "{effects:?}");
 }
 
 #[test]

@@ -263,6 +263,7 @@ impl World {
         let survey = self.manager.registry().survey();
         let measured = self.measure(&survey);
         self.happen(Event::Measured(measured));
+        self.happen(Event::Listened);
         self.tally.managers += 1;
     }
 
