@@ -25,8 +25,8 @@
 //! 4. A change is made in full or not at all, and refused where it would break a promise made to a guest.
 
 mod asker;
+mod client_slots;
 mod failure;
-mod places;
 mod routes;
 mod server;
 pub mod view;

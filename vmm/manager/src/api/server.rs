@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 use super::asker::Asker;
-use super::places::Places;
+use super::client_slots::ClientSlots;
 use super::workers::Workers;
 use super::{CONNECTIONS, PATIENCE, routes};
 use crate::host::Host;
@@ -126,7 +126,7 @@ impl Socket {
 }
 
 async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router) {
-    let places = Places::new(CONNECTIONS);
+    let slots = ClientSlots::new(CONNECTIONS);
     loop {
         let next = loop {
             match tokio::time::timeout(LOOK, listener.accept()).await {
@@ -139,9 +139,9 @@ async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router
                 let asker = Asker::of(&stream);
                 let service = TowerToHyperService::new(router.clone().layer(Extension(asker)));
                 let connection = converse(stream, service);
-                let mut place = places.take(asker.pid());
+                let mut slot = slots.take(asker.pid());
                 tokio::spawn(async move {
-                    tokio::select! { () = connection => {}, () = place.lost() => {} }
+                    tokio::select! { () = connection => {}, () = slot.lost() => {} }
                 });
             }
             Err(error) => {
