@@ -166,6 +166,7 @@ fn disturb(region: &Region, stop: &AtomicBool, seed: u64) {
                 region.open_gate();
             }
             4 => region.prioritize(PageRun::new(Gfn::new(first), 100)),
+            5..8 => drop(region.rehome_broken(200)),
             _ => {}
         }
     }

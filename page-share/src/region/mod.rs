@@ -25,6 +25,7 @@
 
 mod adopt;
 mod atomic;
+mod broken;
 mod ending;
 mod engine;
 mod error;

@@ -18,6 +18,9 @@ const PART: u32 = 64;
 /// Shortest time between two warnings that swapping fails: a full disk sees hundreds of attempts a second.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Shortest time between two looks for pages whose sharing came apart: one goes through the guest's page tables.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What compresses and swaps one guest's pages.
 #[derive(Debug)]
 pub(super) struct Reclaimer {
@@ -28,6 +31,8 @@ pub(super) struct Reclaimer {
     taking: Mutex<()>,
     /// When a failure was warned of last.
     warned: Mutex<Option<Instant>>,
+    /// When pages whose sharing came apart were looked for last.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl Reclaimer {
@@ -37,6 +42,7 @@ impl Reclaimer {
             limits,
             taking: Mutex::default(),
             warned: Mutex::default(),
+            looked: Mutex::default(),
         }
     }
 
@@ -70,8 +76,26 @@ impl Reclaimer {
     }
 
     /// Compresses up to `pages` pages, and swaps those out that do not compress or for which the store has no room. Says
-    /// how many left memory.
+    /// how many left memory. Where there are not as many, pages whose sharing came apart are brought home and taken too:
+    /// the scan, which does that otherwise, may be waiting for a manager that stands still.
     pub(super) fn make_room(&self, pages: u32) -> u32 {
+        let freed = self.take_victims(pages);
+        if freed >= pages || !self.is_time_to_look() || self.region.rehome_broken(pages - freed) == 0 {
+            return freed;
+        }
+        freed + self.take_victims(pages - freed)
+    }
+
+    fn is_time_to_look(&self) -> bool {
+        let mut looked = lock(&self.looked);
+        let is_time = looked.is_none_or(|when| when.elapsed() >= LOOK_INTERVAL);
+        if is_time {
+            *looked = Some(Instant::now());
+        }
+        is_time
+    }
+
+    fn take_victims(&self, pages: u32) -> u32 {
         let mut freed = 0;
         let pages = self.at_most(u64::from(pages));
         if pages == 0 {

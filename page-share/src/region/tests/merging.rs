@@ -242,3 +242,26 @@ fn pages_between_equal_pages_are_guessed_and_a_wrong_guess_is_made_once() {
     drop(guests);
     manager.with(|domain| domain.check().unwrap());
 }
+
+#[test]
+fn copies_come_home_while_the_scan_waits_for_its_manager() {
+    let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+    let guests = merged(&manager, 64);
+    let (memory, region) = &guests[0];
+    region.exclude(PageRun::new(Gfn::new(3), 1));
+    (0..40).for_each(|at| memory.write_page(at, &page(1000 + u64::from(at))));
+    // Held for as long as a manager does not answer.
+    let scanner = region.scanner();
+    assert_eq!(region.rehome_broken(1), 39);
+    assert_eq!(region.rehome_broken(u32::MAX), 0);
+    drop(scanner);
+    let stats = region.stats();
+    assert_eq!((stats.private, stats.shared, stats.broken), (40, 24, 0));
+    assert_eq!(stats.cow_breaks, 39);
+    assert_eq!(region.victims(64).iter().map(|run| run.count).sum::<u32>(), 39);
+    (0..64).for_each(|at| {
+        let written = if at < 40 { 1000 } else { 0 };
+        assert_eq!(memory.read_page(at), page(written + u64::from(at)));
+    });
+    manager.with(|domain| domain.check().unwrap());
+}
