@@ -2,7 +2,7 @@
 
 use crate::page::Gfn;
 use crate::region::engine::lock;
-use crate::region::kernel::{Found, Look};
+use crate::region::kernel::{Found, Look, Mappings};
 use crate::region::mover::BATCH;
 use crate::region::run::{PageRun, runs_of};
 use crate::region::table::{Marks, State};
@@ -15,14 +15,15 @@ impl Region {
     /// how many came home.
     pub fn rehome_broken(&self, pages: u32) -> u32 {
         let (mut home, mut found) = (0, Vec::new());
-        let parts = self.guest.layout().runs();
-        for piece in parts.flat_map(|part| part.pieces(BATCH * 4).collect::<Vec<_>>()) {
-            if home >= pages {
-                break;
-            }
-            let table = self.guest.table();
-            if piece.pages().any(|page| table.state(page).is_pool()) {
-                home += self.rehome_broken_of(&mut lock(&self.engine), piece, &mut found);
+        let table = self.guest.table();
+        for part in self.guest.layout().runs() {
+            for piece in part.pieces(BATCH * 4) {
+                if home >= pages {
+                    return home;
+                }
+                if piece.pages().any(|page| table.state(page).is_pool()) {
+                    home += self.rehome_broken_of(&mut lock(&self.engine), piece, &mut found);
+                }
             }
         }
         home
@@ -39,7 +40,10 @@ impl Region {
             .filter_map(|found| layout.run_at(found.start, found.end));
         let broken = runs.flat_map(PageRun::pages).filter(|&page| self.is_broken(page));
         let runs = runs_of(broken.collect::<Vec<_>>());
-        runs.into_iter().map(|run| engine.merger().rehome(run)).sum()
+        // A page that comes home may part a mapping in three.
+        let has_room = |_: &PageRun| Mappings::of_process().room() > 2;
+        let runs = runs.into_iter().take_while(has_room);
+        runs.map(|run| engine.merger().rehome(run)).sum()
     }
 
     /// Whether `page`, of which the kernel has made a copy, is one that may come home.

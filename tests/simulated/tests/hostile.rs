@@ -198,7 +198,7 @@ fn impossible_numbers_change_nothing() {
     report.activity.last = (u32::MAX, 1);
     report.activity.periods = u64::MAX;
     report.old_pools = vec![
-        levy_protocol::link::OldPool {
+        levy_protocol::link::PoolSize {
             id: 1,
             bytes: u64::MAX
         };

@@ -6,7 +6,7 @@ use allocator::{GuestId, Pages};
 use page_share::LocalManager;
 
 use super::groups::whole_pages;
-use levy_protocol::link::OldPool;
+use levy_protocol::link::PoolSize;
 use levy_protocol::process_memory::{self, Counted, Held, ProcessMemory};
 
 /// What to ask about.
@@ -26,7 +26,7 @@ pub struct Surveyed {
     /// Its guest's size.
     pub(super) size: Pages,
     /// Pools of which it says that it may have pages.
-    pub(super) pools: Vec<OldPool>,
+    pub(super) pools: Vec<PoolSize>,
 }
 
 /// What was found.

@@ -14,7 +14,7 @@ use super::limit_thread::LimitThread;
 use super::sampler::Sampler;
 use super::{ManagedMemory, OwnThread};
 use levy_protocol::link::{
-    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, OldPool, Orders, PageCounts, Report, now_us,
+    BalloonReport, FromManager, FromVmm, Hello, Limits, Line, Orders, PageCounts, PoolSize, Report, now_us,
 };
 use levy_protocol::run_dir::Sockets;
 
@@ -308,9 +308,9 @@ impl Session {
 
     /// All of them: which ones are of managers that are gone, the manager knows. The guest's process does not before it
     /// has connected its pages.
-    fn pools(&self) -> Vec<OldPool> {
+    fn pools(&self) -> Vec<PoolSize> {
         let pools = self.managed.region().pools();
-        let described = |pool: page_share::PoolSize| OldPool {
+        let described = |pool: page_share::PoolSize| PoolSize {
             id: pool.inode,
             bytes: pool.bytes,
         };

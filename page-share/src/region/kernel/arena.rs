@@ -31,32 +31,29 @@ impl Arena {
     /// Reserves `pages` pages of private anonymous memory between PROT_NONE guards, so that it never joins another
     /// mapping; not copied on fork, not dumped, never huge.
     pub(crate) fn reserve(pages: usize) -> Result<Self, Errno> {
-        let len = (pages + 2) * PAGE_SIZE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice replaces none.
-        let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
-        let start = mapped(guard)? + PAGE_SIZE;
-        let arena = Self {
-            all: Span::of(start, pages),
-            owner: Owner::Us,
-        };
+        let arena = Self::guarded(pages)?;
         map_anonymous(arena.all)?;
         Ok(arena)
     }
 
     /// Reserves `pages` pages that cannot be touched before [`Span::open`], between guards. Not even mlockall(2) fills them.
     pub(crate) fn reserve_closed(pages: usize) -> Result<Self, Errno> {
+        let arena = Self::guarded(pages)?;
+        arena.all.flag_private()?;
+        Ok(arena)
+    }
+
+    /// `pages` pages of which none can be touched, between two more.
+    fn guarded(pages: usize) -> Result<Self, Errno> {
         let len = (pages + 2) * PAGE_SIZE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice replaces none.
         let guard = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         let start = mapped(guard)? + PAGE_SIZE;
-        let arena = Self {
+        Ok(Self {
             all: Span::of(start, pages),
             owner: Owner::Us,
-        };
-        arena.all.flag_private()?;
-        Ok(arena)
+        })
     }
 
     /// Maps the first `pages` pages of the file behind `fd`, shared and read-only. Pages past the file's end are not

@@ -33,7 +33,7 @@ use crate::registry::Registry;
 use levy_protocol::link::FromManager;
 
 type Answer<T> = Result<Json<T>, ApiError>;
-type SentOrders = Result<(StatusCode, Json<GuestView>), ApiError>;
+type Directed = Result<(StatusCode, Json<GuestView>), ApiError>;
 type Body = Result<Bytes, BytesRejection>;
 
 /// One manager, and the threads on which requests wait for it.
@@ -210,20 +210,20 @@ async fn statistics(State(served): State<Served>, Name(name): Name) -> Answer<Ba
         .await
 }
 
-async fn stop(State(served): State<Served>, Name(name): Name) -> SentOrders {
+async fn stop(State(served): State<Served>, Name(name): Name) -> Directed {
     direct(served, name, (FromManager::Stop, Phase::Stopping)).await
 }
 
-async fn pause(State(served): State<Served>, Name(name): Name) -> SentOrders {
+async fn pause(State(served): State<Served>, Name(name): Name) -> Directed {
     direct(served, name, (FromManager::Pause, Phase::Paused)).await
 }
 
-async fn resume(State(served): State<Served>, Name(name): Name) -> SentOrders {
+async fn resume(State(served): State<Served>, Name(name): Name) -> Directed {
     direct(served, name, (FromManager::Resume, Phase::Running)).await
 }
 
 /// Tells a guest's process to bring it into a phase.
-async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> SentOrders {
+async fn direct(served: Served, name: String, (message, phase): (FromManager, Phase)) -> Directed {
     let told = served.aside(move |host| {
         let id = find(&host.registry(), &name)?;
         // Not under the registry's lock: a client that does not read is waited for.

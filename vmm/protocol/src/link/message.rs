@@ -228,7 +228,7 @@ pub struct Report {
     pub paused: bool,
     /// Pools of which the guest may have pages. Those that are not the manager's own are of managers that are gone.
     #[serde(default)]
-    pub old_pools: Vec<OldPool>,
+    pub old_pools: Vec<PoolSize>,
     /// When this was sent, microseconds on the machine's monotonic clock.
     #[serde(default)]
     pub sent_us: u64,
@@ -236,7 +236,7 @@ pub struct Report {
 
 /// A pool. One of a manager that is gone stays in memory until the last guest has let go of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OldPool {
+pub struct PoolSize {
     /// The number of its file, the same in all processes.
     pub id: u64,
     /// Bytes that it occupies, by the kernel's count.

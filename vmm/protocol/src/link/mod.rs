@@ -24,8 +24,8 @@ mod version;
 pub use hello::{Hello, Sharing};
 pub use line::{Line, LineError, Lines};
 pub use message::{
-    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, LimitStatus, Limits, OldPool, Orders,
-    PageCounts, Report, Welcome,
+    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, LimitStatus, Limits, Orders, PageCounts,
+    PoolSize, Report, Welcome,
 };
 pub use reading::Message;
 pub use version::{OLDEST, Range, VERSION, VersionError};
