@@ -11,8 +11,11 @@ const MANAGER_MIB: u64 = 12;
 /// Part of the budget that may be exceeded, as a divisor: 2 %.
 const TOLERANCE: u64 = 50;
 
-/// How long a reason counts after it has ended: pages are compressed and written until then.
-pub(crate) const GRACE: Duration = Duration::from_secs(6);
+/// How long guests may take to follow a cut: pages are compressed and written until then.
+pub(crate) const FOLLOWING: Duration = Duration::from_secs(6);
+
+/// How long a manager is looked for after it has come back: what is held is counted at another time than it is seen.
+const NOTICING: Duration = Duration::from_secs(1);
 
 /// How long the cut itself is a reason: the manager has heard of it, and tells its guests.
 const TELLING: Duration = Duration::from_millis(500);
@@ -31,7 +34,36 @@ pub(crate) struct Budget {
     /// When it was last lowered.
     pub(crate) cut: Option<Duration>,
     /// A reason that counted, when it began and when it was seen last.
-    reason: Option<(&'static str, Duration, Duration)>,
+    reason: Option<(Reason, Duration, Duration)>,
+}
+
+/// Why more than the budget may be in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// There is no manager that could act.
+    NoManager,
+    /// A guest that cannot follow a cut, or a new manager, is stopped.
+    GuestStopped,
+    BudgetCut,
+}
+
+impl Reason {
+    /// As counters name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::NoManager => "no_manager",
+            Self::GuestStopped => "guest_stopped",
+            Self::BudgetCut => "budget_cut",
+        }
+    }
+
+    /// How long it counts after it has ended.
+    fn grace(self) -> Duration {
+        match self {
+            Self::NoManager => NOTICING,
+            Self::GuestStopped | Self::BudgetCut => FOLLOWING,
+        }
+    }
 }
 
 /// What a sample is.
@@ -39,7 +71,7 @@ pub(crate) struct Budget {
 pub(crate) enum Sample {
     Within,
     /// So many percent over, for a reason.
-    Explained(f64, &'static str),
+    Explained(f64, Reason),
     /// So many percent over, for none.
     Exceeded(f64),
 }
@@ -93,29 +125,29 @@ impl Budget {
     }
 
     /// Judges a sample of `used` bytes; `reason` is why more than the budget may be in use now, if there is one.
-    pub(crate) fn judge(&mut self, used: u64, reason: Option<&'static str>, now: Duration) -> Sample {
+    pub(crate) fn judge(&mut self, used: u64, reason: Option<Reason>, now: Duration) -> Sample {
         let cut = self.cut.filter(|cut| now <= *cut + TELLING);
-        if let Some(name) = reason.or(cut.map(|_| "budget_cut")) {
+        if let Some(reason) = reason.or(cut.map(|_| Reason::BudgetCut)) {
             let since = match self.reason {
-                Some((before, since, last)) if before == name && now <= last + GRACE => since,
+                Some((before, since, last)) if before == reason && now <= last + reason.grace() => since,
                 _ => now,
             };
-            self.reason = Some((name, since, now));
+            self.reason = Some((reason, since, now));
         }
         let percent = (used as f64 / self.bytes.max(1) as f64 - 1.0) * 100.0;
         if used <= self.bytes + self.bytes / TOLERANCE {
             return Sample::Within;
         }
         match self.reason_at(now) {
-            Some(name) => Sample::Explained(percent, name),
+            Some(reason) => Sample::Explained(percent, reason),
             None => Sample::Exceeded(percent),
         }
     }
 
     /// The reason that counts at a time.
-    pub(crate) fn reason_at(&self, now: Duration) -> Option<&'static str> {
-        let (name, since, last) = self.reason?;
-        (now <= last + GRACE && now <= since + LONGEST).then_some(name)
+    pub(crate) fn reason_at(&self, now: Duration) -> Option<Reason> {
+        let (reason, since, last) = self.reason?;
+        (now <= last + reason.grace() && now <= since + LONGEST).then_some(reason)
     }
 }
 
@@ -139,26 +171,26 @@ mod tests {
         assert_eq!(budget.judge(limit + limit / 60, None, SECOND), Sample::Within);
         assert!(matches!(budget.judge(over, None, SECOND), Sample::Exceeded(_)));
         assert!(matches!(
-            budget.judge(over, Some("a"), SECOND * 2),
-            Sample::Explained(_, "a")
+            budget.judge(over, Some(Reason::GuestStopped), SECOND * 2),
+            Sample::Explained(_, Reason::GuestStopped)
         ));
         assert!(matches!(
             budget.judge(over, None, SECOND * 7),
-            Sample::Explained(_, "a")
+            Sample::Explained(_, Reason::GuestStopped)
         ));
         assert!(matches!(
             budget.judge(over, None, SECOND * 9),
             Sample::Exceeded(_)
         ));
-        for second in 10..70 {
-            let sample = budget.judge(over, Some("b"), SECOND * second);
+        for second in 10..=70 {
+            let sample = budget.judge(over, Some(Reason::NoManager), SECOND * second);
             assert!(
-                matches!(sample, Sample::Explained(_, "b")),
+                matches!(sample, Sample::Explained(_, Reason::NoManager)),
                 "{second}: {sample:?}"
             );
         }
         assert!(matches!(
-            budget.judge(over, Some("b"), SECOND * 75),
+            budget.judge(over, Some(Reason::NoManager), SECOND * 71),
             Sample::Exceeded(_)
         ));
     }
@@ -174,11 +206,11 @@ mod tests {
         let soon = SECOND + TELLING / 2;
         assert!(matches!(
             budget.judge(over, None, soon),
-            Sample::Explained(_, "budget_cut")
+            Sample::Explained(_, Reason::BudgetCut)
         ));
         assert!(matches!(
             budget.judge(over, None, SECOND * 6),
-            Sample::Explained(_, "budget_cut")
+            Sample::Explained(_, Reason::BudgetCut)
         ));
         assert!(matches!(
             budget.judge(over, None, SECOND * 8),

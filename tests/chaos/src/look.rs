@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use levy_protocol::api::GuestView;
 
-use crate::budget::{GRACE, Sample};
+use crate::budget::{FOLLOWING, Reason, Sample};
 use crate::fleet::Fleet;
 use crate::guest::Guest;
 use crate::leash::tail;
@@ -236,7 +236,7 @@ impl Fleet {
         match sample {
             Sample::Within => {}
             Sample::Explained(percent, why) => {
-                self.tally.count(&format!("budget.explained.{why}"));
+                self.tally.count(&format!("budget.explained.{}", why.name()));
                 self.tally.over(percent);
             }
             Sample::Exceeded(percent) => {
@@ -253,23 +253,20 @@ impl Fleet {
     }
 
     /// Why more than the budget may be in use now.
-    fn excuse(&self) -> Option<&'static str> {
+    fn excuse(&self) -> Option<Reason> {
         let Some(since) = self
             .manager
             .life
             .as_ref()
             .and_then(|rule| rule.is_free().then_some(rule.sound)?)
         else {
-            return Some("no_manager");
+            return Some(Reason::NoManager);
         };
         let lives = || self.guests.iter().filter_map(|guest| guest.life.as_ref());
-        if lives().any(|life| life.runs() && !life.back && life.sound <= since) {
-            return Some("manager_returned");
-        }
         let changed = self.budget.cut.map_or(since, |cut| cut.max(since));
-        let cannot_follow = |stopped: Duration| stopped < changed + GRACE;
+        let cannot_follow = |stopped: Duration| stopped < changed + FOLLOWING;
         if lives().any(|life| life.stopped.is_some_and(cannot_follow)) {
-            return Some("guest_stopped");
+            return Some(Reason::GuestStopped);
         }
         None
     }
