@@ -18,6 +18,7 @@ use levy_protocol::api::{
 };
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::RunDir;
+use levy_protocol::socket::check_path;
 
 /// How long an answer may take, unless the asker is less patient.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -229,6 +230,7 @@ impl Client {
             .build()
             .map_err(unreachable)?;
         runtime.block_on(async {
+            check_path(&path).map_err(unreachable)?;
             let stream = UnixStream::connect(&path).await.map_err(unreachable)?;
             match tokio::time::timeout(self.patience, talk(stream, request)).await {
                 Ok(answer) => answer.map_err(|source| ClientError::Garbled {

@@ -6,6 +6,7 @@ use super::launch_event::LaunchEvent;
 use super::summary::Summary;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use levy_machine::process::say;
+use levy_protocol::printable;
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Screen {
         if shown == state {
             return;
         }
-        bar.set_message(state.to_owned());
+        bar.set_message(printable(state).into_owned());
         // Without a terminal each state is a line; figures that change every second are not states.
         let stage = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
         if !live && self.style == ScreenStyle::Text && (stage(shown) != stage(state) || !state.contains("/s"))
@@ -90,7 +91,7 @@ impl Screen {
     /// A guest has ended.
     pub(super) fn done(&mut self, guest: usize, text: &str) {
         if let Some((bar, _)) = self.lines.get(guest) {
-            bar.finish_with_message(text.to_owned());
+            bar.finish_with_message(printable(text).into_owned());
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use levy_agent::{Report, Verdict};
 use levy_protocol::outcome::Ending;
+use levy_protocol::printable;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -121,13 +122,13 @@ impl Summary {
                 mib("guest_rss_kib"),
                 mib("guest_private_kib"),
                 mib("vmm_private_kib"),
-                guest.result(),
+                printable(&guest.result()),
             );
         }
         for guest in self.guests.iter().filter(|g| !g.console.is_empty()) {
             let _ = writeln!(text, "\nend of the console of {}:", guest.name);
             for line in &guest.console {
-                let _ = writeln!(text, "  {line}");
+                let _ = writeln!(text, "  {}", printable(line));
             }
         }
         text
@@ -195,6 +196,21 @@ mod tests {
         // A guest that has nothing to run owes no verdict.
         let mixed = vec![guest(0, Some(true)), guest(0, None)];
         assert_eq!(Summary::of(mixed, &[true, false], false).status, 0);
+    }
+
+    #[test]
+    fn what_a_guest_says_begins_no_line_and_moves_no_cursor() {
+        let mut said = guest(0, Some(false));
+        said.console.push("\u{1b}[2Joops\r".to_owned());
+        if let Some(Report::Verdict(verdict)) = &mut said.verdict {
+            verdict.detail = "a\n\u{1b}[31mb".to_owned();
+        }
+        let text = Summary::of(vec![said], &[true], false).to_text();
+        assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
+        assert!(
+            text.contains("(a\\n\\u{1b}[31mb)") && text.contains("oops"),
+            "{text:?}"
+        );
     }
 
     #[test]

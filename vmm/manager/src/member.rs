@@ -14,7 +14,7 @@ use allocator::{
 };
 
 use crate::limit::{Limit, Voice};
-use levy_protocol::link::{Activity, LimitStatus, PageCounts, Report};
+use levy_protocol::link::{Activity, BalloonReport, LimitStatus, PageCounts, Report};
 use levy_protocol::process_memory::{Counted, MAPPING_BYTES};
 
 /// A report older than this says nothing about a balloon any more.
@@ -143,11 +143,14 @@ impl Member {
     }
 
     /// Takes in what the guest's process reports now, and says whether that can be true: a guest has no more pages than
-    /// its size. A process that counts backwards has restarted its engine or lies; either way its counters begin anew.
-    pub fn on_report(&mut self, report: Report) -> bool {
-        if !is_possible(&report.pages, self.limits.max) {
+    /// its size, in whatever state, and none more in its balloon. More than all of it may be written in a second, which
+    /// says no more than all of it. A process that counts backwards has restarted its engine or lies; either way its
+    /// counters begin anew.
+    pub fn on_report(&mut self, mut report: Report) -> bool {
+        if !is_possible(&report, self.limits.max) {
             return false;
         }
+        report.written_per_second = report.written_per_second.min(self.limits.max.get());
         let grown = |now: u64, before: u64| Pages::new(now.saturating_sub(before));
         self.returned += grown(report.pages_in, self.pages_in);
         self.pages_in = report.pages_in;
@@ -173,10 +176,10 @@ impl Member {
         self.limit.pass(self.held, voice, elapsed);
         if self.window >= WINDOW {
             self.window = Duration::ZERO;
-            // It cannot have shared more than all of it.
+            // It can neither have shared nor brought back more than all of it.
             self.breaks
                 .observe(std::mem::take(&mut self.broken).min(self.limits.max));
-            self.refaulted = std::mem::take(&mut self.returned);
+            self.refaulted = std::mem::take(&mut self.returned).min(self.limits.max);
         }
         let actual = Pages::new(self.balloon_actual());
         self.watch.observe(self.balloon_asked, actual, elapsed);
@@ -385,8 +388,8 @@ impl Member {
     }
 }
 
-/// Whether a guest of that size can have these numbers of pages in each state.
-fn is_possible(pages: &PageCounts, size: Pages) -> bool {
+/// Whether a guest of that size can have these numbers of pages in each state, and in its balloon.
+fn is_possible(report: &Report, size: Pages) -> bool {
     let PageCounts {
         private,
         shared,
@@ -395,11 +398,13 @@ fn is_possible(pages: &PageCounts, size: Pages) -> bool {
         swapped,
         ballooned,
         empty,
-    } = *pages;
-    [shared, zero, compressed, swapped, ballooned, empty]
+    } = report.pages;
+    let fits = |balloon: &BalloonReport| balloon.target_pages.max(balloon.actual_pages) <= size.get();
+    let pages_fit = [shared, zero, compressed, swapped, ballooned, empty]
         .iter()
         .try_fold(private, |sum, &count| sum.checked_add(count))
-        .is_some_and(|sum| sum <= size.get())
+        .is_some_and(|sum| sum <= size.get());
+    pages_fit && report.balloon.as_ref().is_none_or(fits)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! what counts as used, what is set aside, and how steps become [`Orders`].
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use allocator::{
@@ -38,6 +39,23 @@ pub struct Spent {
     pub pools: Pages,
     /// The manager's own process.
     pub manager: Pages,
+}
+
+/// Seconds that may lie between two plans.
+pub const REBALANCE_SECONDS: RangeInclusive<f64> = 0.1..=86_400.0;
+
+/// The time between two plans that `seconds` is.
+///
+/// # Errors
+/// Which ones there are, for people, where it is none.
+pub fn rebalance(seconds: f64) -> Result<Duration, String> {
+    let (least, most) = (REBALANCE_SECONDS.start(), REBALANCE_SECONDS.end());
+    match REBALANCE_SECONDS.contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(format!(
+            "{seconds:?} s is out of range; it goes from {least} to {most} s"
+        )),
+    }
 }
 
 /// What an operator may change while guests run.

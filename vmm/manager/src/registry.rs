@@ -147,14 +147,15 @@ impl Registry {
         })
     }
 
-    /// Takes in a guest's report. Reports of guests that are gone, and impossible ones, are dropped.
-    pub fn on_report(&mut self, id: GuestId, report: Report) {
+    /// Takes in a guest's report, and says whether it can be true. Impossible ones are dropped, and so are those of guests
+    /// that are gone.
+    pub fn on_report(&mut self, id: GuestId, report: Report) -> bool {
         let Some(member) = find_mut(&mut self.members, id) else {
-            return;
+            return true;
         };
         let paused = report.paused;
         if !member.on_report(report) {
-            return;
+            return false;
         }
         if let Some(process) = self.processes.get_mut(&id) {
             // A stop that was asked for stays; any client may have paused it at its control socket.
@@ -165,6 +166,7 @@ impl Registry {
             };
             process.brought(member.limits, &member.pages());
         }
+        true
     }
 
     /// Takes in what a guest's process says about its limit. Whether it waits for memory.

@@ -19,6 +19,8 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 pub struct SocketCounters {
     /// Reports taken in.
     pub reports: u64,
+    /// Reports dropped because they cannot be true.
+    pub impossible: u64,
     /// Guests that were not admitted.
     pub refused: u64,
     /// Connections cut off because the process at the other end broke the rules or did not read.
@@ -27,7 +29,7 @@ pub struct SocketCounters {
     pub crowded: u64,
     /// Connections not served because the system refused a descriptor, a thread or memory.
     pub starved: u64,
-    /// Requests at the API by guests' processes, which were refused.
+    /// Requests at the API by guests' processes, which were refused or never finished.
     pub intruders: u64,
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, OLDEST};
 use levy_protocol::run_dir::Sockets;
+use levy_protocol::socket::check_path;
 
 /// How long the manager may take to admit a guest.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,6 +92,7 @@ fn introduce_as(sockets: &Sockets, hello: &Hello) -> Result<Link, ConnectError> 
         path: sockets.guests.clone(),
         source,
     };
+    check_path(&sockets.guests).map_err(absent)?;
     let stream = UnixStream::connect(&sockets.guests).map_err(absent)?;
     stream.set_read_timeout(Some(TICK)).map_err(absent)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(absent)?;

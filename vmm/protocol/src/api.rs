@@ -61,6 +61,9 @@ pub struct GroupView {
     pub guests: Vec<String>,
     /// Private memory and page tables of its members' processes.
     pub held_bytes: u64,
+    /// In the answer to a change: why it would be lost if this manager ended; none where it would not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<String>,
 }
 
 /// What happened at the sockets of guests' processes since the manager began.
@@ -68,6 +71,9 @@ pub struct GroupView {
 pub struct ConnectionsView {
     /// Reports taken in.
     pub reports: u64,
+    /// Reports dropped because they cannot be true: more pages than their guest has.
+    #[serde(default)]
+    pub impossible: u64,
     /// Guests that were not admitted.
     pub refused: u64,
     /// Connections cut off because the process at the other end broke the protocol, flooded or did not read.
@@ -77,7 +83,8 @@ pub struct ConnectionsView {
     /// Connections not served because the system refused a descriptor, a thread or memory; their processes come again.
     #[serde(default)]
     pub starved: u64,
-    /// Requests at the API by guests' processes, which were refused: a guest may have taken its process over.
+    /// Requests at the API by guests' processes, which were refused: a guest may have taken its process over. Of those that
+    /// were never finished, not all of a flood are counted.
     #[serde(default)]
     pub intruders: u64,
     /// Microseconds from a report's sending to the policy's knowing it: half of the latest reports took no longer.
@@ -210,6 +217,9 @@ pub struct GuestView {
     pub growth_credit_pages: Option<u64>,
     /// What was counted since it started.
     pub counters: CountersView,
+    /// In the answer to a change: why it would be lost if this manager ended; none where it would not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<String>,
 }
 
 /// What a guest's virtual CPUs do: what they were last told by the manager, or what its process reports.

@@ -13,6 +13,7 @@
 //! - [`run_dir`]: the directory in which a manager and its guests find each other; the folders of launchers.
 //! - [`socket`]: unix sockets whose files go with their owner.
 //! - [`mark`]: which processes a guest may have taken over.
+//! - [`printable`]: words of other processes, fit for a terminal.
 //! - [`process_memory`]: what a process holds of the machine's memory, the figure that budget and limits are made of.
 //!
 //! # Invariants
@@ -31,6 +32,7 @@ mod limits;
 pub mod link;
 pub mod mark;
 pub mod outcome;
+mod printable;
 pub mod process_memory;
 pub mod run_dir;
 pub mod socket;
@@ -38,6 +40,7 @@ pub mod socket;
 pub use error_chain::error_chain;
 pub use guest_event::{GuestEvent, GuestState};
 pub use limits::{cure, no_memory, not_started, raise_open_files};
+pub use printable::printable;
 
 /// The example of the README runs with the tests.
 #[cfg(doctest)]

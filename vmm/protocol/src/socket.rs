@@ -38,6 +38,26 @@ pub enum SocketError {
     },
 }
 
+/// Bytes in the longest path of a socket: the kernel's `sun_path` less its final zero.
+const LONGEST_PATH: usize = 107;
+
+/// Whether a socket can have this path.
+///
+/// # Errors
+/// `InvalidInput` when it is longer than 107 bytes, in words for people.
+pub fn check_path(path: &Path) -> io::Result<()> {
+    let bytes = path.as_os_str().len();
+    match bytes <= LONGEST_PATH {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the path has {bytes} bytes, and that of a socket at most {LONGEST_PATH}; use a shorter directory"
+            ),
+        )),
+    }
+}
+
 /// The file of a socket that this process listens on; removed when this is dropped, unless the file is another process's
 /// meanwhile, or its removal is left to the launcher.
 #[derive(Debug)]
@@ -90,12 +110,13 @@ impl SocketFile {
     /// Listens on `path`. A socket left by a process that no longer listens is replaced, and nothing else is.
     ///
     /// # Errors
-    /// When another process listens there, another kind of file is there, or the host refuses.
+    /// When another process listens there, another kind of file is there, the path is too long, or the host refuses.
     pub fn bind(path: &Path) -> Result<(Self, UnixListener), SocketError> {
         let host = |source| SocketError::Host {
             path: path.to_owned(),
             source,
         };
+        check_path(path).map_err(host)?;
         let listener = match UnixListener::bind(path) {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                 clear(path)?;
@@ -180,6 +201,20 @@ mod tests {
         let (file, _listener) = SocketFile::bind(&path).unwrap();
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_refused_with_its_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().as_os_str().len() + 1;
+        let path = |bytes: usize| dir.path().join("n".repeat(bytes - folder));
+        assert!(SocketFile::bind(&path(LONGEST_PATH)).is_ok());
+        let error = SocketFile::bind(&path(LONGEST_PATH + 1)).unwrap_err();
+        let text = crate::error_chain(&error);
+        assert!(
+            text.contains("nnn: ") && text.contains("108 bytes") && text.contains("at most 107"),
+            "{text}"
+        );
     }
 
     #[test]

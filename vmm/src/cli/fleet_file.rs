@@ -236,7 +236,7 @@ impl WrittenHost {
             policy.tax = Some(source.read_value("host.tax", tax, host::tax)?);
         }
         if let Some(time) = &self.rebalance {
-            policy.rebalance = Some(source.read_value("host.rebalance", time, config::duration)?);
+            policy.rebalance = Some(source.read_value("host.rebalance", time, host::rebalance)?);
         }
         Ok(policy)
     }

@@ -12,7 +12,7 @@ use levy_manager::budget::{Budget, BudgetError, Source};
 use levy_manager::cgroup::{self, MemoryHigh};
 use levy_manager::host::{Host, HostError, Start};
 use levy_manager::kept::{Kept, KeptSettings};
-use levy_manager::policy::{Sampling, Settings};
+use levy_manager::policy::{self, Sampling, Settings};
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::{Sockets, kept_in};
 
@@ -50,8 +50,8 @@ pub(super) struct PolicyArgs {
     /// Idle-memory tax: the part of an idle page's price that its owner pays on top, in percent, below 100 [default: 75]
     #[arg(long, value_name = "PERCENT", value_parser = tax)]
     pub(super) tax: Option<Tax>,
-    /// Longest time between two plans [default: 15s]
-    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    /// Longest time between two plans, 100ms to 24h [default: 15s]
+    #[arg(long, value_name = "TIME", value_parser = rebalance)]
     pub(super) rebalance: Option<Duration>,
     /// Time that one sample of a guest's activity lasts, whole seconds
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = sample)]
@@ -117,7 +117,7 @@ impl PolicyArgs {
         }
         let rebalance = kept
             .rebalance_seconds
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            .and_then(|seconds| policy::rebalance(seconds).ok());
         if let (None, Some(time)) = (self.rebalance, rebalance) {
             (self.rebalance, holds.rebalance_seconds) = (Some(time), kept.rebalance_seconds);
         }
@@ -130,6 +130,11 @@ pub(super) fn tax(text: &str) -> Result<Tax, String> {
     let wrong = || "write a number of percent from 0 to below 100, such as 75".to_owned();
     let percent: f64 = text.trim_end_matches('%').parse().map_err(|_| wrong())?;
     Tax::new(percent / 100.0).map_err(|_| wrong())
+}
+
+/// The longest time between two plans.
+pub(super) fn rebalance(text: &str) -> Result<Duration, String> {
+    policy::rebalance(config::duration(text)?.as_secs_f64())
 }
 
 /// The length of a sample in seconds.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::asking::{AskError, Asking, status};
 use super::table::{self, mib};
 use levy_protocol::api::{GroupView, GuestView, HostView};
+use levy_protocol::printable;
 
 /// List the guests of a manager.
 #[derive(Clone, Debug, clap::Args)]
@@ -211,7 +212,7 @@ fn one(guest: &GuestView) -> String {
         guest.report_age_seconds
     );
     if let Some(control) = &guest.control {
-        let _ = writeln!(text, "control socket {control}");
+        let _ = writeln!(text, "control socket {}", printable(control));
     }
     text
 }

@@ -3,6 +3,7 @@
 use super::asking::{AskError, Asking, status};
 use super::{ls, table};
 use levy_machine::config;
+use levy_machine::process::say;
 use levy_protocol::api::{GroupChange, GuestChange, HostChange};
 
 const EXAMPLES: &str = "\
@@ -53,20 +54,32 @@ impl SetArgs {
             Some(name) if self.group => {
                 let change = fold(pairs, GroupChange::default(), group_key)?;
                 let group = self.asking.client()?.change_group(name, &change)?;
+                warn_of(group.unkept.as_deref());
                 self.asking.show(&group, || ls::group(name, &group))
             }
             Some(name) => {
                 let change = fold(pairs, GuestChange::default(), guest_key)?;
                 let guest = self.asking.client()?.change_guest(name, &change)?;
+                warn_of(guest.unkept.as_deref());
                 self.asking
                     .show(&guest, || table::of(std::slice::from_ref(&guest)))
             }
             None => {
                 let change = fold(pairs, HostChange::default(), host_key)?;
                 let host = self.asking.client()?.change_host(&change)?;
+                warn_of(host.unkept.as_deref());
                 self.asking.show(&host, || ls::host(&host))
             }
         }
+    }
+}
+
+/// Says of a change that is in force why it would not outlast the manager.
+fn warn_of(unkept: Option<&str>) {
+    if let Some(reason) = unkept {
+        say(format_args!(
+            "warning: the change is in force, and lost when this manager ends: {reason}"
+        ));
     }
 }
 
@@ -115,7 +128,7 @@ fn host_key(change: &mut HostChange, key: &str, value: &str) -> Result<(), Strin
     match key {
         "budget" => change.budget_bytes = Some(config::size(value)?),
         "tax" => change.tax_percent = Some(super::host::tax(value)?.part() * 100.0),
-        "rebalance" => change.rebalance_seconds = Some(config::duration(value)?.as_secs_f64()),
+        "rebalance" => change.rebalance_seconds = Some(super::host::rebalance(value)?.as_secs_f64()),
         "shares" | "min" => return Err("name the guest first, as in `levy set web-1 shares=high`".to_owned()),
         _ => {
             return Err(

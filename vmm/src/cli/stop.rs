@@ -45,10 +45,10 @@ pub struct ResumeArgs {
 
 /// Some guests, or all.
 #[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
 struct Which {
     /// The guests
-    #[arg(value_name = "GUEST", required_unless_present = "all", conflicts_with = "all",
-        value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_name = "GUEST", value_parser = NonEmptyStringValueParser::new())]
     guests: Vec<String>,
     /// Every guest of the manager
     #[arg(long)]

@@ -157,6 +157,20 @@ fn what_is_wrong_with_a_request_is_said_with_the_right_status() {
         (
             "PUT",
             "/host",
+            "{\"tax_percent\": 1e308}",
+            400,
+            ": 1e308 is not a tax",
+        ),
+        (
+            "PUT",
+            "/host",
+            "{\"rebalance_seconds\": 86400.1}",
+            400,
+            "rebalance_seconds: 86400.1 s is out of range",
+        ),
+        (
+            "PUT",
+            "/host",
             "{\"rebalance_seconds\": 0}",
             400,
             "rebalance_seconds",
@@ -208,6 +222,15 @@ fn what_is_wrong_with_a_request_is_said_with_the_right_status() {
             "{method} {path}: {words:?} is not in {error:?}"
         );
     }
+    // Without a word of the body.
+    let (status, answer) =
+        managed.raw(b"PUT /host HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n");
+    assert!(
+        status == 413
+            && answer["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("limit is 16384"))
+    );
     drop(kept);
     until("the cut", || !managed.client().guest("g1").unwrap().connected);
     assert_eq!(managed.request("POST", "/guests/g1/pause", "").0, 503);

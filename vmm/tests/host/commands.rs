@@ -81,7 +81,11 @@ fn commands_say_what_is_wrong() {
         (&["stop", "g", ""], 2, "GUEST"),
         (&["set", "g", "shares=lots"], 2, "low (500)"),
         (&["set", "g", "max=1G"], 2, "set when it is started"),
+        (&["set", "g", "shares=4294967296"], 2, "from 1 to 4294967295"),
         (&["set", "tax=100"], 2, "below 100"),
+        (&["set", "rebalance=0s"], 2, "from 0.1 to 86400 s"),
+        (&["host", "--rebalance", "0s"], 2, "from 0.1 to 86400 s"),
+        (&["host", "--rebalance", "1000000h"], 2, "from 0.1 to 86400 s"),
         (&["set", "tax=1", "tax=2"], 2, "given twice"),
         (&["set", "shares=1"], 2, "name the guest first"),
         (&["set", "colour=red"], 2, "budget, tax and rebalance"),
@@ -89,7 +93,8 @@ fn commands_say_what_is_wrong() {
         (&["set", "nobody", "shares=1"], 1, "no guest is called"),
         (&["stats", "no/body"], 1, "no guest is called"),
         (&["stop", "nobody"], 1, "no guest is called"),
-        (&["pause"], 2, "GUEST"),
+        (&["pause"], 2, "<GUEST|--all>"),
+        (&["stop", "g", "--all"], 2, "cannot be used with"),
     ];
     for (args, status, words) in cases {
         let output = managed.levy(args);
@@ -97,6 +102,36 @@ fn commands_say_what_is_wrong() {
         assert_eq!(output.status.code(), Some(*status), "{args:?}: {text}");
         assert!(text.contains(words), "{args:?}: {words:?} is not in {text}");
         assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn what_a_guests_process_says_of_itself_moves_no_cursor() {
+    let managed = Managed::new(256);
+    let control = Some("/a\n\u{1b}[2Jb".to_owned());
+    let _kept = managed.introduce(Hello {
+        control,
+        ..hello("g", 16)
+    });
+    let text = String::from_utf8(managed.levy(&["stats", "g"]).stdout).unwrap();
+    assert!(text.contains("control socket /a\\n\\u{1b}[2Jb\n"), "{text:?}");
+}
+
+#[test]
+fn a_run_directory_with_too_long_a_path_is_refused_with_its_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("n".repeat(120));
+    for args in [&["host", "--budget", "300M", "--cgroup", "off"][..], &["ls"]] {
+        let mut command = levy_command(dir.path());
+        let output = command.args(args).arg("--run-dir").arg(&long).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        let words = [
+            "nnn/",
+            ".sock",
+            " bytes, and that of a socket at most 107; use a shorter directory",
+        ];
+        assert!(words.iter().all(|word| text.contains(word)), "{args:?}: {text}");
     }
 }
 

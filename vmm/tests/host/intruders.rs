@@ -10,7 +10,7 @@ use levy_member::Introduction;
 use levy_protocol::mark;
 use levy_protocol::run_dir::api_socket;
 
-use crate::harness::{Managed, hello};
+use crate::harness::{Managed, hello, until};
 
 /// Tells a child of the test process who it is, and where its manager is.
 const ORDER: &str = "LEVY_INTRUDER_TEST";
@@ -22,7 +22,7 @@ fn in_a_child() {
     let (who, dir) = order.split_once(' ').unwrap();
     let dir = Path::new(dir);
     let _kept = (who == "admitted").then(|| Introduction::make(dir, hello("evil", 16)).unwrap());
-    if who == "marked" {
+    if who == "marked" || who == "greedy" {
         mark::put_on_this_process().unwrap();
     }
     if who == "greedy" {
@@ -110,6 +110,10 @@ fn connections_of_one_process_keep_no_other_from_the_api() {
     for _ in 0..3 {
         managed.client().host().unwrap();
     }
+    // It runs a guest, and what it does is said.
+    until("it is counted", || {
+        managed.client().host().unwrap().doors.intruders > 0
+    });
     drop(greedy.stdin.take());
     assert!(greedy.wait().unwrap().success());
 }

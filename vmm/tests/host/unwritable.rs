@@ -6,8 +6,9 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use levy_launcher::api_client::Client;
+use levy_protocol::link::{GroupLimits, Hello};
 
-use crate::harness::{Managed, levy_command, until};
+use crate::harness::{Managed, hello, levy_command, until};
 use crate::intruders::answers;
 
 /// The file that a full disk is like.
@@ -162,6 +163,51 @@ fn commands_whose_reader_has_gone_end_quietly_and_well_and_others_say_what_is_lo
 }
 
 #[test]
+fn a_change_that_cannot_be_kept_is_made_and_its_answer_says_so() {
+    let managed = Managed::new(256);
+    let group = Some(GroupLimits {
+        name: "web".into(),
+        shares: 1000,
+        min: 0,
+        max: None,
+    });
+    let _kept = managed.introduce(Hello {
+        group,
+        ..hello("g", 16)
+    });
+    // What has the name of the file that is to be renamed cannot be written.
+    let obstacle = managed.dir.path().join("kept.json.new");
+    for kept in [false, true] {
+        match kept {
+            false => std::fs::create_dir(&obstacle).unwrap(),
+            true => std::fs::remove_dir(&obstacle).unwrap(),
+        }
+        for (path, arguments) in [
+            ("/guests/g", &["g", "shares=7"][..]),
+            ("/groups/web", &["--group", "web", "shares=7"]),
+            ("/host", &["tax=7"]),
+        ] {
+            let (method, body) = match path {
+                "/host" => ("PUT", "{\"tax_percent\": 7}"),
+                _ => ("PATCH", "{\"shares\": 7}"),
+            };
+            let (status, answer) = managed.request(method, path, body);
+            let set = managed.levy(&[&["set"], arguments].concat());
+            let text = String::from_utf8_lossy(&set.stderr);
+            assert!(status == 200 && set.status.success(), "{answer} {text}");
+            assert_eq!(answer["shares"].as_u64().unwrap_or(7), 7, "{answer}");
+            let told = |said: &str| said.contains("kept.json cannot be written");
+            assert_eq!(
+                answer["unkept"].as_str().is_some_and(told),
+                !kept,
+                "{path} {answer}"
+            );
+            assert_eq!(text.contains("warning: ") && told(&text), !kept, "{path} {text}");
+        }
+    }
+}
+
+#[test]
 fn a_manager_that_may_write_no_file_goes_on_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let mut shell = std::process::Command::new("sh");
@@ -181,7 +227,8 @@ fn a_manager_that_may_write_no_file_goes_on_and_says_so() {
             .args(["set", "tax=0.5"])
             .output()
             .unwrap();
-        output.status.success()
+        let text = String::from_utf8_lossy(&output.stderr);
+        output.status.success() && text.contains("warning: ") && text.contains("File too large")
     };
     until("an answer", || {
         assert_eq!(host.0.try_wait().unwrap(), None, "it has ended");

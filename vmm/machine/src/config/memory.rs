@@ -80,9 +80,10 @@ pub fn shares(text: &str) -> Result<u32, String> {
         "normal" => Ok(allocator::Shares::NORMAL.get()),
         "high" => Ok(allocator::Shares::HIGH.get()),
         number => match number.parse() {
-            Ok(0) | Err(_) => {
-                Err("write low (500), normal (1000), high (2000) or a number above 0".to_owned())
-            }
+            Ok(0) | Err(_) => Err(format!(
+                "{number:?} is not low (500), normal (1000), high (2000) or a whole number from 1 to {}",
+                u32::MAX
+            )),
             Ok(shares) => Ok(shares),
         },
     }

@@ -9,6 +9,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use super::say::{say, settle, without_waiting};
 use super::signals::Signals;
 use crate::lock::lock;
+use levy_protocol::printable;
 
 /// Lines per [`WINDOW`] at most.
 const MOST: u32 = 20;
@@ -51,7 +52,8 @@ impl Log for Stderr {
                 self.name
             ));
         }
-        say(format_args!("{}: {}", self.name, record.args()));
+        let line = record.args().to_string();
+        say(format_args!("{}: {}", self.name, printable(&line)));
     }
 
     fn flush(&self) {

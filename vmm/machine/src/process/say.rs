@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::outlet::{Lost, Manner, Outlet};
+use levy_protocol::printable;
 
 /// Lines that wait while standard error takes nothing.
 const MANNER: Manner = Manner {
@@ -32,14 +33,20 @@ fn note(lost: Lost) -> String {
     )
 }
 
-/// Says `text`, one line.
+/// Says `text`. Other processes may have chosen its words: control characters are written out, and further lines are
+/// indented, so that none passes for a line of this process.
 pub fn say(text: impl Display) {
-    let line = format!("levy: {text}\n");
+    let line = line(&text.to_string());
     match OUTLET.get() {
         Some(outlet) => outlet.push(line.as_bytes()),
         // There is no better place to say that this failed.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
+}
+
+fn line(text: &str) -> String {
+    let lines: Vec<_> = text.trim_end().split('\n').map(printable).collect();
+    format!("levy: {}\n", lines.join("\n  "))
 }
 
 /// Waits a moment until what was said is written: the process is about to end.
@@ -56,4 +63,17 @@ pub(super) fn without_waiting() -> io::Result<()> {
     // A second one ends again: the first stays.
     let _ = OUTLET.set(Outlet::start(MANNER, Box::new(stderr))?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_processes_words_look_like_no_line_of_this_one() {
+        assert_eq!(
+            line("guest \u{1b}[2J: a\nlevy: host: b\n"),
+            "levy: guest \\u{1b}[2J: a\n  levy: host: b\n"
+        );
+    }
 }

@@ -4,6 +4,9 @@
 //! over would stop its neighbours or take their memory. They are known by their numbers, which the kernel says, and by
 //! their mark: guests of other managers, and of none.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -18,11 +21,13 @@ use crate::manager::Event;
 use levy_protocol::mark;
 
 /// The process at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Asker {
     pid: u32,
     /// It belongs to the user of this manager.
     own: bool,
+    /// A request of it has come.
+    asked: Arc<AtomicBool>,
 }
 
 impl Asker {
@@ -33,16 +38,17 @@ impl Asker {
         Self {
             pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
             own: known.is_some_and(|known| known.uid() == rustix::process::geteuid().as_raw()),
+            asked: Arc::default(),
         }
     }
 
     /// Its number; 0 where it has none here.
-    pub(super) fn pid(self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// What may speak through it.
-    fn look(self, host: &Host) -> Kind {
+    fn look(&self, host: &Host) -> Kind {
         // A manager that has guests in its own process can only trust itself.
         if self.pid == std::process::id() {
             return Kind::Tool;
@@ -59,6 +65,25 @@ impl Asker {
             Some(true) => Kind::Guest,
             Some(false) => Kind::Tool,
             None => Kind::Gone,
+        }
+    }
+
+    /// Whether it may ask; a guest's process is counted.
+    fn check(&self, host: &Host) -> Result<(), ApiError> {
+        match self.look(host) {
+            Kind::Tool => Ok(()),
+            Kind::Gone => Err(ApiError::Guest),
+            Kind::Guest => {
+                host.handle(Event::Intruded(self.pid));
+                Err(ApiError::Guest)
+            }
+        }
+    }
+
+    /// Its connection is over: a guest's process has no business there, whether it came to ask anything or not.
+    pub(super) async fn leave(self, served: Served) {
+        if !self.asked.load(Ordering::Relaxed) {
+            let _ = served.aside(move |host| self.check(host)).await;
         }
     }
 }
@@ -81,15 +106,8 @@ pub(super) async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    let checked = served.aside(move |host| match asker.look(host) {
-        Kind::Tool => Ok(()),
-        Kind::Gone => Err(ApiError::Guest),
-        Kind::Guest => {
-            host.handle(Event::Intruded(asker.pid));
-            Err(ApiError::Guest)
-        }
-    });
-    match checked.await {
+    asker.asked.store(true, Ordering::Relaxed);
+    match served.aside(move |host| asker.check(host)).await {
         Ok(_) => next.run(request).await,
         Err(error) => error.into_response(),
     }

@@ -5,6 +5,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+use super::BODY_LIMIT;
 use super::types::Failure;
 
 /// Everything that can be wrong with a request.
@@ -24,6 +25,8 @@ pub(super) enum ApiError {
     Name(#[from] PathRejection),
     #[error("the body cannot be read: {}", .0.body_text())]
     Body(#[from] BytesRejection),
+    #[error("the body has {bytes} bytes, and the limit is {BODY_LIMIT}; send a shorter one")]
+    Long { bytes: u64 },
     #[error("the body is not a JSON object, such as {{\"shares\": 2000}}")]
     NotAnObject,
     #[error("the body is not what is expected here: {0}")]
@@ -50,6 +53,7 @@ impl ApiError {
             }
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body(rejection) => rejection.status(),
+            Self::Long { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Name(rejection) => rejection.status(),
             Self::NotAnObject | Self::Json(_) | Self::Value { .. } => StatusCode::BAD_REQUEST,
             Self::Guest => StatusCode::FORBIDDEN,

@@ -4,15 +4,15 @@
 //! delays no other client's answer. What is shown is copied out under that lock and put into words without it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use allocator::{GuestId, Pages, Shares, Tax};
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -28,7 +28,7 @@ use crate::host::Host;
 use crate::kept::KeptSettings;
 use crate::manager::{Change, Event, Manager};
 use crate::picture::Picture;
-use crate::policy::Settings;
+use crate::policy::{self, Settings};
 use crate::registry::Registry;
 use levy_protocol::link::FromManager;
 
@@ -56,6 +56,10 @@ impl FromRequestParts<Served> for Name {
 }
 
 impl Served {
+    pub(super) fn new(host: Host, workers: Workers) -> Self {
+        Self { host, workers }
+    }
+
     /// Does `work` with the manager where waiting harms no other client.
     pub(super) async fn aside<T: Send + 'static>(
         self,
@@ -67,8 +71,7 @@ impl Served {
 }
 
 /// All routes, over one manager.
-pub(super) fn router(host: Host, workers: Workers) -> Router {
-    let served = Served { host, workers };
+pub(super) fn router(served: Served) -> Router {
     Router::new()
         .route("/host", get(show_host).put(change_host))
         .route("/guests", get(list))
@@ -82,8 +85,17 @@ pub(super) fn router(host: Host, workers: Workers) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(bounded))
         .layer(from_fn_with_state(served.clone(), asker::admit))
         .with_state(served)
+}
+
+/// Refuses a body by the length that its head names, before any of it has come.
+async fn bounded(request: Request, next: Next) -> Response {
+    match request.body().size_hint().lower() {
+        bytes if bytes > BODY_LIMIT as u64 => ApiError::Long { bytes }.into_response(),
+        _ => next.run(request).await,
+    }
 }
 
 async fn no_route(method: Method, uri: Uri) -> ApiError {
@@ -159,7 +171,10 @@ async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> A
             drop(state);
             host.keep();
             host.tell_limits([id]);
-            one(&host.picture(), &name)
+            Ok(GuestView {
+                unkept: host.unkept(),
+                ..one(&host.picture(), &name)?
+            })
         })
         .await
 }
@@ -191,7 +206,10 @@ async fn change_group(State(served): State<Served>, Name(name): Name, body: Body
             drop(state);
             host.keep();
             host.tell_limits(members);
-            one_group(&host.picture(), &name)
+            Ok(GroupView {
+                unkept: host.unkept(),
+                ..one_group(&host.picture(), &name)?
+            })
         })
         .await
 }
@@ -274,17 +292,14 @@ fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
     if let Some(percent) = change.tax_percent {
         settings.tax = Tax::new(percent / 100.0).map_err(|_| ApiError::Value {
             key: "tax_percent",
-            what: format!("{percent} is not a tax; it goes from 0 to below 100"),
+            what: format!("{percent:?} is not a tax; it goes from 0 to below 100"),
         })?;
     }
     if let Some(seconds) = change.rebalance_seconds {
-        if !(0.1..=86_400.0).contains(&seconds) {
-            return Err(ApiError::Value {
-                key: "rebalance_seconds",
-                what: format!("{seconds} is out of range; it goes from 0.1 to 86400"),
-            });
-        }
-        settings.rebalance = Duration::from_secs_f64(seconds);
+        settings.rebalance = policy::rebalance(seconds).map_err(|what| ApiError::Value {
+            key: "rebalance_seconds",
+            what,
+        })?;
     }
     Ok(settings)
 }

@@ -12,12 +12,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::asker::Asker;
 use super::client_slots::ClientSlots;
+use super::routes::{self, Served};
 use super::workers::Workers;
-use super::{CONNECTIONS, PATIENCE, routes};
+use super::{CONNECTIONS, PATIENCE};
 use crate::host::Host;
 use levy_protocol::socket::{SocketError, SocketFile};
 
@@ -80,7 +81,7 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
         let served = runtime.block_on(async {
             let listener = UnixListener::from_std(listener)?;
             // Whether the other end was dropped or used: it is over.
-            let served = accept(listener, socket, routes::router(host, workers));
+            let served = accept(listener, socket, Served::new(host, workers));
             tokio::select! { () = served => {}, _ = ended => {} }
             io::Result::Ok(())
         });
@@ -125,8 +126,11 @@ impl Socket {
     }
 }
 
-async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router) {
+async fn accept(mut listener: UnixListener, socket: Socket, served: Served) {
     let slots = ClientSlots::new(CONNECTIONS);
+    let router = routes::router(served.clone());
+    // Who leaves is looked at one by one: a flood takes no more than one worker, and is not counted in full.
+    let looking = Arc::new(Semaphore::new(1));
     loop {
         let next = loop {
             match tokio::time::timeout(LOOK, listener.accept()).await {
@@ -137,11 +141,16 @@ async fn accept(mut listener: UnixListener, socket: Socket, router: axum::Router
         match next {
             Ok((stream, _)) => {
                 let asker = Asker::of(&stream);
-                let service = TowerToHyperService::new(router.clone().layer(Extension(asker)));
+                let service = TowerToHyperService::new(router.clone().layer(Extension(asker.clone())));
                 let connection = converse(stream, service);
                 let mut slot = slots.take(asker.pid());
+                let (served, looking) = (served.clone(), Arc::clone(&looking));
                 tokio::spawn(async move {
                     tokio::select! { () = connection => {}, () = slot.lost() => {} }
+                    drop(slot);
+                    if let Ok(_one) = looking.try_acquire() {
+                        asker.leave(served).await;
+                    }
                 });
             }
             Err(error) => {

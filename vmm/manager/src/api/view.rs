@@ -84,6 +84,7 @@ pub(super) fn groups(picture: &Picture) -> BTreeMap<String, GroupView> {
                 shares: group.shares.get(),
                 guests: members().map(|(_, process)| process.name.clone()).collect(),
                 held_bytes: bytes(members().map(|(member, _)| member.held).sum()),
+                unkept: None,
             };
             (name.to_owned(), view)
         })
@@ -94,6 +95,7 @@ fn connections(picture: &Picture) -> ConnectionsView {
     let (counters, times) = (picture.counters, picture.handling.spread());
     ConnectionsView {
         reports: counters.reports,
+        impossible: counters.impossible,
         refused: counters.refused,
         cut_offs: counters.cut_offs,
         crowded: counters.crowded,
@@ -190,6 +192,7 @@ fn guest(member: &Member, process: &ManagedProcess, target: Option<TargetView>) 
             engine_cpu_us: report.engine_cpu_us,
             cut_offs: process.penalty.cut_offs,
         },
+        unkept: None,
     }
 }
 

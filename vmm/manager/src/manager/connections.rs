@@ -206,8 +206,10 @@ impl Manager {
     fn on_message(&mut self, guest: GuestId, said: Heard) -> Result<(), End> {
         match said {
             Heard::Report(report, delay_us) => {
-                self.registry.on_report(guest, *report);
-                self.statistics.counters.reports += 1;
+                match self.registry.on_report(guest, *report) {
+                    true => self.statistics.counters.reports += 1,
+                    false => self.statistics.counters.impossible += 1,
+                }
                 if let Some(micros) = delay_us {
                     self.statistics.handling.note(micros);
                 }

@@ -78,17 +78,35 @@ fn a_new_guest_is_active_as_far_as_it_holds_memory_and_no_further() {
 fn a_report_of_more_pages_than_the_guest_has_changes_nothing() {
     let mut member = guest(500, 480);
     let before = member.report.clone();
-    let mut reports = [report(1024), report(100), report(100), report(1024)];
+    let mut reports = [1024, 100, 100, 1024, 100, 100].map(report);
     reports[0].pages.shared = 1;
     reports[1].pages.zero = u64::MAX;
     reports[2].pages.swapped = mib(925).get();
     reports[2].pages.empty = 0;
     reports[3].pages.ballooned = u64::MAX - mib(1024).get() + 1;
+    let balloon = BalloonReport::default;
+    reports[4].balloon = Some(BalloonReport {
+        actual_pages: 1 << 63,
+        ..balloon()
+    });
+    reports[5].balloon = Some(BalloonReport {
+        target_pages: mib(1024).get() + 1,
+        ..balloon()
+    });
     for impossible in reports {
         assert!(!member.on_report(impossible), "{:?}", member.report);
         assert_eq!(member.report, before);
     }
-    assert!(member.on_report(report(1024)), "all its pages it may have");
+    let mut most = report(1024);
+    most.balloon = Some(BalloonReport {
+        actual_pages: mib(1024).get(),
+        ..balloon()
+    });
+    (most.written_per_second, most.pages_in) = (u64::MAX, u64::MAX);
+    assert!(member.on_report(most), "all its pages it may have");
+    assert_eq!(member.report.written_per_second, mib(1024).get());
+    member.pass(SECOND, 100);
+    assert_eq!(member.refaulted, mib(1024));
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn nothing_is_handed_out_beyond_promises_until_survivors_are_heard_or_two_second
             assert_eq!(given(&mut registry, 100), 16 * MIB, "its minimum");
         }
         match heard {
-            true => registry.on_report(old, Report::default()),
+            true => assert!(registry.on_report(old, Report::default())),
             false => {
                 for _ in 0..9 {
                     assert_eq!(given(&mut registry, 200), 16 * MIB);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Reply, Request};
+use crate::socket::check_path;
 
 /// Why a VMM did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,7 @@ impl Client {
             path: path.to_owned(),
             source,
         };
+        check_path(path).map_err(unreachable)?;
         let stream = UnixStream::connect(path).map_err(unreachable)?;
         stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
         Ok(Self {

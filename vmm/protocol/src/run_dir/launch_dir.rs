@@ -1,9 +1,10 @@
 //! The folder in which one launch keeps its guests' sockets and console logs.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::HeldDir;
+use super::{HeldDir, path_in};
 
 const PREFIX: &str = "levy-run-";
 
@@ -52,7 +53,14 @@ impl Drop for RunDir {
 }
 
 fn base() -> PathBuf {
-    std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+    base_among(|name| std::env::var_os(name))
+}
+
+pub(super) fn base_among(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let named = |name| path_in(variable(name));
+    named("XDG_RUNTIME_DIR")
+        .or_else(|| named("TMPDIR"))
+        .unwrap_or_else(|| "/tmp".into())
 }
 
 #[cfg(test)]

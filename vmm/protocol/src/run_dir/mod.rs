@@ -3,6 +3,7 @@
 mod held_dir;
 mod launch_dir;
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,18 +12,25 @@ pub use held_dir::HeldDir;
 pub use launch_dir::RunDir;
 
 /// The run directory where none is named: `$LEVY_RUN_DIR`, else `levy` in `$XDG_RUNTIME_DIR`, else `/run/levy` for
-/// root and `/tmp/levy-UID` for other users.
+/// root and `/tmp/levy-UID` for other users. An empty variable is one that is not set.
 pub fn default_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("LEVY_RUN_DIR") {
-        return dir.into();
-    }
-    if let Some(base) = std::env::var_os("XDG_RUNTIME_DIR") {
-        return Path::new(&base).join("levy");
-    }
-    match rustix::process::getuid() {
-        uid if uid.is_root() => "/run/levy".into(),
-        uid => format!("/tmp/levy-{}", uid.as_raw()).into(),
-    }
+    default_among(|name| std::env::var_os(name))
+}
+
+fn default_among(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let named = |name| path_in(variable(name));
+    let below_base = || named("XDG_RUNTIME_DIR").map(|base| base.join("levy"));
+    named("LEVY_RUN_DIR")
+        .or_else(below_base)
+        .unwrap_or_else(|| match rustix::process::getuid() {
+            uid if uid.is_root() => "/run/levy".into(),
+            uid => format!("/tmp/levy-{}", uid.as_raw()).into(),
+        })
+}
+
+/// The path that a variable of the environment holds. An empty one would be the working directory, and means none.
+fn path_in(value: Option<OsString>) -> Option<PathBuf> {
+    value.filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Makes the run directory, for its owner alone. One that is there is taken if other users cannot put files of theirs in
@@ -113,6 +121,22 @@ mod tests {
         make_dir(&dir).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&dir).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        let dir = |run_dir: &str, base: &str| {
+            default_among(|name| {
+                Some(match name {
+                    "LEVY_RUN_DIR" => run_dir.into(),
+                    _ => base.into(),
+                })
+            })
+        };
+        assert_eq!(dir("/a", "/b"), Path::new("/a"));
+        assert_eq!(dir("", "/b"), Path::new("/b/levy"));
+        assert!(dir("", "").is_absolute());
+        assert_eq!(launch_dir::base_among(|_| Some("".into())), Path::new("/tmp"));
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub(super) fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
+        // Large ones in short form.
+        Value::Float(number) => Some(format!("{number:?}").trim_end_matches(".0").to_owned()),
         _ => None,
     }
 }

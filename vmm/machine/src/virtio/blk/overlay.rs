@@ -106,7 +106,9 @@ impl OverlayDisk {
 
     /// Where layers go unless the user says otherwise: `TMPDIR`, or else `/var/tmp`, which is on a disk.
     pub fn default_directory() -> PathBuf {
-        std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
+        std::env::var_os("TMPDIR")
+            .filter(|dir| !dir.is_empty())
+            .map_or_else(|| "/var/tmp".into(), PathBuf::from)
     }
 
     /// Gives the layer a whole block, taken from the base, so that part of it can be overwritten.
