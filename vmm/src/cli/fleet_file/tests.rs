@@ -180,6 +180,18 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         "below 100",
     ),
     (
+        "[host]\nrebalance = \"25h\"\n[guest.a]\nsize = \"64M\"",
+        2,
+        "host.rebalance",
+        "from 0.1 to 86400 s",
+    ),
+    (
+        "[guest.a]\nsize = \"64M\"\nshares = 1e308",
+        3,
+        "guest.a.shares",
+        "\"1e308\" is not low",
+    ),
+    (
         "[host]\nbudget = true\n[guest.a]\nsize = \"64M\"",
         2,
         "host.budget",
