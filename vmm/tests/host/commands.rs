@@ -81,7 +81,11 @@ fn commands_say_what_is_wrong() {
         (&["stop", "g", ""], 2, "GUEST"),
         (&["set", "g", "shares=lots"], 2, "low (500)"),
         (&["set", "g", "max=1G"], 2, "set when it is started"),
-        (&["set", "g", "shares=4294967296"], 2, "from 1 to 4294967295"),
+        (
+            &["set", "g", "shares=4294967296"],
+            2,
+            "\"4294967296\" is not low (500), normal (1000), high (2000) or a number above 0, 4294967295 at most",
+        ),
         (&["set", "tax=100"], 2, "below 100"),
         (&["set", "rebalance=0s"], 2, "from 0.1 to 86400 s"),
         (&["host", "--rebalance", "0s"], 2, "from 0.1 to 86400 s"),

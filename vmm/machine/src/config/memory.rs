@@ -81,7 +81,7 @@ pub fn shares(text: &str) -> Result<u32, String> {
         "high" => Ok(allocator::Shares::HIGH.get()),
         number => match number.parse() {
             Ok(0) | Err(_) => Err(format!(
-                "{number:?} is not low (500), normal (1000), high (2000) or a whole number from 1 to {}",
+                "{number:?} is not low (500), normal (1000), high (2000) or a number above 0, {} at most",
                 u32::MAX
             )),
             Ok(shares) => Ok(shares),
