@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::program::{MutatedPackage, MutatedProgram};
+use super::program::{MutatedPackage, MutatedProgram, PACKAGES};
 use super::scratch::Scratch;
 use crate::artifact::Artifact;
 use crate::interrupt;
@@ -161,13 +161,16 @@ fn suspects(error: &Complaint) -> Vec<Vec<&Span>> {
 fn cargo(scratch: &Scratch, args: &[&str]) -> Result<Said> {
     interrupt::check()?;
     let mut command = Command::new(env!("CARGO"));
+    // Most of the time goes to survivors, which meet every test that comes by. Assertions and overflow checks stay.
+    for package in PACKAGES {
+        let optimised = format!("profile.dev.package.{}.opt-level=1", package.name);
+        command.args(["--config", &optimised]);
+    }
     command
         .current_dir(&scratch.tree)
         .args(args)
         .args(["--locked", "--message-format", "json"])
         .env("CARGO_TARGET_DIR", &scratch.build)
-        // Most of the time goes to survivors, which run every test. Assertions and overflow checks stay.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -196,10 +199,6 @@ impl TestProgram {
     /// A name that no other program has.
     pub(super) fn title(&self) -> String {
         format!("{}::{}", self.package, self.name)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.file
     }
 }
 

@@ -124,9 +124,13 @@ fn left_out(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Whether dropping `expression` as a statement is a change: a call or an assignment.
+/// Whether leaving `expression` out as a statement is a change: a call or an assignment. What `drop` is given would be
+/// dropped at the end of its block, and the compiler refuses much of that far from the call.
 fn has_effect(expression: &Expr) -> bool {
     match expression {
+        Expr::Call(call) if matches!(&*call.func, Expr::Path(function) if function.path.is_ident("drop")) => {
+            false
+        }
         Expr::Call(_) | Expr::MethodCall(_) | Expr::Assign(_) => true,
         Expr::Try(tried) => has_effect(&tried.expr),
         Expr::Binary(binary) => is_assignment(&binary.op),

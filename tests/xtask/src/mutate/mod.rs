@@ -6,7 +6,7 @@
 //!
 //! - [`finder`] finds the [`point`]s of a source file, [`rewrite`] puts them in, [`program`] numbers them all.
 //! - [`scratch`] is the copy of the workspace; [`compile`] builds it and drops points that the compiler refuses.
-//! - [`suite`] runs the test programs; [`outcome`] remembers what became of each mutant, [`report`] tells it.
+//! - [`suite`] runs single tests, [`workers`] several at a time; [`outcome`] remembers what became of each mutant, [`report`] tells it.
 
 mod compile;
 mod finder;
@@ -20,10 +20,12 @@ mod scratch;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -32,7 +34,7 @@ use outcome::{Outcome, Outcomes};
 use program::{Mutant, MutatedProgram};
 use report::Report;
 use scratch::Scratch;
-use suite::Suite;
+use suite::SingleTest;
 
 /// Where the same sample comes from when nothing else is said.
 const SEED: u64 = 1;
@@ -92,12 +94,21 @@ pub(crate) fn run(args: &MutateArgs) -> Result<()> {
         sample.iter().for_each(|mutant| println!("{}", describe(mutant)));
         return Ok(());
     }
-    let mut outcomes = Outcomes::read(scratch.folder.join(format!("outcomes-{state}.jsonl")));
-    let mut trial = Trial {
-        suites: learn(tests, &scratch)?,
+    let outcomes = Outcomes::read(scratch.folder.join(format!("outcomes-{state}.jsonl")));
+    eprintln!("mutate: the tests, unchanged");
+    let tests = suite::learn(&tests, &scratch.folder)?;
+    let alone: f64 = tests.iter().map(|test| test.took.as_secs_f64()).sum();
+    eprintln!("mutate: {} tests, {alone:.0} s one after the other", tests.len());
+    let trial = Trial {
+        tests,
         until: Instant::now() + Duration::from_secs(args.minutes.saturating_mul(60)),
+        outcomes: Mutex::new(outcomes),
     };
-    let tried = trial.all(&sample, &mut outcomes);
+    let tried = trial.all(&sample);
+    let outcomes = trial
+        .outcomes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     // Whatever ended the trial, what is known is told.
     let report = Report::new(args.seed, population, &sample, &outcomes);
     println!("{report}");
@@ -119,64 +130,49 @@ fn describe(mutant: &Mutant) -> String {
     format!("{place}:{}: {}  ->  {mutated}", point.line, point.original)
 }
 
-/// The test programs that pass unchanged, the fastest first.
-fn learn(tests: Vec<compile::TestProgram>, scratch: &Scratch) -> Result<Vec<Suite>> {
-    let mut suites = Vec::new();
-    for test in tests {
-        eprint!("mutate: {} unchanged: ", test.title());
-        if let Some(suite) = Suite::learn(test, &scratch.folder)? {
-            eprintln!("{:.1} s", suite.took.as_secs_f64());
-            suites.push(suite);
-        }
-    }
-    suites.sort_by_key(|suite| suite.took);
-    Ok(suites)
-}
-
 /// Trying mutants, for as long as there is time.
 struct Trial {
-    suites: Vec<Suite>,
+    /// The fastest first.
+    tests: Vec<SingleTest>,
     until: Instant,
+    outcomes: Mutex<Outcomes>,
 }
 
 impl Trial {
-    fn all(&mut self, sample: &[&Mutant], outcomes: &mut Outcomes) -> Result<()> {
-        for (at, mutant) in (1..).zip(sample) {
-            if outcomes.get(mutant.number).is_some() {
-                continue;
-            }
+    fn all(&self, sample: &[&Mutant]) -> Result<()> {
+        let unknown = |mutant: &Mutant| self.outcomes().get(mutant.number).is_none();
+        let open = (1..).zip(sample).filter(|(_, mutant)| unknown(mutant));
+        workers::map(open.collect(), |(at, mutant): (usize, &&Mutant)| {
             if Instant::now() > self.until {
-                eprintln!(
-                    "mutate: time is up before mutant {at} of {}; run again to go on",
-                    sample.len()
-                );
                 return Ok(());
             }
             let started = Instant::now();
             let outcome = self.one(mutant)?;
             let took = started.elapsed().as_secs_f64();
-            println!(
-                "{at}/{} {}: {outcome} ({took:.1} s)",
-                sample.len(),
-                describe(mutant)
-            );
-            outcomes.add(mutant.number, outcome)?;
+            let of = sample.len();
+            println!("{at}/{of} {}: {outcome} ({took:.1} s)", describe(mutant));
+            self.outcomes().add(mutant.number, outcome)
+        })?;
+        let left = sample.iter().filter(|mutant| unknown(mutant)).count();
+        if left > 0 {
+            eprintln!("mutate: time was up with {left} mutants left; run again to go on");
         }
         Ok(())
     }
 
     fn one(&self, mutant: &Mutant) -> Result<Outcome> {
-        let own = |suite: &&Suite| suite.program.package == mutant.package;
+        let own = |test: &&SingleTest| test.program.package == mutant.package && test.reaches(mutant.number);
         let mut outcome = Outcome::Unreached;
-        for suite in self.suites.iter().filter(own) {
-            if !suite.reaches(mutant.number) {
-                continue;
-            }
-            match suite.try_mutant(mutant.number)? {
+        for test in self.tests.iter().filter(own) {
+            match test.try_mutant(mutant.number)? {
                 Some(killed) => return Ok(killed),
                 None => outcome = Outcome::Survived,
             }
         }
         Ok(outcome)
+    }
+
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 pub(super) enum Outcome {
     /// A test failed.
     Failed { program: String, test: String },
-    /// A test program ended without naming a test.
-    Crashed { program: String },
-    /// A test program took too long.
-    Hung { program: String },
+    /// The program of a test ended without a verdict.
+    Crashed { program: String, test: String },
+    /// A test took too long.
+    Hung { program: String, test: String },
     /// All tests passed, and some of them came by.
     Survived,
     /// No test came by.
@@ -35,8 +35,8 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Failed { program, test } => write!(f, "killed by {program} {test}"),
-            Self::Crashed { program } => write!(f, "killed: {program} crashed"),
-            Self::Hung { program } => write!(f, "killed: {program} hung"),
+            Self::Crashed { program, test } => write!(f, "killed: {program} {test} crashed"),
+            Self::Hung { program, test } => write!(f, "killed: {program} {test} hung"),
             Self::Survived => write!(f, "SURVIVED"),
             Self::Unreached => write!(f, "SURVIVED, no test comes by"),
         }

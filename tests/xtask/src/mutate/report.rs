@@ -15,9 +15,9 @@ pub(super) struct Counts {
     pub(super) mutants: u64,
     /// Noticed by a test, those that hang and crash included.
     pub(super) killed: u64,
-    /// Killed only because a test program took too long.
+    /// Killed only because a test took too long.
     pub(super) hung: u64,
-    /// Killed because a test program ended without naming a test.
+    /// Killed because the program of a test ended without a verdict.
     pub(super) crashed: u64,
     /// Not noticed, the unreached ones included.
     pub(super) survived: u64,

@@ -1,98 +1,112 @@
-//! Running the test programs: once to see what they reach and how long they take, then for each mutant until one of
-//! them notices.
+//! Running single tests: once to see what each reaches and how long it takes, then for each mutant until one notices.
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::compile::TestProgram;
 use super::outcome::Outcome;
+use super::workers;
 use crate::interrupt;
 
 /// Read by the injected functions.
 const VARIABLE: &str = "LEVY_MUTANT";
-/// How often a wait looks for Ctrl-C.
-const TICK: Duration = Duration::from_millis(100);
-/// The first run of a program may take this long.
-const FIRST: Duration = Duration::from_secs(900);
+/// How often a wait looks whether the test has ended.
+const TICK: Duration = Duration::from_millis(5);
+/// The first run of a test may take this long.
+const FIRST: Duration = Duration::from_secs(300);
+/// The cases of a property test that does not say how many it wants.
+const CASES: &str = "256";
+/// What the test harness ends with when a test failed.
+const FAILED: i32 = 101;
 
-/// A test program, what it reaches, and how long it takes.
-pub(super) struct Suite {
+/// A test, what it reaches, and how long it takes.
+pub(super) struct SingleTest {
     pub(super) program: TestProgram,
+    pub(super) name: String,
     pub(super) took: Duration,
     reached: HashSet<u32>,
-    /// Tests that fail without a change, for example because the injected functions allocate.
-    skipped: Vec<String>,
 }
 
 /// How a run ended.
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     Passed,
-    Failed(String),
+    Failed,
     Crashed,
     TimedOut,
 }
 
-impl Suite {
-    /// Runs `program` without a change. `None`, and a word to the user, when it cannot pass even then.
-    pub(super) fn learn(program: TestProgram, folder: &Path) -> Result<Option<Self>> {
-        let list = folder.join("reached");
-        // None yet, the first time.
-        let _ = fs::remove_file(&list);
-        let mut suite = Self {
-            program,
+/// All tests of `programs` that pass unchanged, the fastest first. Those that do not are named. `folder` takes the
+/// lists of what they reach meanwhile.
+pub(super) fn learn(programs: &[TestProgram], folder: &Path) -> Result<Vec<SingleTest>> {
+    let mut named = Vec::new();
+    for program in programs {
+        named.extend(names(program)?.into_iter().map(|name| (program, name)));
+    }
+    let numbered = named.into_iter().enumerate().collect();
+    let learned = workers::map(numbered, |(at, (program, name))| {
+        SingleTest::learn(program, name, &folder.join(format!("reached-{at}")))
+    })?;
+    let mut tests: Vec<SingleTest> = learned.into_iter().flatten().collect();
+    tests.sort_by_key(|test| test.took);
+    Ok(tests)
+}
+
+/// The names of the tests in `program`.
+fn names(program: &TestProgram) -> Result<Vec<String>> {
+    let output = Command::new(&program.file)
+        .args(["--list", "--format", "terse"])
+        .output()
+        .with_context(|| format!("cannot start {}", program.title()))?;
+    if !output.status.success() {
+        bail!("{} does not list its tests: {}", program.title(), output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
+impl SingleTest {
+    /// Runs the test without a change, and once more when it fails. `None`, and a word to the user, when it fails
+    /// again, for example because the injected functions allocate.
+    fn learn(program: &TestProgram, name: String, list: &Path) -> Result<Option<Self>> {
+        let mut test = Self {
+            program: program.clone(),
+            name,
             took: Duration::ZERO,
             reached: HashSet::new(),
-            skipped: Vec::new(),
         };
-        let started = Instant::now();
-        let recording = format!("reached:{}", list.display());
-        let end = suite.run(&recording, FIRST, Halt::Never)?;
-        suite.took = started.elapsed();
-        let text = fs::read_to_string(&list).unwrap_or_default();
-        suite.reached = text.lines().filter_map(|line| line.parse().ok()).collect();
-        if matches!(end, End::Passed) {
-            return Ok(Some(suite));
-        }
-        suite.retry()
-    }
-
-    /// Without the tests that fail.
-    fn retry(mut self) -> Result<Option<Self>> {
-        for _ in 0..8 {
+        // None yet, the first time.
+        let _ = fs::remove_file(list);
+        for mutant in [&format!("reached:{}", list.display()), "none"] {
             let started = Instant::now();
-            let end = self.run("none", FIRST, Halt::AtFailure)?;
-            match end {
-                End::Passed => {
-                    self.took = started.elapsed();
-                    return Ok(Some(self));
-                }
-                End::Failed(test) => {
-                    eprintln!(
-                        "mutate: {}: {test} fails unchanged; left out",
-                        self.program.title()
-                    );
-                    self.skipped.push(test);
-                }
-                End::Crashed | End::TimedOut => break,
+            let end = test.run(mutant, FIRST)?;
+            test.took = started.elapsed();
+            // The second run writes none down.
+            let text = fs::read_to_string(list).unwrap_or_default();
+            test.reached
+                .extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let _ = fs::remove_file(list);
+            if end == End::Passed {
+                return Ok(Some(test));
             }
         }
-        eprintln!(
-            "mutate: {} does not pass unchanged; left out",
-            self.program.title()
-        );
+        eprintln!("mutate: {} fails unchanged; left out", test.title());
         Ok(None)
     }
 
-    /// Whether the program reaches the place of mutant `number`.
+    pub(super) fn title(&self) -> String {
+        format!("{} {}", self.program.title(), self.name)
+    }
+
+    /// Whether the test reaches the place of mutant `number`.
     pub(super) fn reaches(&self, number: u32) -> bool {
         self.reached.contains(&number)
     }
@@ -103,52 +117,39 @@ impl Suite {
         self.took * 5 + Duration::from_secs(20)
     }
 
-    /// Runs the program with mutant `number` until the first failure; `None` when it passes.
+    /// Runs the test with mutant `number`; `None` when it passes.
     pub(super) fn try_mutant(&self, number: u32) -> Result<Option<Outcome>> {
-        let program = self.program.title();
-        Ok(
-            match self.run(&number.to_string(), self.limit(), Halt::AtFailure)? {
-                End::Passed => None,
-                End::Failed(test) => Some(Outcome::Failed { program, test }),
-                End::Crashed => Some(Outcome::Crashed { program }),
-                End::TimedOut => Some(Outcome::Hung { program }),
-            },
-        )
+        let (program, test) = (self.program.title(), self.name.clone());
+        Ok(match self.run(&number.to_string(), self.limit())? {
+            End::Passed => None,
+            End::Failed => Some(Outcome::Failed { program, test }),
+            End::Crashed => Some(Outcome::Crashed { program, test }),
+            End::TimedOut => Some(Outcome::Hung { program, test }),
+        })
     }
 
-    fn run(&self, mutant: &str, limit: Duration, halt: Halt) -> Result<End> {
-        let mut command = Command::new(self.program.path());
-        for test in &self.skipped {
-            command.args(["--skip", test]);
-        }
-        if !self.skipped.is_empty() {
-            command.arg("--exact");
-        }
+    fn run(&self, mutant: &str, limit: Duration) -> Result<End> {
+        let mut command = Command::new(&self.program.file);
         command
+            .args(["--exact", &self.name])
             .current_dir(&self.program.folder)
             .env("CARGO_MANIFEST_DIR", &self.program.folder)
             .env(VARIABLE, mutant)
+            .env("PROPTEST_CASES", CASES)
             // A failing property test need not look for its smallest case, nor remember it.
             .env("PROPTEST_MAX_SHRINK_ITERS", "0")
             .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
         let spawned = command.spawn();
         let mut family = Family(spawned.with_context(|| format!("cannot start {}", self.program.title()))?);
         // A change that eats memory is to be the kernel's first choice. Where that is refused, so be it.
         let _ = fs::write(format!("/proc/{}/oom_score_adj", family.0.id()), "1000");
-        watch(&mut family, limit, halt)
+        watch(&mut family, limit)
     }
-}
-
-/// Whether a run ends at its first failure.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Halt {
-    AtFailure,
-    Never,
 }
 
 /// A test program and the processes that it started. All of them end when dropped.
@@ -164,53 +165,15 @@ impl Drop for Family {
     }
 }
 
-/// Reads what the test harness says until the program ends, fails or takes too long.
-fn watch(family: &mut Family, limit: Duration, halt: Halt) -> Result<End> {
-    let lines = lines_of(&mut family.0)?;
+/// Waits until the program ends or takes too long. Processes that it started do not count.
+fn watch(family: &mut Family, limit: Duration) -> Result<End> {
     let until = Instant::now() + limit;
-    let mut failed = None;
-    loop {
-        interrupt::check()?;
-        match lines.recv_timeout(TICK) {
-            Ok(line) => {
-                if let Some(test) = failure(&line) {
-                    failed = Some(test.to_owned());
-                    if halt == Halt::AtFailure {
-                        break;
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        if Instant::now() > until {
-            return Ok(End::TimedOut);
-        }
-        // A process that outlives the program may hold its output open.
-        if lines_are_over(&mut family.0)? {
-            break;
-        }
-    }
-    if let Some(test) = failed {
-        return Ok(End::Failed(test));
-    }
-    conclude(family, &lines, until)
-}
-
-fn lines_are_over(child: &mut Child) -> Result<bool> {
-    Ok(child.try_wait()?.is_some())
-}
-
-/// The program closed its output or ended: what is left to read, and its status.
-fn conclude(family: &mut Family, lines: &Receiver<String>, until: Instant) -> Result<End> {
     loop {
         if let Some(status) = family.0.try_wait()? {
-            let mut rest = std::iter::from_fn(|| lines.recv_timeout(TICK).ok());
-            let failed = rest.find_map(|line| failure(&line).map(str::to_owned));
-            return Ok(match failed {
-                Some(test) => End::Failed(test),
-                None if status.success() => End::Passed,
-                None => End::Crashed,
+            return Ok(match status.code() {
+                Some(0) => End::Passed,
+                Some(FAILED) => End::Failed,
+                _ => End::Crashed,
             });
         }
         if Instant::now() > until {
@@ -221,59 +184,45 @@ fn conclude(family: &mut Family, lines: &Receiver<String>, until: Instant) -> Re
     }
 }
 
-fn lines_of(child: &mut Child) -> Result<Receiver<String>> {
-    let stdout = child.stdout.take().context("no standard output")?;
-    let (tell, told) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if tell.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(told)
-}
-
-/// The test that a line of the harness says failed.
-fn failure(line: &str) -> Option<&str> {
-    let test = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
-    Some(test.split(" - should panic").next().unwrap_or(test))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn failures_are_read_from_the_harness() {
-        assert_eq!(failure("test a::b ... FAILED"), Some("a::b"));
-        assert_eq!(failure("test a::b - should panic ... FAILED"), Some("a::b"));
-        assert_eq!(failure("test a::b ... ok"), None);
-        assert_eq!(failure("test result: FAILED. 1 passed"), None);
-    }
-
     fn end(script: &str, limit: Duration) -> End {
         let mut command = Command::new("sh");
-        command
-            .args(["-c", script])
-            .stdout(Stdio::piped())
-            .process_group(0);
-        watch(&mut Family(command.spawn().unwrap()), limit, Halt::AtFailure).unwrap()
+        command.args(["-c", script]).process_group(0);
+        watch(&mut Family(command.spawn().unwrap()), limit).unwrap()
     }
 
     #[test]
     fn a_run_passes_fails_crashes_or_hangs() {
         let long = Duration::from_secs(60);
-        assert!(matches!(end("echo 'test a ... ok'", long), End::Passed));
-        assert!(matches!(end("echo 'test a ... FAILED'; sleep 100", long), End::Failed(test) if test == "a"));
-        assert!(matches!(end("kill -ABRT $$", long), End::Crashed));
-        assert!(matches!(
+        assert_eq!(end("exit 0", long), End::Passed);
+        assert_eq!(end("exit 101", long), End::Failed);
+        assert_eq!(end("kill -ABRT $$", long), End::Crashed);
+        assert_eq!(
             end("sleep 100 & sleep 100", Duration::from_millis(300)),
             End::TimedOut
-        ));
-        assert!(
-            matches!(end("sleep 100 & exit 0", long), End::Passed),
+        );
+        assert_eq!(
+            end("sleep 100 & exit 0", long),
+            End::Passed,
             "its children do not count"
         );
+    }
+
+    #[test]
+    fn a_program_names_its_tests_and_runs_one_of_them() {
+        let program = TestProgram {
+            package: "p",
+            name: "t".into(),
+            file: std::env::current_exe().unwrap(),
+            folder: env!("CARGO_MANIFEST_DIR").into(),
+        };
+        let name = "mutate::workers::tests::all_is_done_until_something_fails".to_owned();
+        assert!(names(&program).unwrap().contains(&name));
+        let folder = tempfile::tempdir().unwrap();
+        let test = SingleTest::learn(&program, name, &folder.path().join("list")).unwrap();
+        assert_eq!(test.unwrap().try_mutant(1).unwrap(), None);
     }
 }

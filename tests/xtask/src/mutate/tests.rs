@@ -58,6 +58,7 @@ fn what_must_not_or_cannot_change_is_left_alone() {
         "unsafe fn f() { g(1); }",
         "impl std::fmt::Debug for A { fn fmt(&self) { g(1); } }",
         "fn f() { let _ = [a; 16]; }",
+        "fn f() { drop(a); }",
         "fn f() { if let Some(a) = b {} while let Some(a) = b {} }",
         "#[derive(A)] #[b(c = 1)] struct D;",
         "macro_rules! m { () => { f(1); } }",
