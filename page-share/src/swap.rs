@@ -128,6 +128,11 @@ impl Swap {
         u64::from(self.slots.backed()) << PAGE_SHIFT
     }
 
+    /// Bytes of disk space that the file has and no page is in.
+    pub fn spare_bytes(&self) -> u64 {
+        u64::from(self.slots.free()) << PAGE_SHIFT
+    }
+
     /// Bytes of memory in use besides the file.
     pub fn metadata_bytes(&self) -> usize {
         self.slots.bytes() + size_of::<SwapFile>() + PAGE_SIZE

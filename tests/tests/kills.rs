@@ -112,7 +112,7 @@ fn guests_outlive_a_killed_manager_and_share_on_with_the_next() {
 #[test]
 fn a_guest_that_is_killed_while_it_merges_takes_its_references_and_nothing_else() {
     let Some(lab) = Lab::or_skip() else { return };
-    let Some(disk) = SmallDisk::or_skip(64) else {
+    let Some(disk) = SmallDisk::or_skip(192) else {
         return;
     };
     let _turn = turn();

@@ -107,7 +107,7 @@ fn round(lab: &Lab, manager: &Manager, disk: &SmallDisk, number: usize) {
 #[ignore = "ten minutes on an emulated host"]
 fn fifty_guests_in_a_row_leave_nothing() {
     let Some(lab) = Lab::or_skip() else { return };
-    let Some(disk) = SmallDisk::or_skip(128) else {
+    let Some(disk) = SmallDisk::or_skip(320) else {
         return;
     };
     let _turn = turn();

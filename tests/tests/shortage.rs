@@ -71,6 +71,14 @@ fn set_budget(manager: &Manager, mib: u64) {
         .expect("a budget that holds what was promised");
 }
 
+/// Puts another manager in the place of this one, with a budget that this one would refuse: the guests' swap does not
+/// back it.
+fn replace_with_budget(manager: &mut Manager, mib: u64) {
+    let (budget, guests) = (format!("{mib}M"), manager.connected());
+    manager.start_again_as(&["--budget", &budget, "--rebalance", "1s"]);
+    until("all guests' return", || manager.connected() == guests);
+}
+
 /// What everything takes, in MiB.
 fn used_mib(manager: &Manager) -> u64 {
     let spent = manager.view().spent;
@@ -170,17 +178,18 @@ fn a_guest_without_its_balloon_driver_is_compressed_and_swapped_instead() {
 fn guests_that_fit_nowhere_keep_their_bytes_and_their_minimums() {
     let Some(lab) = Lab::or_skip() else { return };
     // Swap files grow by 1 MiB at a time: both guests' files together are all of it.
-    let Some(swap) = SmallDisk::or_skip(32) else {
+    let Some(swap) = SmallDisk::or_skip(400) else {
         return;
     };
     let _turn = turn();
-    let manager = lab.manager(1024);
+    let mut manager = lab.manager(1024);
     let mut guests = ["one", "other"].map(|name| plan(&lab, &manager, name).swapping_to(swap.path()).start());
     guests.iter_mut().for_each(Guest::ready);
     let [one, other] = &mut guests;
     let runs = [fill(one, 1), fill(other, 2)];
     let used = used_mib(&manager);
-    set_budget(&manager, used - 100);
+    swap.resize(32);
+    replace_with_budget(&mut manager, used - 100);
     until("a full disk", || swap.used_kib() > 31 << 10);
     println!("{used} MiB used, budget {} MiB", used - 100);
     watch(&manager, &[("one", one), ("other", other)]);
@@ -199,12 +208,14 @@ fn guests_that_fit_nowhere_keep_their_bytes_and_their_minimums() {
 #[ignore = "minutes on an emulated host"]
 fn a_guest_that_can_neither_be_ballooned_nor_swapped_waits_and_says_why() {
     let Some(lab) = Lab::or_skip() else { return };
-    let Some(swap) = SmallDisk::or_skip(1) else { return };
+    let Some(swap) = SmallDisk::or_skip(200) else {
+        return;
+    };
     // Not even the first part of a swap file fits.
     std::fs::write(swap.path().join("ballast"), vec![1; 768 << 10]).unwrap();
     let ballast_kib = swap.used_kib();
     let _turn = turn();
-    let manager = lab.manager(1024);
+    let mut manager = lab.manager(1024);
     let mut stuck = plan(&lab, &manager, "stuck").swapping_to(swap.path()).start();
     let mut other = plan(&lab, &manager, "other").start();
     [&mut stuck, &mut other].into_iter().for_each(Guest::ready);
@@ -213,7 +224,9 @@ fn a_guest_that_can_neither_be_ballooned_nor_swapped_waits_and_says_why() {
         fill(&mut stuck, 1),
         other.run("churn mib=8 rate=500 seconds=3600"),
     );
-    set_budget(&manager, used_mib(&manager) - 48);
+    swap.resize(1);
+    let budget = used_mib(&manager) - 48;
+    replace_with_budget(&mut manager, budget);
     until("its own word for it", || {
         stuck.log().contains("no room for the swap file")
     });

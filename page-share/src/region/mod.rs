@@ -330,8 +330,9 @@ impl Region {
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.guest.counters(), self.guest.table().census());
         stats.mappings = self.guest.mappings();
-        let swap = self.cold.swap_metadata() as u64;
-        stats.metadata_bytes = self.guest.table().bytes() + stats.mappings * MAPPING_BYTES + swap;
+        let (swap, spare) = self.cold.swap_bytes();
+        stats.metadata_bytes = self.guest.table().bytes() + stats.mappings * MAPPING_BYTES + swap as u64;
+        stats.swap_spare_bytes = spare;
         stats.store_bytes = self.cold.store_bytes() as u64;
         stats
     }

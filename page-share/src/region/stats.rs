@@ -59,6 +59,8 @@ macro_rules! counters {
             pub metadata_bytes: u64,
             /// Bytes of memory that the compressed store has.
             pub store_bytes: u64,
+            /// Bytes of disk space that the swap file has and no page is in.
+            pub swap_spare_bytes: u64,
             $($(#[doc = $doc])+ pub $name: u64,)+
         }
 

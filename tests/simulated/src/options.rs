@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use levy_protocol::link::VERSION;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::memory::{PAGE, Pages};
@@ -91,6 +92,9 @@ pub struct GuestOptions {
     /// Its memory is filled only when its manager limits it, not before.
     #[arg(long)]
     pub(crate) late_fill: bool,
+    /// The newest version of the protocol that it speaks.
+    #[arg(long, default_value_t = VERSION)]
+    pub(crate) protocol: u32,
     /// Its process locks all memory that it maps, so that it cannot be managed.
     #[arg(long)]
     pub(crate) locked: bool,
@@ -111,6 +115,7 @@ impl GuestOptions {
             rate: 2000,
             swap: "/var/tmp".into(),
             late_fill: false,
+            protocol: VERSION,
             locked: false,
         }
     }
@@ -175,6 +180,11 @@ impl GuestOptions {
         }
     }
 
+    /// A guest of an older program, which speaks no newer version of the protocol than `protocol`.
+    pub fn of_version(self, protocol: u32) -> Self {
+        Self { protocol, ..self }
+    }
+
     /// A guest whose memory cannot be managed: its process locks all that it maps.
     #[must_use]
     pub fn locked(self) -> Self {
@@ -208,6 +218,7 @@ impl GuestOptions {
         push("--writers", self.writers.to_string().into());
         push("--rate", self.rate.to_string().into());
         push("--swap", self.swap.clone().into());
+        push("--protocol", self.protocol.to_string().into());
         if self.all_different {
             args.push("--all-different".into());
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use levy_machine::memory::GuestRam;
 use levy_member::{Duties, Introduction, ManagedMemory, ManagerClient};
-use levy_protocol::link::Hello;
+use levy_protocol::link::{Hello, VERSION};
 use page_share::Region;
 
 use crate::guest::{Said, Status};
@@ -62,7 +62,14 @@ pub(crate) fn run(options: &GuestOptions) -> ExitCode {
 
 fn start(options: &GuestOptions) -> Result<(Arc<Work>, Arc<Region>), Box<dyn std::error::Error>> {
     let hello = Hello::new(&options.name, options.mib << 20).with_min(options.min_mib << 20);
-    let introduction = Introduction::make(&options.dir, hello.in_domain(&options.domain))?;
+    let hello = Hello {
+        version: options.protocol,
+        ..hello.in_domain(&options.domain)
+    };
+    let introduction = match options.protocol < VERSION {
+        true => Introduction::make(&options.dir, hello),
+        false => Introduction::make_swapping(&options.dir, hello, &options.swap),
+    }?;
     if options.locked {
         rustix::mm::mlockall(rustix::mm::MlockAllFlags::FUTURE)?;
     }

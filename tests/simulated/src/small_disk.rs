@@ -29,6 +29,15 @@ impl SmallDisk {
         self.0.path()
     }
 
+    /// Makes it one of `mib` MiB; it has no more in it.
+    pub fn resize(&self, mib: u64) {
+        let resized = Command::new("mount")
+            .args(["-o", &format!("remount,size={mib}m")])
+            .arg(self.path())
+            .status();
+        assert!(resized.is_ok_and(|status| status.success()));
+    }
+
     /// KiB in use, by files without names too.
     pub fn used_kib(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.path()).expect("it is mounted");

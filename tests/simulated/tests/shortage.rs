@@ -81,7 +81,8 @@ fn what_a_guest_with_a_full_swap_disk_cannot_give_up_its_neighbour_gives() {
     // One plan: later ones, which know that both rest, would ask the neighbour for more.
     let manager = Manager::start_with(Path::new(PROGRAM), 1024, &["--rebalance", "1h"]);
     let guest = |name: &str, seed| GuestOptions::new(name).seed(seed).all_different().rate(0);
-    let stuck = guest("stuck", 1).mib(128).swap(disk.path());
+    // Of a program that does not say what it can swap, or it would not be admitted.
+    let stuck = guest("stuck", 1).mib(128).swap(disk.path()).of_version(4);
     let stuck = Guest::start(Path::new(PROGRAM), manager.dir(), stuck);
     let able = Guest::start(Path::new(PROGRAM), manager.dir(), guest("able", 2).mib(64));
     let mut guests = [stuck, able];

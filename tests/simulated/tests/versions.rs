@@ -93,11 +93,11 @@ fn a_guest_of_a_newer_version_is_managed_in_ours_and_may_say_what_we_do_not_know
     let manager = Manager::start(Path::new(PROGRAM), 256).asked_by_another();
     let mut voice = Voice::new(&manager);
     let newer = HELLO_3
-        .replace("\"version\":3", "\"version\":5,\"oldest\":3,\"numa\":[1]")
+        .replace("\"version\":3", "\"version\":6,\"oldest\":3,\"numa\":[1]")
         .replace("old\"", "new\"");
     voice.say(&newer);
     let welcome = voice.hear().unwrap();
-    assert_eq!((&welcome["version"], &welcome["newest"]), (&json!(4), &json!(4)));
+    assert_eq!((&welcome["version"], &welcome["newest"]), (&json!(5), &json!(5)));
     voice.say(&REPORT_3.replace("\"empty\":288", "\"empty\":288,\"huge\":7"));
     voice.say("{\"type\":\"weather\",\"degrees\":21}");
     voice.say(&STANDING_3.replace('}', ",\"since\":1}"));
@@ -107,7 +107,7 @@ fn a_guest_of_a_newer_version_is_managed_in_ours_and_may_say_what_we_do_not_know
         seen().activity.written_bytes_per_second == 999 * 4096
     });
     assert!(
-        seen().connected && seen().protocol == 4 && seen().counters.cut_offs == 0,
+        seen().connected && seen().protocol == 5 && seen().counters.cut_offs == 0,
         "{:?}",
         seen()
     );
@@ -122,7 +122,7 @@ fn a_guest_without_a_version_in_common_hears_which_there_are() {
         let refused = voice.hear().unwrap();
         let reason = refused["reason"].as_str().unwrap();
         assert!(
-            reason.contains(theirs) && reason.contains("versions 3 to 4"),
+            reason.contains(theirs) && reason.contains("versions 3 to 5"),
             "{reason}"
         );
         assert!(voice.is_cut_off());

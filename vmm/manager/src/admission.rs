@@ -1,5 +1,6 @@
 //! From a guest's hello to its welcome: what is found out about the process that introduces itself.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 
 use allocator::GuestId;
@@ -7,6 +8,7 @@ use page_share::GuestProcess;
 
 use super::host::Host;
 use super::manager::{ConnectionId, Effect, Event, with_sources};
+use super::own_swap::open_devices;
 use super::refusal::AdmitError;
 use super::registry::{Applicant, ProcessId, is_name};
 use super::spare;
@@ -24,6 +26,10 @@ impl Host {
         // A guest that restarts comes back under its name at once, in another process. The one before is removed after
         // this one is identified: a number that a guest still has then is that of its process.
         self.look_for_the_dead();
+        let open_devices = match (&hello.swap, &identified) {
+            (Some(_), Ok((process, _))) => open_devices(process.pid).unwrap_or_default(),
+            _ => BTreeSet::new(),
+        };
         let domain = match &hello.sharing {
             Sharing::Domain(name) if is_name(name) => Some(name.clone()),
             _ => None,
@@ -39,6 +45,7 @@ impl Host {
                 hello,
                 process,
                 domain: made.map_or(Ok(()), |made| made.map(drop)),
+                open_devices,
             }
         });
         let effects = state.handle(Event::Introduced {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use allocator::Pages;
 
 use crate::member::Limits;
+use crate::own_swap::OwnSwap;
 use crate::penalty::Penalty;
 use levy_protocol::api::Phase;
 use levy_protocol::link::{Orders, PageCounts};
@@ -47,6 +48,8 @@ pub struct ManagedProcess {
     pub penalty: Penalty,
     /// What of it is older than its manager.
     pub origin: Origin,
+    /// What it can still swap; none where it does not say.
+    pub(super) swap: Option<OwnSwap>,
 }
 
 /// What of a guest is older than its manager.
@@ -77,6 +80,7 @@ impl ManagedProcess {
             phase: Phase::Running,
             penalty: Penalty::default(),
             origin: Origin::New,
+            swap: None,
         }
     }
 

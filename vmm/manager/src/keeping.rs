@@ -103,6 +103,7 @@ mod tests {
                 hello: Hello::new("g", 64 << 20).with_min(16 << 20),
                 process,
                 domain: Ok(()),
+                open_devices: Default::default(),
             }),
             hung_up: false,
         });

@@ -15,13 +15,13 @@
 //! | question | decides | finds out, carries out |
 //! |---|---|---|
 //! | what happens, and what is to be done? | [`manager`] (`event`) | [`host`] |
-//! | who is here, and what was promised? | [`registry`], `guest_process`, [`groups`], `refusal` | `admission`, `processes` |
+//! | who is here, and what was promised? | [`registry`], `guest_process`, [`groups`], `own_swap`, `refusal` | `admission`, `processes` |
 //! | who speaks, how much, and is heard? | `manager/connections`, `rate_limiter`, `connection_limits`, [`penalty`], `listening_time` | `guest_socket`, `pages`, `links`, `outgoing` |
 //! | who should hold how much? | [`policy`], [`limiter`], `limit`, [`member`], `deal`, [`pool_room`] | |
 //! | when is that asked, and who is told? | `manager/timing`, `sent_orders` | `rounds`, `trigger` |
 //! | what does the machine say? | | [`survey`], [`budget`], [`cgroup`], [`backing()`] |
 //! | what does the next manager have to know? | `registry/returning` | `keeping`, `keeper`, [`kept`] |
-//! | what do people see? | [`picture`], [`statistics`], `peer_lines`, `names` | [`api`] |
+//! | what do people see? | [`picture`], [`statistics`], [`above_limit`], `peer_lines`, `names` | [`api`] |
 //!
 //! # Nouns
 //! - A guest is a number, [`allocator::GuestId`], given once. Its process is a [`registry::ProcessId`]: number and start
@@ -43,6 +43,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
+pub mod above_limit;
 mod admission;
 pub mod api;
 mod backing;
@@ -67,6 +68,7 @@ pub mod member;
 mod names;
 mod open_sockets;
 mod outgoing;
+mod own_swap;
 mod pages;
 mod peer_lines;
 pub mod penalty;

@@ -21,11 +21,12 @@ use log::Level;
 pub(crate) use connections::SWEEP;
 pub use event::{ConnectionId, Effect, Event, Heard};
 
+use crate::above_limit::AboveLimit;
 use crate::connection_limits::ConnectionLimits;
 use crate::listening_time::ListeningTime;
 use crate::member::Limits;
 use crate::policy::{Round, Settings};
-use crate::registry::{ChangeError, Fate, ProcessId, Registry};
+use crate::registry::{ChangeError, Fate, ManagedProcess, ProcessId, Registry};
 use crate::sent_orders::SentOrders;
 use crate::statistics::Statistics;
 use connections::Connections;
@@ -279,6 +280,7 @@ impl Manager {
         };
         self.effects
             .push(Effect::LimitPools(pools, self.registry.old_pools()));
+        self.name_guests_above_limits(now);
         for (member, process) in self.registry.guests() {
             // A guest that waits is answered, whatever the answer.
             if member.waits() {
@@ -291,6 +293,19 @@ impl Manager {
             }
         }
         next
+    }
+
+    fn name_guests_above_limits(&mut self, now: Instant) {
+        let guests = self.registry.guests();
+        let above = guests.filter_map(|(member, process)| Some((AboveLimit::of(member, process)?, process)));
+        let line = |(above, process): (AboveLimit, &ManagedProcess)| {
+            let (name, cure) = (&process.name, above.cure());
+            format!("{name:?} holds more than its limit and comes no closer to it: {above}; {cure}")
+        };
+        let lines: Vec<String> = above.map(line).collect();
+        for line in lines {
+            self.say_once(now, Level::Warn, &line);
+        }
     }
 
     /// A guest waits for a round.

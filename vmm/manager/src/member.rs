@@ -284,6 +284,11 @@ impl Member {
         self.limit.sent().map(|_| self.limit.allowed())
     }
 
+    /// The limit that it was sent last.
+    pub fn sent_limit(&self) -> Option<Pages> {
+        self.limit.sent()
+    }
+
     /// The most that it may come to hold before it hears of another limit: what it is allowed, or what it holds anyway.
     pub fn in_force(&self) -> Pages {
         self.held.max(self.limit.allowed())

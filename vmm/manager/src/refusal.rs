@@ -5,6 +5,7 @@ use std::io;
 use allocator::{AdmissionError, FleetError};
 
 use crate::groups::GroupError;
+pub use crate::own_swap::SwapShortage;
 use crate::spare;
 use levy_protocol::link::{NAME_LIMIT, VersionError};
 
@@ -41,6 +42,9 @@ pub enum AdmitError {
     /// It does not fit, or its limits contradict each other.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
+    /// Its own swap does not back its limits.
+    #[error(transparent)]
+    Swap(#[from] SwapShortage),
     /// Its process cannot be looked at.
     #[error("the manager cannot see when the guest's process started")]
     Process(#[source] io::Error),
@@ -77,6 +81,9 @@ pub enum ChangeError {
     /// What was promised to the guests would not hold any more.
     #[error("that would break a promise: {0}")]
     Promise(AdmissionError),
+    /// Nor could a guest swap what it may have to.
+    #[error("that would break a promise: {0}")]
+    Swap(#[from] SwapShortage),
     /// A group's limits contradict themselves or its members'.
     #[error(transparent)]
     Group(#[from] GroupError),

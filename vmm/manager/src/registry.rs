@@ -6,8 +6,9 @@
 mod admitting;
 mod changes;
 mod returning;
+mod swapping;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation};
@@ -18,8 +19,9 @@ use crate::groups::{Groups, whole_pages};
 pub use crate::guest_process::{ManagedProcess, Origin, ProcessId};
 use crate::member::{Limits, Member};
 use crate::names::Names;
+use crate::own_swap::OwnSwap;
 use crate::policy::{Gives, Policy, Round, Settings, Spent};
-pub use crate::refusal::{AdmitError, ChangeError};
+pub use crate::refusal::{AdmitError, ChangeError, SwapShortage};
 use crate::survey::{Measured, Surveyed};
 pub use admitting::Applicant;
 use levy_protocol::api::Phase;
@@ -153,7 +155,7 @@ impl Registry {
         let Some(member) = find_mut(&mut self.members, id) else {
             return true;
         };
-        let paused = report.paused;
+        let (paused, room) = (report.paused, report.swap);
         if !member.on_report(report) {
             return false;
         }
@@ -164,6 +166,13 @@ impl Registry {
                 (_, true) => Phase::Paused,
                 (_, false) => Phase::Running,
             };
+            if let Some(room) = room {
+                process.swap = Some(match process.swap {
+                    Some(swap) => swap.now(room),
+                    // Its hello said nothing of it.
+                    None => OwnSwap::new(room, &BTreeSet::new()),
+                });
+            }
             process.brought(member.limits, &member.pages());
         }
         true

@@ -9,6 +9,8 @@ use levy_protocol::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, O
 use levy_protocol::run_dir::Sockets;
 use levy_protocol::socket::check_path;
 
+use super::swap_folder::SwapFolder;
+
 /// How long the manager may take to admit a guest.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,8 @@ pub struct Introduction {
 pub(super) struct Link {
     pub(super) stream: UnixStream,
     pub(super) lines: Lines,
+    /// The version that both sides speak.
+    pub(super) version: u32,
 }
 
 impl Introduction {
@@ -69,6 +73,17 @@ impl Introduction {
         let sockets = Sockets::in_dir(dir);
         let link = introduce(&sockets, &hello)?;
         Ok(Self { sockets, hello, link })
+    }
+
+    /// The same for a guest whose pages will be swapped to the folder `swap`: the manager hears what fits there, and
+    /// admits the guest only where that is enough. Where the folder does not say, the manager hears nothing of it.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn make_swapping(dir: &Path, hello: Hello, swap: &Path) -> Result<Self, ConnectError> {
+        let folder = SwapFolder::open(swap);
+        let swap = folder.as_ref().ok().and_then(|folder| folder.room(0).ok());
+        Self::make(dir, Hello { swap, ..hello })
     }
 }
 
@@ -100,11 +115,15 @@ fn introduce_as(sockets: &Sockets, hello: &Hello) -> Result<Link, ConnectError> 
     let mut link = Link {
         stream,
         lines: Lines::default(),
+        version: hello.version,
     };
     let until = Instant::now() + PATIENCE;
     loop {
         match link.lines.next::<FromManager>(&mut &link.stream)? {
-            Line::Message(FromManager::Welcome(_)) => return Ok(link),
+            Line::Message(FromManager::Welcome(welcome)) => {
+                link.version = welcome.version;
+                return Ok(link);
+            }
             Line::Message(FromManager::Refused { reason }) => return Err(ConnectError::Refused(reason)),
             Line::End => return Err(ConnectError::Silent),
             Line::Message(_) | Line::Unknown | Line::Later if Instant::now() < until => {}
@@ -165,7 +184,7 @@ mod tests {
             .as_object()
             .unwrap()
             .keys()
-            .filter(|key| ["oldest", "pages"].contains(&key.as_str()));
+            .filter(|key| ["oldest", "pages", "swap"].contains(&key.as_str()));
         assert_eq!(unknown.count(), 0, "{}", said[1]);
     }
 

@@ -89,6 +89,7 @@ mod polled_duties;
 mod reclaimer;
 mod sampler;
 mod shared_read_blocks;
+mod swap_folder;
 #[cfg(test)]
 mod test_guest;
 
@@ -96,9 +97,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, ThreadStarted};
+use page_share::{AdoptError, Blocks, Options, Pace, Region, ScanThread, Stats, ThreadStarted};
 
+use levy_protocol::link::SwapRoom;
 use levy_protocol::not_started;
+use swap_folder::SwapFolder;
 
 // Their types are part of this interface.
 pub use {levy_protocol, page_share};
@@ -190,6 +193,8 @@ pub struct ManagedMemory {
     /// The memory stays for as long as anything works on it.
     memory: Arc<dyn Memory>,
     threads: Threads,
+    /// None without one, or where it cannot be asked what fits there: then the manager hears nothing of it.
+    swap: Option<SwapFolder>,
 }
 
 impl ManagedMemory {
@@ -215,6 +220,7 @@ impl ManagedMemory {
     ) -> Result<Self, ManageError> {
         let memory: Arc<dyn Memory> = Arc::clone(memory) as Arc<dyn Memory>;
         let bytes = memory.bytes();
+        let folder = swap.as_deref().and_then(|dir| SwapFolder::open(dir).ok());
         let swap = swap
             .map(|dir| {
                 page_share::Swap::create(&dir, u32::try_from(bytes / 4096).unwrap_or(u32::MAX))
@@ -236,6 +242,7 @@ impl ManagedMemory {
             scan,
             memory,
             threads,
+            swap: folder,
         })
     }
 
@@ -247,6 +254,11 @@ impl ManagedMemory {
     /// Puts up to `blocks` blocks of 2 MiB under management, first those that hold what other guests probably have too.
     pub fn split_blocks(&self, blocks: u32) {
         self.memory.shared_read_blocks().split(&self.region, blocks);
+    }
+
+    /// What can still be swapped, where that is known.
+    fn swap_room(&self, stats: &Stats) -> Option<SwapRoom> {
+        self.swap.as_ref()?.room(stats.swap_spare_bytes).ok()
     }
 
     /// Changes how fast it is scanned.

@@ -174,7 +174,9 @@ impl Session {
             if self.is_leaving() {
                 return None;
             }
-            self.hello.pages = Some(counts(&self.managed.region().stats()));
+            let stats = self.managed.region().stats();
+            self.hello.pages = Some(counts(&stats));
+            self.hello.swap = self.hello.swap.and(self.managed.swap_room(&stats));
             let error = match introduce(sockets, &self.hello) {
                 Ok(link) => return Some(link),
                 Err(error) => error,
@@ -212,7 +214,7 @@ impl Session {
             }
             if Instant::now() >= self.report_due {
                 self.report_due = Instant::now() + REPORT;
-                let report = FromVmm::Report(self.report());
+                let report = FromVmm::Report(self.report().in_version(link.version));
                 match self.limits.outgoing().send(&report) {
                     Ok(()) => {}
                     // It stalls: it hears the next one, or is replaced, which closes the connection.
@@ -303,6 +305,7 @@ impl Session {
             paused: self.duties.is_paused(),
             old_pools: self.pools(),
             sent_us: now_us(),
+            swap: self.managed.swap_room(&stats),
         }
     }
 

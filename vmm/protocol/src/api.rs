@@ -44,8 +44,24 @@ pub struct HostView {
     /// Why what is set and promised now would be lost if this manager ended; none where it would not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unkept: Option<String>,
+    /// Guests whose processes hold more than their limits and come no closer to them.
+    #[serde(default)]
+    pub above_limits: Vec<AboveLimitView>,
     /// CPU that the manager's process has used, microseconds.
     pub cpu_us: u64,
+}
+
+/// A guest whose process holds more than its limit and has come no closer to it for two seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AboveLimitView {
+    /// Its name.
+    pub guest: String,
+    /// Private memory and page tables of its process.
+    pub held_bytes: u64,
+    /// The limit that it was told last, `held_bytes` compared.
+    pub limit_bytes: u64,
+    /// Why: `swap full`, `not connected`, or `gives up no more`, where its process says no more than that.
+    pub reason: String,
 }
 
 /// A group of guests that claims memory as one.

@@ -2,7 +2,7 @@
 
 mod bring_back;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::page::{Gfn, Page};
@@ -30,6 +30,8 @@ pub(crate) struct ColdStore {
     swap: Option<Mutex<Swap>>,
     /// Bytes of memory that the swap file took when this was last asked.
     swap_bytes: AtomicUsize,
+    /// Bytes of disk space that no page was in then.
+    swap_spare: AtomicU64,
 }
 
 impl Location for StoreHandle {
@@ -68,6 +70,7 @@ impl ColdStore {
             store: store.into(),
             swap: swap.map(Mutex::new),
             swap_bytes: AtomicUsize::new(0),
+            swap_spare: AtomicU64::new(0),
         }
     }
 
@@ -89,13 +92,15 @@ impl ColdStore {
         self.store().reserved_bytes()
     }
 
-    /// Bytes of memory that the swap file takes besides itself. As last seen while the lock is held: the thread that
-    /// holds it may be waiting for the disk.
-    pub(crate) fn swap_metadata(&self) -> usize {
+    /// Bytes of memory that the swap file takes besides itself, and of disk space that no page is in. As last seen while
+    /// the lock is held: the thread that holds it may be waiting for the disk.
+    pub(crate) fn swap_bytes(&self) -> (usize, u64) {
         if let Some(Ok(swap)) = self.swap.as_ref().map(Mutex::try_lock) {
             self.swap_bytes.store(swap.metadata_bytes(), Ordering::Relaxed);
+            self.swap_spare.store(swap.spare_bytes(), Ordering::Relaxed);
         }
-        self.swap_bytes.load(Ordering::Relaxed)
+        let spare = self.swap_spare.load(Ordering::Relaxed);
+        (self.swap_bytes.load(Ordering::Relaxed), spare)
     }
 
     /// Keeps a compressed page; `None` when there is no room for it.

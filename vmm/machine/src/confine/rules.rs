@@ -194,11 +194,14 @@ const SEARCH: &[Rule] = &[
 /// What comes with a manager that was found.
 const POOL: &[Rule] = &[may(sys::SYS_recvmsg, "the pool's descriptor")];
 
-const VOICE: &[Rule] = &[only(
-    sys::SYS_fcntl,
-    &[When::Is(1, sys::F_DUPFD_CLOEXEC as u64)],
-    "a second handle of the connection, for the limit controller",
-)];
+const VOICE: &[Rule] = &[
+    only(
+        sys::SYS_fcntl,
+        &[When::Is(1, sys::F_DUPFD_CLOEXEC as u64)],
+        "a second handle of the connection, for the limit controller",
+    ),
+    may(sys::SYS_fstatfs, "what still fits into the swap folder"),
+];
 
 const TIMEOUTS: &[When] = &[
     When::Is(1, sys::SOL_SOCKET as u64),

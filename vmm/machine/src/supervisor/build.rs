@@ -191,7 +191,10 @@ fn introduce(config: &GuestConfig, managed: &ManagedConfig) -> Result<Introducti
         control: config.control.as_ref().map(|path| path.display().to_string()),
         ..Hello::new(&config.name, config.memory.bytes)
     };
-    Introduction::make(&managed.manager, hello)
+    match &managed.swap {
+        Some(swap) => Introduction::make_swapping(&managed.manager, hello, swap),
+        None => Introduction::make(&managed.manager, hello),
+    }
 }
 
 /// Puts the guest's memory under management. Where that is impossible the guest does not start: under a budget nothing

@@ -6,9 +6,10 @@ use allocator::{Bound, Fleet, GroupId, Pages, State};
 use page_share::LocalManager;
 
 use super::types::{
-    ActivityView, BalloonStatistics, BalloonView, ConnectionsView, CountersView, DomainView, GroupView,
-    GuestView, HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
+    AboveLimitView, ActivityView, BalloonStatistics, BalloonView, ConnectionsView, CountersView, DomainView,
+    GroupView, GuestView, HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
 };
+use crate::above_limit::AboveLimit;
 use crate::host::Host;
 use crate::member::Member;
 use crate::picture::Picture;
@@ -52,8 +53,22 @@ pub fn host(host: &Host, picture: &Picture) -> HostView {
         doors: connections(picture),
         rounds: rounds(&picture.rounds),
         unkept: host.unkept(),
+        above_limits: above_limits(picture),
         cpu_us: cpu_us(),
     }
+}
+
+fn above_limits(picture: &Picture) -> Vec<AboveLimitView> {
+    let guests = picture.guests.iter();
+    let above = guests.filter_map(|(member, process)| {
+        Some(AboveLimitView {
+            guest: process.name.clone(),
+            held_bytes: bytes(member.held),
+            limit_bytes: bytes(member.sent_limit()?),
+            reason: AboveLimit::of(member, process)?.to_string(),
+        })
+    });
+    above.collect()
 }
 
 fn rounds(rounds: &Rounds) -> RoundsView {

@@ -1,13 +1,15 @@
 //! How a guest comes to be in the registry: as a new one that fits, or as the one that it was.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
-use allocator::{GuestId, Shares};
+use allocator::{GuestId, Pages, Shares};
 
 use super::{AdmitError, ManagedProcess, ProcessId, Registry, frame_space, is_name, reservation};
 use crate::groups::whole_pages;
 use crate::member::Limits;
+use crate::own_swap::OwnSwap;
 use levy_protocol::link::{Hello, Sharing};
 
 /// Bytes in the longest path that a guest names: that of the kernel.
@@ -22,6 +24,8 @@ pub struct Applicant {
     pub process: ProcessId,
     /// Why the sharing domain that it names could not be made, where that is so.
     pub domain: io::Result<()>,
+    /// The file systems on which it has something open, where it says that it swaps to one; none where that is not shown.
+    pub open_devices: BTreeSet<u64>,
 }
 
 impl Registry {
@@ -34,28 +38,38 @@ impl Registry {
             hello,
             process,
             domain,
+            open_devices,
         } = applicant;
+        let swap = hello.swap.map(|room| OwnSwap::new(room, &open_devices));
         let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name));
         }
         self.take_back_as(now, &hello.name, process)?;
         if let Some(id) = self.find(&hello.name) {
-            return self.return_as(now, id, (&hello, protocol), process);
+            let id = self.return_as(now, id, (&hello, protocol), process)?;
+            if let Some(known) = self.processes.get_mut(&id) {
+                known.swap = swap;
+            }
+            return Ok(id);
         }
         self.check(&hello, process)?;
-        let settled = self.settle(&hello, domain);
+        let process = ManagedProcess {
+            control: hello.control.clone(),
+            fleet: hello.fleet.clone(),
+            swap,
+            ..ManagedProcess::new(now, &hello.name, process, protocol)
+        };
+        let settled = self.settle(&hello, domain).and_then(|(limits, sharing)| {
+            let asked = (limits, Pages::ZERO);
+            self.swap_suffices(GuestId::new(self.next), &process, asked)?;
+            Ok((limits, sharing))
+        });
         if settled.is_err() {
             self.groups.prune(&mut self.members);
         }
         let (limits, sharing) = settled?;
-        let process = ManagedProcess {
-            sharing,
-            control: hello.control,
-            fleet: hello.fleet,
-            ..ManagedProcess::new(now, &hello.name, process, protocol)
-        };
-        Ok(self.enter(limits, process))
+        Ok(self.enter(limits, ManagedProcess { sharing, ..process }))
     }
 
     /// The same process, after its connection or its manager went: it never ceased to be here, with the limits that it

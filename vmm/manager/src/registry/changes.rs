@@ -18,7 +18,10 @@ impl Registry {
         let smaller = settings.budget < before.budget;
         // Minimums are promised whatever is shared at the moment, and a promise once made is only tested against less.
         let fits = match smaller {
-            true => self.promises().map_err(ChangeError::Promise),
+            true => self
+                .promises()
+                .map_err(ChangeError::Promise)
+                .and_then(|()| Ok(self.all_swap_suffices()?)),
             false => Ok(()),
         };
         if let Err(error) = fits.and_then(|()| self.still_fits(was_broken && !smaller)) {
@@ -46,6 +49,9 @@ impl Registry {
             self.admission()
                 .check(&others, &reservation(id, limits))
                 .map_err(ChangeError::Promise)?;
+        }
+        if limits.min < before.min {
+            self.own_swap_suffices(id, limits)?;
         }
         self.put_limits(id, limits);
         if let Err(error) = self.still_fits(was_broken && limits.min <= before.min) {

@@ -1,5 +1,7 @@
 //! Who is let in and taken back.
 
+mod swapping;
+
 use std::io;
 
 use super::*;
@@ -20,6 +22,7 @@ fn applicant(hello: Hello, pid: u32) -> Applicant {
         hello,
         process: process(pid),
         domain: Ok(()),
+        open_devices: Default::default(),
     }
 }
 

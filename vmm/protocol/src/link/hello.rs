@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::message::{GroupLimits, PageCounts};
+use super::message::{GroupLimits, PageCounts, SwapRoom};
 use super::version::{OLDEST, Range, VERSION};
 
 /// Shares of a guest of which nothing else is said.
@@ -40,6 +40,9 @@ pub struct Hello {
     /// meanwhile. None of a guest that starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<PageCounts>,
+    /// What its process can swap; none where it has no swap folder, or does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapRoom>,
 }
 
 impl Hello {
@@ -58,6 +61,7 @@ impl Hello {
             fleet: None,
             control: None,
             pages: None,
+            swap: None,
         }
     }
 
@@ -97,6 +101,7 @@ impl Hello {
             version,
             oldest: None,
             pages: None,
+            swap: None,
             ..self.clone()
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hello::Hello;
 use super::reading::{Fields, Message};
-use super::version::{FIRST_NEGOTIATED, Range, Reading, VersionError};
+use super::version::{FIRST_NEGOTIATED, FIRST_WITH_SWAP, Range, Reading, VersionError};
 
 /// What a VMM says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -232,6 +232,31 @@ pub struct Report {
     /// When this was sent, microseconds on the machine's monotonic clock.
     #[serde(default)]
     pub sent_us: u64,
+    /// What its process can still swap; none where it has no swap folder, or does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapRoom>,
+}
+
+impl Report {
+    /// The same report for a manager that speaks `version`.
+    #[must_use]
+    pub fn in_version(self, version: u32) -> Self {
+        Self {
+            swap: self.swap.filter(|_| version >= FIRST_WITH_SWAP),
+            ..self
+        }
+    }
+}
+
+/// What a guest's process can still swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapRoom {
+    /// The file system of its swap folder: `st_dev` of that folder.
+    pub device: u64,
+    /// Bytes free there.
+    pub free_bytes: u64,
+    /// Bytes that its swap file has on the disk and no page is in.
+    pub spare_bytes: u64,
 }
 
 /// A pool. One of a manager that is gone stays in memory until the last guest has let go of it.

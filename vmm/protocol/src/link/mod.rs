@@ -25,7 +25,7 @@ pub use hello::{Hello, Sharing};
 pub use line::{Line, LineError, Lines};
 pub use message::{
     Activity, BalloonReport, FromManager, FromVmm, GroupLimits, LimitStatus, Limits, Orders, PageCounts,
-    PoolSize, Report, Welcome,
+    PoolSize, Report, SwapRoom, Welcome,
 };
 pub use reading::Message;
 pub use version::{OLDEST, Range, VERSION, VersionError};

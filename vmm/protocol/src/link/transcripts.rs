@@ -8,11 +8,14 @@ use std::io::{self, Read};
 
 use serde_json::Value;
 
-use super::{FromManager, FromVmm, Hello, Line, LineError, Lines, Message, OLDEST, VERSION, Welcome};
+use super::{
+    FromManager, FromVmm, Hello, Line, LineError, Lines, Message, OLDEST, Report, SwapRoom, VERSION, Welcome,
+};
 
 const GUEST_3: &str = include_str!("transcripts/version-3-guest.jsonl");
 const MANAGER_3: &str = include_str!("transcripts/version-3-manager.jsonl");
-const GUEST_5: &str = include_str!("transcripts/version-5-guest.jsonl");
+const GUEST_4: &str = include_str!("transcripts/version-4-guest.jsonl");
+const GUEST_6: &str = include_str!("transcripts/version-6-guest.jsonl");
 
 /// Hands out one line with each read.
 struct Transcript(VecDeque<String>);
@@ -93,6 +96,11 @@ fn a_hello_in_version_3_has_no_field_that_a_manager_of_version_3_refuses() {
         version: VERSION,
         oldest: Some(OLDEST),
         pages: None,
+        swap: Some(SwapRoom {
+            device: 7,
+            free_bytes: 1 << 20,
+            spare_bytes: 0,
+        }),
         ..hello
     };
     assert_ne!(written(&FromVmm::Hello(now.clone())), known);
@@ -100,8 +108,31 @@ fn a_hello_in_version_3_has_no_field_that_a_manager_of_version_3_refuses() {
 }
 
 #[test]
+fn a_guest_of_version_4_says_nothing_of_its_swap_and_a_manager_of_version_4_hears_nothing_of_it() {
+    let said = messages::<FromVmm>(GUEST_4);
+    let (FromVmm::Hello(hello), FromVmm::Report(report)) = (&said[0], &said[1]) else {
+        panic!("{said:?}")
+    };
+    assert_eq!(hello.range().common(), Ok(4));
+    assert_eq!((hello.swap, report.swap), (None, None));
+    let swap = SwapRoom {
+        device: 7,
+        free_bytes: 1 << 20,
+        spare_bytes: 0,
+    };
+    let now = Report {
+        swap: Some(swap),
+        ..report.clone()
+    };
+    let known: Value = serde_json::from_str(GUEST_4.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(written(&FromVmm::Report(now.clone().in_version(4))), known);
+    assert_eq!(now.clone().in_version(VERSION), now);
+    assert_eq!(written(&FromVmm::Report(now))["swap"]["free_bytes"], 1 << 20);
+}
+
+#[test]
 fn what_only_a_newer_guest_says_is_skipped() {
-    let said = read::<FromVmm>(GUEST_5);
+    let said = read::<FromVmm>(GUEST_6);
     assert!(
         matches!(&said[0], Ok(Line::Message(FromVmm::Hello(hello))) if hello.range().common() == Ok(VERSION))
     );
@@ -116,7 +147,7 @@ fn the_same_words_from_a_guest_of_this_version_or_an_older_one_are_errors() {
         let hello = format!(
             "{{\"type\":\"hello\",\"version\":{version},\"name\":\"g\",\"size\":1,\"min\":0,\"shares\":1,\"sharing\":\"off\"}}"
         );
-        for line in GUEST_5.lines().skip(1) {
+        for line in GUEST_6.lines().skip(1) {
             let said = read::<FromVmm>(&format!("{hello}\n{line}"));
             assert!(matches!(&said[0], Ok(Line::Message(_))));
             let Err(LineError::Message(error)) = &said[1] else {
@@ -140,11 +171,11 @@ fn a_version_that_is_not_spoken_is_named_before_anything_else_is_looked_at() {
 
 #[test]
 fn what_only_a_newer_manager_says_is_skipped() {
-    let newer = "{\"type\":\"welcome\",\"version\":4,\"newest\":6,\"rebalance_seconds\":15,\"mood\":1}\n{\"type\":\"sing\"}\n{\"type\":\"stop\",\"softly\":true}";
+    let newer = "{\"type\":\"welcome\",\"version\":4,\"newest\":7,\"rebalance_seconds\":15,\"mood\":1}\n{\"type\":\"sing\"}\n{\"type\":\"stop\",\"softly\":true}";
     let said = read::<FromManager>(newer);
     assert!(matches!(&said[0], Ok(Line::Message(FromManager::Welcome(welcome))) if welcome.version == 4));
     assert!(matches!(&said[1], Ok(Line::Unknown)));
     assert!(matches!(&said[2], Ok(Line::Message(FromManager::Stop))));
-    let same = newer.replace("\"newest\":6", "\"newest\":4");
+    let same = newer.replace("\"newest\":7", "\"newest\":4");
     assert!(read::<FromManager>(&same)[0].is_err());
 }

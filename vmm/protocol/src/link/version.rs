@@ -11,13 +11,16 @@
 use serde::Deserialize;
 
 /// The newest version that this program speaks.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The oldest version that this program speaks.
 pub const OLDEST: u32 = 3;
 
 /// From this version on, peers say which versions they speak.
 pub(super) const FIRST_NEGOTIATED: u32 = 4;
+
+/// From this version on, a guest's process says what it can still swap.
+pub(super) const FIRST_WITH_SWAP: u32 = 5;
 
 /// The versions that a guest's process speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -114,7 +117,7 @@ mod tests {
         };
         let text = theirs.common().unwrap_err().to_string();
         assert!(
-            text.contains("versions 7 to 9") && text.contains("versions 3 to 4"),
+            text.contains("versions 7 to 9") && text.contains("versions 3 to 5"),
             "{text}"
         );
     }

@@ -7,7 +7,9 @@ use allocator::{GuestId, Pages, Shares};
 use crate::manager::{Change, Effect, Event, Heard, Manager};
 use crate::policy::Settings;
 use crate::registry::{Applicant, ProcessId};
-use levy_protocol::link::{FromManager, Hello, LimitStatus};
+use crate::survey::Measured;
+use levy_protocol::link::{FromManager, Hello, LimitStatus, Report, SwapRoom};
+use levy_protocol::process_memory::{Counted, Held};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,6 +27,7 @@ fn introduce(manager: &mut Manager, now: Instant, (name, pid): (&str, u32)) -> V
         hello: Hello::new(name, 64 << 20).with_min(16 << 20),
         process,
         domain: Ok(()),
+        open_devices: Default::default(),
     };
     manager.handle(
         now,
@@ -228,4 +231,53 @@ fn the_end_of_a_round_that_did_not_begin_is_not_timed() {
     manager.handle(begin, Event::RoundEnded { cpu, work });
     let rounds = &manager.statistics().rounds;
     assert_eq!((rounds.count, rounds.work.spread().count), (0, 0));
+}
+
+#[test]
+fn a_guest_that_stands_above_its_limit_is_named_once_with_the_reason() {
+    let mut now = Instant::now();
+    let mut manager = manager(now);
+    introduce(&mut manager, now, ("a", 1));
+    manager.handle(now, Event::Persisted);
+    let guest = manager.registry().find("a").unwrap();
+    manager
+        .change(Change::Settings(Settings::new(Pages::from_mib(48))))
+        .unwrap();
+    let mut lines = Vec::new();
+    for free_bytes in [0, 0, 0, 0, 0, 0, 1 << 30] {
+        let swap = SwapRoom {
+            device: 7,
+            free_bytes,
+            spare_bytes: 4096,
+        };
+        let report = Report {
+            swap: Some(swap),
+            ..Report::default()
+        };
+        manager.handle(now, Event::Said(1, Heard::Report(Box::new(report), None)));
+        now = manager.round_due().max(now + SECOND);
+        manager.handle(now, Event::Clock);
+        let held = Held {
+            anonymous: 60 << 20,
+            page_tables: 0,
+        };
+        let mappings = Some(0);
+        let measured = Measured {
+            counted: vec![(guest, Counted { held, mappings })],
+            ..Measured::default()
+        };
+        let effects = manager.handle(now, Event::Measured(measured));
+        lines.extend(effects.into_iter().filter_map(|effect| match effect {
+            Effect::Log(_, line) => Some(line),
+            _ => None,
+        }));
+        let (cpu, work) = (Duration::ZERO, Duration::ZERO);
+        manager.handle(now, Event::RoundEnded { cpu, work });
+    }
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].contains("\"a\"") && lines[0].contains("swap full"),
+        "{lines:?}"
+    );
+    assert!(lines[1].contains("gives up no more"), "{lines:?}");
 }

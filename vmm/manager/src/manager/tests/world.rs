@@ -187,6 +187,7 @@ impl World {
             hello,
             process,
             domain: Ok(()),
+            open_devices: Default::default(),
         };
         // That the connection before is closed may be seen only now.
         let hung_up = true;
