@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use levy_protocol::link::{
     Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, LimitStatus, Limits, Orders,
-    PageCounts, PoolSize, Report, Sharing, VERSION, Welcome,
+    PageCounts, PoolSize, Report, Sharing, SwapRoom, VERSION, Welcome,
 };
 use serde_json::Value;
 
@@ -25,6 +25,11 @@ fn group() -> Option<GroupLimits> {
 /// Every message with everything in it. No field is left to a default: a new one does not compile before it is here.
 fn from_vmm() -> [FromVmm; 3] {
     let pages = PageCounts::default();
+    let swap = SwapRoom {
+        device: 1,
+        free_bytes: 1,
+        spare_bytes: 1,
+    };
     let hello = FromVmm::Hello(Hello {
         version: VERSION,
         oldest: Some(VERSION),
@@ -37,6 +42,7 @@ fn from_vmm() -> [FromVmm; 3] {
         fleet: None,
         control: None,
         pages: Some(pages),
+        swap: Some(swap),
     });
     let report = FromVmm::Report(Report {
         pages,
@@ -60,6 +66,7 @@ fn from_vmm() -> [FromVmm; 3] {
         paused: false,
         old_pools: vec![PoolSize { id: 1, bytes: 1 }],
         sent_us: 1,
+        swap: Some(swap),
     });
     let standing = FromVmm::LimitStatus(LimitStatus {
         limit_bytes: None,

@@ -74,23 +74,28 @@ fn the_budget_holds_while_pages_of_the_pool_before_move_to_the_next_managers() {
     // No swap file fits: pages that come home cannot make up for it there.
     let Some(disk) = SmallDisk::or_skip(1) else { return };
     fs::write(disk.path().join("ballast"), vec![1; 768 << 10]).unwrap();
-    let mut manager = Manager::start(Path::new(PROGRAM), BUDGET);
+    let mut manager = Manager::start(Path::new(PROGRAM), 256);
     // The same contents in all of them, more than fits even when shared, and writers who part them again. Of a program
     // that does not say what it can swap, or they would not be admitted.
     let options = |number: u64| GuestOptions::new(&format!("g{number}")).mib(36).min_mib(4);
-    let options = |number: u64| options(number).all_different().late_fill().swap(disk.path());
+    let options = |number: u64| options(number).all_different().swap(disk.path());
     let mut guests: Vec<_> = (1..=3)
         .map(|number| start(&manager, options(number).of_version(4)))
         .collect();
-    until("a pool of many pages under a full budget", || {
-        let spent = manager.view().spent;
-        let used = spent.guests_bytes + spent.pools_bytes;
-        spent.pools_bytes > 8 * MIB && used > (BUDGET - 10) * MIB
+    let pools = |manager: &Manager| manager.view().spent.pools_bytes;
+    until("a pool of many pages", || pools(&manager) > 16 * MIB);
+    let smaller = HostChange {
+        budget_bytes: Some(BUDGET * MIB),
+        ..HostChange::default()
+    };
+    manager.client().change_host(&smaller).unwrap();
+    until("a budget that holds", || {
+        held(&guests) + pools(&manager) <= BUDGET * MIB
     });
     for _ in 0..2 {
         let pool = manager.view().spent.pools_bytes;
-        manager.kill();
-        manager.start_again();
+        // No budget is named: the one that was set holds.
+        manager.start_again_as(&[]);
         until("all guests' return", || manager.connected() == 3);
         // The old pool is in no figure of the manager's before the first guest has reported it.
         let (mut most, mut known) = (0, false);
