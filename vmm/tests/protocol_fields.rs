@@ -103,7 +103,8 @@ fn from_manager() -> [FromManager; 7] {
     let refused = FromManager::Refused {
         reason: "full".into(),
     };
-    let (stop, pause, resume) = (FromManager::Stop, FromManager::Pause, FromManager::Resume);
+    let stop = FromManager::Stop { grace_ms: Some(1) };
+    let (pause, resume) = (FromManager::Pause, FromManager::Resume);
     [welcome, refused, orders, limits, stop, pause, resume]
 }
 

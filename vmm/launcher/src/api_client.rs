@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use levy_protocol::api::{
-    Failure, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView,
+    Failure, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView, StopOrder,
 };
 use levy_protocol::run_dir;
 use levy_protocol::run_dir::RunDir;
@@ -44,6 +44,16 @@ pub enum ClientError {
     #[error("no manager answers at {path}; start one with `levy host`", path = path.display())]
     Unreachable {
         path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// What answers there may be another user's.
+    #[error(
+        "the run directory {dir} is not to be trusted, and was not asked; remove it, or name another with --run-dir",
+        dir = dir.display()
+    )]
+    Untrusted {
+        dir: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -94,6 +104,8 @@ impl Client {
         }
         let mut running = Self::running();
         match running.len() {
+            // The refusal says why.
+            0 if run_dir::is_strangers(&run_dir::default_dir()) => Ok(Self::at(&run_dir::default_dir())),
             0 => Err(ClientError::None {
                 dir: run_dir::default_dir(),
             }),
@@ -106,10 +118,12 @@ impl Client {
         }
     }
 
-    /// Every manager that answers: the default one first, then those of launchers.
+    /// Every manager that answers, of this user or of root: the default one first, then those of launchers.
     pub fn running() -> Vec<Self> {
-        let answers =
-            |dir: &PathBuf| std::os::unix::net::UnixStream::connect(run_dir::api_socket(dir)).is_ok();
+        let answers = |dir: &PathBuf| {
+            !run_dir::is_strangers(dir)
+                && std::os::unix::net::UnixStream::connect(run_dir::api_socket(dir)).is_ok()
+        };
         std::iter::once(run_dir::default_dir())
             .chain(RunDir::all())
             .filter(answers)
@@ -171,6 +185,18 @@ impl Client {
         self.ask(Method::PATCH, &format!("/groups/{}", escaped(name)), Some(change))
     }
 
+    /// `POST /guests/{name}/stop`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn stop(&self, name: &str, order: &StopOrder) -> Result<GuestView, ClientError> {
+        self.ask(
+            Method::POST,
+            &format!("/guests/{}/stop", escaped(name)),
+            Some(order),
+        )
+    }
+
     /// `POST /guests/{name}/{what}`, where `what` is stop, pause or resume.
     ///
     /// # Errors
@@ -224,6 +250,12 @@ impl Client {
             path: path.clone(),
             source,
         };
+        if let Err(source) = run_dir::trust(&self.dir)
+            && source.kind() == io::ErrorKind::PermissionDenied
+        {
+            let dir = self.dir.clone();
+            return Err(ClientError::Untrusted { dir, source });
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()

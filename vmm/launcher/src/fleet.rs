@@ -5,17 +5,18 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use allocator::Pages;
 use levy_agent::{Event as AgentEvent, Workload};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::guest::{Guest, Step};
 use super::launch_event::LaunchEvent;
 use super::screen::Screen;
-use super::session::{Note, Session, SessionFiles};
+use super::session::{ANSWER_PATIENCE, Note, Session, SessionFiles};
 use super::summary::Summary;
 use levy_machine::process::Signals;
 use levy_manager::api;
@@ -23,7 +24,7 @@ use levy_manager::cgroup::{CgroupError, Choice, MemoryHigh};
 use levy_manager::host::{Host, HostError};
 use levy_manager::policy::Settings;
 use levy_protocol::GuestEvent;
-use levy_protocol::control::Request;
+use levy_protocol::control::{ClientError, Request};
 use levy_protocol::run_dir::{RunDir, Sockets};
 
 /// How long a guest may take to switch itself off.
@@ -34,6 +35,8 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 const PROCESS_GRACE: Duration = Duration::from_secs(10);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// What is heard and not looked at yet, at most. The threads that hear wait then, and what they hear from drops lines.
+const UNHEARD: usize = 256;
 /// Lines of console shown of a guest that did not end well.
 const CONSOLE_LINES: usize = 15;
 
@@ -122,8 +125,18 @@ pub enum FleetError {
 enum Heard {
     /// Of the guest with this number.
     Guest(usize, Note),
+    /// What came of a request to a guest's process.
+    Answer(Asked, Result<Value, ClientError>),
     /// Ctrl-C or a relative of it.
     Signal,
+}
+
+/// A request to a guest's process, which answers later or never.
+struct Asked {
+    guest: usize,
+    /// Restarts of the guest before it: an answer of the process before means nothing.
+    restarts: u32,
+    figures: bool,
 }
 
 /// Guests that run.
@@ -131,7 +144,7 @@ pub struct Fleet {
     guests: Vec<Guest>,
     plan: Plan,
     screen: Screen,
-    ears: Sender<Heard>,
+    ears: SyncSender<Heard>,
     heard: Receiver<Heard>,
     interrupted: bool,
     /// This launcher's own manager, and its API.
@@ -148,7 +161,7 @@ impl Fleet {
     pub fn launch(plan: Plan, screen: Screen, signals: Signals) -> Result<Self, FleetError> {
         // A process takes a handful of files for each guest.
         levy_protocol::raise_open_files();
-        let (ears, heard) = channel();
+        let (ears, heard) = sync_channel(UNHEARD);
         let dir = RunDir::new().map_err(FleetError::RunDir)?;
         let host = match &plan.manager {
             Manager::Own(settings, backing, group) => {
@@ -216,11 +229,13 @@ impl Fleet {
         while self.guests.iter().any(|guest| !guest.ended) {
             match self.heard.recv_timeout(TICK) {
                 Ok(Heard::Guest(number, note)) => self.handle(number, note),
+                Ok(Heard::Answer(asked, answer)) => self.answered(&asked, answer),
                 Ok(Heard::Signal) => self.interrupt(),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.guests.iter_mut().for_each(Guest::connect);
             self.give_up_on_late_verdicts();
+            self.kill_those_that_stay();
         }
         self.release_brake();
         let guests = self.guests.iter().map(|guest| guest.summary.clone()).collect();
@@ -245,6 +260,7 @@ impl Fleet {
         match note {
             Note::Vmm(event) => self.vmm_said(number, event),
             Note::Agent(event) => self.agent_said(number, *event),
+            Note::Missed(lines) => self.guests[number].summary.dropped_lines += lines,
             Note::Closed => self.ended(number),
         }
     }
@@ -277,26 +293,58 @@ impl Fleet {
     }
 
     fn ready(&mut self, number: usize) {
+        self.ask(number, Request::Stats);
         let guest = &mut self.guests[number];
-        guest.summary.stats = guest.session.ask(&Request::Stats).ok();
         // After a restart the workload begins anew, unless it was done.
         if guest.summary.verdict.is_none()
             && let Some(workload) = &self.plan.guests[number].workload
             && let Err(e) = guest.start(workload, self.plan.patience)
         {
-            let complaint = format!("cannot send the workload: {e}");
-            guest.summary.complaints.push(complaint);
+            guest.summary.complain(&format!("cannot send the workload: {e}"));
         }
     }
 
     fn verdict(&mut self, number: usize) {
         let guest = &mut self.guests[number];
         guest.verdict_due = None;
-        if let Ok(stats) = guest.session.ask(&Request::Stats) {
-            guest.summary.stats = Some(stats);
+        guest.stop.after_figures = !self.plan.keep;
+        self.ask(number, Request::Stats);
+    }
+
+    /// Asks a guest's process and goes on: one that its guest has taken over may never answer.
+    fn ask(&mut self, number: usize, request: Request) {
+        let guest = &self.guests[number];
+        let asked = Asked {
+            guest: number,
+            restarts: guest.summary.restarts,
+            figures: request == Request::Stats,
+        };
+        let ears = self.ears.clone();
+        let answered = move |answer| drop(ears.send(Heard::Answer(asked, answer)));
+        // This process is short of something, which is not the guest's fault.
+        if guest.session.ask_aside(request, answered).is_err() {
+            let _ = guest.session.signal(Signal::TERM);
         }
-        if !self.plan.keep {
-            self.stop(number, STOP_GRACE);
+    }
+
+    fn answered(&mut self, asked: &Asked, answer: Result<Value, ClientError>) {
+        let guest = &mut self.guests[asked.guest];
+        if guest.ended || guest.summary.restarts != asked.restarts {
+            return;
+        }
+        match (asked.figures, answer) {
+            (true, answer) => {
+                guest.summary.stats = answer.ok().or(guest.summary.stats.take());
+                if std::mem::take(&mut guest.stop.after_figures) {
+                    self.stop(asked.guest, STOP_GRACE);
+                }
+            }
+            (false, Ok(_)) => {}
+            // A guest that is gone needs no signal.
+            (false, Err(error)) if error.is_shortage() => {
+                let _ = guest.session.signal(Signal::TERM);
+            }
+            (false, Err(_)) => guest.session.kill(),
         }
     }
 
@@ -307,27 +355,30 @@ impl Fleet {
         if guest.summary.outcome.is_some() {
             return;
         }
-        match guest.session.ask(&Request::Stop { grace_ms }) {
-            Ok(_) => {}
-            // This process is short of something, which is not the guest's fault. A guest that is gone needs no signal.
-            Err(error) if error.is_shortage() => {
-                let _ = guest.session.signal(Signal::TERM);
+        guest.stop.kill_at = Some(Instant::now() + grace + ANSWER_PATIENCE);
+        self.ask(number, Request::Stop { grace_ms });
+    }
+
+    /// A process that was to take its guest down, and is still there long after that, does not do as it is asked.
+    fn kill_those_that_stay(&mut self) {
+        let now = Instant::now();
+        for guest in self.guests.iter_mut().filter(|guest| !guest.ended) {
+            if guest.stop.kill_at.take_if(|at| *at <= now).is_some() {
+                guest.session.kill();
             }
-            Err(_) => guest.session.kill(),
         }
     }
 
     fn give_up_on_late_verdicts(&mut self) {
         let now = Instant::now();
-        for guest in &mut self.guests {
-            if guest.ended || guest.verdict_due.is_none_or(|due| now < due) {
+        for number in 0..self.guests.len() {
+            let guest = &mut self.guests[number];
+            if guest.ended || guest.verdict_due.take_if(|due| *due <= now).is_none() {
                 continue;
             }
-            guest.verdict_due = None;
+            guest.stop.kill_at = Some(now + ANSWER_PATIENCE);
             let because = "the workload gave no verdict in time".to_owned();
-            if guest.session.ask(&Request::GiveUp { because }).is_err() {
-                guest.session.kill();
-            }
+            self.ask(number, Request::GiveUp { because });
         }
     }
 
@@ -479,5 +530,40 @@ mod tests {
         let summary = fleet.run();
         assert!(is_given_up());
         assert_eq!(summary.guests.len(), 2);
+    }
+
+    #[test]
+    fn a_process_that_answers_nothing_holds_no_launcher() {
+        let signals = block_end_signals().unwrap();
+        let mut plan = plan(1, Choice::Off);
+        plan.manager = Manager::None;
+        let mut fleet = Fleet::launch(plan, Screen::new(ScreenStyle::Json), signals).unwrap();
+        let control = fleet.guests[0].session.files().control.clone();
+        let listener = std::os::unix::net::UnixListener::bind(control).unwrap();
+        type Deed = fn(&mut Fleet);
+        let deeds: [Deed; 4] = [
+            |fleet| fleet.ready(0),
+            |fleet| fleet.verdict(0),
+            |fleet| fleet.stop(0, Duration::ZERO),
+            |fleet| {
+                fleet.guests[0].verdict_due = Some(Instant::now());
+                fleet.give_up_on_late_verdicts();
+            },
+        ];
+        let mut asking = Vec::new();
+        for deed in deeds {
+            deed(&mut fleet);
+            let (client, _) = listener.accept().unwrap();
+            let mut lines = io::BufReader::new(client);
+            io::BufRead::read_line(&mut lines, &mut String::new()).unwrap();
+            // The launcher is back, and its question still open.
+            lines.get_ref().set_nonblocking(true).unwrap();
+            let more = io::Read::read(&mut lines, &mut [0]).unwrap_err();
+            assert_eq!(more.kind(), io::ErrorKind::WouldBlock);
+            asking.push(lines);
+        }
+        let due = fleet.guests[0].stop.kill_at.unwrap();
+        assert!(due <= Instant::now() + ANSWER_PATIENCE);
+        fleet.run();
     }
 }

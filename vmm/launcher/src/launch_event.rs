@@ -3,7 +3,7 @@
 use std::fmt;
 
 use levy_agent::Event as AgentEvent;
-use levy_protocol::GuestEvent;
+use levy_protocol::{GuestEvent, printable_json};
 use serde::{Deserialize, Serialize};
 
 use super::summary::Summary;
@@ -41,10 +41,11 @@ impl LaunchEvent {
 }
 
 impl fmt::Display for LaunchEvent {
-    /// The line, without its end; fields in alphabetical order, which is that of a JSON value's.
+    /// The line, without its end; fields in alphabetical order, which is that of a JSON value's. Nothing in it steers a
+    /// terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = serde_json::to_value(self).map_err(|_| fmt::Error)?;
-        write!(f, "{value}")
+        f.write_str(&printable_json(&value.to_string()))
     }
 }
 
@@ -93,6 +94,13 @@ mod tests {
         assert_eq!(guest.outcome, Some(Ending::Stopped));
         assert_eq!(guest.verdict().map(|verdict| verdict.ops), Some(3));
         assert!(matches!(news, LaunchEvent::Guest(GuestEvent::Unknown(_))));
+    }
+
+    #[test]
+    fn what_a_guest_says_steers_no_terminal() {
+        let line = r#"{"event":"agent","guest":"g","line":{"event":"error","message":"\u009b2J\u007f\u202e","t":1}}"#;
+        let event = LaunchEvent::parse(line).unwrap();
+        assert_eq!(event.to_string(), line);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! their sockets and the folder it gave them.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod allowance;
 pub mod api_client;
 mod fleet;
 mod guest;

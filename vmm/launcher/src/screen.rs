@@ -1,9 +1,11 @@
 //! What a launch shows while it goes on.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
 
+use super::allowance::{Allowance, Rate};
 use super::launch_event::LaunchEvent;
-use super::summary::Summary;
+use super::summary::{self, Summary};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use levy_machine::process::say;
 use levy_protocol::printable;
@@ -25,8 +27,22 @@ pub struct Screen {
     /// Why something that was to be shown there was not, where its reader wanted it.
     lost: Option<io::Error>,
     bars: Option<MultiProgress>,
-    lines: Vec<(ProgressBar, String)>,
+    lines: Vec<GuestLine>,
 }
+
+/// What is shown of one guest.
+struct GuestLine {
+    bar: ProgressBar,
+    shown: String,
+    /// Of lines that stay: a guest can change its state as often as it likes.
+    allowance: Allowance,
+}
+
+/// Lines about one guest.
+const LINES: Rate = Rate {
+    burst: 30.0,
+    per_second: 1.0,
+};
 
 impl Screen {
     /// An empty screen.
@@ -49,7 +65,7 @@ impl Screen {
     pub fn say(&self, text: &str) {
         match &self.bars {
             Some(bars) => {
-                let _ = bars.println(format!("levy: {text}"));
+                let _ = bars.println(format!("levy: {}", printable(text)));
             }
             None => say(text),
         }
@@ -66,23 +82,39 @@ impl Screen {
         }
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(std::time::Duration::from_millis(200));
-        self.lines.push((bar, String::new()));
+        self.lines.push(GuestLine {
+            bar,
+            shown: String::new(),
+            allowance: Allowance::new(LINES, Instant::now()),
+        });
     }
 
     /// What guest number `guest` does now.
     pub(super) fn state(&mut self, guest: usize, name: &str, state: &str) {
         let live = self.bars.is_some();
-        let Some((bar, shown)) = self.lines.get_mut(guest) else {
+        let Some(GuestLine {
+            bar,
+            shown,
+            allowance,
+        }) = self.lines.get_mut(guest)
+        else {
             return;
         };
+        let state = &summary::shown(state);
         if shown == state {
             return;
         }
-        bar.set_message(printable(state).into_owned());
+        bar.set_message(state.clone());
         // Without a terminal each state is a line; figures that change every second are not states.
         let stage = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
-        if !live && self.style == ScreenStyle::Text && (stage(shown) != stage(state) || !state.contains("/s"))
+        if !live
+            && self.style == ScreenStyle::Text
+            && (stage(shown) != stage(state) || !state.contains("/s"))
+            && let Some(missed) = allowance.take(1.0, Instant::now())
         {
+            if missed > 0 {
+                say(format_args!("{name}: {missed} more states were left out"));
+            }
             say(format_args!("{name}: {state}"));
         }
         state.clone_into(shown);
@@ -90,8 +122,8 @@ impl Screen {
 
     /// A guest has ended.
     pub(super) fn done(&mut self, guest: usize, text: &str) {
-        if let Some((bar, _)) = self.lines.get(guest) {
-            bar.finish_with_message(printable(text).into_owned());
+        if let Some(GuestLine { bar, .. }) = self.lines.get(guest) {
+            bar.finish_with_message(summary::shown(text));
         }
     }
 

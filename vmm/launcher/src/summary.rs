@@ -34,13 +34,44 @@ pub struct GuestSummary {
     pub verdict: Option<Report>,
     /// Memory and device figures when the workload was done, or when the guest was ready.
     pub stats: Option<Value>,
-    /// Errors that its agent reported.
+    /// The last errors that its agent reported, of long ones the begin.
     pub complaints: Vec<String>,
+    /// Lines of its agent or its process that were dropped, because they came too fast or there were too many errors.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped_lines: u64,
     /// The end of its console, where something went wrong.
     pub console: Vec<String>,
 }
 
+/// Errors of one guest that are kept, and bytes of each.
+const COMPLAINTS: usize = 16;
+const COMPLAINT: usize = 500;
+/// Bytes of what a guest has to say that are shown on one line.
+const SHOWN: usize = 1000;
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// The begin of `text`, which a guest may have written, as it may be shown on a line.
+pub(super) fn shown(text: &str) -> String {
+    printable(begin(text, SHOWN)).into_owned()
+}
+
+fn begin(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
 impl GuestSummary {
+    /// Keeps an error, and lets the oldest of too many go.
+    pub(super) fn complain(&mut self, what: &str) {
+        if self.complaints.len() == COMPLAINTS {
+            self.complaints.remove(0);
+            self.dropped_lines += 1;
+        }
+        self.complaints.push(begin(what, COMPLAINT).to_owned());
+    }
+
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -122,14 +153,23 @@ impl Summary {
                 mib("guest_rss_kib"),
                 mib("guest_private_kib"),
                 mib("vmm_private_kib"),
-                printable(&guest.result()),
+                shown(&guest.result()),
             );
         }
         for guest in self.guests.iter().filter(|g| !g.console.is_empty()) {
             let _ = writeln!(text, "\nend of the console of {}:", guest.name);
             for line in &guest.console {
-                let _ = writeln!(text, "  {}", printable(line));
+                let _ = writeln!(text, "  {}", shown(line));
             }
+        }
+        for guest in self.guests.iter().filter(|g| g.dropped_lines > 0) {
+            let GuestSummary {
+                name, dropped_lines, ..
+            } = guest;
+            let _ = writeln!(
+                text,
+                "{name}: {dropped_lines} lines of its agent or its VMM were dropped"
+            );
         }
         text
     }
@@ -211,6 +251,25 @@ mod tests {
             text.contains("(a\\n\\u{1b}[31mb)") && text.contains("oops"),
             "{text:?}"
         );
+    }
+
+    #[test]
+    fn what_a_guest_says_is_shown_in_part_and_steers_no_terminal() {
+        let hostile = format!("\x1b[2J\r\nfake: {}", "\u{9b}1m".repeat(100_000));
+        let mut unwell = guest(0, Some(false));
+        if let Some(Report::Verdict(verdict)) = &mut unwell.verdict {
+            (verdict.detail, verdict.run, verdict.unit) = (hostile.clone(), hostile.clone(), hostile.clone());
+        }
+        let mut ended = guest(4, None);
+        (ended.message, ended.console) = (hostile.clone(), vec![hostile.clone()]);
+        let mut complaining = guest(0, None);
+        (0..100).for_each(|_| complaining.complain(&hostile));
+        assert!(complaining.complaints.iter().map(String::len).sum::<usize>() <= COMPLAINTS * COMPLAINT);
+        assert_eq!(complaining.dropped_lines, 84);
+        let guests = vec![unwell, ended, complaining];
+        let text = Summary::of(guests, &[true, false, false], false).to_text();
+        assert!(text.lines().all(|line| printable(line) == line), "{text}");
+        assert!(!text.contains("\nfake") && text.contains("84 lines") && text.len() < 40_000);
     }
 
     #[test]

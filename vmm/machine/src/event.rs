@@ -4,7 +4,8 @@ use std::sync::mpsc::Sender;
 
 use levy_protocol::control::{Reply, Request};
 
-/// Something that happened to the guest or is asked of it.
+/// Something that happened to the guest or is asked of it. What the guest can bring about comes once: its thread ends
+/// with it, or its teller tells it the first time only. So the channel needs no bound.
 #[derive(Debug)]
 pub enum Event {
     /// The guest switched itself off.
@@ -15,8 +16,10 @@ pub enum Event {
     Crashed(String),
     /// The guest's kernel panicked; its words.
     Panicked(String),
-    /// A whole line from the guest's agent.
-    AgentLine(Vec<u8>),
+    /// The guest's agent has spoken for the first time.
+    AgentSpoke,
+    /// The guest's agent takes commands.
+    AgentReady,
     /// The host asked this process to end (SIGINT, SIGTERM, SIGHUP).
     Signal(&'static str),
     /// A client of the control socket asks for something.

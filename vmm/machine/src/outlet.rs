@@ -54,6 +54,8 @@ pub(crate) struct Lost {
 pub(crate) struct Manner {
     /// The thread's name.
     pub(crate) name: &'static str,
+    /// What the thread may do.
+    pub(crate) role: Role,
     /// Bytes that wait at most.
     pub(crate) most: usize,
     /// What is written in the place of what was lost.
@@ -98,7 +100,7 @@ impl Outlet {
         let shared = Arc::new(Shared::default());
         let carried = Arc::clone(&shared);
         let body = move || {
-            confine::enter(Role::Stream);
+            confine::enter(manner.role);
             carry(&carried, manner.note, to);
         };
         let builder = thread::Builder::new().name(manner.name.into());
@@ -246,6 +248,7 @@ mod tests {
 
     const MANNER: Manner = Manner {
         name: "outlet",
+        role: Role::Stream,
         most: 100,
         note: |lost| format!("<{} {}>", lost.pieces, lost.bytes),
     };

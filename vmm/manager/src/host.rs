@@ -11,6 +11,7 @@
 //! unread is cut off. Its references stay counted until it is dead.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Shutdown;
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
@@ -283,6 +284,14 @@ impl Host {
         self.state().manager.statistics().counters
     }
 
+    /// Kills one guest's process.
+    ///
+    /// # Errors
+    /// When it cannot be killed, or is gone already.
+    pub(super) fn kill(&self, id: GuestId) -> io::Result<()> {
+        self.state().processes.kill(id)
+    }
+
     /// Whether process `pid` runs a guest that was admitted here.
     pub(super) fn runs_guest(&self, pid: u32) -> bool {
         self.state().processes.runs_guest(pid)
@@ -348,7 +357,7 @@ impl Host {
     }
 
     /// The system refuses what serving one more guest takes.
-    pub(super) fn starved(&self, what: &str, error: &std::io::Error) {
+    pub(super) fn starved(&self, what: &str, error: &io::Error) {
         self.handle(Event::Starved {
             what: what.to_owned(),
             reason: spare::reason(error),

@@ -7,6 +7,7 @@ use std::io;
 
 use allocator::GuestId;
 use page_share::{Dead, Domain, GuestProcess, LocalManager, Peer, PoolLimit};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::registry::{Fate, LeftDomain, ProcessId, Sharer};
 
@@ -71,6 +72,15 @@ impl Processes {
     pub(super) fn runs_guest(&self, pid: u32) -> bool {
         let mut watches = self.watches.values();
         watches.any(|process| process.pid() == pid && process.dead().is_none())
+    }
+
+    /// Kills `guest`'s process, and no other that may have its number by now.
+    ///
+    /// # Errors
+    /// When it is not watched, gone already, or this manager may not.
+    pub(super) fn kill(&self, guest: GuestId) -> io::Result<()> {
+        let process = self.watches.get(&guest).ok_or(io::ErrorKind::NotFound)?;
+        Ok(pidfd_send_signal(process, Signal::KILL)?)
     }
 
     /// The guest that `process`, which was looked at just now, runs.

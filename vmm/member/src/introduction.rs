@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, LineError, Lines, OLDEST};
-use levy_protocol::run_dir::Sockets;
+use levy_protocol::run_dir::{self, Sockets};
 use levy_protocol::socket::check_path;
 
 use super::swap_folder::SwapFolder;
@@ -27,6 +27,18 @@ pub enum ConnectError {
         /// Where it should be.
         path: std::path::PathBuf,
         /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It may be another user's, who would be told what is in the guest's pages.
+    #[error(
+        "the manager's run directory {dir} is not to be trusted; remove it, or name another manager",
+        dir = dir.display()
+    )]
+    Untrusted {
+        /// The run directory.
+        dir: std::path::PathBuf,
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -70,6 +82,13 @@ impl Introduction {
     /// # Errors
     /// See [`ConnectError`].
     pub fn make(dir: &Path, hello: Hello) -> Result<Self, ConnectError> {
+        // Looked at once: it stays its owner's, and a confined process could not look again.
+        if let Err(source) = run_dir::trust(dir)
+            && source.kind() == io::ErrorKind::PermissionDenied
+        {
+            let dir = dir.to_owned();
+            return Err(ConnectError::Untrusted { dir, source });
+        }
         let sockets = Sockets::in_dir(dir);
         let link = introduce(&sockets, &hello)?;
         Ok(Self { sockets, hello, link })

@@ -45,6 +45,11 @@ pub trait Duties: Send {
     }
     /// Ends the guest.
     fn stop(&mut self);
+    /// Ends the guest, which may take `grace` to switch itself off. A VMM that has a grace time of its own need not say.
+    fn stop_within(&mut self, grace: Duration) {
+        let _ = grace;
+        self.stop();
+    }
     /// Stops its virtual CPUs, or lets them run again.
     fn pause(&mut self, paused: bool);
 }
@@ -247,7 +252,8 @@ impl Session {
         match message {
             FromManager::Orders(orders) => self.follow(*orders),
             FromManager::Limits(limits) => self.adopt(limits),
-            FromManager::Stop => self.duties.stop(),
+            FromManager::Stop { grace_ms: None } => self.duties.stop(),
+            FromManager::Stop { grace_ms: Some(ms) } => self.duties.stop_within(Duration::from_millis(*ms)),
             FromManager::Pause => self.duties.pause(true),
             FromManager::Resume => self.duties.pause(false),
             // The introduction is over; a manager that repeats it says nothing new.

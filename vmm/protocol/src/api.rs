@@ -398,6 +398,19 @@ pub struct GuestChange {
     pub shares: Option<u32>,
 }
 
+/// `POST /guests/{name}/stop`, where a body is not needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopOrder {
+    /// Milliseconds that the guest may take to switch itself off before its process ends it; 10,000 where that is left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+    /// Kill the guest's process at once, whatever it does and whether or not it is connected.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `PATCH /groups/{name}`: what is left out stays as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

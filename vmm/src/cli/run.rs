@@ -179,7 +179,9 @@ pub(super) fn manager(choice: Option<&Path>, policy: &PolicyArgs, swap: &Path) -
         Some(dir) => return Ok(Manager::Running(dir.into())),
         None => {
             let dir = run_dir::default_dir();
-            if std::os::unix::net::UnixStream::connect(Sockets::in_dir(&dir).guests).is_ok() {
+            if !run_dir::is_strangers(&dir)
+                && std::os::unix::net::UnixStream::connect(Sockets::in_dir(&dir).guests).is_ok()
+            {
                 return Ok(Manager::Running(dir));
             }
         }

@@ -9,18 +9,29 @@ use super::asking::{AskError, Asking, status};
 use levy_launcher::api_client::{Client, ClientError};
 use levy_machine::config;
 use levy_machine::process::say;
+use levy_protocol::api::{GuestView, StopOrder};
 
 /// How often a guest that stops is looked for.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How long a stopped guest is waited for, and how much longer than its grace at least.
+const WAIT: Duration = Duration::from_secs(30);
+const BEYOND_GRACE: Duration = Duration::from_secs(20);
 
 /// Shut down guests, and end those that have not shut down within 10 seconds.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StopArgs {
     #[command(flatten)]
     which: Which,
-    /// How long to wait until they are gone; 0s does not wait
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
-    wait: Duration,
+    /// How long they may take to shut down before they are ended [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    grace: Option<Duration>,
+    /// Kill their processes at once, whatever they do; what they have not written to their disks is lost
+    #[arg(long, conflicts_with = "grace")]
+    force: bool,
+    /// How long to wait until they are gone; 0s does not wait [default: 30s, or 20s more than the grace]
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    wait: Option<Duration>,
     #[command(flatten)]
     asking: Asking,
 }
@@ -73,7 +84,14 @@ impl StopArgs {
     fn stop(self) -> Result<(), AskError> {
         let client = self.asking.client()?;
         let names = self.which.names(&client)?;
-        stop(&client, &names, self.wait)?;
+        let order = StopOrder {
+            grace_ms: self
+                .grace
+                .map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+            force: self.force,
+        };
+        let usual = WAIT.max(self.grace.unwrap_or_default().saturating_add(BEYOND_GRACE));
+        stop(&client, &names, &order, self.wait.unwrap_or(usual))?;
         self.asking
             .show(&json!({"stopped": names}), || said(&names, "stopped"))
     }
@@ -94,9 +112,14 @@ impl ResumeArgs {
 }
 
 /// Tells guests to stop, and waits until their manager has forgotten them, with a word every few seconds.
-pub(super) fn stop(client: &Client, names: &[String], most: Duration) -> Result<(), AskError> {
+pub(super) fn stop(
+    client: &Client,
+    names: &[String],
+    order: &StopOrder,
+    most: Duration,
+) -> Result<(), AskError> {
     let began = Instant::now();
-    tell(client, names, "stop")?;
+    tell(names, |name| client.stop(name, order))?;
     let mut next_word = Duration::from_secs(2);
     while !most.is_zero() {
         let left = match client.guests() {
@@ -128,13 +151,13 @@ pub(super) fn stop(client: &Client, names: &[String], most: Duration) -> Result<
 fn direct(which: &Which, asking: &Asking, (what, done): (&str, &str)) -> Result<(), AskError> {
     let client = asking.client()?;
     let names = which.names(&client)?;
-    tell(&client, &names, what)?;
+    tell(&names, |name| client.direct(name, what))?;
     asking.show(&json!({ done: names }), || said(&names, done))
 }
 
 /// Tells each of `names`; those behind one that fails are told all the same, and the first failure is the answer.
-fn tell(client: &Client, names: &[String], what: &str) -> Result<(), ClientError> {
-    let told: Vec<_> = names.iter().map(|name| client.direct(name, what)).collect();
+fn tell(names: &[String], tell: impl Fn(&str) -> Result<GuestView, ClientError>) -> Result<(), ClientError> {
+    let told: Vec<_> = names.iter().map(|name| tell(name)).collect();
     told.into_iter().try_for_each(|answer| answer.map(drop))
 }
 

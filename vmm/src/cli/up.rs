@@ -12,6 +12,7 @@ use super::{setup, stop};
 use levy_launcher::api_client::{Client, ClientError};
 use levy_launcher::{Fleet, Plan, PlannedGuest, Screen, ScreenStyle};
 use levy_machine::config;
+use levy_protocol::api::StopOrder;
 
 const EXAMPLE: &str = "\
 A fleet file, every key but size optional:
@@ -130,7 +131,7 @@ impl DownArgs {
                 .into_iter()
                 .filter(|guest| guest.fleet.as_ref() == Some(&fleet));
             let ours: Vec<_> = ours.map(|guest| guest.name).collect();
-            stop::stop(manager, &ours, self.wait)?;
+            stop::stop(manager, &ours, &StopOrder::default(), self.wait)?;
             stopped.extend(ours);
         }
         if stopped.is_empty() {

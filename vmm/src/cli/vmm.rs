@@ -39,7 +39,7 @@ pub struct VmmArgs {
     /// A name for messages
     #[arg(long, default_value = "guest", value_parser = config::guest_name)]
     name: String,
-    /// Where the guest's console goes: stdio, null, or file=PATH
+    /// Where the guest's console goes: stdio, null, or file=PATH, which keeps the newest MiB
     #[arg(long, default_value = "stdio", value_name = "stdio|null|file=PATH")]
     serial: SerialConfig,
     /// Unix socket on which the guest's agent can be talked to, one JSON object per line

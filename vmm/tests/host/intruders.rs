@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use levy_launcher::api_client::Client;
-use levy_member::Introduction;
+use levy_launcher::api_client::{Client, ClientError};
+use levy_member::{ConnectError, Introduction};
 use levy_protocol::mark;
 use levy_protocol::run_dir::api_socket;
 
@@ -116,4 +116,25 @@ fn connections_of_one_process_keep_no_other_from_the_api() {
     });
     drop(greedy.stdin.take());
     assert!(greedy.wait().unwrap().success());
+}
+
+#[test]
+fn a_place_that_may_be_another_users_is_told_nothing() {
+    let managed = Managed::new(256);
+    let dir = managed.dir.path();
+    let open_to =
+        |mode| std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    open_to(0o777);
+    let asked = managed.client().host().unwrap_err();
+    assert!(matches!(asked, ClientError::Untrusted { .. }), "{asked}");
+    let joined = Introduction::make(dir, hello("g", 16)).map(drop).unwrap_err();
+    assert!(matches!(joined, ConnectError::Untrusted { .. }), "{joined}");
+    let stats = managed.levy(&["stats"]);
+    let said = String::from_utf8_lossy(&stats.stderr);
+    assert!(
+        stats.status.code() == Some(1) && said.contains("not to be trusted"),
+        "{said}"
+    );
+    open_to(0o700);
+    assert_eq!(managed.client().host().unwrap().guests, 0);
 }

@@ -44,7 +44,7 @@ fn a_guests_equal_pages_become_one_through_the_manager_and_outlive_it() {
         .map(|(member, _)| member.id)
         .unwrap();
     host.tell(id, &FromManager::Pause);
-    host.tell(id, &FromManager::Stop);
+    host.tell(id, &FromManager::Stop { grace_ms: None });
     let told = |expected| assert_eq!(guest.told.recv_timeout(PATIENCE), Ok(expected));
     told(Told::Pause(true));
     told(Told::Stop);

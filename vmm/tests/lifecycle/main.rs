@@ -14,6 +14,7 @@ use serde_json::Value;
 #[path = "../bzimage/mod.rs"]
 mod bzimage;
 mod kernel;
+mod stopping;
 mod threads;
 mod unwritable;
 
@@ -35,6 +36,10 @@ struct Vmm {
 impl Vmm {
     /// A running guest of two vCPUs, or nothing, said aloud, where there is no KVM.
     fn start(more: &[&str]) -> Option<Self> {
+        Self::start_with(kernel::IDLE, more)
+    }
+
+    fn start_with(code: &[u8], more: &[&str]) -> Option<Self> {
         if std::fs::File::options()
             .read(true)
             .write(true)
@@ -45,7 +50,7 @@ impl Vmm {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        kernel::write(dir.path(), kernel::IDLE);
+        kernel::write(dir.path(), code);
         let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
         command
             .args(["vmm", "--kernel", "bzImage", "--memory", "64M", "--cpus", "2"])

@@ -61,11 +61,11 @@ impl Drop for Crowd {
 }
 
 /// Killed when this is dropped.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     /// Whether it runs as it should, by `works`, or the status with which it has ended before.
-    fn settles(&mut self, works: impl Fn() -> bool) -> Result<(), ExitStatus> {
+    pub(crate) fn settles(&mut self, works: impl Fn() -> bool) -> Result<(), ExitStatus> {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
@@ -79,7 +79,7 @@ impl Process {
         }
     }
 
-    fn end(&mut self) -> ExitStatus {
+    pub(crate) fn end(&mut self) -> ExitStatus {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         self.settles(|| false).unwrap_err()
     }

@@ -1,12 +1,13 @@
 //! The line to the agent in a guest.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 
-use levy_agent::{Command, Event, MAX_LINE};
+use levy_agent::{Command, Event};
 
+use super::lines::{self, Heard};
 use super::note::{Listener, Note};
 
 /// A connection to the agent in a guest.
@@ -35,17 +36,14 @@ impl Agent {
     }
 }
 
-fn listen(mut reader: impl BufRead, listener: &Listener) {
-    loop {
-        let mut line = Vec::new();
-        match (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
+fn listen(reader: impl BufRead, listener: &Listener) {
+    lines::listen(reader, |heard| match heard {
+        Heard::Missed(lines) => listener(Note::Missed(lines)),
         // What is not an event is the guest's fault and says nothing.
-        let event = std::str::from_utf8(&line).map(Event::parse);
-        if let Ok(Ok(event)) = event {
-            listener(Note::Agent(Box::new(event)));
+        Heard::Line(line) => {
+            if let Ok(event) = Event::parse(&line) {
+                listener(Note::Agent(Box::new(event)));
+            }
         }
-    }
+    });
 }

@@ -1,6 +1,7 @@
 //! The files by which a guest's process is reached.
 
 use std::ffi::OsString;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,10 +36,30 @@ impl SessionFiles {
         command.arg("--serial").arg(serial);
     }
 
-    /// Removes the sockets of a process that has ended.
+    /// Removes the sockets of a process that has ended, and no file of another kind.
     pub(super) fn remove_sockets(&self) {
-        for socket in [&self.control, &self.agent] {
-            let _ = std::fs::remove_file(socket);
+        for path in [&self.control, &self.agent] {
+            if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+                let _ = std::fs::remove_file(path);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn nothing_but_sockets_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = SessionFiles::numbered(dir.path(), 0);
+        drop(UnixListener::bind(&files.control).unwrap());
+        std::fs::write(&files.agent, "precious").unwrap();
+        files.remove_sockets();
+        assert!(!files.control.exists());
+        assert_eq!(std::fs::read_to_string(&files.agent).unwrap(), "precious");
     }
 }

@@ -9,12 +9,14 @@
 //! 2. The agent is connected to once the process has said that the guest runs: its socket is there then.
 
 mod agent;
+mod console_log;
 mod files;
+mod lines;
 mod note;
 mod one_guest;
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use self::agent::Agent;
+use self::lines::Heard;
 use self::note::Listener;
 
 pub use self::files::SessionFiles;
@@ -35,7 +38,7 @@ pub use self::note::Note;
 pub use self::one_guest::{OneGuest, WaitError};
 
 /// How long a guest's process may take to answer a request. In an emulated host with eight guests that is seconds.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a wait looks whether the process has ended.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -191,6 +194,25 @@ impl Session {
         Client::connect(&self.files.control, patience)?.ask(request)
     }
 
+    /// As [`Session::ask`], on a thread of its own: `answered` hears what came of it, and this thread goes on.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub(crate) fn ask_aside(
+        &self,
+        request: Request,
+        answered: impl FnOnce(Result<Value, ClientError>) + Send + 'static,
+    ) -> io::Result<()> {
+        let control = self.files.control.clone();
+        let ask = move || Client::connect(&control, ANSWER_PATIENCE)?.ask(&request);
+        thread::Builder::new()
+            .name("asking".into())
+            .stack_size(256 << 10)
+            .spawn(move || answered(ask()))
+            .map(drop)
+            .map_err(not_started)
+    }
+
     /// Sends the process a signal; those of the Ctrl-C kind have it end its guest and itself.
     ///
     /// # Errors
@@ -252,22 +274,14 @@ impl Session {
         self.files.remove_sockets();
     }
 
-    /// The guest's console so far.
+    /// The guest's console so far, of which its process keeps the newest MiB.
     pub fn console(&self) -> String {
-        let bytes = std::fs::read(&self.files.console).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        console_log::newest(&self.files.console)
     }
 
-    /// The last lines of the guest's console that say something.
+    /// The last lines of the guest's console that say something; of long ones the begin.
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
-        let text = self.console();
-        let all: Vec<_> = text
-            .lines()
-            .map(str::trim_end)
-            .filter(|l| !l.is_empty())
-            .collect();
-        let last = &all[all.len().saturating_sub(lines)..];
-        last.iter().map(|&line| line.to_owned()).collect()
+        console_log::last_lines(&self.files.console, lines)
     }
 }
 
@@ -279,9 +293,13 @@ impl Drop for Session {
 
 /// Passes on what the process reports, and its end.
 fn listen(stdout: ChildStdout, listener: &Listener) {
-    let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    for event in lines.filter_map(|line| GuestEvent::parse(&line)) {
-        listener(Note::Vmm(event));
-    }
+    lines::listen(BufReader::new(stdout), |heard| match heard {
+        Heard::Missed(lines) => listener(Note::Missed(lines)),
+        Heard::Line(line) => {
+            if let Some(event) = GuestEvent::parse(&line) {
+                listener(Note::Vmm(event));
+            }
+        }
+    });
     listener(Note::Closed);
 }

@@ -12,6 +12,8 @@ pub enum Note {
     Vmm(GuestEvent),
     /// The guest's agent said something.
     Agent(Box<AgentEvent>),
+    /// So many lines of its agent or its process came too fast, and were dropped.
+    Missed(u64),
     /// The guest's process closed its report: it has ended or is about to.
     Closed,
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, ExitStatus};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use levy_agent::Event as AgentEvent;
@@ -12,6 +12,8 @@ use super::{Note, Session, SessionFiles};
 
 /// How long the last words of an agent may come behind the end of its guest's process: both are read by threads.
 const LATE: Duration = Duration::from_millis(100);
+/// Notes that wait to be heard.
+const UNHEARD: usize = 1024;
 /// How long a process may take to end once it has closed its report.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,8 @@ impl OneGuest {
     /// # Errors
     /// As there.
     pub fn start(command: Command, files: SessionFiles) -> io::Result<Self> {
-        let (notes, heard) = channel();
+        // The threads that read wait when so many are not heard yet, and what they read from drops lines.
+        let (notes, heard) = sync_channel(UNHEARD);
         let listener = move |note| {
             let _ = notes.send(note);
         };
@@ -120,7 +123,7 @@ impl OneGuest {
                 }
             }
             Note::Closed => self.closed = true,
-            Note::Agent(_) => {}
+            Note::Agent(_) | Note::Missed(_) => {}
         }
         Some(Ok(note))
     }

@@ -277,7 +277,7 @@ pub enum SerialConfig {
     Stdio,
     /// Nowhere.
     Null,
-    /// A file that is written anew.
+    /// A file that is written anew, and keeps the newest MiB.
     File(PathBuf),
 }
 

@@ -29,13 +29,15 @@ pub enum Role {
     LimitController,
     /// Takes requests from the control socket, one more thread for each client.
     Control,
-    /// Writes the serial console's output, reads the keyboard, waits for signals.
+    /// Writes the serial console's output, of which a file keeps the newest.
+    Serial,
+    /// Writes log lines, reads the keyboard, waits for signals.
     Stream,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Main,
         Self::Vcpu,
         Self::Disk,
@@ -49,6 +51,7 @@ impl Role {
         Self::ManagerClient,
         Self::LimitController,
         Self::Control,
+        Self::Serial,
         Self::Stream,
     ];
 
@@ -68,6 +71,7 @@ impl Role {
             Self::ManagerClient => "manager-client",
             Self::LimitController => "limit-control",
             Self::Control => "control",
+            Self::Serial => "serial",
             Self::Stream => "stream",
         }
     }

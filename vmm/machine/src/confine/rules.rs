@@ -317,6 +317,15 @@ const MAIN: &[Rule] = &[
 /// Of a VMM that was started by hand.
 const REMOVE_SOCKETS: &[Rule] = &[may(sys::SYS_unlink, "SocketFile, when the guest has ended")];
 
+const SERIAL: &[Rule] = &[
+    may(
+        sys::SYS_pread64,
+        "the newest of the console's file, as the oldest goes",
+    ),
+    may(sys::SYS_pwrite64, "the console's file"),
+    may(sys::SYS_ftruncate, "the console's file, as the oldest goes"),
+];
+
 const STREAM: &[Rule] = &[may(sys::SYS_rt_sigtimedwait, "SIGINT, SIGTERM, SIGHUP")];
 
 /// The tables of each role.
@@ -333,6 +342,7 @@ pub(super) const fn of(role: Role) -> &'static [&'static [Rule]] {
         Role::LimitController => &[ANYWHERE, PAGES, MANAGER],
         Role::ManagerClient => &[ANYWHERE, PAGES, MANAGER, SEARCH, VOICE, TIMERS],
         Role::Control => &[ANYWHERE, CLIENTS, THREADS],
+        Role::Serial => &[ANYWHERE, SERIAL],
         Role::Stream => &[ANYWHERE, STREAM],
     }
 }

@@ -4,7 +4,7 @@
 // write through.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rules::{self, When};
 use super::*;
 use crate::memory::GuestRam;
+use crate::vm::SerialLog;
 use levy_member::{Inventory, Key, ManagedMemory};
 
 /// Tells a child of the test process what to do: `MODE ROLE DEED`.
@@ -27,6 +28,8 @@ const ORDER: &str = "LEVY_CONFINE_TEST";
 const INVENTORY: &str = "take an inventory";
 /// What a scanner does with shared pages that are written to, until they are at home again.
 const HOMECOMING: &str = "bring pages home";
+/// What keeps a console's file bounded.
+const CONSOLE_LOG: &str = "keep a console's newest";
 /// How a child ends whose deed came back, allowed or refused.
 const SURVIVED: &str = "came back with ";
 
@@ -153,6 +156,7 @@ fn in_a_child() {
     // An engine's threads confine themselves; these are not to.
     let kept = (deed == INVENTORY).then(Kept::new);
     let broken = (deed == HOMECOMING).then(Broken::new);
+    let log = (deed == CONSOLE_LOG).then(|| SerialLog::new(tempfile::tempfile().unwrap()).unwrap());
     begin(mode.parse().unwrap(), Sockets::Theirs).unwrap();
     let manager = LocalManager::new(Domain::new(64).unwrap());
     let pool = Arc::clone(&manager.attach(64).unwrap().session().pool);
@@ -168,6 +172,7 @@ fn in_a_child() {
         let result = match (&kept, &broken) {
             (Some(kept), _) => kept.inventory(),
             (_, Some(broken)) => broken.come_home(),
+            _ if log.is_some() => keep_newest(log),
             _ => do_deed(&deed, &pool, &smaps, &near),
         };
         println!("{SURVIVED}{result}");
@@ -221,6 +226,13 @@ fn do_deed(deed: &str, pool: &File, mut smaps: &File, near: &UnixStream) -> i64 
         "call a manager" => UnixStream::connect("/nonexistent").map_or(-1, |_| 0),
         other => panic!("no such deed: {other}"),
     }
+}
+
+/// Writes far more to a console's file than it keeps.
+fn keep_newest(log: Option<SerialLog>) -> i64 {
+    let line = [b'x'; 1024];
+    let written = log.map(|mut log| (0..5000).try_for_each(|_| log.write_all(&line)));
+    written.map_or(-1, |written| written.map_or(-2, |()| 0))
 }
 
 /// Reads a byte at `offset` of `file`, mapped like this.
@@ -435,6 +447,7 @@ fn every_role_can_live() {
         (Role::Main, "read smaps", 0),
         (Role::Main, INVENTORY, 0),
         (Role::Control, "start a thread", 0),
+        (Role::Serial, CONSOLE_LOG, 0),
         (Role::ManagerClient, "call a manager", -1),
         (Role::Scanner, "call a manager", -1),
     ] {

@@ -10,12 +10,14 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::confine::Role;
 use crate::outlet::{Lost, Manner, Outlet};
 use levy_protocol::printable;
 
 /// Lines that wait while standard error takes nothing.
 const MANNER: Manner = Manner {
     name: "log",
+    role: Role::Stream,
     most: 64 << 10,
     note,
 };

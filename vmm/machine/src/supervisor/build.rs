@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
+use super::agent_lines::AgentLines;
 use super::duties::GuestDuties;
 use super::footprint::Smaps;
 use crate::boot::{self, BootError, Platform};
@@ -23,7 +24,9 @@ use crate::memory::{GuestRam, RamError};
 use crate::virtio::blk::OverlayDisk;
 use crate::virtio::console::Console;
 use crate::virtio::net::MacAddress;
-use crate::vm::{self, Builder, ConsoleOut, DeviceError, Devices, HostError, VcpuError, Vcpus, Vm};
+use crate::vm::{
+    self, Builder, ConsoleOut, DeviceError, Devices, HostError, SerialLog, VcpuError, Vcpus, Vm,
+};
 use levy_member::{ConnectError, Introduction, ManageError, ManagedMemory, ManagerClient};
 use levy_protocol::link::{Hello, Sharing};
 use levy_protocol::socket::{SocketError, SocketFile};
@@ -278,10 +281,8 @@ fn agent_channel(
     {
         file.leave_to_starter();
     }
-    let lines = events.clone();
-    let sink = Box::new(move |line: &[u8]| {
-        let _ = lines.send(Event::AgentLine(line.to_vec()));
-    });
+    let mut lines = AgentLines::new(events.clone());
+    let sink = Box::new(move |line: &[u8]| lines.heard(line));
     let console = Console::new(listener, sink).map_err(SetupError::Thread)?;
     Ok((file, console))
 }
@@ -290,7 +291,7 @@ fn console_out(config: &GuestConfig, events: &Sender<Event>) -> Result<ConsoleOu
     let to: Box<dyn Write + Send> = match &config.serial {
         SerialConfig::Stdio => Box::new(io::stdout()),
         SerialConfig::Null => Box::new(io::sink()),
-        SerialConfig::File(path) => Box::new(console_file(path, config)?),
+        SerialConfig::File(path) => console_file(path, config)?,
     };
     let panics = events.clone();
     let panic = Box::new(move |line: &str| {
@@ -299,14 +300,20 @@ fn console_out(config: &GuestConfig, events: &Sender<Event>) -> Result<ConsoleOu
     ConsoleOut::new(to, panic).map_err(SetupError::Thread)
 }
 
-/// Opens the console's file and empties it, unless the guest boots from it or has it as a disk, by whatever name.
-fn console_file(path: &Path, config: &GuestConfig) -> Result<File, SetupError> {
+/// Opens the console's file and empties it, unless the guest boots from it or has it as a disk, by whatever name. A
+/// regular file keeps the newest of the console; everything goes to one that keeps nothing, such as a terminal.
+fn console_file(path: &Path, config: &GuestConfig) -> Result<Box<dyn Write + Send>, SetupError> {
     let failed = |source| SetupError::Serial {
         path: path.to_owned(),
         source,
     };
     let mut options = File::options();
-    let file = options.write(true).create(true).truncate(false).open(path);
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
     let file = file.map_err(failed)?;
     let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let found = file.metadata().map_err(failed)?;
@@ -320,10 +327,10 @@ fn console_file(path: &Path, config: &GuestConfig) -> Result<File, SetupError> {
             return Err(SetupError::SerialTaken { path, what });
         }
     }
-    if found.is_file() {
-        file.set_len(0).map_err(failed)?;
-    }
-    Ok(file)
+    Ok(match found.is_file() {
+        true => Box::new(SerialLog::new(file).map_err(failed)?),
+        false => Box::new(file),
+    })
 }
 
 #[cfg(test)]

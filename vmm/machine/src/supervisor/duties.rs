@@ -1,13 +1,12 @@
 //! What a manager's orders ask of the guest besides its memory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
-use crate::lock::lock;
-use crate::virtio::balloon::Balloon;
+use crate::virtio::balloon::BalloonHandle;
 use levy_member::Duties;
 use levy_protocol::control::Request;
 use levy_protocol::link::BalloonReport;
@@ -20,7 +19,7 @@ const GRACE_MS: u64 = 10_000;
 
 /// One guest's duties.
 pub(super) struct GuestDuties {
-    pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
+    pub(super) balloon: Option<BalloonHandle>,
     pub(super) up: Arc<AtomicBool>,
     pub(super) paused: Arc<AtomicBool>,
     pub(super) began: Instant,
@@ -37,13 +36,14 @@ impl GuestDuties {
 
 impl Duties for GuestDuties {
     fn balloon(&mut self, pages: u64) {
-        let Some(balloon) = &self.balloon else { return };
-        lock(balloon).order(pages);
+        if let Some(balloon) = &self.balloon {
+            balloon.order(pages);
+        }
     }
 
     fn balloon_report(&self) -> Option<BalloonReport> {
         let balloon = self.balloon.as_ref()?;
-        Some(lock(balloon).report())
+        Some(balloon.picture().report())
     }
 
     fn is_paused(&self) -> bool {
@@ -56,6 +56,11 @@ impl Duties for GuestDuties {
 
     fn stop(&mut self) {
         self.ask(Request::Stop { grace_ms: GRACE_MS });
+    }
+
+    fn stop_within(&mut self, grace: Duration) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.ask(Request::Stop { grace_ms });
     }
 
     fn pause(&mut self, paused: bool) {

@@ -5,22 +5,21 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use levy_agent::{Action, Command};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::build::Machine;
+use super::due::{Dues, WhatIsDue};
 use super::footprint::Footprint;
 use crate::event::Event;
-use crate::lock::lock;
 use crate::process::Report;
-use crate::virtio::balloon::{Balloon, Change};
+use crate::virtio::Figures;
+use crate::virtio::balloon::{BalloonHandle, Change};
 use levy_member::{Inventory, Key, PageFigures};
 use levy_protocol::GuestState;
 use levy_protocol::control::{Reply, Request};
 use levy_protocol::outcome::Outcome;
 
-/// How long a panicked kernel may take to restart before it counts as ended.
-const PANIC_GRACE: Duration = Duration::from_secs(3);
 /// How long a guest may take to switch itself off when the host is told to end (Ctrl-C).
 const SIGNAL_GRACE: Duration = Duration::from_secs(3);
 /// Command ids of the VMM's own; a launcher counts from 1.
@@ -45,29 +44,9 @@ pub struct Supervisor<'a> {
     began: Instant,
     timing: Timing,
     panic: Option<String>,
-    due: Option<Due>,
+    dues: Dues,
     deadline: Option<Duration>,
     stopping: bool,
-}
-
-/// What happens when nothing else does.
-#[derive(Clone, Copy)]
-struct Due {
-    at: Instant,
-    what: WhatIsDue,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WhatIsDue {
-    Ready,
-    PowerOff,
-    Restart,
-}
-
-/// The part of an agent's line that the VMM itself reads.
-#[derive(Deserialize)]
-struct AgentLine {
-    event: String,
 }
 
 impl<'a> Supervisor<'a> {
@@ -80,7 +59,7 @@ impl<'a> Supervisor<'a> {
             began,
             timing: Timing::default(),
             panic: None,
-            due: None,
+            dues: Dues::default(),
             deadline: None,
             stopping: false,
         }
@@ -89,17 +68,16 @@ impl<'a> Supervisor<'a> {
     /// Lets the guest run and watches it to its end, which takes it down. `deadline` bounds the time to `ready`.
     pub fn run(mut self, deadline: Option<Duration>) -> Outcome {
         self.deadline = deadline;
-        self.due = deadline.map(|time| Due {
-            at: self.began + time,
-            what: WhatIsDue::Ready,
-        });
+        // A deadline beyond what the clock can say is none.
+        self.dues = Dues::ready_by(deadline.and_then(|time| self.began.checked_add(time)));
         self.machine.vcpus.resume();
         self.timing.started_ms = Some(self.elapsed_ms());
         self.report.state(GuestState::Running, self.elapsed_ms());
         loop {
-            let outcome = match self.next() {
-                Some(event) => self.handle(event),
-                None => self.overdue(),
+            // What is due comes first: events may follow each other without end.
+            let outcome = match self.dues.at(Instant::now()) {
+                Some(what) => self.overdue(what),
+                None => self.next().and_then(|event| self.handle(event)),
             };
             if let Some(outcome) = outcome {
                 return outcome;
@@ -108,23 +86,24 @@ impl<'a> Supervisor<'a> {
     }
 
     fn next(&self) -> Option<Event> {
-        let Some(due) = self.due else {
+        let Some((at, _)) = self.dues.first() else {
             // The machine holds a sender, so the channel stays open.
             return self.events.recv().ok();
         };
-        let left = due.at.saturating_duration_since(Instant::now());
+        let left = at.saturating_duration_since(Instant::now());
         self.events.recv_timeout(left).ok()
     }
 
-    fn overdue(&mut self) -> Option<Outcome> {
-        let due = self.due.take()?;
-        match due.what {
+    fn overdue(&mut self, what: WhatIsDue) -> Option<Outcome> {
+        match what {
             WhatIsDue::Ready => {
                 let limit = self.deadline.unwrap_or_default();
                 Some(self.hung(&format!("not ready within {limit:?}")))
             }
             WhatIsDue::PowerOff => Some(Outcome::Killed),
-            WhatIsDue::Restart => self.panic.take().map(|message| Outcome::Panicked { message }),
+            WhatIsDue::Restart => Some(Outcome::Panicked {
+                message: self.panic.take().unwrap_or_default(),
+            }),
         }
     }
 
@@ -146,8 +125,18 @@ impl<'a> Supervisor<'a> {
                 self.note_panic(message);
                 None
             }
-            Event::AgentLine(line) => {
-                self.agent_said(&line);
+            Event::AgentSpoke => {
+                let now = self.elapsed_ms();
+                self.timing.booted_ms = Some(now);
+                self.report.state(GuestState::Booted, now);
+                None
+            }
+            Event::AgentReady => {
+                let now = self.elapsed_ms();
+                self.timing.ready_ms = Some(now);
+                self.machine.up.store(true, Ordering::SeqCst);
+                self.report.state(GuestState::Ready, now);
+                self.dues.is_ready();
                 None
             }
             Event::Signal(name) => self.signal(name),
@@ -172,28 +161,7 @@ impl<'a> Supervisor<'a> {
         {
             self.panic = Some(message);
         }
-        self.due = Some(Due {
-            at: Instant::now() + PANIC_GRACE,
-            what: WhatIsDue::Restart,
-        });
-    }
-
-    fn agent_said(&mut self, line: &[u8]) {
-        if self.timing.ready_ms.is_some() {
-            return;
-        }
-        let now = self.elapsed_ms();
-        if self.timing.booted_ms.is_none() {
-            self.timing.booted_ms = Some(now);
-            self.report.state(GuestState::Booted, now);
-        }
-        let event = serde_json::from_slice::<AgentLine>(line).ok();
-        if event.is_some_and(|line| line.event == "ready") {
-            self.timing.ready_ms = Some(now);
-            self.machine.up.store(true, Ordering::SeqCst);
-            self.report.state(GuestState::Ready, now);
-            self.due = self.due.filter(|due| due.what != WhatIsDue::Ready);
-        }
+        self.dues.panicked(Instant::now());
     }
 
     /// The first signal asks the guest, a second one does not.
@@ -217,10 +185,7 @@ impl<'a> Supervisor<'a> {
             let _ = self.machine.devices.handles.power_button.write(1);
         }
         self.stopping = true;
-        self.due = Some(Due {
-            at: Instant::now() + grace,
-            what: WhatIsDue::PowerOff,
-        });
+        self.dues.stop(Instant::now(), grace);
         true
     }
 
@@ -228,7 +193,7 @@ impl<'a> Supervisor<'a> {
     fn tell_agent(&self, action: Action) -> bool {
         let handles = &self.machine.devices.handles;
         let line = Command { id: OWN_ID, action }.to_line();
-        let sent = lock(&handles.console).send(line.as_bytes());
+        let sent = handles.console.send(line.as_bytes());
         if let Some(kick) = handles.plug("console").and_then(|plug| plug.kicks().first()) {
             let _ = kick.write(1);
         }
@@ -270,7 +235,7 @@ impl<'a> Supervisor<'a> {
                 (self.change_balloon(change), None)
             }
             Request::BalloonStatistics => {
-                let statistics = |balloon: &mut Balloon| Reply::Ok(balloon.balloon_statistics());
+                let statistics = |balloon: &BalloonHandle| Reply::Ok(balloon.picture().balloon_statistics());
                 (self.with_balloon(statistics), None)
             }
             Request::Stop { grace_ms } => {
@@ -301,14 +266,14 @@ impl<'a> Supervisor<'a> {
 
     fn change_balloon(&self, change: Change) -> Reply {
         self.with_balloon(|balloon| match balloon.change(change) {
-            Ok(()) => Reply::Ok(balloon.figures()),
+            Ok(picture) => Reply::Ok(picture.figures()),
             Err(error) => Reply::Error(error.to_string()),
         })
     }
 
-    fn with_balloon(&self, what: impl FnOnce(&mut Balloon) -> Reply) -> Reply {
+    fn with_balloon(&self, what: impl FnOnce(&BalloonHandle) -> Reply) -> Reply {
         match &self.machine.devices.handles.balloon {
-            Some(balloon) => what(&mut lock(balloon)),
+            Some(balloon) => what(balloon),
             None => Reply::Error("this guest has no balloon; start it with --balloon size=0".to_owned()),
         }
     }
@@ -376,10 +341,13 @@ impl<'a> Supervisor<'a> {
             .iter()
             .map(|plug| (plug.name().to_owned(), json!(plug.stats())))
             .collect();
-        let balloon = handles.balloon.as_ref().map(|balloon| lock(balloon).figures());
-        let console = lock(&handles.console).stats();
-        let disks: Vec<_> = handles.disks.iter().map(|d| lock(d).stats()).collect();
-        let nets: Vec<_> = handles.nets.iter().map(|n| lock(n).stats()).collect();
+        let balloon = handles
+            .balloon
+            .as_ref()
+            .map(|balloon| balloon.picture().figures());
+        let console = handles.console.stats();
+        let disks: Vec<_> = handles.disk_figures.iter().map(Figures::get).collect();
+        let nets: Vec<_> = handles.nets.iter().map(Figures::get).collect();
         Reply::Ok(json!({
             "memory": memory,
             "released_pages": ram.released_pages(),

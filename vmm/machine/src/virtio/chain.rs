@@ -153,6 +153,16 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
+    /// How many buffers there are.
+    pub(super) fn buffers(&self) -> usize {
+        self.readable.buffers.len() + self.writable.buffers.len()
+    }
+
+    /// Bytes that were read or written.
+    pub(super) fn moved(&self) -> usize {
+        self.readable.done.saturating_add(self.writable.done)
+    }
+
     /// The index that names this request to the guest.
     pub fn head(&self) -> u16 {
         self.head

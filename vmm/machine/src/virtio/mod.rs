@@ -10,7 +10,7 @@
 //! copied out and checked before a device sees it ([`Malformed`] lists what is refused); lengths and addresses are
 //! checked again at each access. A malformed queue puts its device into NEEDS_RESET, raises the configuration
 //! interrupt, counts, and stops only that device; a reset by the driver brings it back. Devices work on their own
-//! thread with bounded buffers and bounded turns, so that no queue content can stop a vCPU of this guest (other than
+//! thread with bounded buffers and bounded turns (in buffers, bytes and time: [`Rings::is_spent`]), so that no queue content can stop a vCPU of this guest (other than
 //! one that waits for the device) or anything outside it.
 
 pub mod balloon;
@@ -18,6 +18,7 @@ pub mod blk;
 mod chain;
 pub mod console;
 mod device;
+mod figures;
 mod mmio;
 pub mod net;
 mod plug;
@@ -29,6 +30,7 @@ mod wait;
 
 pub use chain::{Chain, Malformed};
 pub use device::{DeviceKind, Interest, VirtioDevice};
+pub use figures::Figures;
 pub use mmio::Mmio;
 pub(crate) use mmio::QUEUE_NOTIFY;
 pub use plug::{Interrupt, Plug, PlugStats};

@@ -403,7 +403,15 @@ impl Bench {
                 self.counters.kicks.fetch_add(1, Ordering::Relaxed);
                 self.serve(index, rings)
             }
-            token => lock(&self.device).host_ready(token, rings),
+            token => {
+                rings.begin_turn();
+                lock(&self.device).host_ready(token, rings)?;
+                if rings.is_spent() {
+                    // Whatever is left needs no kick of the driver.
+                    self.kicks.iter().for_each(come_back);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -411,10 +419,17 @@ impl Bench {
         if !rings.is_ready(index) {
             return Ok(());
         }
+        rings.begin_turn();
         let turn = lock(&self.device).queue_ready(index, rings)?;
-        if turn == Turn::More {
-            let _ = self.kicks[index].write(1);
+        if turn == Turn::More || rings.is_spent() {
+            come_back(&self.kicks[index]);
         }
         Ok(())
     }
+}
+
+/// Has the thread look at a queue again, after the others.
+fn come_back(kick: &EventFd) {
+    // It refuses only when it is signalled already.
+    let _ = kick.write(1);
 }

@@ -3,6 +3,7 @@
 use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -33,6 +34,39 @@ pub enum Turn {
     More,
 }
 
+/// What a turn of a device may take of a queue before it lets go of the device's lock: buffers, bytes that are copied,
+/// and time. A chain is never cut, so devices bound what they do for one.
+const BUFFERS: usize = 2048;
+const BYTES: usize = 4 << 20;
+const TURN: Duration = Duration::from_millis(10);
+
+/// What is left of it.
+#[derive(Debug)]
+struct Budget {
+    buffers: usize,
+    bytes: usize,
+    until: Instant,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self {
+            buffers: BUFFERS,
+            bytes: BYTES,
+            until: Instant::now() + TURN,
+        }
+    }
+
+    fn spend(&mut self, chain: &Chain<'_>) {
+        self.buffers = self.buffers.saturating_sub(chain.buffers());
+        self.bytes = self.bytes.saturating_sub(chain.moved());
+    }
+
+    fn is_spent(&self) -> bool {
+        self.buffers == 0 || self.bytes == 0 || Instant::now() >= self.until
+    }
+}
+
 /// All queues of one device, with the memory they are in and the interrupt that tells the guest.
 pub struct Rings {
     ram: Arc<GuestRam>,
@@ -41,6 +75,7 @@ pub struct Rings {
     ready: Vec<bool>,
     interrupt: Arc<Interrupt>,
     stop: Arc<AtomicBool>,
+    budget: Budget,
 }
 
 impl Rings {
@@ -58,7 +93,18 @@ impl Rings {
             ready,
             interrupt,
             stop,
+            budget: Budget::new(),
         }
+    }
+
+    /// The device has its lock anew.
+    pub(super) fn begin_turn(&mut self) {
+        self.budget = Budget::new();
+    }
+
+    /// Whether the device has done enough for one turn. It is asked again, without a kick, once its lock was free.
+    pub fn is_spent(&self) -> bool {
+        self.budget.is_spent()
     }
 
     /// How many queues there are, whether or not the driver uses them all.
@@ -125,14 +171,9 @@ impl Rings {
         index: usize,
         mut serve: impl FnMut(&mut Chain<'_>) -> Result<(), Malformed>,
     ) -> Result<Turn, Fault> {
-        let Some(queue) = self.queues.get(index).filter(|q| q.ready()) else {
-            return Ok(Turn::Drained);
-        };
-        let mut budget = queue.size();
         let mut served = true;
-        while served && budget > 0 && !self.stopping() {
+        while served && !self.is_spent() && !self.stopping() {
             served = self.serve_one(index, &mut serve)?;
-            budget -= 1;
         }
         self.notify(index)?;
         Ok(if served && !self.stopping() {
@@ -166,6 +207,7 @@ impl Rings {
         let (written, result) = match Chain::collect(memory, table, queue.size(), head) {
             Ok(mut chain) => {
                 let result = serve(&mut chain);
+                self.budget.spend(&chain);
                 (chain.written(), result)
             }
             Err(what) => (0, Err(what)),

@@ -35,7 +35,7 @@ impl Bus {
 
     /// A vCPU reads a port.
     pub(super) fn port_in(&self, port: u16, data: &mut [u8]) {
-        for (byte, port) in data.iter_mut().zip(port..) {
+        for (byte, port) in data.iter_mut().zip(ports_from(port)) {
             *byte = if COM1_PORTS.contains(&port) {
                 let mut serial = lock(&self.serial);
                 serial.read((port - layout::COM1) as u8)
@@ -48,7 +48,7 @@ impl Bus {
     /// A vCPU writes a port.
     pub(super) fn port_out(&self, port: u16, data: &[u8]) -> Option<PowerRequest> {
         let mut asked = None;
-        for (&byte, port) in data.iter().zip(port..) {
+        for (&byte, port) in data.iter().zip(ports_from(port)) {
             if COM1_PORTS.contains(&port) {
                 let mut serial = lock(&self.serial);
                 // The console's buffer takes everything; only the interrupt could fail, and it is pending then.
@@ -88,4 +88,9 @@ impl Bus {
         self.unknown.fetch_add(1, Ordering::Relaxed);
         0xFF
     }
+}
+
+/// The ports of an access, the first of which is `port`. Behind the last port comes the first one.
+fn ports_from(port: u16) -> impl Iterator<Item = u16> {
+    (port..=u16::MAX).chain(0..)
 }

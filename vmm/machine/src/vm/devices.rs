@@ -15,12 +15,12 @@ use crate::config::{BalloonConfig, DiskConfig, DiskMode, NetConfig};
 use crate::layout;
 use crate::lock::lock;
 use crate::memory::GuestRam;
-use crate::virtio::balloon::Balloon;
-use crate::virtio::blk::{Access, Block, Disk, DiskError, OverlayDisk, RawDisk};
-use crate::virtio::console::Console;
-use crate::virtio::net::{MacAddress, Net, Tap, TapError};
+use crate::virtio::balloon::{Balloon, BalloonHandle};
+use crate::virtio::blk::{Access, Block, BlockStats, Disk, DiskError, OverlayDisk, RawDisk};
+use crate::virtio::console::{Console, ConsoleHandle};
+use crate::virtio::net::{MacAddress, Net, NetStats, Tap, TapError};
 use crate::virtio::rng::Rng;
-use crate::virtio::{Mmio, Plug, QUEUE_NOTIFY, VirtioDevice};
+use crate::virtio::{Figures, Mmio, Plug, QUEUE_NOTIFY, VirtioDevice};
 
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +47,18 @@ pub enum DeviceError {
     },
 }
 
-/// The devices of a guest by name, for those who ask for figures or send input.
+/// The devices of a guest by name, for those who ask for figures or send input: none of that waits for the lock of a
+/// device, which the guest may keep busy.
 pub struct Handles {
+    disks: Vec<Arc<Mutex<Block>>>,
     /// Disks, in order.
-    pub disks: Vec<Arc<Mutex<Block>>>,
+    pub disk_figures: Vec<Figures<BlockStats>>,
     /// Network cards, in order.
-    pub nets: Vec<Arc<Mutex<Net>>>,
+    pub nets: Vec<Figures<NetStats>>,
     /// The balloon, if there is one.
-    pub balloon: Option<Arc<Mutex<Balloon>>>,
-    /// The agent's channel, and where its kicks go.
-    pub console: Arc<Mutex<Console>>,
+    pub balloon: Option<BalloonHandle>,
+    /// The agent's channel.
+    pub console: ConsoleHandle,
     /// Every virtio device in its slot.
     pub plugs: Vec<Arc<Plug>>,
     /// A signal presses the power button.
@@ -80,8 +82,8 @@ pub(crate) struct Builder<'a> {
     vm: &'a Vm,
     layers: PathBuf,
     disks: Vec<Arc<Mutex<Block>>>,
-    nets: Vec<Arc<Mutex<Net>>>,
-    balloon: Option<Arc<Mutex<Balloon>>>,
+    nets: Vec<Figures<NetStats>>,
+    balloon: Option<BalloonHandle>,
     registers: Vec<Arc<Mmio>>,
     slots: Vec<MmioDevice>,
 }
@@ -127,10 +129,9 @@ impl<'a> Builder<'a> {
             false => Tap::take(&config.tap)?,
         };
         let net = Net::new(Box::new(tap), config.mac.unwrap_or(default_mac));
-        let net = Arc::new(Mutex::new(net));
         let name = format!("net{}", self.nets.len());
-        self.nets.push(Arc::clone(&net));
-        self.plug(&name, net)
+        self.nets.push(net.figures());
+        self.plug(&name, Arc::new(Mutex::new(net)))
     }
 
     /// Plugs in an entropy source.
@@ -143,7 +144,7 @@ impl<'a> Builder<'a> {
     pub(crate) fn balloon(&mut self, config: &BalloonConfig) -> Result<(), DeviceError> {
         let balloon = Balloon::new(config, self.vm.ram()).map_err(resources("a timer for the balloon"))?;
         let balloon = Arc::new(Mutex::new(balloon));
-        self.balloon = Some(Arc::clone(&balloon));
+        self.balloon = Some(BalloonHandle::to(&balloon));
         self.plug("balloon", balloon)
     }
 
@@ -178,17 +179,18 @@ impl<'a> Builder<'a> {
 
     /// Puts everything on a bus, with the agent's channel and the human console.
     pub(crate) fn finish(mut self, console: Console, out: ConsoleOut) -> Result<Devices, DeviceError> {
-        let console = Arc::new(Mutex::new(console));
-        self.plug("console", Arc::clone(&console) as Arc<Mutex<dyn VirtioDevice>>)?;
+        let handle = console.handle();
+        self.plug("console", Arc::new(Mutex::new(console)))?;
         let serial = serial_port(self.vm.fd(), out)?;
         let power_button = power_button(self.vm)?;
         let plugs = self.registers.iter().map(|r| Arc::clone(r.plug())).collect();
         Ok(Devices {
             handles: Handles {
+                disk_figures: self.disks.iter().map(|disk| lock(disk).figures()).collect(),
                 disks: self.disks,
                 nets: self.nets,
                 balloon: self.balloon,
-                console,
+                console: handle,
                 plugs,
                 power_button,
                 serial: SerialInput(Arc::clone(&serial)),

@@ -9,6 +9,7 @@ mod kvm;
 mod pause;
 mod power;
 mod serial;
+mod serial_log;
 mod vcpu;
 
 pub use bus::Bus;
@@ -16,4 +17,5 @@ pub(crate) use devices::Builder;
 pub use devices::{DeviceError, Devices, Handles};
 pub use kvm::{HostError, Vm, most_vcpus, open_kvm};
 pub use serial::{ConsoleOut, SerialInput};
+pub use serial_log::{MOST as SERIAL_LOG_BYTES, SerialLog};
 pub use vcpu::{Registers, VcpuError, Vcpus};

@@ -10,6 +10,7 @@ use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::HostError;
+use crate::confine::Role;
 use crate::layout;
 use crate::lock::lock;
 use crate::outlet::{Lost, Manner, Outlet};
@@ -17,6 +18,7 @@ use crate::outlet::{Lost, Manner, Outlet};
 /// How output goes to the host; what does not fit is dropped, and counted.
 const MANNER: Manner = Manner {
     name: "serial",
+    role: Role::Serial,
     most: 256 << 10,
     note,
 };
@@ -27,14 +29,14 @@ const PANIC: &str = "Kernel panic - not syncing";
 /// Longest line that is searched for it.
 const LINE: usize = 512;
 
-/// Called with the line in which the guest's kernel says that it panics.
-pub(super) type PanicSink = Box<dyn FnMut(&str) + Send>;
+/// Called with the first line in which the guest's kernel says that it panics.
+pub(super) type PanicSink = Box<dyn FnOnce(&str) + Send>;
 
 /// Where the guest's console output goes: through a bounded buffer and a thread to any writer.
 pub struct ConsoleOut {
     outlet: Outlet,
     line: Vec<u8>,
-    panic: PanicSink,
+    panic: Option<PanicSink>,
 }
 
 fn note(lost: Lost) -> String {
@@ -45,7 +47,7 @@ fn note(lost: Lost) -> String {
 }
 
 impl ConsoleOut {
-    /// Output to `to`; `panic` hears of kernel panics.
+    /// Output to `to`; `panic` hears of the first kernel panic.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -53,7 +55,7 @@ impl ConsoleOut {
         Ok(Self {
             outlet: Outlet::start(MANNER, to)?,
             line: Vec::new(),
-            panic,
+            panic: Some(panic),
         })
     }
 
@@ -65,8 +67,10 @@ impl ConsoleOut {
             return;
         }
         let line = String::from_utf8_lossy(&self.line);
-        if let Some(at) = line.find(PANIC) {
-            (self.panic)(line[at..].trim_end());
+        if let Some(at) = line.find(PANIC)
+            && let Some(panic) = self.panic.take()
+        {
+            panic(line[at..].trim_end());
         }
         self.line.clear();
     }

@@ -1,6 +1,7 @@
 //! vCPU threads: running, pausing, and telling why they stopped.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -71,6 +72,8 @@ enum Want {
 struct Control {
     state: Mutex<State>,
     changed: Condvar,
+    /// The panic port was written, which is told once.
+    panicked: AtomicBool,
 }
 
 struct State {
@@ -107,6 +110,7 @@ impl Vcpus {
                 ended: 0,
             }),
             changed: Condvar::new(),
+            panicked: AtomicBool::new(false),
         });
         // Where one cannot be started, those before it end with this.
         let mut vcpus = Self {
@@ -319,7 +323,9 @@ impl Vcpu {
             PowerRequest::Off => Event::PoweredOff,
             PowerRequest::Restart => Event::Restarted,
             PowerRequest::Panicked => {
-                self.tell(Event::Panicked("reported by the kernel (pvpanic)".into()));
+                if !self.control.panicked.swap(true, Ordering::Relaxed) {
+                    self.tell(Event::Panicked("reported by the kernel (pvpanic)".into()));
+                }
                 return Next::Run;
             }
         };

@@ -41,6 +41,8 @@ pub(super) enum ApiError {
         "guest {0:?} is not connected to the manager at the moment; try again, or use its control socket"
     )]
     Away(String),
+    #[error("the process of guest {0:?} cannot be killed: {1}; end it by its number, which GET /guests has")]
+    Unkilled(String, std::io::Error),
     #[error("the manager failed to answer: {0}")]
     Broken(#[from] super::workers::Ended),
 }
@@ -59,7 +61,7 @@ impl ApiError {
             Self::Guest => StatusCode::FORBIDDEN,
             Self::Refused(_) => StatusCode::CONFLICT,
             Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Broken(_) | Self::Unkilled(..) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

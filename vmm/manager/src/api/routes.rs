@@ -19,7 +19,8 @@ use serde::de::DeserializeOwned;
 
 use super::failure::ApiError;
 use super::types::{
-    BalloonStatistics, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView, Phase,
+    BalloonStatistics, GroupChange, GroupView, GuestChange, GuestList, GuestView, HostChange, HostView,
+    Phase, StopOrder,
 };
 use super::workers::Workers;
 use super::{BODY_LIMIT, asker, view};
@@ -30,7 +31,7 @@ use crate::manager::{Change, Event, Manager};
 use crate::picture::Picture;
 use crate::policy::{self, Settings};
 use crate::registry::Registry;
-use levy_protocol::link::FromManager;
+use levy_protocol::link::{FromManager, WITH_GRACE};
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Directed = Result<(StatusCode, Json<GuestView>), ApiError>;
@@ -228,8 +229,43 @@ async fn statistics(State(served): State<Served>, Name(name): Name) -> Answer<Ba
         .await
 }
 
-async fn stop(State(served): State<Served>, Name(name): Name) -> Directed {
-    direct(served, name, (FromManager::Stop, Phase::Stopping)).await
+async fn stop(State(served): State<Served>, Name(name): Name, body: Body) -> Directed {
+    let StopOrder { grace_ms, force } = match &body {
+        Ok(body) if body.is_empty() => StopOrder::default(),
+        _ => read(body)?,
+    };
+    if force {
+        return kill(served, name).await;
+    }
+    let asked = name.clone();
+    let knows_grace = served.clone().aside(move |host| {
+        let registry = host.registry();
+        let id = find(&registry, &asked)?;
+        let mut guests = registry.guests();
+        let process = guests.find(|(member, _)| member.id == id);
+        Ok(process.is_some_and(|(_, process)| process.protocol >= WITH_GRACE))
+    });
+    if grace_ms.is_some() && !knows_grace.await?.0 {
+        return Err(ApiError::Value {
+            key: "grace_ms",
+            what:
+                "this guest's process is of an older version, which has its own; leave it out, or use force"
+                    .into(),
+        });
+    }
+    direct(served, name, (FromManager::Stop { grace_ms }, Phase::Stopping)).await
+}
+
+/// Ends a guest's process at once. Nothing is asked of it: its guest may have taken it over.
+async fn kill(served: Served, name: String) -> Directed {
+    let killed = served.aside(move |host| {
+        let id = find(&host.registry(), &name)?;
+        host.kill(id)
+            .map_err(|error| ApiError::Unkilled(name.clone(), error))?;
+        host.handle(Event::Directed(id, Phase::Stopping));
+        one(&host.picture(), &name)
+    });
+    Ok((StatusCode::ACCEPTED, killed.await?))
 }
 
 async fn pause(State(served): State<Served>, Name(name): Name) -> Directed {

@@ -37,7 +37,12 @@ pub enum FromManager {
     /// What to do from now on; replaces the orders before.
     Orders(Orders),
     /// End the guest: power it off, and kill it when it does not go.
-    Stop,
+    Stop {
+        /// Milliseconds that it may take; without, as many as its process thinks right. Only for a process that speaks
+        /// version [`WITH_GRACE`](super::WITH_GRACE).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    },
     /// Stop all virtual CPUs.
     Pause,
     /// Let them run again.
@@ -69,7 +74,7 @@ impl Message for FromManager {
             "limits" => fields.read().map(Self::Limits),
             "refused" => fields.read().map(|Refused { reason }| Self::Refused { reason }),
             "orders" => fields.read().map(Self::Orders),
-            "stop" => fields.read().map(|Nothing {}| Self::Stop),
+            "stop" => fields.read().map(|Stop { grace_ms }| Self::Stop { grace_ms }),
             "pause" => fields.read().map(|Nothing {}| Self::Pause),
             "resume" => fields.read().map(|Nothing {}| Self::Resume),
             _ => return None,
@@ -91,6 +96,13 @@ impl Message for FromManager {
 /// The fields of a message that has none.
 #[derive(Deserialize)]
 struct Nothing {}
+
+/// The fields of [`FromManager::Stop`].
+#[derive(Deserialize)]
+struct Stop {
+    #[serde(default)]
+    grace_ms: Option<u64>,
+}
 
 /// The fields of [`FromManager::Refused`].
 #[derive(Deserialize)]

@@ -28,7 +28,7 @@ pub use message::{
     PoolSize, Report, SwapRoom, Welcome,
 };
 pub use reading::Message;
-pub use version::{OLDEST, Range, VERSION, VersionError};
+pub use version::{OLDEST, Range, VERSION, VersionError, WITH_GRACE};
 
 /// Longest name of a guest, a group or a sharing domain, bytes.
 pub const NAME_LIMIT: usize = 64;

@@ -175,7 +175,10 @@ fn what_only_a_newer_manager_says_is_skipped() {
     let said = read::<FromManager>(newer);
     assert!(matches!(&said[0], Ok(Line::Message(FromManager::Welcome(welcome))) if welcome.version == 4));
     assert!(matches!(&said[1], Ok(Line::Unknown)));
-    assert!(matches!(&said[2], Ok(Line::Message(FromManager::Stop))));
+    assert!(matches!(
+        &said[2],
+        Ok(Line::Message(FromManager::Stop { grace_ms: None }))
+    ));
     let same = newer.replace("\"newest\":7", "\"newest\":4");
     assert!(read::<FromManager>(&same)[0].is_err());
 }

@@ -16,6 +16,9 @@ pub const VERSION: u32 = 5;
 /// The oldest version that this program speaks.
 pub const OLDEST: u32 = 3;
 
+/// From this version on, a guest's process is told how long its guest may take to switch itself off.
+pub const WITH_GRACE: u32 = 5;
+
 /// From this version on, peers say which versions they speak.
 pub(super) const FIRST_NEGOTIATED: u32 = 4;
 

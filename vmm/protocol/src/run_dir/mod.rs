@@ -45,12 +45,27 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(dir)?;
     // In a directory that all users may write to, another user may have been faster.
+    trust(dir)
+}
+
+/// Finds out whether what listens in the run directory `dir` can be the manager of this user or of root, and of no other
+/// user: a manager is told what is in its guests' pages. By the same rule as [`make_dir`].
+///
+/// # Errors
+/// When it can be another user's ([`io::ErrorKind::PermissionDenied`]), or the directory cannot be looked at, as where
+/// there is none.
+pub fn trust(dir: &Path) -> io::Result<()> {
     let found = std::fs::metadata(dir)?;
     let own = rustix::process::getuid().as_raw();
     match distrust(found.uid(), found.mode(), own) {
         None => Ok(()),
         Some(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
     }
+}
+
+/// Whether `dir` is there and [no place to trust](trust).
+pub fn is_strangers(dir: &Path) -> bool {
+    trust(dir).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Why the user with number `own` cannot trust a directory of `owner` with this mode.
@@ -88,13 +103,6 @@ impl Sockets {
             guests: dir.join("guests.sock"),
             pages: dir.join("pages.sock"),
             kept: kept_in(dir),
-        }
-    }
-
-    /// Removes the sockets; what is kept stays.
-    pub fn remove(&self) {
-        for door in [&self.guests, &self.pages] {
-            let _ = std::fs::remove_file(door);
         }
     }
 }
@@ -137,6 +145,21 @@ mod tests {
         assert_eq!(dir("", "/b"), Path::new("/b/levy"));
         assert!(dir("", "").is_absolute());
         assert_eq!(launch_dir::base_among(|_| Some("".into())), Path::new("/tmp"));
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_no_place_to_trust() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("levy");
+        assert!(!is_strangers(&dir) && trust(&dir).is_err(), "there is none");
+        make_dir(&dir).unwrap();
+        trust(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(is_strangers(&dir));
+        std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        if std::os::unix::fs::chown(&dir, Some(65_534), None).is_ok() {
+            assert!(is_strangers(&dir) && make_dir(&dir).is_err());
+        }
     }
 
     #[test]

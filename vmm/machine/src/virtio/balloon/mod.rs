@@ -1,5 +1,7 @@
 //! virtio-balloon: the device of the `balloon-driver` crate, plugged into this VMM and steered by its controller.
 
+mod handle;
+mod picture;
 mod pilot;
 mod port;
 mod settings;
@@ -8,21 +10,20 @@ mod timer;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use balloon_driver::controller::Status;
 use balloon_driver::{Balloon as Crate, DeviceError, FRAME_SIZE, Offer, Options, Progress};
-use serde_json::{Map, Value, json};
 use vm_memory::GuestMemoryMmap;
 
-use super::{DeviceKind, Fault, Interest, Interrupt, Rings, Turn, VirtioDevice};
+use super::{DeviceKind, Fault, Figures, Interest, Interrupt, Rings, Turn, VirtioDevice};
 use crate::memory::GuestRam;
-use levy_protocol::link::BalloonReport;
 use pilot::Pilot;
 use port::RamPort;
 use timer::Timer;
 
-pub use pilot::Wisher;
+pub use handle::BalloonHandle;
+pub use picture::Picture;
 pub use settings::BalloonConfig;
 
 /// The crate's device for this VMM's memory.
@@ -43,6 +44,7 @@ pub struct Balloon {
     config: BalloonConfig,
     memory_mib: u64,
     poll: Timer,
+    shown: Figures<Picture>,
 }
 
 /// A change of a balloon; the names are those of Firecracker's API. What is `None` stays.
@@ -64,6 +66,9 @@ pub enum ChangeError {
     /// More than there is.
     #[error("amount_mib={asked}: this guest has {have} MiB")]
     Amount { asked: u64, have: u64 },
+    /// Its guest keeps it at work.
+    #[error("the balloon is at work for its guest at the moment; ask again")]
+    Busy,
     /// The driver settled it.
     #[error(
         "deflate_on_oom={0}: the guest was started the other way; restart it with --balloon deflate_on_oom="
@@ -91,18 +96,22 @@ impl Balloon {
         options.page_poison = offer(config.free_page_reporting);
         let device = Crate::new(options, RamPort(Arc::clone(ram)));
         let mut pilot = Pilot::new(ram.bytes(), config.stats_polling_interval)?;
-        pilot.wish(Wisher::Owner, config.bytes / FRAME_SIZE);
+        pilot.wish(config.bytes / FRAME_SIZE);
         let poll = Timer::new()?;
         // An interval of zero leaves it off.
         poll.every(config.stats_polling_interval);
-        Ok(Self {
+        let shown = Figures::new(Picture::of_new(*config));
+        let balloon = Self {
             queue_sizes: device.queue_sizes(),
             device,
             pilot,
             config: *config,
             memory_mib: ram.bytes() >> 20,
             poll,
-        })
+            shown,
+        };
+        balloon.show();
+        Ok(balloon)
     }
 
     /// Changes what its owner can change while the guest runs. All of it, or nothing.
@@ -128,14 +137,10 @@ impl Balloon {
             self.set_polling(Duration::from_secs(seconds));
         }
         if let Some(mib) = change.amount_mib {
-            self.pilot.wish(Wisher::Owner, mib * FRAMES_PER_MIB);
+            self.pilot.wish(mib * FRAMES_PER_MIB);
         }
+        self.show();
         Ok(())
-    }
-
-    /// The manager of the host's memory wants the guest to give up `pages` pages of 4 KiB in all.
-    pub fn order(&mut self, pages: u64) {
-        self.pilot.wish(Wisher::Manager, pages);
     }
 
     fn set_polling(&mut self, interval: Duration) {
@@ -144,91 +149,29 @@ impl Balloon {
         self.pilot.set_polling(interval);
     }
 
-    /// What the balloon's manager wants to know.
-    pub fn report(&self) -> BalloonReport {
-        let latest = self.device.statistics();
-        let values = latest.iter().flat_map(|latest| latest.values.iter());
-        BalloonReport {
-            target_pages: self.device.target(),
-            actual_pages: self.device.ballooned(),
-            unresponsive: self.is_unresponsive(),
-            statistics: values.map(|(_, name, value)| (name.to_owned(), value)).collect(),
-            statistics_age_seconds: latest.map(|latest| latest.age(Instant::now()).as_secs_f64()),
+    /// What there is to know of it now.
+    pub fn picture(&self) -> Picture {
+        Picture {
+            config: self.config,
+            owner: self.pilot.owner(),
+            goal: self.pilot.goal(),
+            // A device whose rings broke has no driver, although the controller has not taken a step since.
+            status: match self.device.is_active() {
+                true => self.pilot.status(),
+                false => Status::Absent,
+            },
+            target: self.device.target(),
+            ballooned: self.device.ballooned(),
+            claimed: self.device.actual(),
+            counters: self.device.counters(),
+            statistics: self.device.statistics().copied(),
         }
     }
 
-    /// Whether the host must reclaim by other means: no driver, or one that owes work and says nothing.
-    fn is_unresponsive(&self) -> bool {
-        matches!(self.status(), Status::Absent | Status::Unresponsive { .. })
-    }
-
-    /// What is going on. A device whose rings broke has no driver, although the controller has not taken a step since.
-    fn status(&self) -> Status {
-        if self.device.is_active() {
-            self.pilot.status()
-        } else {
-            Status::Absent
-        }
-    }
-
-    /// The balloon's figures; what the guest claims stands apart from what the host knows.
-    pub fn figures(&self) -> Value {
-        let mib = |frames: u64| frames / FRAMES_PER_MIB;
-        let counters = self.device.counters();
-        json!({
-            "amount_mib": mib(self.pilot.owner()),
-            "goal_mib": mib(self.pilot.goal()),
-            "deflate_on_oom": self.config.deflate_on_oom,
-            "stats_polling_interval_s": self.config.stats_polling_interval.as_secs_f64(),
-            "controller": pilot::describe(self.status()),
-            "unresponsive": self.is_unresponsive(),
-            "target_mib": mib(self.device.target()),
-            "ballooned_mib": mib(self.device.ballooned()),
-            "ballooned_pages": self.device.ballooned(),
-            "claimed_mib": mib(self.device.actual()),
-            "inflated_pages": counters.inflated,
-            "deflated_pages": counters.deflated,
-            "popped_pages": counters.popped,
-            "reported_pages": counters.reported,
-            "released_pages": counters.released,
-            "release_failed_pages": counters.release_failed,
-            "inflate_buffers": counters.inflate_buffers,
-            "released_runs": counters.released_runs,
-            "unknown_statistics": counters.unknown_statistics,
-            "malformed_chains": counters.malformed_chains,
-            "broken_rings": counters.broken_rings,
-            "statistics": self.statistics(),
-        })
-    }
-
-    /// The guest's statistics as Firecracker's API names them: sizes by target and claim, then what the guest sent,
-    /// and its age.
-    pub fn balloon_statistics(&self) -> Value {
-        let (target, actual) = (self.device.target(), self.device.actual());
-        let mut all = Map::from_iter([
-            ("target_pages".to_owned(), target.into()),
-            ("actual_pages".to_owned(), actual.into()),
-            ("target_mib".to_owned(), (target / FRAMES_PER_MIB).into()),
-            ("actual_mib".to_owned(), (actual / FRAMES_PER_MIB).into()),
-        ]);
-        if let Value::Object(statistics) = self.statistics() {
-            all.extend(statistics);
-        }
-        all.into()
-    }
-
-    fn statistics(&self) -> Value {
-        let Some(latest) = self.device.statistics() else {
-            return Value::Null;
-        };
-        let mut values: Map<String, Value> = latest
-            .values
-            .iter()
-            .map(|(_, name, value)| (name.to_owned(), value.into()))
-            .collect();
-        let age = latest.age(Instant::now());
-        values.insert("age_ms".into(), (age.as_millis() as u64).into());
-        values.into()
+    /// Lets others see it as it is now.
+    fn show(&self) {
+        let picture = self.picture();
+        self.shown.change(|shown| *shown = picture);
     }
 
     /// Lets the controller decide and gives the device its target.
@@ -268,6 +211,7 @@ impl VirtioDevice for Balloon {
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         self.device.write_config(offset as u64, data);
+        self.show();
     }
 
     fn activate(&mut self, features: u64, rings: &mut Rings) -> Result<(), Fault> {
@@ -279,6 +223,7 @@ impl VirtioDevice for Balloon {
             .activate(features, memory, rings.take_queues(), interrupt)
             .map_err(|e| Fault::Protocol(levy_protocol::error_chain(&e)))?;
         self.pilot.begin();
+        self.show();
         Ok(())
     }
 
@@ -286,6 +231,7 @@ impl VirtioDevice for Balloon {
         self.device.reset();
         // Without a driver a step can only take the target back, which cannot fail.
         let _ = self.steer();
+        self.show();
     }
 
     fn interests(&self) -> Vec<Interest> {
@@ -304,22 +250,27 @@ impl VirtioDevice for Balloon {
         let received = |device: &Device| device.statistics().map(|latest| latest.received);
         let before = received(&self.device);
         let turn = match self.device.handle_queue_event(index as u16) {
-            Ok(Progress::Done) => Turn::Drained,
-            Ok(Progress::More) => Turn::More,
-            Err(error) => fault(error).map(|()| Turn::Drained)?,
+            Ok(Progress::Done) => Ok(Turn::Drained),
+            Ok(Progress::More) => Ok(Turn::More),
+            Err(error) => fault(error).map(|()| Turn::Drained),
         };
         if received(&self.device) != before {
             self.pilot.hurry();
         }
-        Ok(turn)
+        self.show();
+        turn
     }
 
     fn host_ready(&mut self, token: usize, _rings: &mut Rings) -> Result<(), Fault> {
-        if token == STEP {
-            return self.steer();
-        }
-        self.poll.clear();
-        self.device.request_statistics().map(drop).or_else(fault)
+        let done = match token {
+            STEP => self.steer(),
+            _ => {
+                self.poll.clear();
+                self.device.request_statistics().map(drop).or_else(fault)
+            }
+        };
+        self.show();
+        done
     }
 }
 

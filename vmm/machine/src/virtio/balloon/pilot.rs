@@ -3,6 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use balloon_driver::controller::{Aged, Controller, DriverPresence, Limits, Observation, Pain, Status};
@@ -17,7 +19,7 @@ const BUSY: Duration = Duration::from_millis(250);
 /// Time between two steps otherwise.
 const IDLE: Duration = Duration::from_secs(1);
 /// A timer that is set to this goes off at once; zero would switch it off.
-const AT_ONCE: Duration = Duration::from_millis(1);
+pub(super) const AT_ONCE: Duration = Duration::from_millis(1);
 /// Goals closer together are one goal: half a MiB, so that every whole MiB counts.
 const DEAD_BAND: u64 = FRAMES_PER_MIB / 2;
 /// The guest hurts when less than this part of its memory is available, or less than the crate's floor.
@@ -25,26 +27,19 @@ const FLOOR_PART: u64 = 8;
 /// Statistics that missed this many of their times show nothing any more.
 const MISSED: u32 = 3;
 
-/// Who wants a balloon to have a size. The largest wish is the goal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wisher {
-    /// The guest's owner: the command line and the control socket.
-    Owner,
-    /// The manager of the host's memory.
-    Manager,
-}
-
-/// Steers one balloon.
+/// Steers one balloon. The larger wish of its owner (the command line and the control socket) and of the manager of the
+/// host's memory is its goal.
 pub(super) struct Pilot {
     controller: Controller,
     memory: u64,
     owner: u64,
-    manager: u64,
+    /// What the manager wishes, in frames. It does so without the device's lock.
+    manager: Arc<AtomicU64>,
     status: Status,
     stepped: Instant,
     /// When the driver at work appeared.
     appeared: Option<Instant>,
-    timer: Timer,
+    timer: Arc<Timer>,
 }
 
 impl Pilot {
@@ -54,17 +49,17 @@ impl Pilot {
             controller: Controller::new(limits(memory, polling)),
             memory,
             owner: 0,
-            manager: 0,
+            manager: Arc::default(),
             status: Status::Absent,
             stepped: Instant::now(),
             appeared: None,
-            timer: Timer::new()?,
+            timer: Arc::new(Timer::new()?),
         })
     }
 
     /// The size that is wanted, in frames.
     pub(super) fn goal(&self) -> u64 {
-        self.owner.max(self.manager)
+        self.owner.max(self.manager.load(Ordering::SeqCst))
     }
 
     /// What the guest's owner wants, in frames.
@@ -77,14 +72,15 @@ impl Pilot {
         self.status
     }
 
-    /// The owner or the manager wants another size; the next step comes soon.
-    pub(super) fn wish(&mut self, wisher: Wisher, frames: u64) {
-        let wish = match wisher {
-            Wisher::Owner => &mut self.owner,
-            Wisher::Manager => &mut self.manager,
-        };
-        if *wish != frames {
-            *wish = frames;
+    /// Where the manager's wish goes, and what makes the next step come soon.
+    pub(super) fn manager(&self) -> (Arc<AtomicU64>, Arc<Timer>) {
+        (Arc::clone(&self.manager), Arc::clone(&self.timer))
+    }
+
+    /// The owner wants another size; the next step comes soon.
+    pub(super) fn wish(&mut self, frames: u64) {
+        if self.owner != frames {
+            self.owner = frames;
             self.hurry();
         }
     }
@@ -161,8 +157,13 @@ impl Pilot {
     }
 
     fn is_busy(&self) -> bool {
-        matches!(self.status, Status::Inflating | Status::Deflating)
+        is_busy(self.status)
     }
+}
+
+/// Whether a balloon moves.
+pub(super) fn is_busy(status: Status) -> bool {
+    matches!(status, Status::Inflating | Status::Deflating)
 }
 
 fn limits(memory: u64, polling: Duration) -> Limits {

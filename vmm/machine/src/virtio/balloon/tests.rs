@@ -1,6 +1,7 @@
 //! The device behind its transport, and what its pilot makes of a driver.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -46,7 +47,7 @@ fn inflated_frames_go_back_to_the_host_through_the_guests_memory() {
     driver.complete(INFLATE, 0);
     assert_eq!(ram.released_pages(), 3);
     assert_eq!(driver.get(601 * 4096, 1), [0]);
-    assert_eq!(balloon.lock().unwrap().figures()["inflated_pages"], 3);
+    assert_eq!(balloon.lock().unwrap().picture().figures()["inflated_pages"], 3);
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn broken_rings_stop_the_balloon_until_its_reset() {
     }
     driver.bring_up();
     assert!(!driver.needs_reset());
-    assert_eq!(balloon.lock().unwrap().figures()["broken_rings"], 2);
+    assert_eq!(balloon.lock().unwrap().picture().figures()["broken_rings"], 2);
 }
 
 #[test]
@@ -102,15 +103,15 @@ fn the_larger_wish_of_owner_and_manager_counts() {
     let (driver, _ram, balloon) = balloon();
     let target = |frames| until("a target", || driver.read(0x100) == frames);
     target(256);
-    balloon.lock().unwrap().order(100);
-    assert_eq!(balloon.lock().unwrap().figures()["goal_mib"], 1);
+    BalloonHandle::to(&balloon).order(100);
+    assert_eq!(balloon.lock().unwrap().picture().figures()["goal_mib"], 1);
     let none = Change {
         amount_mib: Some(0),
         ..Change::default()
     };
     balloon.lock().unwrap().change(none).unwrap();
     target(100);
-    balloon.lock().unwrap().order(0);
+    BalloonHandle::to(&balloon).order(0);
     target(0);
 }
 
@@ -138,25 +139,43 @@ fn changes_that_cannot_be_are_refused_whole() {
         };
         assert_eq!(balloon.change(change), Err(error));
     }
-    assert_eq!(balloon.figures()["amount_mib"], 1, "nothing of it was done");
+    assert_eq!(
+        balloon.picture().figures()["amount_mib"],
+        1,
+        "nothing of it was done"
+    );
     let change = Change {
         deflate_on_oom: Some(true),
         stats_polling_interval_s: Some(7),
         ..Change::default()
     };
     balloon.change(change).unwrap();
-    assert_eq!(balloon.figures()["stats_polling_interval_s"], 7.0);
+    assert_eq!(balloon.picture().figures()["stats_polling_interval_s"], 7.0);
 }
 
 #[test]
 fn a_device_without_its_driver_is_unresponsive_and_asks_for_nothing() {
     let (mut driver, _ram, balloon) = balloon();
-    let unresponsive = || balloon.lock().unwrap().report().unresponsive;
+    let unresponsive = || balloon.lock().unwrap().picture().report().unresponsive;
     until("a driver at work", || !unresponsive());
     driver.write(0x70, 0);
     assert!(unresponsive());
     assert_eq!(driver.read(0x100), 0);
-    assert_eq!(balloon.lock().unwrap().figures()["controller"]["state"], "absent");
+    assert_eq!(
+        balloon.lock().unwrap().picture().figures()["controller"]["state"],
+        "absent"
+    );
     driver.bring_up();
     until("a new attempt", || driver.read(0x100) == 256 && !unresponsive());
+}
+
+#[test]
+fn a_guest_that_keeps_its_balloon_at_work_holds_none_who_asks_or_orders() {
+    let (_driver, _ram, balloon) = balloon();
+    let handle = BalloonHandle::to(&balloon);
+    let held = balloon.lock().unwrap();
+    handle.order(512);
+    assert_eq!(handle.picture().figures()["goal_mib"], 2);
+    assert_eq!(handle.change(Change::default()).err(), Some(ChangeError::Busy));
+    drop(held);
 }

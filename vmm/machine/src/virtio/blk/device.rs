@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
 };
 
 use super::disk::{Disk, SECTOR};
@@ -13,11 +13,15 @@ use super::request::{Extent, ID_BYTES, Request, Status};
 use crate::layout::PAGE_SIZE;
 use crate::memory::{Gfn, GfnRange, GuestRam};
 use crate::virtio::device::read_config_bytes;
-use crate::virtio::{Chain, DeviceKind, Fault, Malformed, Rings, Turn, VirtioDevice};
+use crate::virtio::{Chain, DeviceKind, Fault, Figures, Malformed, Rings, Turn, VirtioDevice};
 
 const QUEUE: [u16; 1] = [256];
 /// Most data segments of one request; a header and a status come with them.
 const SEGMENTS: u32 = 126;
+/// Most bytes of a segment. A driver that keeps to both never asks for more than [`LARGEST`].
+const SEGMENT: u32 = 64 << 10;
+/// Bytes of the largest request, for which the device's lock is held.
+const LARGEST: usize = SEGMENTS as usize * SEGMENT as usize;
 /// What is moved between the disk and the guest at a time.
 const BOUNCE: usize = 64 << 10;
 
@@ -45,7 +49,7 @@ pub struct Block {
     id: [u8; ID_BYTES],
     latency: Duration,
     bounce: Vec<u8>,
-    stats: BlockStats,
+    stats: Figures<BlockStats>,
     /// The guest's memory, where reads of what other guests read too are worth a word to the engine that looks for
     /// equal pages.
     hints: Option<Arc<GuestRam>>,
@@ -63,7 +67,7 @@ impl Block {
             id: bytes,
             latency: Duration::ZERO,
             bounce: Vec::new(),
-            stats: BlockStats::default(),
+            stats: Figures::default(),
             hints: None,
         }
     }
@@ -89,12 +93,17 @@ impl Block {
 
     /// The counters so far.
     pub fn stats(&self) -> BlockStats {
-        self.stats
+        self.stats.get()
+    }
+
+    /// The counters, to be read without the disk's lock.
+    pub fn figures(&self) -> Figures<BlockStats> {
+        self.stats.clone()
     }
 
     fn serve(&mut self, chain: &mut Chain<'_>) -> Result<(), Malformed> {
         let begin = Instant::now();
-        let status = match Request::parse(chain, self.disk.len())? {
+        let status = match Request::parse(chain, self.disk.len(), LARGEST)? {
             Request::Read(extent) => self.read(extent, chain)?,
             Request::Write(_) if !self.writable => Status::IoError,
             Request::Write(extent) => self.write(extent, chain)?,
@@ -109,7 +118,7 @@ impl Block {
                 Status::Ok
             }
             Request::Refuse(status) => {
-                self.stats.refused += 1;
+                self.stats.change(|stats| stats.refused += 1);
                 status
             }
         };
@@ -136,8 +145,10 @@ impl Block {
             }
             done += part;
         }
-        self.stats.reads += 1;
-        self.stats.read_bytes += done as u64;
+        self.stats.change(|stats| {
+            stats.reads += 1;
+            stats.read_bytes += done as u64;
+        });
         Ok(Status::Ok)
     }
 
@@ -179,14 +190,16 @@ impl Block {
             }
             done += part;
         }
-        self.stats.writes += 1;
-        self.stats.written_bytes += done as u64;
+        self.stats.change(|stats| {
+            stats.writes += 1;
+            stats.written_bytes += done as u64;
+        });
         Ok(Status::Ok)
     }
 
     fn host_error(&mut self, what: &str, error: &io::Error) -> Status {
-        self.stats.host_errors += 1;
-        if self.stats.host_errors <= 3 {
+        self.stats.change(|stats| stats.host_errors += 1);
+        if self.stats().host_errors <= 3 {
             log::error!("the host cannot {what} a disk of this guest, which gets an I/O error: {error}");
         }
         Status::IoError
@@ -200,7 +213,8 @@ impl VirtioDevice for Block {
 
     fn features(&self) -> u64 {
         let read_only = if self.writable { 0 } else { 1 << VIRTIO_BLK_F_RO };
-        1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | read_only
+        let sizes = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE;
+        1 << VIRTIO_BLK_F_FLUSH | sizes | read_only
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -210,6 +224,7 @@ impl VirtioDevice for Block {
     fn read_config(&self, offset: usize, data: &mut [u8]) {
         let mut config = [0; 24];
         config[..8].copy_from_slice(&(self.disk.len() / SECTOR).to_le_bytes());
+        config[8..12].copy_from_slice(&SEGMENT.to_le_bytes());
         config[12..16].copy_from_slice(&SEGMENTS.to_le_bytes());
         config[20..24].copy_from_slice(&(SECTOR as u32).to_le_bytes());
         read_config_bytes(&config, offset, data);

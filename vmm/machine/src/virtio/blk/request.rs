@@ -47,14 +47,14 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Reads the header of `chain` and leaves its cursors at the data.
-    pub(super) fn parse(chain: &mut Chain<'_>, disk_len: u64) -> Result<Self, Malformed> {
+    /// Reads the header of `chain` and leaves its cursors at the data. More data than `largest` is refused.
+    pub(super) fn parse(chain: &mut Chain<'_>, disk_len: u64, largest: usize) -> Result<Self, Malformed> {
         let header: [u8; 16] = chain.read_array()?;
         // The last writable byte is the status; there is no answering without it.
         let data_room = chain.writable().checked_sub(1).ok_or(Malformed::TooShort)?;
         let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let sector = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
-        let extent = |len| extent(sector, len, disk_len);
+        let extent = |len| extent(sector, len, disk_len).filter(|_| len <= largest);
         Ok(match kind {
             VIRTIO_BLK_T_IN => extent(data_room).map_or(Self::Refuse(Status::IoError), Self::Read),
             VIRTIO_BLK_T_OUT => extent(chain.readable()).map_or(Self::Refuse(Status::IoError), Self::Write),

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use page_share::{Options, Region};
 
 use super::*;
 use crate::memory::GuestRam;
-use crate::virtio::testing::{BUFFERS, Driver, HOSTILE, MEMORY, NEXT, WRITE, desc, survive_hostile_rings};
+use crate::virtio::testing::{
+    BUFFERS, Driver, HOSTILE, INDIRECT, MEMORY, NEXT, WRITE, desc, survive_hostile_rings,
+};
 
 const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS + 0x1_0000;
@@ -149,7 +152,7 @@ fn requests_in_an_indirect_table_work() {
             desc(STATUS, 1, WRITE, 0),
         ],
     );
-    driver.describe(0, 5, &[desc(table, 48, crate::virtio::testing::INDIRECT, 0)]);
+    driver.describe(0, 5, &[desc(table, 48, INDIRECT, 0)]);
     assert_eq!(driver.complete(0, 5), 513);
     assert_eq!(driver.get(BUFFERS, 512), pattern(512));
 }
@@ -390,4 +393,84 @@ fn whole_blocks_of_a_shared_image_are_told_of_and_nothing_else_is() {
         3,
         "the second block is the guest's own by now"
     );
+}
+
+/// A disk without end, that counts the reads it is asked for.
+struct Endless(Arc<AtomicU32>);
+
+impl Disk for Endless {
+    fn len(&self) -> u64 {
+        1 << 40
+    }
+
+    fn read(&mut self, into: &mut [u8], _at: u64) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        into.fill(7);
+        Ok(())
+    }
+
+    fn write(&mut self, _from: &[u8], _at: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn endless() -> (Driver, Arc<Mutex<Block>>, Arc<AtomicU32>) {
+    let reads = Arc::new(AtomicU32::new(0));
+    let (driver, block) = driver(Block::new(Box::new(Endless(Arc::clone(&reads))), "disk0"));
+    driver.put(HEADER, &[0; 16]);
+    (driver, block, reads)
+}
+
+#[test]
+fn one_kick_with_much_to_do_is_many_turns() {
+    let (mut driver, _block, _reads) = endless();
+    let data = desc(MEMORY / 2, 2 << 20, NEXT | WRITE, 2);
+    let request = [desc(HEADER, 16, NEXT, 1), data, desc(STATUS, 1, WRITE, 0)];
+    driver.describe_at(STATUS + 16, &request);
+    let kicks = driver.mmio.plug().stats().kicks;
+    for head in 0..8 {
+        driver.describe(0, head, &[desc(STATUS + 16, 48, INDIRECT, 0)]);
+        driver.offer(0, head);
+    }
+    driver.kick(0);
+    driver.wait_for("all requests", |driver| driver.used(0).len() == 8);
+    // The lock is let go at 4 MiB, and the thread comes back by itself for the rest of the 16.
+    driver.wait_for("the turns", |driver| {
+        driver.mmio.plug().stats().kicks - kicks >= 4
+    });
+}
+
+#[test]
+fn a_request_that_no_honest_driver_sends_is_refused_unread() {
+    let (mut driver, block, reads) = endless();
+    let (size_max, segments) = (driver.read(0x108), driver.read(0x10C));
+    let most = u64::from(size_max) * u64::from(segments);
+    assert_eq!(most, 126 * (64 << 10));
+    let mut chain = vec![desc(HEADER, 16, NEXT, 1)];
+    chain.extend((2..7).map(|next| desc(MEMORY / 2, 2 << 20, NEXT | WRITE, next)));
+    chain.push(desc(STATUS, 1, WRITE, 0));
+    driver.describe(0, 0, &chain);
+    driver.complete(0, 0);
+    assert_eq!(driver.get(STATUS, 1), [1]);
+    assert_eq!(
+        (
+            reads.load(Ordering::SeqCst),
+            block.lock().unwrap().stats().refused
+        ),
+        (0, 1)
+    );
+}
+
+#[test]
+fn figures_are_there_while_the_disk_is_at_work() {
+    let (_driver, block, _reads) = endless();
+    let held = block.lock().unwrap();
+    let figures = held.figures();
+    let asked = std::thread::spawn(move || figures.get());
+    assert_eq!(asked.join().unwrap(), BlockStats::default());
+    drop(held);
 }

@@ -43,6 +43,12 @@ impl Backlog {
         }
     }
 
+    /// Output of the guest is missing here: the line that it is in is dropped.
+    pub fn miss(&mut self) {
+        self.oversized = true;
+        self.partial.clear();
+    }
+
     fn keep(&mut self, line: Vec<u8>) {
         self.waiting += line.len();
         self.lines.push_back(line);
@@ -130,6 +136,18 @@ mod tests {
         assert!(out.len() <= MAX_WAITING);
         assert!(out.ends_with(b"line 99999\n"));
         assert!(out.starts_with(b"line "));
+    }
+
+    #[test]
+    fn a_line_of_which_a_part_is_missing_is_dropped() {
+        let mut backlog = Backlog::default();
+        backlog.push(b"whole\nbeg", |_| {});
+        backlog.miss();
+        backlog.push(b"in\nnext\n", |_| {});
+        assert_eq!(
+            (drain(&mut backlog), backlog.dropped()),
+            (b"whole\nnext\n".to_vec(), 1)
+        );
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
 
 use super::backlog::Backlog;
 use crate::confine;
-use crate::virtio::{Chain, DeviceKind, Fault, Interest, Malformed, Rings, Turn, VirtioDevice};
+use crate::lock::lock;
+use crate::virtio::{Chain, DeviceKind, Fault, Figures, Interest, Malformed, Rings, Turn, VirtioDevice};
 
 const QUEUES: [u16; 2] = [64, 64];
 /// To the guest.
@@ -20,6 +22,9 @@ const CLIENT: usize = 1;
 
 /// Bytes for the guest that wait on the host at most; the rest stays in the client's socket.
 const MAX_PENDING: usize = 64 << 10;
+
+/// Bytes of one chain from the guest that are read: more than that would be dropped unread a moment later.
+const MAX_CHAIN: usize = 256 << 10;
 
 /// Where the VMM itself reads along: called with each whole line from the guest.
 pub type LineSink = Box<dyn FnMut(&[u8]) + Send>;
@@ -35,6 +40,33 @@ pub struct ConsoleStats {
     pub dropped_lines: u64,
 }
 
+/// The VMM's own way to the console, without the console's lock, which the guest may keep busy. Clones are the same way.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleHandle {
+    /// Bytes of the VMM's own for the guest that the console has not taken yet.
+    own: Arc<Mutex<Vec<u8>>>,
+    figures: Figures<ConsoleStats>,
+}
+
+impl ConsoleHandle {
+    /// Puts `bytes` behind what already waits for the guest. Kick the receive queue afterwards.
+    ///
+    /// Returns `false`, and queues nothing, when too much waits already.
+    pub fn send(&self, bytes: &[u8]) -> bool {
+        let mut own = lock(&self.own);
+        let fits = own.len() + bytes.len() <= MAX_PENDING;
+        if fits {
+            own.extend(bytes);
+        }
+        fits
+    }
+
+    /// The counters so far.
+    pub fn stats(&self) -> ConsoleStats {
+        self.figures.get()
+    }
+}
+
 /// A console whose host side is a unix socket with one client at a time.
 pub struct Console {
     listener: Option<UnixListener>,
@@ -42,7 +74,7 @@ pub struct Console {
     backlog: Backlog,
     pending: VecDeque<u8>,
     sink: LineSink,
-    stats: ConsoleStats,
+    handle: ConsoleHandle,
 }
 
 impl Console {
@@ -60,42 +92,38 @@ impl Console {
             backlog: Backlog::default(),
             pending: VecDeque::new(),
             sink,
-            stats: ConsoleStats::default(),
+            handle: ConsoleHandle::default(),
         })
     }
 
-    /// Puts `bytes` behind what already waits for the guest. Kick the receive queue afterwards.
-    ///
-    /// Returns `false`, and queues nothing, when too much waits already.
-    pub fn send(&mut self, bytes: &[u8]) -> bool {
-        let fits = self.pending.len() + bytes.len() <= MAX_PENDING;
-        if fits {
-            self.pending.extend(bytes);
-        }
-        fits
-    }
-
-    /// The counters so far.
-    pub fn stats(&self) -> ConsoleStats {
-        ConsoleStats {
-            dropped_lines: self.backlog.dropped(),
-            ..self.stats
-        }
+    /// The VMM's own way to it.
+    pub fn handle(&self) -> ConsoleHandle {
+        self.handle.clone()
     }
 
     fn take(&mut self, chain: &mut Chain<'_>) -> Result<(), Malformed> {
         let mut bytes = [0; 1024];
-        while chain.readable() > 0 {
+        let mut taken = 0;
+        while chain.readable() > 0 && taken < MAX_CHAIN {
             let len = chain.read(&mut bytes)?;
-            self.stats.from_guest += len as u64;
+            taken += len;
             self.backlog.push(&bytes[..len], &mut self.sink);
         }
+        if chain.readable() > 0 {
+            self.backlog.miss();
+        }
+        let dropped = self.backlog.dropped();
+        self.handle.figures.change(|stats| {
+            stats.from_guest += taken as u64;
+            stats.dropped_lines = dropped;
+        });
         Ok(())
     }
 
     /// Gives the guest what waits, as far as it has buffers.
     fn feed(&mut self, rings: &mut Rings) -> Result<(), Fault> {
-        while !self.pending.is_empty() {
+        self.pending.extend(lock(&self.handle.own).drain(..));
+        while !self.pending.is_empty() && !rings.is_spent() {
             let pending = &mut self.pending;
             let mut given = 0;
             let served = rings.serve_one(RECEIVE, |chain| {
@@ -103,7 +131,7 @@ impl Console {
                 Ok(())
             })?;
             self.pending.drain(..given);
-            self.stats.to_guest += given as u64;
+            self.handle.figures.change(|stats| stats.to_guest += given as u64);
             if !served {
                 break;
             }
@@ -160,6 +188,7 @@ impl VirtioDevice for Console {
     }
 
     fn reset(&mut self) {
+        lock(&self.handle.own).clear();
         self.pending.clear();
     }
 

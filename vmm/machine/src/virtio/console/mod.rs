@@ -11,4 +11,4 @@ mod device;
 mod tests;
 
 pub use backlog::Backlog;
-pub use device::{Console, ConsoleStats, LineSink};
+pub use device::{Console, ConsoleHandle, ConsoleStats, LineSink};

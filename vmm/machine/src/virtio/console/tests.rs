@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::virtio::testing::{BUFFERS, Driver, WRITE, desc, survive_hostile_rings};
+use crate::virtio::testing::{BUFFERS, Driver, NEXT, WRITE, desc, survive_hostile_rings};
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -13,6 +13,7 @@ const TRANSMIT: u16 = 1;
 struct Bench {
     driver: Driver,
     console: Arc<Mutex<Console>>,
+    handle: ConsoleHandle,
     seen: Arc<Mutex<Vec<String>>>,
     dir: tempfile::TempDir,
 }
@@ -29,10 +30,12 @@ impl Bench {
                 .push(String::from_utf8_lossy(line).trim_end().to_owned());
         });
         let console = Arc::new(Mutex::new(Console::new(Some(listener), sink).unwrap()));
+        let handle = console.lock().unwrap().handle();
         let driver = Driver::start(Arc::clone(&console) as _);
         Self {
             driver,
             console,
+            handle,
             seen,
             dir,
         }
@@ -75,14 +78,11 @@ fn lines_reach_the_client_and_the_vmm_and_answers_the_guest() {
 #[test]
 fn the_vmm_itself_can_talk_to_the_guest() {
     let mut bench = Bench::new();
-    assert!(bench.console.lock().unwrap().send(b"stop\n"));
+    assert!(bench.handle.send(b"stop\n"));
     bench.driver.describe(RECEIVE, 0, &[desc(BUFFERS, 64, WRITE, 0)]);
     assert_eq!(bench.driver.complete(RECEIVE, 0), 5);
     let flood = vec![b'x'; 65 << 10];
-    assert!(
-        !bench.console.lock().unwrap().send(&flood),
-        "a flood is refused, not queued"
-    );
+    assert!(!bench.handle.send(&flood), "a flood is refused, not queued");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn no_reader_and_a_stuck_reader_never_hold_the_guest() {
         client.read_line(&mut text).unwrap();
         lines.push(text.trim_end().to_owned());
     }
-    assert!(bench.console.lock().unwrap().stats().dropped_lines > 0);
+    assert!(bench.handle.stats().dropped_lines > 0);
     assert!(
         lines.iter().all(|l| l == "last" || l.len() == 1000),
         "only whole lines arrive"
@@ -119,10 +119,10 @@ fn hostile_rings_stop_the_console_until_its_reset_and_nothing_else() {
 #[test]
 fn hostile_receive_rings_do_the_same() {
     let mut bench = Bench::new();
-    let console = Arc::clone(&bench.console);
+    let console = bench.handle.clone();
     // The receive queue is only looked at when there is something for the guest.
     let offer = move |driver: &mut Driver| {
-        console.lock().unwrap().send(b"x");
+        console.send(b"x");
         driver.describe(RECEIVE, 0, &[desc(BUFFERS, 64, WRITE, 0)]);
         assert!(driver.complete(RECEIVE, 0) > 0);
     };
@@ -130,11 +130,38 @@ fn hostile_receive_rings_do_the_same() {
     offer(driver);
     for (times, (name, attack)) in (1..).zip(crate::virtio::testing::HOSTILE) {
         driver.bring_up();
-        bench.console.lock().unwrap().send(b"x");
+        bench.handle.send(b"x");
         attack(driver, RECEIVE);
         driver.wait_for(name, Driver::needs_reset);
         driver.expect_needs_reset(times);
         driver.bring_up();
         offer(driver);
     }
+}
+
+#[test]
+fn what_no_line_can_be_long_enough_for_is_not_read() {
+    let mut bench = Bench::new();
+    let driver = &mut bench.driver;
+    driver.put(BUFFERS, &[b'x'; 4096]);
+    let chain = |next: u16| desc(BUFFERS, 3 << 20, if next < 8 { NEXT } else { 0 }, next % 8);
+    driver.describe(TRANSMIT, 0, &(1..=8).map(chain).collect::<Vec<_>>());
+    driver.complete(TRANSMIT, 0);
+    let taken = bench.handle.stats().from_guest;
+    assert!((1..=256 << 10).contains(&taken), "{taken} bytes of 24 MiB");
+    // The line that is cut there is none.
+    say(driver, "its end\nnext\n");
+    assert_eq!(*bench.seen.lock().unwrap(), ["next"]);
+    assert_eq!(bench.handle.stats().dropped_lines, 1);
+}
+
+#[test]
+fn a_guest_that_keeps_the_console_at_work_holds_none_who_asks_or_sends() {
+    let mut bench = Bench::new();
+    let held = bench.console.lock().unwrap();
+    assert_eq!(bench.handle.stats(), ConsoleStats::default());
+    assert!(bench.handle.send(b"stop\n"));
+    drop(held);
+    bench.driver.describe(RECEIVE, 0, &[desc(BUFFERS, 64, WRITE, 0)]);
+    assert_eq!(bench.driver.complete(RECEIVE, 0), 5);
 }

@@ -7,7 +7,7 @@ use std::{fmt, io};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
 
 use crate::virtio::device::read_config_bytes;
-use crate::virtio::{Chain, DeviceKind, Fault, Interest, Malformed, Rings, Turn, VirtioDevice};
+use crate::virtio::{Chain, DeviceKind, Fault, Figures, Interest, Malformed, Rings, Turn, VirtioDevice};
 
 const QUEUES: [u16; 2] = [256, 256];
 const RECEIVE: usize = 0;
@@ -19,6 +19,9 @@ const HEADER: usize = 12;
 const NUM_BUFFERS: usize = 10;
 /// The longest frame: 64 KiB covers every MTU a tap can have.
 const FRAME: usize = 64 << 10;
+
+/// Frames in a row that the host cannot hand over, after which it is not asked for any more.
+const FAILURES: u32 = 64;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +94,9 @@ pub struct Net {
     frame: Vec<u8>,
     /// Bytes of the frame in `frame` that waits for a buffer of the guest, header included.
     waiting: Option<usize>,
-    stats: NetStats,
+    stats: Figures<NetStats>,
+    /// Frames in a row that the host could not hand over.
+    failures: u32,
 }
 
 impl Net {
@@ -102,13 +107,19 @@ impl Net {
             mac,
             frame: Vec::new(),
             waiting: None,
-            stats: NetStats::default(),
+            stats: Figures::default(),
+            failures: 0,
         }
     }
 
     /// The counters so far.
     pub fn stats(&self) -> NetStats {
-        self.stats
+        self.stats.get()
+    }
+
+    /// The counters, to be read without the card's lock.
+    pub fn figures(&self) -> Figures<NetStats> {
+        self.stats.clone()
     }
 
     /// Moves frames to the guest until there are none or the guest has no buffer; at most a queue's worth a turn.
@@ -131,10 +142,12 @@ impl Net {
                 break;
             }
             self.waiting = None;
-            if fitted {
-                self.stats.received += 1;
-            } else {
-                self.stats.dropped += 1;
+            self.stats.change(|stats| match fitted {
+                true => stats.received += 1,
+                false => stats.dropped += 1,
+            });
+            if rings.is_spent() {
+                break;
             }
         }
         rings.notify(RECEIVE)
@@ -142,10 +155,45 @@ impl Net {
 
     /// Takes the next frame from the host and puts a header before it.
     fn fetch(&mut self) -> Option<usize> {
+        if self.is_cut_off() {
+            return None;
+        }
         self.frame[..HEADER].fill(0);
         self.frame[NUM_BUFFERS] = 1;
-        let len = self.port.receive(&mut self.frame[HEADER..]).ok()?;
-        (len > 0).then_some(HEADER + len)
+        let received = self.port.receive(&mut self.frame[HEADER..]);
+        match received {
+            Ok(0) => None,
+            Ok(len) => {
+                self.failures = 0;
+                Some(HEADER + len)
+            }
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Nothing came. A tap that was deleted fails for ever, and counts as ready for ever.
+    fn failed(&mut self, error: &io::Error) {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ) {
+            self.failures = 0;
+            return;
+        }
+        self.failures += 1;
+        if self.is_cut_off() {
+            log::error!(
+                "a network card of this guest has lost its tap and receives nothing any more; start the guest again once \
+                 the tap is back: {error}"
+            );
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.failures >= FAILURES
     }
 
     fn transmit(&mut self, chain: &mut Chain<'_>) -> Result<(), Malformed> {
@@ -157,14 +205,15 @@ impl Net {
             .get_mut(HEADER + FRAME..)
             .filter(|room| len > 0 && len <= room.len())
         else {
-            self.stats.dropped += 1;
+            self.stats.change(|stats| stats.dropped += 1);
             return Ok(());
         };
         chain.read(&mut room[..len])?;
-        match self.port.send(&room[..len]) {
-            Ok(()) => self.stats.sent += 1,
-            Err(_) => self.stats.dropped += 1,
-        }
+        let sent = self.port.send(&room[..len]);
+        self.stats.change(|stats| match sent {
+            Ok(()) => stats.sent += 1,
+            Err(_) => stats.dropped += 1,
+        });
         Ok(())
     }
 }
@@ -199,6 +248,7 @@ impl VirtioDevice for Net {
         // With a frame in hand and no buffer for it, the guest's next kick goes on, not the tap.
         match self.waiting {
             Some(_) => Vec::new(),
+            None if self.is_cut_off() => Vec::new(),
             None => vec![Interest {
                 fd: self.port.fd(),
                 events: libc::POLLIN,

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -147,4 +148,41 @@ fn taps_that_cannot_be_are_refused_by_name() {
         matches!(Tap::take("lo"), Err(TapError::Host { .. })),
         "an interface that is no tap"
     );
+}
+
+/// A tap that was deleted: always ready, and never with a frame.
+struct Deleted(io::PipeReader, Arc<AtomicU32>);
+
+impl FramePort for Deleted {
+    fn receive(&mut self, _into: &mut [u8]) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Err(io::Error::from_raw_os_error(libc::EBADFD))
+    }
+
+    fn send(&mut self, _frame: &[u8]) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EBADFD))
+    }
+
+    fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[test]
+fn a_card_whose_tap_was_deleted_does_not_ask_for_ever() {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(writer);
+    let asked = Arc::new(AtomicU32::new(0));
+    let port = Deleted(reader, Arc::clone(&asked));
+    let net = Net::new(Box::new(port), "52:54:00:01:02:03".parse().unwrap());
+    let net = Arc::new(Mutex::new(net));
+    let mut driver = Driver::start(Arc::clone(&net) as _);
+    let asked = || asked.load(Ordering::SeqCst);
+    driver.wait_for("the card to give up", |_| asked() >= 64);
+    // The card serves its driver as before, and each kick lets it look at what it waits for.
+    for lost in 1..=100 {
+        transmit(&mut driver, b"lost");
+        assert_eq!(net.lock().unwrap().stats().dropped, lost);
+    }
+    assert_eq!(asked(), 64);
 }

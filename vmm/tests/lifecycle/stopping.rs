@@ -1,0 +1,149 @@
+//! Guests that do not want to end.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use levy_launcher::api_client::Client;
+use levy_protocol::api::Phase;
+use levy_protocol::control::Request;
+use rustix::process::Signal;
+
+use crate::threads::Process;
+use crate::{Vmm, kernel};
+
+#[test]
+fn a_guest_that_panics_without_end_has_ended_nonetheless() {
+    let Some(vmm) = Vmm::start_with(kernel::PANICKING, &[]) else {
+        return;
+    };
+    assert_eq!(vmm.end(), Some(4));
+}
+
+#[test]
+fn a_guest_that_panics_without_end_is_stopped_when_it_is_asked_to() {
+    let Some(vmm) = Vmm::start_with(kernel::PANICKING, &[]) else {
+        return;
+    };
+    vmm.ask(&Request::Stop { grace_ms: 0 });
+    assert_eq!(vmm.end(), Some(0));
+}
+
+#[test]
+fn two_signals_end_a_guest_that_panics_without_end() {
+    let Some(vmm) = Vmm::start_with(kernel::PANICKING, &[]) else {
+        return;
+    };
+    (0..2).for_each(|_| vmm.signal(Signal::TERM));
+    // Both may be one where the process has not looked in between: then the guest counts as panicked.
+    assert!(matches!(vmm.end(), Some(0 | 4)));
+}
+
+/// A manager of its own, with guests that switch nothing off.
+struct Managed {
+    dir: tempfile::TempDir,
+    _host: Process,
+    client: Client,
+}
+
+impl Managed {
+    fn start() -> Option<Self> {
+        if std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_err()
+        {
+            eprintln!("skipped: no usable /dev/kvm on this machine");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        kernel::write(dir.path(), kernel::IDLE);
+        let run_dir = dir.path().join("levy");
+        let mut host = levy(dir.path());
+        host.args(["host", "--budget", "300M", "--cgroup", "off", "--run-dir"])
+            .arg(&run_dir);
+        let mut host = Process(host.spawn().unwrap());
+        let client = Client::at(&run_dir);
+        host.settles(|| client.host().is_ok()).unwrap();
+        Some(Self {
+            dir,
+            _host: host,
+            client,
+        })
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("levy")
+    }
+
+    fn guest(&self) -> Process {
+        let mut guest = levy(self.dir.path());
+        guest.args([
+            "vmm",
+            "--name",
+            "g",
+            "--kernel",
+            "bzImage",
+            "--memory",
+            "64M",
+            "--kvm-checked",
+        ]);
+        guest.args(["--serial", "null", "--manager"]).arg(self.run_dir());
+        let mut guest = Process(guest.spawn().unwrap());
+        let is_there = || self.client.guest("g").is_ok_and(|guest| guest.connected);
+        guest.settles(is_there).unwrap();
+        guest
+    }
+
+    fn stop(&self, more: &[&str]) -> Output {
+        let mut stop = levy(self.dir.path());
+        stop.args(["stop", "g", "--run-dir"])
+            .arg(self.run_dir())
+            .args(more);
+        stop.stderr(Stdio::piped()).output().unwrap()
+    }
+}
+
+fn levy(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
+    command
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+#[test]
+fn a_guest_is_killed_by_force_and_asked_nothing() {
+    let Some(managed) = Managed::start() else { return };
+    let mut guest = managed.guest();
+    // It does nothing that it is asked.
+    rustix::process::kill_process(rustix::process::Pid::from_child(&guest.0), Signal::STOP).unwrap();
+    let stopped = managed.stop(&["--force"]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    assert_eq!(guest.settles(|| false).unwrap_err().signal(), Some(libc::SIGKILL));
+    assert!(managed.client.guests().unwrap().is_empty());
+    let again = managed.stop(&["--force"]);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        again.status.code() == Some(1) && said.contains("no guest is called"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_guest_has_the_grace_that_its_owner_gives_it() {
+    let Some(managed) = Managed::start() else { return };
+    let mut guest = managed.guest();
+    let asked = managed.stop(&["--grace", "1h", "--wait", "0s"]);
+    assert!(asked.status.success(), "{asked:?}");
+    assert_eq!(managed.client.guest("g").unwrap().phase, Phase::Stopping);
+    // Longer than any grace that a process has by itself would be too long for a test: the next order tells.
+    let ended = managed.stop(&["--grace", "0s"]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(guest.settles(|| false).unwrap_err().code(), Some(0));
+    let both = managed.stop(&["--grace", "1s", "--force"]);
+    assert_eq!(both.status.code(), Some(2));
+}
