@@ -7,7 +7,7 @@ use std::thread;
 
 use levy_agent::{Command, Event};
 
-use super::lines::{self, Heard};
+use super::lines::{self, Taken};
 use super::note::{Listener, Note};
 
 /// A connection to the agent in a guest.
@@ -38,9 +38,9 @@ impl Agent {
 
 fn listen(reader: impl BufRead, listener: &Listener) {
     lines::listen(reader, |heard| match heard {
-        Heard::Missed(lines) => listener(Note::Missed(lines)),
+        Taken::Missed(lines) => listener(Note::Missed(lines)),
         // What is not an event is the guest's fault and says nothing.
-        Heard::Line(line) => {
+        Taken::Line(line) => {
             if let Ok(event) = Event::parse(&line) {
                 listener(Note::Agent(Box::new(event)));
             }

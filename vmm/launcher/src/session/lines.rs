@@ -17,7 +17,7 @@ const WEIGHT: f64 = 2048.0;
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Taken {
     /// So many lines came too fast to be taken, or were too long.
     Missed(u64),
     /// A line.
@@ -26,7 +26,7 @@ pub(super) enum Heard {
 
 /// Passes on to `hear` what `reader` brings, until its end. No line is longer than [`MAX_LINE`], and what comes too fast
 /// is dropped and counted: a reader that may say anything costs bounded time and memory a second.
-pub(super) fn listen(mut reader: impl BufRead, mut hear: impl FnMut(Heard)) {
+pub(super) fn listen(mut reader: impl BufRead, mut hear: impl FnMut(Taken)) {
     let mut allowance = Allowance::new(LINES, Instant::now());
     loop {
         let mut line = Vec::new();
@@ -38,15 +38,15 @@ pub(super) fn listen(mut reader: impl BufRead, mut hear: impl FnMut(Heard)) {
             continue;
         };
         if missed > 0 {
-            hear(Heard::Missed(missed));
+            hear(Taken::Missed(missed));
         }
         if let Ok(line) = String::from_utf8(line) {
-            hear(Heard::Line(line));
+            hear(Taken::Line(line));
         }
     }
     match allowance.missed() {
         0 => {}
-        missed => hear(Heard::Missed(missed)),
+        missed => hear(Taken::Missed(missed)),
     }
 }
 
@@ -63,8 +63,8 @@ mod tests {
             let flood = line.repeat(count);
             let (mut taken, mut missed) = (0, 0);
             listen(BufReader::new(flood.as_bytes()), |heard| match heard {
-                Heard::Missed(lines) => missed += lines,
-                Heard::Line(same) => {
+                Taken::Missed(lines) => missed += lines,
+                Taken::Line(same) => {
                     assert_eq!(same, line);
                     taken += 1;
                 }
@@ -80,6 +80,6 @@ mod tests {
         let mut heard = Vec::new();
         listen(said.as_bytes(), |line| heard.push(line));
         assert_eq!(heard.len(), 400);
-        assert_eq!(heard[399], Heard::Line("{\"t\":399}\n".to_owned()));
+        assert_eq!(heard[399], Taken::Line("{\"t\":399}\n".to_owned()));
     }
 }

@@ -30,7 +30,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use self::agent::Agent;
-use self::lines::Heard;
+use self::lines::Taken;
 use self::note::Listener;
 
 pub use self::files::SessionFiles;
@@ -294,8 +294,8 @@ impl Drop for Session {
 /// Passes on what the process reports, and its end.
 fn listen(stdout: ChildStdout, listener: &Listener) {
     lines::listen(BufReader::new(stdout), |heard| match heard {
-        Heard::Missed(lines) => listener(Note::Missed(lines)),
-        Heard::Line(line) => {
+        Taken::Missed(lines) => listener(Note::Missed(lines)),
+        Taken::Line(line) => {
             if let Some(event) = GuestEvent::parse(&line) {
                 listener(Note::Vmm(event));
             }
