@@ -3,8 +3,8 @@
 //! It never waits for a guest. What a guest's process has sent is read until nothing is left, what it is told goes out
 //! without waiting, and a line without an end ends the connection.
 //!
-//! A guest is told that it is admitted after the manager's file says so. Guests that come together are written down
-//! together.
+//! A guest is told that it is admitted after the manager's file says so, which another thread writes. Guests that come
+//! together are written down together.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +37,9 @@ const AT_ONCE: usize = 64;
 /// The listener's number; connections count on from it.
 const LISTENER: u64 = 0;
 
+/// The number of what says that the file is written.
+const PERSISTED: u64 = u64::MAX;
+
 /// All connections, and the thread that listens to them.
 #[derive(Debug)]
 pub(super) struct GuestSocket {
@@ -45,8 +48,6 @@ pub(super) struct GuestSocket {
     events: OwnedFd,
     open: BTreeMap<ConnectionId, Open>,
     next: u64,
-    /// Guests were admitted since the file was last written.
-    unwritten: bool,
     /// No connection is accepted until then.
     paused: Option<Instant>,
     spare: Spare,
@@ -69,13 +70,18 @@ impl GuestSocket {
         listener.set_nonblocking(true)?;
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&events, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        epoll::add(
+            &events,
+            host.persisted(),
+            EventData::new_u64(PERSISTED),
+            EventFlags::IN,
+        )?;
         Ok(Self {
             host,
             listener,
             events,
             open: BTreeMap::new(),
             next: LISTENER,
-            unwritten: false,
             paused: None,
             spare: Spare::new(),
         })
@@ -92,10 +98,10 @@ impl GuestSocket {
             for event in ready.drain(..) {
                 match event.data.u64() {
                     LISTENER => self.receive(),
+                    PERSISTED => self.welcome(),
                     number => self.converse(number),
                 }
             }
-            self.welcome();
             self.handle(Event::Listened);
         }
     }
@@ -250,17 +256,15 @@ impl GuestSocket {
         self.carry_out(effects);
     }
 
-    /// Writes down who was admitted, and tells them.
+    /// Tells those that they are admitted of whom the file says so.
     fn welcome(&mut self) {
-        // Where the manager closes, the next one does not know of them: they are not told that they are admitted, and ask
-        // it.
-        if self.unwritten && self.host.keep() {
-            self.unwritten = false;
-            // A change that is made from here on is told after this, on the link that is taken here.
-            let host = self.host.clone();
-            let _telling = host.telling();
-            self.handle(Event::Persisted);
-        }
+        let Some(snapshot) = self.host.persisted().take() else {
+            return;
+        };
+        // A change that is made from here on is told after this, on the link that is taken here.
+        let host = self.host.clone();
+        let _telling = host.telling();
+        self.handle(Event::Persisted(snapshot));
     }
 
     fn handle(&mut self, event: Event) {
@@ -271,7 +275,6 @@ impl GuestSocket {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Persist => self.unwritten = true,
                 Effect::Welcome {
                     connection,
                     guest,

@@ -31,6 +31,7 @@ use super::lock::Lock;
 use super::manager::{Change, Effect, Event, Manager};
 use super::open_sockets::{Lost, OpenSockets};
 use super::outgoing::push;
+use super::persisted::Persisted;
 use super::picture::Picture;
 use super::policy::Settings;
 use super::processes::Processes;
@@ -52,6 +53,9 @@ struct Shared {
     state: Lock<State>,
     links: Lock<Links>,
     keeper: Lock<Keeper>,
+    /// Why the last attempt to write failed, if it did.
+    unkept: Lock<Option<String>>,
+    persisted: Persisted,
     /// Fired when what is kept is out of date.
     write_trigger: Trigger,
     /// Held while a guest is told its limits: it hears the latest last.
@@ -164,6 +168,8 @@ impl Host {
             state: Lock::new(state),
             links: Lock::default(),
             keeper: Lock::new(keeper),
+            unkept: Lock::default(),
+            persisted: Persisted::new().map_err(HostError::System)?,
             write_trigger: Trigger::default(),
             telling: Lock::default(),
             sockets,
@@ -177,7 +183,7 @@ impl Host {
         let listeners = open.fresh_guests().zip(open.fresh_pages());
         let (guests, pages) = listeners.expect("both were just opened");
         *host.open_sockets() = Some(open);
-        host.keep();
+        host.write_trigger().fire();
         let guests = GuestSocket::new(host.clone(), guests).map_err(HostError::System)?;
         let [beside, behind] = [host.clone(), host.clone()];
         start_thread("guests", move || guests.run())
@@ -378,6 +384,14 @@ impl Host {
 
     pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {
         self.0.keeper.lock()
+    }
+
+    pub(super) fn last_failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.unkept.lock()
+    }
+
+    pub(super) fn persisted(&self) -> &Persisted {
+        &self.0.persisted
     }
 
     pub(super) fn write_trigger(&self) -> &Trigger {

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kept::{self, Kept, KeptError, KeptGuest, KeptSettings};
+use super::kept::{self, Kept, KeptError, KeptSettings};
+use super::manager::Snapshot;
 use super::sockets::HostError;
-use levy_protocol::link::GroupLimits;
 
 /// Writes the file. See [`super::kept`].
 #[derive(Debug)]
@@ -48,8 +48,9 @@ impl Keeper {
     }
 
     /// Writes all anew.
-    pub(super) fn write(&mut self, groups: Vec<GroupLimits>, guests: Vec<KeptGuest>) {
-        let written = Kept::new(self.settings, groups, guests).write(&self.path);
+    pub(super) fn write(&mut self, snapshot: &Snapshot) {
+        let kept = Kept::new(self.settings, snapshot.groups.clone(), snapshot.guests.clone());
+        let written = kept.write(&self.path);
         let failure = written.err().map(|error| {
             format!(
                 "{} cannot be written: {error}; if this manager ends, the next one takes its guests for new ones",
@@ -94,7 +95,7 @@ mod tests {
         let (mut keeper, before) = Keeper::open(&path, KeptSettings::default()).unwrap();
         assert_eq!(before, None);
         assert!(!path.exists() && dir.path().join("kept.json.set-aside").exists());
-        keeper.write(Vec::new(), Vec::new());
+        keeper.write(&Snapshot::default());
         assert_eq!(keeper.failure(), None);
         assert!(Kept::read(&path).unwrap().is_some());
     }
@@ -106,7 +107,7 @@ mod tests {
         let (mut keeper, _) = Keeper::open(&path, KeptSettings::default()).unwrap();
         let new = dir.path().join("kept.json.new");
         std::fs::create_dir(&new).unwrap();
-        keeper.write(Vec::new(), Vec::new());
+        keeper.write(&Snapshot::default());
         assert!(keeper.failure().unwrap().contains("kept.json"));
         std::fs::remove_dir(&new).unwrap();
         keeper.change(KeptSettings {
@@ -117,7 +118,7 @@ mod tests {
             budget_bytes: Some(7),
             ..KeptSettings::default()
         });
-        keeper.write(Vec::new(), Vec::new());
+        keeper.write(&Snapshot::default());
         assert_eq!(keeper.failure(), None);
         let settings = Kept::read(&path).unwrap().unwrap().settings;
         assert_eq!(

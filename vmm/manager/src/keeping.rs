@@ -1,7 +1,8 @@
 //! When what the next manager has to know is written down.
 //!
-//! A guest hears that it is admitted, and a client that something is set, after that is on the disk. That a guest has
-//! ended is written by a thread of its own: rounds do not wait for a disk.
+//! A guest hears that it is admitted, and a client that something is set, after that is on the disk. A thread of its own
+//! writes for guests; only the client that changes something waits for the disk itself. Reports, rounds and what other
+//! clients ask wait for none, however long it does not answer.
 
 use super::host::Host;
 use super::kept::KeptSettings;
@@ -17,8 +18,10 @@ impl Host {
         if self.is_closing() || !self.owns_run_dir() {
             return false;
         }
-        let (groups, guests) = self.registry().kept();
-        keeper.write(groups, guests);
+        let snapshot = self.state().manager.snapshot();
+        keeper.write(&snapshot);
+        *self.last_failure() = keeper.failure();
+        self.persisted().put(snapshot);
         true
     }
 
@@ -42,7 +45,7 @@ impl Host {
 
     /// Why what was set and promised would be lost with this manager, where that is so.
     pub fn unkept(&self) -> Option<String> {
-        self.keeper().failure()
+        self.last_failure().clone()
     }
 
     /// Writes down what has changed, each time that it has, until the manager closes.
@@ -71,7 +74,7 @@ mod tests {
     use crate::manager::{Change, Event};
     use crate::policy::Settings;
     use crate::registry::{Applicant, ProcessId};
-    use levy_protocol::link::Hello;
+    use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, Report};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -175,6 +178,45 @@ mod tests {
             assert!(began.elapsed() < PATIENCE, "it is written down in the end");
             std::thread::sleep(Duration::from_millis(10));
         }
+        host.close();
+    }
+
+    fn introduce(dir: &Path, name: &str) -> (UnixStream, Lines) {
+        let stream = UnixStream::connect(Sockets::in_dir(dir).guests).unwrap();
+        let hello = Hello::new(name, 16 << 20).with_min(8 << 20);
+        Lines::send(&mut &stream, &FromVmm::Hello(hello)).unwrap();
+        (stream, Lines::default())
+    }
+
+    fn is_welcome((stream, lines): &mut (UnixStream, Lines), patience: Duration) -> bool {
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let heard = lines.next::<FromManager>(&mut &*stream);
+        matches!(heard, Ok(Line::Message(FromManager::Welcome(_))))
+    }
+
+    #[test]
+    fn guests_that_are_written_down_are_heard_while_the_disk_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        host.allow_several_in_one_process();
+        let mut guest = introduce(dir.path(), "g");
+        assert!(is_welcome(&mut guest, PATIENCE));
+        let writing = host.keeper();
+        let mut new = introduce(dir.path(), "h");
+        assert!(!is_welcome(&mut new, Duration::from_millis(500)));
+        drop(guest);
+        let mut again = introduce(dir.path(), "g");
+        assert!(is_welcome(&mut again, PATIENCE), "it waits for no disk");
+        Lines::send(&mut &again.0, &FromVmm::Report(Report::default())).unwrap();
+        let began = Instant::now();
+        while host.counters().reports == 0 {
+            assert!(began.elapsed() < PATIENCE, "its reports wait for no disk");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(host.unkept(), None);
+        drop(writing);
+        assert!(is_welcome(&mut new, PATIENCE));
+        assert_eq!(guests_kept(dir.path()), 2);
         host.close();
     }
 

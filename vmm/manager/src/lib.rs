@@ -72,6 +72,7 @@ mod own_swap;
 mod pages;
 mod peer_lines;
 pub mod penalty;
+mod persisted;
 pub mod picture;
 pub mod policy;
 pub mod pool_room;

@@ -23,6 +23,7 @@ pub use event::{ConnectionId, Effect, Event, Heard};
 
 use crate::above_limit::AboveLimit;
 use crate::connection_limits::ConnectionLimits;
+use crate::kept::KeptGuest;
 use crate::listening_time::ListeningTime;
 use crate::member::Limits;
 use crate::policy::{Round, Settings};
@@ -30,7 +31,7 @@ use crate::registry::{ChangeError, Fate, ManagedProcess, ProcessId, Registry};
 use crate::sent_orders::SentOrders;
 use crate::statistics::Statistics;
 use connections::Connections;
-use levy_protocol::link::FromManager;
+use levy_protocol::link::{FromManager, GroupLimits};
 use timing::{AGAIN, RoundTiming};
 
 /// All that a manager knows and decides.
@@ -57,6 +58,17 @@ enum Stage {
     Measuring(Duration),
     /// Orders are given; the next round is due after this.
     Ordered(Duration),
+}
+
+/// What the next manager has to know, at one time.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// How many guests had been admitted by then.
+    pub admissions: u64,
+    /// Groups that guests are in.
+    pub groups: Vec<GroupLimits>,
+    /// Guests.
+    pub guests: Vec<KeptGuest>,
 }
 
 /// What an operator changes.
@@ -86,11 +98,22 @@ impl Manager {
         }
     }
 
+    /// What the next manager has to know now.
+    pub fn snapshot(&self) -> Snapshot {
+        let (groups, guests) = self.registry.kept();
+        Snapshot {
+            admissions: self.connections.admissions,
+            groups,
+            guests,
+        }
+    }
+
     /// Takes in what happened at `now`, and returns what is to be done for it, in this order.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
             Event::TookOver(kept, fates) => {
                 self.registry.take_over(&kept);
+                self.connections.written = kept.guests;
                 self.on_found(now, fates);
                 self.registry.welcome_back();
             }
@@ -102,7 +125,7 @@ impl Manager {
                 hung_up,
             } => self.on_introduced(now, connection, applicant, hung_up),
             Event::Said(connection, said) => self.on_said(now, connection, said),
-            Event::Persisted => self.on_persisted(now),
+            Event::Persisted(snapshot) => self.on_persisted(now, snapshot),
             Event::Unwelcomed(connection, error) => self.on_unwelcomed(now, connection, &error),
             Event::Listened => self.on_listened(now),
             Event::Unsent(guest, error) => self.on_unsent(now, guest, error),

@@ -41,7 +41,8 @@ type Body = Result<Bytes, BytesRejection>;
 #[derive(Debug, Clone)]
 pub(super) struct Served {
     host: Host,
-    workers: Workers,
+    looking: Workers,
+    changing: Workers,
 }
 
 /// The name in a path; what is wrong with it is said as everything else is.
@@ -57,8 +58,12 @@ impl FromRequestParts<Served> for Name {
 }
 
 impl Served {
-    pub(super) fn new(host: Host, workers: Workers) -> Self {
-        Self { host, workers }
+    pub(super) fn new(host: Host, looking: Workers, changing: Workers) -> Self {
+        Self {
+            host,
+            looking,
+            changing,
+        }
     }
 
     /// Does `work` with the manager where waiting harms no other client.
@@ -67,7 +72,16 @@ impl Served {
         work: impl FnOnce(&Host) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Json<T>, ApiError> {
         let host = self.host;
-        self.workers.run(move || work(&host)).await?.map(Json)
+        self.looking.run(move || work(&host)).await?.map(Json)
+    }
+
+    /// The same where `work` waits for the disk, which only other changes wait for.
+    async fn changing<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&Host) -> Result<T, ApiError> + Send + 'static,
+    ) -> Answer<T> {
+        let host = self.host;
+        self.changing.run(move || work(&host)).await?.map(Json)
     }
 }
 
@@ -122,7 +136,7 @@ async fn show_host(State(served): State<Served>) -> Answer<HostView> {
 async fn change_host(State(served): State<Served>, body: Body) -> Answer<HostView> {
     let change: HostChange = read(body)?;
     served
-        .aside(move |host| {
+        .changing(move |host| {
             let kept = KeptSettings {
                 budget_bytes: change.budget_bytes,
                 tax_percent: change.tax_percent,
@@ -154,7 +168,7 @@ async fn show(State(served): State<Served>, Name(name): Name) -> Answer<GuestVie
 async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GuestView> {
     let change: GuestChange = read(body)?;
     served
-        .aside(move |host| {
+        .changing(move |host| {
             let mut state = host.state();
             let registry = state.manager.registry();
             let id = find(registry, &name)?;
@@ -191,7 +205,7 @@ async fn show_group(State(served): State<Served>, Name(name): Name) -> Answer<Gr
 async fn change_group(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GroupView> {
     let change: GroupChange = read(body)?;
     served
-        .aside(move |host| {
+        .changing(move |host| {
             let mut state = host.state();
             let registry = state.manager.registry();
             let id = registry.groups().find(&name);

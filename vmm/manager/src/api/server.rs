@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::asker::Asker;
 use super::client_slots::ClientSlots;
 use super::routes::{self, Served};
-use super::workers::Workers;
+use super::workers::{CHANGING, LOOKING, Workers};
 use super::{CONNECTIONS, PATIENCE};
 use crate::host::Host;
 use levy_protocol::socket::{SocketError, SocketFile};
@@ -75,13 +75,13 @@ pub fn serve(host: Host, dir: &Path) -> Result<Server, ServeError> {
         .enable_io()
         .enable_time()
         .build()?;
-    let workers = Workers::start()?;
+    let (looking, changing) = (Workers::start(LOOKING)?, Workers::start(CHANGING)?);
     let (end, ended) = oneshot::channel::<()>();
     let body = move || {
         let served = runtime.block_on(async {
             let listener = UnixListener::from_std(listener)?;
             // Whether the other end was dropped or used: it is over.
-            let served = accept(listener, socket, Served::new(host, workers));
+            let served = accept(listener, socket, Served::new(host, looking, changing));
             tokio::select! { () = served => {}, _ = ended => {} }
             io::Result::Ok(())
         });

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// Requests that wait for the manager at a time; more wait for these.
-const WORKERS: usize = 3;
+pub(super) const LOOKING: usize = 3;
+
+/// Changes at a time: each waits for the disk, and the next for the one before.
+pub(super) const CHANGING: usize = 1;
 
 /// Stack of each: what is put into words lies on the heap.
 const STACK: usize = 512 << 10;
@@ -26,14 +29,14 @@ pub(super) struct Workers(Sender<Work>);
 pub(super) struct Ended;
 
 impl Workers {
-    /// Starts them.
+    /// Starts `count`.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(count: usize) -> io::Result<Self> {
         let (sender, receiver) = channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..WORKERS {
+        for _ in 0..count {
             let receiver = Arc::clone(&receiver);
             let thread = std::thread::Builder::new()
                 .name("api-work".into())
@@ -76,7 +79,7 @@ mod tests {
     #[test]
     fn work_is_done_beside_other_work_and_its_result_comes_back() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let workers = Workers::start().unwrap();
+        let workers = Workers::start(LOOKING).unwrap();
         let (go, wait) = channel::<()>();
         let slow = workers.clone();
         runtime.block_on(async {

@@ -7,7 +7,8 @@ use allocator::GuestId;
 use log::Level;
 
 use super::event::{ConnectionId, Effect, Heard};
-use super::{Manager, with_sources};
+use super::{Manager, Snapshot, with_sources};
+use crate::kept::KeptGuest;
 use crate::listening_time::Passed;
 use crate::rate_limiter::RateLimiter;
 use crate::registry::Applicant;
@@ -28,6 +29,10 @@ pub(super) struct Connections {
     open: BTreeMap<ConnectionId, Connection>,
     /// Admitted, and not written down yet.
     admitted: Vec<Admitted>,
+    /// How many were admitted so far.
+    pub(super) admissions: u64,
+    /// Guests as they are written down.
+    pub(super) written: Vec<KeptGuest>,
     /// Time listened since the last look at who is silent.
     listened: Duration,
 }
@@ -46,6 +51,8 @@ struct Connection {
 /// A guest that is admitted and does not know it yet.
 #[derive(Debug)]
 struct Admitted {
+    /// So many were admitted with it.
+    number: u64,
     connection: ConnectionId,
     guest: GuestId,
     welcome: Welcome,
@@ -124,53 +131,71 @@ impl Manager {
         if let Some(known) = self.connections.open.get_mut(&connection) {
             known.guest = Some((guest, hello.name.clone()));
         }
-        self.connections.admitted.push(Admitted {
+        self.connections.admissions += 1;
+        let admitted = Admitted {
+            number: self.connections.admissions,
             connection,
             guest,
             welcome,
             hello,
-        });
-        self.effects
-            .extend([Effect::Watch(guest, process), Effect::Persist]);
+        };
+        self.effects.push(Effect::Watch(guest, process));
+        // One that returns as it is written down does not wait for the disk.
+        let kept = self.registry.kept_guest(guest);
+        if kept.is_some_and(|kept| self.connections.written.contains(&kept)) {
+            self.welcome(now, admitted);
+        } else {
+            self.connections.admitted.push(admitted);
+            self.effects.push(Effect::Persist);
+        }
         Ok(())
     }
 
-    pub(super) fn on_persisted(&mut self, now: Instant) {
-        for admitted in std::mem::take(&mut self.connections.admitted) {
-            let Admitted {
-                connection,
-                guest,
-                welcome,
-                hello,
-            } = admitted;
-            if !self.connections.open.contains_key(&connection) {
-                // It has hung up meanwhile. It stays admitted: its process lives.
-                self.statistics.counters.refused += 1;
-                continue;
-            }
-            if let Some(process) = self.registry.process_mut(guest) {
-                if process.penalty.barred(now).is_some() {
-                    // Its other connection broke the rules meanwhile.
-                    let end = End::Left("its process broke the protocol".to_owned());
-                    self.end(now, connection, &end);
-                    continue;
-                }
-                (process.connected, process.connection) = (true, Some(connection));
-            }
-            let limits = self
-                .registry
-                .limits(guest)
-                .filter(|limits| !limits.are_of(&hello));
-            self.effects.push(Effect::Welcome {
-                connection,
-                guest,
-                welcome,
-                limits,
-            });
-            self.say(now, Level::Info, format_args!("{:?} is here", hello.name));
-            // Without a limit it grows freely.
-            self.hurry();
+    pub(super) fn on_persisted(&mut self, now: Instant, snapshot: Snapshot) {
+        self.connections.written = snapshot.guests;
+        let admitted = std::mem::take(&mut self.connections.admitted);
+        let is_written = |admitted: &Admitted| admitted.number <= snapshot.admissions;
+        let (told, later): (Vec<_>, Vec<_>) = admitted.into_iter().partition(is_written);
+        self.connections.admitted = later;
+        for admitted in told {
+            self.welcome(now, admitted);
         }
+    }
+
+    /// Tells a guest that it is admitted, if it is still there.
+    fn welcome(&mut self, now: Instant, admitted: Admitted) {
+        let (connection, guest) = (admitted.connection, admitted.guest);
+        if !self.connections.open.contains_key(&connection) {
+            // It has hung up meanwhile. It stays admitted: its process lives.
+            self.statistics.counters.refused += 1;
+            return;
+        }
+        if let Some(process) = self.registry.process_mut(guest) {
+            if process.penalty.barred(now).is_some() {
+                // Its other connection broke the rules meanwhile.
+                let end = End::Left("its process broke the protocol".to_owned());
+                self.end(now, connection, &end);
+                return;
+            }
+            (process.connected, process.connection) = (true, Some(connection));
+        }
+        let limits = self
+            .registry
+            .limits(guest)
+            .filter(|limits| !limits.are_of(&admitted.hello));
+        self.effects.push(Effect::Welcome {
+            connection,
+            guest,
+            welcome: admitted.welcome,
+            limits,
+        });
+        self.say(
+            now,
+            Level::Info,
+            format_args!("{:?} is here", admitted.hello.name),
+        );
+        // Without a limit it grows freely.
+        self.hurry();
     }
 
     pub(super) fn on_unwelcomed(&mut self, now: Instant, connection: ConnectionId, error: &str) {

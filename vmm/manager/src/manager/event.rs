@@ -6,6 +6,7 @@ use std::time::Duration;
 use allocator::{GuestId, Pages};
 use log::Level;
 
+use super::Snapshot;
 use crate::kept::Kept;
 use crate::pool_room::PoolRoom;
 use crate::registry::{Applicant, Fate, LeftDomain, ProcessId};
@@ -41,8 +42,8 @@ pub enum Event {
     },
     /// Something else was read from a connection.
     Said(ConnectionId, Heard),
-    /// All that the next manager has to know is written down.
-    Persisted,
+    /// This is written down for the next manager.
+    Persisted(Snapshot),
     /// A welcome did not go out.
     Unwelcomed(ConnectionId, String),
     /// The thread that reads connections has read all there was.

@@ -15,7 +15,7 @@ use log::Level;
 use super::{AdmitError, ManagedProcess, Origin, ProcessId, Registry, is_name};
 use crate::groups::whole_pages;
 use crate::kept::{Kept, KeptGuest};
-use crate::member::Limits;
+use crate::member::{Limits, Member};
 use levy_protocol::link::GroupLimits;
 
 /// A guest's process looks for a manager so often that it has found one by then. Until it is heard, it may hold what
@@ -203,25 +203,31 @@ impl Registry {
                 groups.push(group.clone());
             }
         }
+        let guests = self.guests().map(|(member, process)| self.keep(member, process));
+        let unwatched = self.unwatched.iter().map(|left| left.guest.clone());
+        (groups, guests.chain(unwatched).collect())
+    }
+
+    /// The same of one guest.
+    pub fn kept_guest(&self, id: GuestId) -> Option<KeptGuest> {
+        Some(self.keep(self.member(id)?, self.processes.get(&id)?))
+    }
+
+    fn keep(&self, member: &Member, process: &ManagedProcess) -> KeptGuest {
         let bytes = |pages: Pages| pages.get().saturating_mul(4096);
-        let guests = self.guests().map(|(member, process)| KeptGuest {
+        let group = member.limits.group.and_then(|id| self.groups.name(id));
+        KeptGuest {
             name: process.name.clone(),
             pid: process.id.pid,
             started: process.id.started,
             size: bytes(member.limits.max),
             min: bytes(member.limits.min),
             shares: member.limits.shares.get(),
-            group: member
-                .limits
-                .group
-                .and_then(|id| self.groups.name(id))
-                .map(str::to_owned),
+            group: group.map(str::to_owned),
             domain: process.sharing.clone(),
             fleet: process.fleet.clone(),
             control: process.control.clone(),
             protocol: process.protocol,
-        });
-        let unwatched = self.unwatched.iter().map(|left| left.guest.clone());
-        (groups, guests.chain(unwatched).collect())
+        }
     }
 }

@@ -66,9 +66,33 @@ fn limits_that_change_between_admission_and_welcome_are_told() {
     assert!(effects.contains(&Effect::Persist) && told(&effects).is_empty());
     let guest = manager.registry().find("a").unwrap();
     change_shares(&mut manager, guest, 1234);
-    let effects = manager.handle(now, Event::Persisted);
+    let effects = manager.handle(now, Event::Persisted(manager.snapshot()));
     assert_eq!(told(&effects), [None, Some(1234)]);
-    assert_eq!(told(&manager.handle(now, Event::Persisted)), []);
+    assert_eq!(
+        told(&manager.handle(now, Event::Persisted(manager.snapshot()))),
+        []
+    );
+}
+
+#[test]
+fn a_guest_that_is_admitted_while_the_file_is_written_waits_for_the_next_and_a_returning_one_for_none() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    let before = manager.snapshot();
+    introduce(&mut manager, now, ("a", 1));
+    assert_eq!(told(&manager.handle(now, Event::Persisted(before))), []);
+    let snapshot = manager.snapshot();
+    assert_eq!(told(&manager.handle(now, Event::Persisted(snapshot))), [None]);
+    manager.handle(now, Event::Said(1, Heard::Closed));
+    let effects = introduce(&mut manager, now, ("a", 1));
+    assert_eq!(told(&effects), [None]);
+    assert!(!effects.contains(&Effect::Persist));
+    // What is written down of it is old.
+    let guest = manager.registry().find("a").unwrap();
+    change_shares(&mut manager, guest, 1234);
+    manager.handle(now, Event::Said(1, Heard::Closed));
+    let effects = introduce(&mut manager, now, ("a", 1));
+    assert!(effects.contains(&Effect::Persist) && told(&effects).is_empty());
 }
 
 #[test]
@@ -76,7 +100,10 @@ fn what_is_told_last_is_what_holds() {
     let now = Instant::now();
     let mut manager = manager(now);
     introduce(&mut manager, now, ("a", 1));
-    assert_eq!(told(&manager.handle(now, Event::Persisted)), [None]);
+    assert_eq!(
+        told(&manager.handle(now, Event::Persisted(manager.snapshot()))),
+        [None]
+    );
     let guest = manager.registry().find("a").unwrap();
     // Two clients change them; the first is slow to tell.
     change_shares(&mut manager, guest, 1100);
@@ -92,7 +119,7 @@ fn a_process_that_breaks_the_protocol_is_cut_off_kept_out_and_still_who_it_was()
     let now = Instant::now();
     let mut manager = manager(now);
     introduce(&mut manager, now, ("a", 1));
-    manager.handle(now, Event::Persisted);
+    manager.handle(now, Event::Persisted(manager.snapshot()));
     let guest = manager.registry().find("a").unwrap();
     let effects = manager.handle(now, Event::Said(1, Heard::Malformed("garbage".into())));
     assert!(effects.contains(&Effect::HangUp(guest)) && effects.contains(&Effect::Close(1)));
@@ -137,7 +164,7 @@ fn a_welcome_that_does_not_go_out_leaves_the_guest_admitted_and_not_connected() 
     let now = Instant::now();
     let mut manager = manager(now);
     introduce(&mut manager, now, ("a", 1));
-    manager.handle(now, Event::Persisted);
+    manager.handle(now, Event::Persisted(manager.snapshot()));
     let effects = manager.handle(now, Event::Unwelcomed(1, "broken pipe".into()));
     assert!(effects.contains(&Effect::Close(1)));
     let (_, process) = manager.registry().guests().next().unwrap();
@@ -150,7 +177,7 @@ fn a_message_that_did_not_go_out_is_sent_with_the_next_round() {
     let begin = Instant::now();
     let mut manager = manager(begin);
     introduce(&mut manager, begin, ("a", 1));
-    manager.handle(begin, Event::Persisted);
+    manager.handle(begin, Event::Persisted(manager.snapshot()));
     let guest = manager.registry().find("a").unwrap();
     let mut now = begin;
     let mut round = |manager: &mut Manager| {
@@ -175,7 +202,7 @@ fn what_a_guest_sent_while_the_manager_did_not_run_is_no_flood() {
     let begin = Instant::now();
     let mut manager = manager(begin);
     introduce(&mut manager, begin, ("a", 1));
-    manager.handle(begin, Event::Persisted);
+    manager.handle(begin, Event::Persisted(manager.snapshot()));
     manager.handle(begin, Event::Listened);
     // It waits at its gate, and says so forty times a second.
     let later = begin + SECOND * 7;
@@ -213,7 +240,7 @@ fn a_guest_that_breaks_the_protocol_before_it_is_welcomed_is_not_welcomed() {
         offence: true,
     };
     manager.handle(now, ended);
-    let effects = manager.handle(now, Event::Persisted);
+    let effects = manager.handle(now, Event::Persisted(manager.snapshot()));
     let welcome = |effect: &Effect| matches!(effect, Effect::Welcome { .. });
     assert!(
         !effects.iter().any(welcome) && effects.contains(&Effect::Close(1)),
@@ -238,7 +265,7 @@ fn a_guest_that_stands_above_its_limit_is_named_once_with_the_reason() {
     let mut now = Instant::now();
     let mut manager = manager(now);
     introduce(&mut manager, now, ("a", 1));
-    manager.handle(now, Event::Persisted);
+    manager.handle(now, Event::Persisted(manager.snapshot()));
     let guest = manager.registry().find("a").unwrap();
     manager
         .change(Change::Settings(Settings::new(Pages::from_mib(48))))

@@ -317,7 +317,7 @@ impl World {
                     "{guest} is another's"
                 );
             }
-            Effect::Persist => self.happen(Event::Persisted),
+            Effect::Persist => self.happen(Event::Persisted(self.manager.snapshot())),
             Effect::Welcome { guest, .. } => {
                 assert!(self.watched.contains_key(&guest));
                 self.tally.admitted += 1;
