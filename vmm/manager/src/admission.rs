@@ -1,6 +1,5 @@
 //! From a guest's hello to its welcome: what is found out about the process that introduces itself.
 
-use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 
 use allocator::GuestId;
@@ -8,7 +7,7 @@ use page_share::GuestProcess;
 
 use super::host::Host;
 use super::manager::{ConnectionId, Effect, Event, with_sources};
-use super::own_swap::open_devices;
+use super::own_swap::has_folder_on;
 use super::refusal::AdmitError;
 use super::registry::{Applicant, ProcessId, is_name};
 use super::spare;
@@ -26,9 +25,10 @@ impl Host {
         // A guest that restarts comes back under its name at once, in another process. The one before is removed after
         // this one is identified: a number that a guest still has then is that of its process.
         self.look_for_the_dead();
-        let open_devices = match (&hello.swap, &identified) {
-            (Some(_), Ok((process, _))) => open_devices(process.pid).unwrap_or_default(),
-            _ => BTreeSet::new(),
+        let swap_device = match (&hello.swap, &identified) {
+            (Some(swap), Ok((process, _))) => Some(swap.device)
+                .filter(|device| has_folder_on(process.pid, *device).unwrap_or(false)),
+            _ => None,
         };
         let domain = match &hello.sharing {
             Sharing::Domain(name) if is_name(name) => Some(name.clone()),
@@ -45,7 +45,7 @@ impl Host {
                 hello,
                 process,
                 domain: made.map_or(Ok(()), |made| made.map(drop)),
-                open_devices,
+                swap_device,
             }
         });
         let effects = state.handle(Event::Introduced {

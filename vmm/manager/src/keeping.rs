@@ -106,7 +106,7 @@ mod tests {
                 hello: Hello::new("g", 64 << 20).with_min(16 << 20),
                 process,
                 domain: Ok(()),
-                open_devices: Default::default(),
+                swap_device: None,
             }),
             hung_up: false,
         });

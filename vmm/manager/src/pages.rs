@@ -165,7 +165,7 @@ mod tests {
             hello: hello.in_domain("web"),
             process: id,
             domain: Ok(()),
-            open_devices: Default::default(),
+            swap_device: None,
         };
         state.handle(Event::Introduced {
             connection,

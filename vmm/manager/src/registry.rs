@@ -8,7 +8,7 @@ mod changes;
 mod returning;
 mod swapping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use allocator::{Admission, AdmissionError, Fleet, FleetError, GroupId, GuestId, Pages, Reservation};
@@ -170,7 +170,7 @@ impl Registry {
                 process.swap = Some(match process.swap {
                     Some(swap) => swap.now(room),
                     // Its hello said nothing of it.
-                    None => OwnSwap::new(room, &BTreeSet::new()),
+                    None => OwnSwap::new(room, None),
                 });
             }
             process.brought(member.limits, &member.pages());

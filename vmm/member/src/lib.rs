@@ -12,11 +12,12 @@
 //!
 //! // The manager is asked before anything costs memory.
 //! let hello = Hello::new("web-1", 64 << 20).with_min(16 << 20).in_domain("web");
-//! let introduction = Introduction::make("/run/levy".as_ref(), hello)?;
+//! let swap = "/var/tmp".as_ref();
+//! let introduction = Introduction::make_swapping("/run/levy".as_ref(), hello, swap)?;
 //! // Of a VMM that has mapped its memory already: `MemoryRange::adopt`, or `all_of_vm_memory`.
 //! let ram = AnonymousMemory::new(16 << 10)?;
 //! let memory = PlainMemory::new(vec![ram.range(Gfn::new(0))]);
-//! let managed = ManagedMemory::start(&Arc::new(memory), Some("/var/tmp".into()))?;
+//! let managed = ManagedMemory::start(&Arc::new(memory), Some(swap.into()))?;
 //! let duties = PolledDuties::default();
 //! let client = ManagerClient::start(introduction, managed, Box::new(duties.clone()))?;
 //! while !duties.stop_asked() {

@@ -30,9 +30,12 @@ impl SwapFolder {
     /// What can still be swapped there by a process whose swap file has `spare_bytes` that no page is in.
     ///
     /// # Errors
-    /// When the file system does not say.
+    /// When the file system does not say: one without a size, such as a tmpfs of `size=0`, has no figure.
     pub(super) fn room(&self, spare_bytes: u64) -> io::Result<SwapRoom> {
         let free = rustix::fs::fstatvfs(&self.folder)?;
+        if free.f_blocks == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Ok(SwapRoom {
             device: self.device,
             free_bytes: free.f_bavail.saturating_mul(free.f_frsize),
@@ -53,5 +56,10 @@ mod tests {
         assert_eq!((room.device, room.spare_bytes), (device, 4096));
         assert!(room.free_bytes > 0);
         assert!(SwapFolder::open(&dir.path().join("gone")).is_err());
+    }
+
+    #[test]
+    fn a_file_system_without_a_size_says_nothing() {
+        assert!(SwapFolder::open(Path::new("/proc")).unwrap().room(0).is_err());
     }
 }

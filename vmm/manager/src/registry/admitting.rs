@@ -1,6 +1,5 @@
 //! How a guest comes to be in the registry: as a new one that fits, or as the one that it was.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -24,8 +23,8 @@ pub struct Applicant {
     pub process: ProcessId,
     /// Why the sharing domain that it names could not be made, where that is so.
     pub domain: io::Result<()>,
-    /// The file systems on which it has something open, where it says that it swaps to one; none where that is not shown.
-    pub open_devices: BTreeSet<u64>,
+    /// The file system that it says it swaps to, where the kernel confirms that it has a folder open there.
+    pub swap_device: Option<u64>,
 }
 
 impl Registry {
@@ -38,9 +37,9 @@ impl Registry {
             hello,
             process,
             domain,
-            open_devices,
+            swap_device,
         } = applicant;
-        let swap = hello.swap.map(|room| OwnSwap::new(room, &open_devices));
+        let swap = hello.swap.map(|room| OwnSwap::new(room, swap_device));
         let protocol = hello.range().common()?;
         if !is_name(&hello.name) {
             return Err(AdmitError::Name(hello.name));
@@ -61,7 +60,9 @@ impl Registry {
             ..ManagedProcess::new(now, &hello.name, process, protocol)
         };
         let settled = self.settle(&hello, domain).and_then(|(limits, sharing)| {
-            let asked = (limits, Pages::ZERO);
+            // One that another manager admitted, of which nothing is known here, has swapped before.
+            let swapped = hello.pages.map_or(0, |pages| pages.swapped);
+            let asked = (limits, Pages::new(swapped));
             self.swap_suffices(GuestId::new(self.next), &process, asked)?;
             Ok((limits, sharing))
         });

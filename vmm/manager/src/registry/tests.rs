@@ -22,7 +22,7 @@ fn applicant(hello: Hello, pid: u32) -> Applicant {
         hello,
         process: process(pid),
         domain: Ok(()),
-        open_devices: Default::default(),
+        swap_device: None,
     }
 }
 

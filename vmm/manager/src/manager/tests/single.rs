@@ -27,7 +27,7 @@ fn introduce(manager: &mut Manager, now: Instant, (name, pid): (&str, u32)) -> V
         hello: Hello::new(name, 64 << 20).with_min(16 << 20),
         process,
         domain: Ok(()),
-        open_devices: Default::default(),
+        swap_device: None,
     };
     manager.handle(
         now,

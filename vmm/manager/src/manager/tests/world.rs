@@ -187,7 +187,7 @@ impl World {
             hello,
             process,
             domain: Ok(()),
-            open_devices: Default::default(),
+            swap_device: None,
         };
         // That the connection before is closed may be seen only now.
         let hung_up = true;

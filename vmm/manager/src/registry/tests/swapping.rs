@@ -14,15 +14,15 @@ fn room(device: u64, free_mib: u64) -> SwapRoom {
     }
 }
 
-/// Process `pid`, of which 112 MiB may have to be swapped to where it says that there is so much room. It has something
-/// open on [`DISK`], and nowhere else.
+/// Process `pid`, of which 112 MiB may have to be swapped to where it says that there is so much room. It has a
+/// folder open on [`DISK`], and nowhere else.
 fn swapping(name: &str, pid: u32, swap: SwapRoom) -> Applicant {
     let hello = Hello {
         swap: Some(swap),
         ..hello(name)
     };
     Applicant {
-        open_devices: [DISK].into(),
+        swap_device: Some(swap.device).filter(|device| *device == DISK),
         ..applicant(hello, pid)
     }
 }
@@ -61,6 +61,24 @@ fn a_guest_whose_swap_does_not_hold_its_max_less_min_is_refused_with_figures() {
     admit_swapping(&mut registry, "a", 1, room(DISK, 112)).unwrap();
     // One that says nothing of it is tested as ever.
     admit(&mut registry, "b", 2).unwrap();
+}
+
+#[test]
+fn what_a_guest_that_another_manager_admitted_has_swapped_already_needs_no_place_once_more() {
+    let mut registry = registry();
+    let swapped = |mib: u64| {
+        let mut applicant = swapping("a", 1, room(DISK, 12));
+        applicant.hello.pages = Some(report(mib, room(DISK, 12)).pages);
+        applicant
+    };
+    registry.admit(Instant::now(), swapped(99)).unwrap_err();
+    registry.admit(Instant::now(), swapped(100)).unwrap();
+    // More than it can have is no reason to take anything else in.
+    let mut liar = swapped(1 << 40);
+    liar.hello.name = "b".to_owned();
+    liar.process = process(2);
+    registry.admit(Instant::now(), liar).unwrap();
+    admit_swapping(&mut registry, "c", 3, room(DISK, 112)).unwrap_err();
 }
 
 #[test]
