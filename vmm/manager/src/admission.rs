@@ -26,8 +26,9 @@ impl Host {
         // this one is identified: a number that a guest still has then is that of its process.
         self.look_for_the_dead();
         let swap_device = match (&hello.swap, &identified) {
-            (Some(swap), Ok((process, _))) => Some(swap.device)
-                .filter(|device| has_folder_on(process.pid, *device).unwrap_or(false)),
+            (Some(swap), Ok((process, _))) => {
+                Some(swap.device).filter(|device| has_folder_on(process.pid, *device).unwrap_or(false))
+            }
             _ => None,
         };
         let domain = match &hello.sharing {
