@@ -171,6 +171,19 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Asks the kernel for huge pages wherever a block of 2 MiB is touched from now on: loading a kernel then takes some
+    /// dozen faults in place of thousands. A wish: a kernel built without huge pages refuses it, and the guest has
+    /// small ones.
+    pub fn prefer_huge_pages(&self) {
+        for region in &self.regions {
+            if let Err(RamError::Advice { source, .. }) =
+                advise(region.host, region.frames.pages, MmapAdvise::MADV_HUGEPAGE)
+            {
+                log::debug!("no huge pages for guest memory: {source}");
+            }
+        }
+    }
+
     /// The memory as rust-vmm devices see it: every access names a guest address and is checked.
     pub fn view(&self) -> &GuestMemoryMmap {
         &self.view
@@ -329,8 +342,8 @@ fn advise(host: usize, pages: u64, advice: MmapAdvise) -> Result<(), RamError> {
     let Some(at) = std::ptr::NonNull::new(at) else {
         unreachable!("no region is mapped at address 0");
     };
-    // SAFETY: every caller passes a range inside a region that `GuestRam` maps and keeps mapped; DONTFORK,
-    // DONTDUMP and MERGEABLE do not change bytes, and DONTNEED only changes guest bytes, which no Rust reference ever points to.
+    // SAFETY: every caller passes a range inside a region that `GuestRam` maps and keeps mapped; DONTFORK, DONTDUMP,
+    // HUGEPAGE and MERGEABLE do not change bytes, and DONTNEED only changes guest bytes, which no Rust reference ever points to.
     unsafe { madvise(at, (pages * PAGE_SIZE) as usize, advice) }.map_err(|e| RamError::Advice {
         address: host,
         source: e.into(),
@@ -338,119 +351,4 @@ fn advise(host: usize, pages: u64, advice: MmapAdvise) -> Result<(), RamError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use vm_memory::Bytes;
-
-    use super::*;
-
-    #[test]
-    fn released_frames_read_as_zeros_and_others_keep_their_bytes() {
-        let ram = GuestRam::new(1 << 20).unwrap();
-        for page in 0..4 {
-            ram.view()
-                .write_obj(0xAAu8, GuestAddress(page * PAGE_SIZE))
-                .unwrap();
-        }
-        ram.release(
-            GfnRange {
-                start: Gfn(1),
-                pages: 2,
-            },
-            page_share::Release::Report,
-        )
-        .unwrap();
-        let first_bytes: Vec<u8> = (0..4)
-            .map(|page| ram.view().read_obj(GuestAddress(page * PAGE_SIZE)).unwrap())
-            .collect();
-        assert_eq!(first_bytes, [0xAA, 0, 0, 0xAA]);
-        assert_eq!(ram.released_pages(), 2);
-    }
-
-    #[test]
-    fn frames_outside_ram_are_refused() {
-        let ram = GuestRam::new(1 << 20).unwrap();
-        for (start, pages) in [(256, 1), (255, 2), (0, 0), (u64::MAX, 2), (0, u64::MAX)] {
-            let range = GfnRange {
-                start: Gfn(start),
-                pages,
-            };
-            assert!(
-                matches!(
-                    ram.release(range, page_share::Release::Report),
-                    Err(RamError::NotRam { .. })
-                ),
-                "{range:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn frames_released_while_a_region_adopts_the_memory_go_through_it() {
-        let ram = GuestRam::new(4 << 20).unwrap();
-        ram.view().write_obj(1u8, GuestAddress(0)).unwrap();
-        let adopt = || Region::adopt(ram.ranges().unwrap(), Options::default());
-        let first = GfnRange {
-            start: Gfn(0),
-            pages: 1,
-        };
-        std::thread::scope(|scope| {
-            let region = ram.manage(|| {
-                scope.spawn(|| ram.release(first, page_share::Release::Balloon).unwrap());
-                std::thread::sleep(std::time::Duration::from_millis(50));
-                assert_eq!(ram.released_pages(), 0, "dropped while it was being adopted");
-                adopt()
-            });
-            let region = match region {
-                Ok(region) => region,
-                Err(error) => return eprintln!("skipped: {error}"),
-            };
-            while ram.released_pages() == 0 {
-                std::thread::yield_now();
-            }
-            assert_eq!(
-                region.state(page_share::Gfn::new(0)),
-                page_share::State::Ballooned
-            );
-        });
-    }
-
-    #[test]
-    fn sizes_that_are_not_pages_are_refused() {
-        assert!(matches!(GuestRam::new(0), Err(RamError::Size(0))));
-        assert!(matches!(GuestRam::new(4097), Err(RamError::Size(4097))));
-    }
-
-    #[test]
-    fn memory_of_every_size_can_have_huge_pages_and_be_managed() {
-        for mib in [1, 3, 63, 65, 301, 513, 3071, 3072, 3073, 3328, 3500, 8192] {
-            let ram = GuestRam::new(mib << 20).unwrap();
-            for region in ram.regions() {
-                let block = (2 << 20) - 1;
-                let (frames, host) = (region.frames.start.address() & block, region.host as u64 & block);
-                assert_eq!(frames, host, "{mib} MiB: {region:?}");
-            }
-            let options = Options::default().with_blocks(page_share::Blocks::Huge);
-            let region = ram.manage(|| Region::adopt(ram.ranges().unwrap(), options));
-            let region = match region {
-                Ok(region) => region,
-                Err(error) => return eprintln!("skipped: {error}"),
-            };
-            let space = layout::FrameSpace::of_ram(mib << 20).unwrap();
-            assert_eq!(region.page_limit(), space.frames(), "{mib} MiB");
-            let stats = region.stats();
-            assert_eq!(
-                (stats.huge + stats.empty) * PAGE_SIZE,
-                mib << 20,
-                "the hole is no memory"
-            );
-        }
-    }
-
-    #[test]
-    fn a_guest_above_the_hole_has_two_regions() {
-        let ram = GuestRam::new(4 << 30).unwrap();
-        assert_eq!(ram.regions().len(), 2);
-        assert_eq!(ram.regions()[1].frames.start.address(), layout::HIGH_RAM_START);
-        assert_eq!(ram.bytes(), 4 << 30);
-    }
-}
+mod tests;

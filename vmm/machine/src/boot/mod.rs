@@ -1,6 +1,6 @@
 //! From files to a guest that is ready to run its first instruction.
 //!
-//! The kernel is entered at its 64-bit entry point: paging on, the first 4 GiB mapped onto themselves, RSI at
+//! The kernel, a bzImage or a vmlinux, is entered at its 64-bit entry point: paging on, the first 4 GiB mapped onto themselves, RSI at
 //! `boot_params` (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). Everything the kernel then needs to know
 //! about the machine comes from `boot_params` and the ACPI tables.
 
@@ -8,6 +8,8 @@ mod acpi;
 mod bzimage;
 mod cpu;
 mod cpuid;
+mod elf;
+mod kernel;
 mod params;
 
 use std::fs::File;
@@ -17,17 +19,18 @@ use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress};
 
 pub use acpi::{MmioDevice, Platform};
-pub use bzimage::KernelError;
 pub use cpu::{EntryState, set_entry_state};
 pub use cpuid::cpuid_of;
+pub use kernel::KernelError;
 
 use crate::layout;
 use crate::memory::GuestRam;
+use kernel::{Image, Kernel};
 
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct BootFiles {
-    /// A 64-bit Linux bzImage.
+    /// A 64-bit Linux kernel: a bzImage, or a vmlinux.
     pub kernel: PathBuf,
     /// An initramfs, or none.
     pub initrd: Option<PathBuf>,
@@ -78,16 +81,17 @@ const WORKING_ROOM: u64 = 32 << 20;
 /// Loads kernel, initrd, command line and tables into `ram` and says how the first vCPU starts.
 ///
 /// # Errors
-/// When a file is missing, unreadable or not a 64-bit bzImage, or when `ram` is too small for it.
+/// When a file is missing, unreadable or neither a 64-bit bzImage nor a vmlinux that can be loaded, or when `ram` is too small for it.
 pub fn load(ram: &GuestRam, files: &BootFiles, platform: &Platform) -> Result<EntryState, BootError> {
     let kernel_error = |source| BootError::Kernel {
         path: files.kernel.clone(),
         source,
     };
-    let kernel = bzimage::Kernel::open(&files.kernel).map_err(kernel_error)?;
+    let kernel = Kernel::open(&files.kernel).map_err(kernel_error)?;
+    let image = &kernel.image;
     let initrd = files.initrd.as_deref().map(Initrd::open).transpose()?;
-    let initrd_at = place_initrd(ram, &kernel, initrd.as_ref())?;
-    let most = kernel.cmdline_limit();
+    let initrd_at = place_initrd(ram, image, initrd.as_ref())?;
+    let most = image.cmdline_limit;
     if files.cmdline.len() > most {
         let have = files.cmdline.len();
         return Err(BootError::CmdlineTooLong { have, most });
@@ -99,12 +103,12 @@ pub fn load(ram: &GuestRam, files: &BootFiles, platform: &Platform) -> Result<En
     };
     write(ram, "command line", layout::CMDLINE, &cstring(&files.cmdline))?;
     let rsdp = acpi::write_tables(ram, platform)?;
-    let zero_page = params::zero_page(&kernel, ram.bytes(), ramdisk, rsdp);
+    let zero_page = params::zero_page(&image.header, ram.bytes(), ramdisk, rsdp);
     write(ram, "boot parameters", layout::BOOT_PARAMS, &zero_page)?;
     write(ram, "reset stub", layout::RESET_VECTOR, &acpi::RESET_STUB)?;
     cpu::write_boot_structures(ram)?;
     Ok(EntryState {
-        rip: layout::KERNEL + bzimage::ENTRY_64,
+        rip: image.entry,
         boot_params: layout::BOOT_PARAMS,
     })
 }
@@ -156,24 +160,24 @@ impl Initrd {
     }
 }
 
-/// As high as it fits below the hole and below what the kernel can reach; never where the kernel unpacks itself.
-fn place_initrd(ram: &GuestRam, kernel: &bzimage::Kernel, initrd: Option<&Initrd>) -> Result<u64, BootError> {
+/// As high as it fits below the hole and below what the kernel can reach; never where the kernel is or unpacks itself.
+fn place_initrd(ram: &GuestRam, image: &Image, initrd: Option<&Initrd>) -> Result<u64, BootError> {
     let low_end = ram.bytes().min(layout::LOW_RAM_END);
     let bytes = initrd.map_or(0, |i| i.bytes);
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let too_small = || BootError::MemoryTooSmall {
         have_mib: low_end >> 20,
-        kernel_mib: mib(kernel.end()),
+        kernel_mib: mib(image.end),
         initrd_mib: mib(bytes),
         // The initrd is unpacked next to itself before it is freed; four times its size is the usual ratio.
-        need_mib: mib(kernel.end() + bytes * 5 + WORKING_ROOM).next_multiple_of(8),
+        need_mib: mib(image.end + bytes * 5 + WORKING_ROOM).next_multiple_of(8),
     };
-    if kernel.end() + bytes + WORKING_ROOM > low_end {
+    if image.end + bytes + WORKING_ROOM > low_end {
         return Err(too_small());
     }
-    let top = low_end.min(kernel.initrd_limit() + 1);
+    let top = low_end.min(image.initrd_limit + 1);
     let at = top.checked_sub(bytes).ok_or_else(too_small)? & !(layout::PAGE_SIZE - 1);
-    if at < kernel.end() {
+    if at < image.end {
         return Err(too_small());
     }
     Ok(at)

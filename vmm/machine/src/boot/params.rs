@@ -1,6 +1,6 @@
 //! Linux' `boot_params`, the "zero page" (Documentation/arch/x86/zero-page.rst).
 
-use super::bzimage::{HEADER_AT, Kernel};
+use super::kernel::HEADER_AT;
 use crate::layout;
 
 const ACPI_RSDP: usize = 0x070;
@@ -20,10 +20,10 @@ enum E820 {
     Reserved = 2,
 }
 
-/// The page as the kernel expects it at entry. `ramdisk` is (address, bytes).
-pub(super) fn zero_page(kernel: &Kernel, ram_bytes: u64, ramdisk: Option<(u64, u64)>, rsdp: u64) -> Vec<u8> {
+/// The page as the kernel expects it at entry. `header` is its setup header, from [`HEADER_AT`] on; `ramdisk` is (address, bytes).
+pub(super) fn zero_page(header: &[u8], ram_bytes: u64, ramdisk: Option<(u64, u64)>, rsdp: u64) -> Vec<u8> {
     let mut page = vec![0; layout::PAGE_SIZE as usize];
-    put(&mut page, HEADER_AT, kernel.header());
+    put(&mut page, HEADER_AT, header);
     page[TYPE_OF_LOADER] = UNDEFINED_LOADER;
     put(&mut page, ACPI_RSDP, &rsdp.to_le_bytes());
     put(&mut page, CMD_LINE_PTR, &(layout::CMDLINE as u32).to_le_bytes());

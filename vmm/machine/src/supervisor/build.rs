@@ -118,8 +118,10 @@ impl Machine {
             .map(|managed| introduce(config, managed))
             .transpose()?;
         let ram = Arc::new(GuestRam::new(config.memory.bytes)?);
-        if config.memory.mergeable {
-            ram.merge_by_kernel()?;
+        match config.memory.mergeable {
+            // The kernel merges small pages.
+            true => ram.merge_by_kernel()?,
+            false => ram.prefer_huge_pages(),
         }
         let vm = Vm::new(kvm, ram)?;
         let mut builder = Builder::new(&vm, OverlayDisk::default_directory());
