@@ -263,7 +263,11 @@ fn bad_kernels_are_refused() {
     let mut i386 = good.clone();
     i386[0x236] = 0;
     refuse(&i386, &["32-bit kernel", "amd64"]);
-    refuse(b"#!/bin/sh\n", &["not a bzImage"]);
+    refuse(b"#!/bin/sh\n", &["not a bzImage", "not a vmlinux"]);
+    refuse(b"\x7FELF\x02\x01", &["truncated", "64 bytes, it has 6"]);
+    // This test's own program is an ELF file for amd64, and no kernel.
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    refuse(&program, &["not a vmlinux", "type 3", "has 2"]);
 }
 
 /// On a KVM that emulates in software a kernel must not be tried: it would die in the middle of its boot.

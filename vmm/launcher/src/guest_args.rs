@@ -18,7 +18,7 @@ const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet pci=off reboot=k panic=-1 ini
 /// The options that describe a guest, shared by `levy vmm` and `levy run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GuestArgs {
-    /// Linux kernel, a 64-bit bzImage (what /boot/vmlinuz-* is)
+    /// Linux kernel of 64 bits: a bzImage (what /boot/vmlinuz-* is), or the vmlinux it was made from, which boots sooner
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Initramfs for the kernel

@@ -84,7 +84,7 @@ enum VmmError {
         "--events json needs standard output for itself; send the console elsewhere with --serial file=PATH"
     )]
     StdoutTaken,
-    #[error("--kernel is missing; give a 64-bit bzImage, or use `levy run`, which brings its own")]
+    #[error("--kernel is missing; give a 64-bit bzImage or vmlinux, or use `levy run`, which brings its own")]
     NoKernel,
     #[error(
         "--memory mergeable=on has the kernel merge pages; add --sharing mode=off, so that Levy does not"

@@ -40,6 +40,11 @@ impl Vmm {
     }
 
     fn start_with(code: &[u8], more: &[&str]) -> Option<Self> {
+        Self::start_kernel(|dir| kernel::write(dir, code), more)
+    }
+
+    /// The same with a kernel that `write` puts into a folder.
+    fn start_kernel(write: impl FnOnce(&Path), more: &[&str]) -> Option<Self> {
         if std::fs::File::options()
             .read(true)
             .write(true)
@@ -50,13 +55,15 @@ impl Vmm {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        kernel::write(dir.path(), code);
+        write(dir.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
         command
-            .args(["vmm", "--kernel", "bzImage", "--memory", "64M", "--cpus", "2"])
-            .arg("--kvm-checked")
+            .args(["vmm", "--kernel", "bzImage", "--cpus", "2", "--kvm-checked"])
             .args(more)
             .current_dir(dir.path());
+        if !more.contains(&"--memory") {
+            command.args(["--memory", "64M"]);
+        }
         let mut guest = OneGuest::start(command, SessionFiles::numbered(dir.path(), 0)).unwrap();
         guest.running(PATIENCE).unwrap();
         Some(Self { guest, dir })
@@ -112,8 +119,9 @@ fn figures_tell_guest_and_vmm_apart() {
     let stats = vmm.ask(&Request::Stats);
     assert_eq!(stats["memory"]["guest_kib"], 64 << 10);
     let touched = stats["memory"]["guest_rss_kib"].as_u64().unwrap();
+    // What it boots with lies in the first 2 MiB, which may be one huge page.
     assert!(
-        (4..1024).contains(&touched),
+        (4..=2048).contains(&touched),
         "an idle guest of one page touches little: {touched} KiB"
     );
     assert!(stats["memory"]["vmm_private_kib"].as_u64().unwrap() > 0);
@@ -131,6 +139,55 @@ fn figures_tell_guest_and_vmm_apart() {
     let refused = vmm.try_ask(&balloon_of(65));
     assert!(refused.unwrap_err().to_string().contains("this guest has 64 MiB"));
     vmm.signal(Signal::TERM);
+    assert_eq!(vmm.end(), Some(0));
+}
+
+/// Whether the kernel was asked for huge pages in the guest memory of process `pid`, its largest mapping.
+fn prefers_huge_pages(pid: u32) -> bool {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let guest_kib = (64 << 10).to_string();
+    let mut is_guest = false;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Size:") => is_guest = words.next() == Some(guest_kib.as_str()),
+            Some("VmFlags:") if is_guest => return words.any(|flag| flag == "hg"),
+            _ => {}
+        }
+    }
+    panic!("no mapping of 64 MiB: {smaps}");
+}
+
+#[test]
+fn guest_memory_is_of_huge_pages_unless_the_kernel_is_to_merge_small_ones() {
+    if !Path::new("/sys/kernel/mm/transparent_hugepage").exists() || !rustix::process::geteuid().is_root() {
+        println!("skipped: this needs a kernel with transparent huge pages, and root to look");
+        return;
+    }
+    let merged = ["--memory", "64M,mergeable=on", "--sharing", "mode=off"];
+    for (more, expected) in [(&[][..], true), (&merged, false)] {
+        let Some(vmm) = Vmm::start(more) else { return };
+        assert_eq!(prefers_huge_pages(vmm.guest.pid()), expected, "{more:?}");
+        vmm.ask(&Request::Stop { grace_ms: 0 });
+        assert_eq!(vmm.end(), Some(0));
+    }
+}
+
+#[test]
+fn a_vmlinux_is_entered_where_it_says_with_boot_params_in_rsi() {
+    let Some(vmm) = Vmm::start_kernel(kernel::write_vmlinux, &[]) else {
+        return;
+    };
+    let began = std::time::Instant::now();
+    // It is written by a thread of its own.
+    while std::fs::read(vmm.dir.path().join("0.log")).unwrap() != b"k" {
+        assert!(began.elapsed() < PATIENCE, "{}", vmm.ask(&Request::Registers));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let rip = vmm.ask(&Request::Registers)["vcpus"][0]["rip"].as_u64().unwrap();
+    let end = kernel::VMLINUX_ENTRY + 0x20;
+    assert!((kernel::VMLINUX_ENTRY..end).contains(&rip), "{rip:#x}");
+    vmm.ask(&Request::Stop { grace_ms: 0 });
     assert_eq!(vmm.end(), Some(0));
 }
 

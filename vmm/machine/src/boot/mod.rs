@@ -1,8 +1,8 @@
 //! From files to a guest that is ready to run its first instruction.
 //!
-//! The kernel, a bzImage or a vmlinux, is entered at its 64-bit entry point: paging on, the first 4 GiB mapped onto themselves, RSI at
-//! `boot_params` (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). Everything the kernel then needs to know
-//! about the machine comes from `boot_params` and the ACPI tables.
+//! The kernel, a bzImage or a vmlinux, is entered at its 64-bit entry point: paging on, the first 4 GiB mapped onto
+//! themselves, RSI at `boot_params` (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). Everything the kernel
+//! then needs to know about the machine comes from `boot_params` and the ACPI tables.
 
 mod acpi;
 mod bzimage;
@@ -81,7 +81,8 @@ const WORKING_ROOM: u64 = 32 << 20;
 /// Loads kernel, initrd, command line and tables into `ram` and says how the first vCPU starts.
 ///
 /// # Errors
-/// When a file is missing, unreadable or neither a 64-bit bzImage nor a vmlinux that can be loaded, or when `ram` is too small for it.
+/// When a file is missing, unreadable or neither a 64-bit bzImage nor a vmlinux that can be loaded, or when `ram` is too
+/// small for it.
 pub fn load(ram: &GuestRam, files: &BootFiles, platform: &Platform) -> Result<EntryState, BootError> {
     let kernel_error = |source| BootError::Kernel {
         path: files.kernel.clone(),
