@@ -210,7 +210,7 @@ impl Member {
     }
 
     /// Guest memory by the kernel's count: what is held but for the overhead.
-    fn memory(&self) -> Pages {
+    pub(super) fn memory(&self) -> Pages {
         self.held.less(self.overhead())
     }
 

@@ -359,7 +359,12 @@ impl Registry {
 
     /// Whether all that was promised fits the budget, one guest after the other, then the groups.
     fn promises(&self) -> Result<(), AdmissionError> {
-        let (admission, mut promised) = (self.admission(), self.reservations());
+        self.all_fit(self.reservations())
+    }
+
+    /// The same for what guests may keep as `promised`.
+    fn all_fit(&self, mut promised: Vec<Reservation>) -> Result<(), AdmissionError> {
+        let admission = self.admission();
         let groups = self.groups.promised(self.minimums());
         promised.extend(groups.into_iter().filter(|group| group.max > Pages::ZERO));
         for (index, applicant) in promised.iter().enumerate() {

@@ -7,10 +7,24 @@ use crate::member::{Limits, Member};
 use crate::own_swap::{OwnSwap, SwapShortage};
 
 impl Registry {
-    /// Whether the swap of each guest backs its max - min.
+    /// Whether the budget can be kept though the swap of some guests does not back their max - min: they may keep what
+    /// their processes hold, by the kernel's count, less what still fits into their swap.
     pub(super) fn all_swap_suffices(&self) -> Result<(), SwapShortage> {
-        let mut guests = self.guests();
-        guests.try_for_each(|(member, _)| self.own_swap_suffices(member.id, member.limits))
+        let (mut promised, mut shortage) = (self.reservations(), None);
+        for (reservation, member) in promised.iter_mut().zip(&self.members) {
+            let Err(short) = self.own_swap_suffices(member.id, member.limits) else {
+                continue;
+            };
+            let fits = self.processes.get(&member.id).and_then(|process| process.swap);
+            let fits = fits.map_or(Pages::ZERO, |swap| swap.free + swap.spare);
+            let kept = member.memory().less(fits).min(reservation.max);
+            reservation.min = reservation.min.max(kept);
+            shortage.get_or_insert(short);
+        }
+        match (shortage, self.all_fit(promised)) {
+            (Some(shortage), Err(_)) => Err(shortage),
+            _ => Ok(()),
+        }
     }
 
     /// The same for one guest, with `limits`.

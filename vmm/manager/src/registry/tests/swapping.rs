@@ -1,7 +1,9 @@
 //! Guests whose own swap backs what may have to go there, or does not.
 
 use super::*;
+use crate::survey::Measured;
 use levy_protocol::link::{PageCounts, SwapRoom};
+use levy_protocol::process_memory::{Counted, Held};
 
 /// The file system that guests swap to.
 const DISK: u64 = 7;
@@ -30,6 +32,18 @@ fn swapping(name: &str, pid: u32, swap: SwapRoom) -> Applicant {
 fn admit_swapping(registry: &mut Registry, name: &str, pid: u32, swap: SwapRoom) -> Result<GuestId, String> {
     let admitted = registry.admit(Instant::now(), swapping(name, pid, swap));
     admitted.map_err(|error| error.to_string())
+}
+
+/// What the kernel counts of a process that holds so much.
+fn holds(mib: u64) -> Counted {
+    let held = Held {
+        anonymous: mib * MIB,
+        page_tables: 0,
+    };
+    Counted {
+        held,
+        mappings: Some(0),
+    }
 }
 
 /// A report of a guest that has swapped so much, and says that there is so much room.
@@ -128,10 +142,14 @@ fn neither_a_smaller_budget_nor_a_lower_minimum_is_taken_that_swap_does_not_back
         min: Pages::from_mib(mib),
         ..registry.member(id).unwrap().limits
     };
-    // Its disk has filled up.
-    registry.on_report(id, report(0, room(DISK, 100)));
+    // Its disk has filled up, and it holds 120 MiB.
+    registry.on_report(id, report(0, room(DISK, 0)));
+    registry.take_in(&Measured {
+        counted: vec![(id, holds(120))],
+        ..Measured::default()
+    });
     let refused = registry
-        .set(Settings::new(Pages::from_mib(256)))
+        .set(Settings::new(Pages::from_mib(90)))
         .unwrap_err()
         .to_string();
     assert!(
@@ -139,6 +157,9 @@ fn neither_a_smaller_budget_nor_a_lower_minimum_is_taken_that_swap_does_not_back
         "{refused}"
     );
     assert_eq!(*registry.policy().settings(), smaller);
+    // Where there is room for all that it holds, it keeps no budget from becoming smaller.
+    registry.set(Settings::new(Pages::from_mib(256))).unwrap();
+    registry.set(smaller).unwrap();
     let limits = lower(&registry, 8);
     let refused = registry.set_limits(id, limits).unwrap_err();
     assert!(matches!(refused, ChangeError::Swap(_)), "{refused}");
@@ -146,7 +167,8 @@ fn neither_a_smaller_budget_nor_a_lower_minimum_is_taken_that_swap_does_not_back
     registry.set(Settings::new(Pages::from_mib(600))).unwrap();
     let limits = lower(&registry, 28);
     registry.set_limits(id, limits).unwrap();
-    registry.set(Settings::new(Pages::from_mib(256))).unwrap();
+    registry.on_report(id, report(0, room(DISK, 100)));
+    registry.set(Settings::new(Pages::from_mib(90))).unwrap();
 }
 
 #[test]
