@@ -4,7 +4,7 @@ use super::*;
 
 /// A program header: what the file has from `from` on and what is to be in memory.
 #[derive(Clone, Copy)]
-struct Load {
+struct LoadHeader {
     kind: u32,
     from: u64,
     to: u64,
@@ -12,7 +12,7 @@ struct Load {
     in_memory: u64,
 }
 
-const TEXT: Load = Load {
+const TEXT: LoadHeader = LoadHeader {
     kind: 1,
     from: 0x1000,
     to: 0x100_0000,
@@ -20,7 +20,7 @@ const TEXT: Load = Load {
     in_memory: 0x1000,
 };
 /// Half of it is zeros that the file does not have; its end is the kernel's.
-const DATA: Load = Load {
+const DATA: LoadHeader = LoadHeader {
     kind: 1,
     from: 0x2000,
     to: 0x120_0000,
@@ -30,7 +30,7 @@ const DATA: Load = Load {
 const ENTRY: u64 = 0x100_0123;
 
 /// An ELF file with these program headers, the second one first, and a byte of its own in every page.
-fn vmlinux(loads: &[Load]) -> Vec<u8> {
+fn vmlinux(loads: &[LoadHeader]) -> Vec<u8> {
     let mut file = vec![0u8; 0x2800];
     file[0x1000..0x2000].fill(0x90);
     file[0x2000..].fill(0xDA);
@@ -64,14 +64,14 @@ fn answer(files: &Files, bytes: &[u8]) -> String {
 }
 
 /// The message to a kernel whose data segment is this one.
-fn answer_to_data(data: Load) -> String {
+fn answer_to_data(data: LoadHeader) -> String {
     answer(&Files::new(), &vmlinux(&[TEXT, data]))
 }
 
 #[test]
 fn segments_lie_at_their_physical_addresses_and_the_first_instruction_is_the_files() {
     let files = Files::new();
-    let note = Load {
+    let note = LoadHeader {
         kind: 4,
         to: 0,
         ..TEXT
@@ -122,7 +122,7 @@ fn boot_params_has_the_setup_header_that_an_elf_file_lacks() {
 fn an_initrd_lies_behind_all_memory_of_the_kernel_or_nowhere() {
     let files = Files::new();
     let initrd = files.put("initrd", &vec![0xCD; 30 << 20]);
-    let large = Load {
+    let large = LoadHeader {
         in_memory: 100 << 20,
         ..DATA
     };
@@ -168,7 +168,7 @@ fn files_that_are_no_kernels_of_this_machine_are_refused_with_the_field_and_its_
 
 #[test]
 fn segments_that_cannot_be_where_they_want_are_refused_with_their_number_and_place() {
-    let data = |change: fn(&mut Load)| {
+    let data = |change: fn(&mut LoadHeader)| {
         let mut data = DATA;
         change(&mut data);
         answer_to_data(data)
@@ -216,8 +216,8 @@ fn files_that_end_before_their_headers_say_are_refused_with_both_sizes() {
     let text = answer(&files, &good[..100]);
     assert!(text.contains("announces 176 bytes, it has 100"), "{text}");
     for change in [
-        |d: &mut Load| d.from = u64::MAX,
-        |d: &mut Load| {
+        |d: &mut LoadHeader| d.from = u64::MAX,
+        |d: &mut LoadHeader| {
             (d.in_file, d.in_memory) = (u64::MAX, u64::MAX);
         },
     ] {
@@ -235,12 +235,12 @@ fn files_that_end_before_their_headers_say_are_refused_with_both_sizes() {
 #[test]
 fn a_kernel_without_segments_or_without_its_first_instruction_is_refused() {
     let files = Files::new();
-    let empty = Load {
+    let empty = LoadHeader {
         in_file: 0,
         in_memory: 0,
         ..DATA
     };
-    for loads in [&[][..], &[Load { kind: 4, ..TEXT }], &[empty]] {
+    for loads in [&[][..], &[LoadHeader { kind: 4, ..TEXT }], &[empty]] {
         let text = answer(&files, &vmlinux(loads));
         assert!(text.contains("no segment to load (PT_LOAD)"), "{text}");
     }
@@ -258,7 +258,7 @@ fn a_kernel_without_segments_or_without_its_first_instruction_is_refused() {
 
 #[test]
 fn a_segment_of_zeros_alone_needs_nothing_of_the_file() {
-    let zeros = Load {
+    let zeros = LoadHeader {
         from: u64::MAX,
         in_file: 0,
         ..DATA
@@ -272,7 +272,7 @@ fn a_segment_of_zeros_alone_needs_nothing_of_the_file() {
 #[test]
 fn too_little_memory_for_a_vmlinux_is_refused_with_what_would_do() {
     let files = Files::new();
-    let large = Load {
+    let large = LoadHeader {
         in_memory: 100 << 20,
         ..DATA
     };
