@@ -12,6 +12,9 @@ const WRITERS: u32 = 3;
 /// Only a page that is never settled takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Blocks that are split in each round at least.
+const SPLITS: u64 = 7;
+
 /// xorshift64: what comes next only has to differ.
 struct Random(u64);
 
@@ -123,10 +126,13 @@ fn no_write_is_lost_while_blocks_are_split_joined_and_given_up() {
                 })
                 .collect();
             let mut random = Random(round);
-            // As soon as a writer has failed the others need not go on.
-            while start.elapsed() < Duration::from_millis(700) * round as u32
-                && !writers.iter().any(std::thread::ScopedJoinHandle::is_finished)
-            {
+            let is_over = || match start.elapsed() {
+                // As soon as a writer has failed the others need not go on.
+                _ if writers.iter().any(std::thread::ScopedJoinHandle::is_finished) => true,
+                time if time < Duration::from_millis(700) * round as u32 => false,
+                time => time > PATIENCE || region.stats().blocks_split >= SPLITS,
+            };
+            while !is_over() {
                 disturb(&memory, &region, &mut random);
             }
             stop.store(true, Ordering::Relaxed);
@@ -142,6 +148,6 @@ fn no_write_is_lost_while_blocks_are_split_joined_and_given_up() {
     }
     let (splits, releases) = (splits.into_inner(), releases.into_inner());
     println!("{splits} splits, {releases} releases");
-    assert!(splits > 48, "only {splits} blocks were split");
+    assert!(splits >= 8 * SPLITS, "only {splits} blocks were split");
     assert!(releases >= 10_000, "only {releases} pages were given up");
 }

@@ -6,9 +6,8 @@ use allocator::GuestId;
 use page_share::GuestProcess;
 
 use super::host::Host;
-use super::manager::{ConnectionId, Effect, Event, with_sources};
+use super::manager::{ConnectionId, Effect, Event};
 use super::own_swap::has_folder_on;
-use super::refusal::AdmitError;
 use super::registry::{Applicant, ProcessId, is_name};
 use super::spare;
 use levy_protocol::link::{Hello, Sharing};
@@ -76,7 +75,12 @@ pub(super) fn identify(stream: &UnixStream) -> Result<(ProcessId, GuestProcess),
         )
     })?;
     let started = handle.started();
-    let started = started.map_err(|error| with_sources(&AdmitError::Process(error)))?;
+    let started = started.map_err(|error| {
+        format!(
+            "the manager cannot see when the guest's process started: {}",
+            spare::reason(&error)
+        )
+    })?;
     let pid = handle.pid();
     Ok((ProcessId { pid, started }, handle))
 }

@@ -45,9 +45,6 @@ pub enum AdmitError {
     /// Its own swap does not back its limits.
     #[error(transparent)]
     Swap(#[from] SwapShortage),
-    /// Its process cannot be looked at.
-    #[error("the manager cannot see when the guest's process started")]
-    Process(#[source] io::Error),
     /// The system has nothing left of what one more guest takes.
     #[error("the manager cannot take one more guest: {0}")]
     Shortage(String),
