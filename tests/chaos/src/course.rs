@@ -12,7 +12,7 @@ use crate::tally::Breach;
 const REST: Duration = Duration::from_secs(20);
 
 /// Threads of a manager without guests.
-const IDLE_THREADS: usize = 11;
+const IDLE_THREADS: usize = 10;
 
 /// Descriptors of a manager without guests.
 const IDLE_DESCRIPTORS: usize = 40;

@@ -8,7 +8,7 @@ use super::survey::Survey;
 use levy_protocol::process_memory::ProcessMemory;
 
 impl Host {
-    /// Runs rounds until [`Host::close`].
+    /// Runs rounds until [`Host::close`]. Its sockets are gone when this returns.
     pub fn run(&self) {
         let mut memory = ProcessMemory::default();
         while !self.is_closing() {
@@ -24,6 +24,8 @@ impl Host {
                 work: began.elapsed(),
             });
         }
+        // The thread that closes may not have come so far, and the process ends after this.
+        drop(self.open_sockets().take());
     }
 
     /// Asking the kernel about a thousand processes takes long enough to do it without the lock.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// Requests that wait for the manager at a time; more wait for these.
-pub(super) const LOOKING: usize = 3;
+pub(super) const LOOKING: usize = 2;
 
 /// Changes at a time: each waits for the disk, and the next for the one before.
 pub(super) const CHANGING: usize = 1;

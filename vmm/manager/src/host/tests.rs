@@ -29,3 +29,30 @@ fn a_guest_that_is_admitted_while_the_control_group_is_taken_into_use_enters_it(
     host.use_cgroup(None);
     host.close();
 }
+
+#[test]
+fn the_sockets_are_gone_when_the_rounds_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = Sockets::in_dir(dir.path());
+    let settings = Settings::new(Pages::from_mib(256));
+    let host = Host::open(sockets.clone(), settings, Pages::from_mib(4096)).unwrap();
+    // The thread that closes comes no further than here for a while.
+    let open = host.open_sockets();
+    std::thread::scope(|scope| {
+        scope.spawn(|| host.close());
+        let began = Instant::now();
+        while !host.is_closing() && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let rounds = scope.spawn(|| {
+            host.run();
+            sockets.guests.exists() || sockets.pages.exists()
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        drop(open);
+        assert!(
+            !rounds.join().unwrap(),
+            "a process that ends then leaves its sockets"
+        );
+    });
+}
