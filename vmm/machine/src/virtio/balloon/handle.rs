@@ -53,11 +53,14 @@ impl BalloonHandle {
         }
     }
 
-    /// Changes what its owner can change while the guest runs. All of it, or nothing.
+    /// Changes what its owner can change while the guest runs. All of it, or nothing. Who changes nothing only asks.
     ///
     /// # Errors
     /// See [`ChangeError`].
     pub fn change(&self, change: Change) -> Result<Picture, ChangeError> {
+        if change == Change::default() {
+            return Ok(self.picture());
+        }
         let mut balloon = lock_within(&self.device, PATIENCE).ok_or(ChangeError::Busy)?;
         balloon.change(change)?;
         Ok(balloon.picture())

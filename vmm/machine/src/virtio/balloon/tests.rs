@@ -176,6 +176,11 @@ fn a_guest_that_keeps_its_balloon_at_work_holds_none_who_asks_or_orders() {
     let held = balloon.lock().unwrap();
     handle.order(512);
     assert_eq!(handle.picture().figures()["goal_mib"], 2);
-    assert_eq!(handle.change(Change::default()).err(), Some(ChangeError::Busy));
+    assert_eq!(handle.change(Change::default()).unwrap().figures()["goal_mib"], 2);
+    let change = Change {
+        amount_mib: Some(1),
+        ..Change::default()
+    };
+    assert_eq!(handle.change(change).err(), Some(ChangeError::Busy));
     drop(held);
 }
