@@ -11,7 +11,7 @@ use crate::lock::{lock, lock_within};
 use crate::virtio::Figures;
 
 /// How long a change by the owner waits for the device's lock, which the guest may keep busy.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A balloon's figures and wishes, without its device's lock.
 #[derive(Clone)]
