@@ -41,6 +41,18 @@ fn what_fits_exactly_fits() {
 }
 
 #[test]
+fn the_largest_guest_is_one_of_all_that_counts() {
+    let host = Admission {
+        memory: Pages::LIMIT,
+        backing: Pages::LIMIT,
+        break_reserve: Pages::ZERO,
+    };
+    let most = Pages::LIMIT.get();
+    let left = host.check(&[], &guest(1, most / 2, most, 0)).expect("it fits");
+    assert_eq!((left.memory, left.backing), (Pages::ZERO, Pages::ZERO));
+}
+
+#[test]
 fn a_refusal_says_what_is_missing_and_what_would_fit() {
     let short = refusal(&[guest(1, 300, 500, 50)], &guest(2, 501, 700, 50));
     assert_eq!(

@@ -361,6 +361,21 @@ proptest! {
 }
 
 #[test]
+fn statistics_are_good_until_they_are_older_than_the_limit() {
+    let limits = Limits::default();
+    for (age, blind) in [
+        (limits.stale_after, false),
+        (limits.stale_after + Duration::from_nanos(1), true),
+    ] {
+        let mut guest = Guest::new(u64::MAX, u64::MAX);
+        guest.statistics = available(1 << 40);
+        guest.statistics_age = age;
+        let step = Controller::new(limits).step(100 * MIB, &guest.seen());
+        assert_eq!(step.status == Status::Blind, blind, "{step:?}");
+    }
+}
+
+#[test]
 fn the_limits_are_those_of_the_documentation() {
     let limits = Limits::default();
     let seconds = [

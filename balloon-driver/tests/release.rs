@@ -239,6 +239,23 @@ fn memfd_pages_leave_the_file() {
 }
 
 #[test]
+fn a_hole_that_the_kernel_refuses_is_counted() {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let file = memfd(c"guest", flags, FRAMES * FRAME_SIZE).unwrap();
+    let memory = memory(region(libc::MAP_SHARED, Some(file.try_clone().unwrap())).unwrap());
+    fill(&memory);
+    // What is mapped stays writable; the file itself cannot be changed any more.
+    // SAFETY: a call on a descriptor of ours.
+    let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+    assert_eq!(sealed, 0);
+    let mut port = Memfd::new(memory.clone()).unwrap();
+    let released = port.release(&[run(5, 2), run(20, 1)], Reason::Inflated);
+    assert_eq!((released.frames, released.failed), (0, 3));
+    assert!(released.error.is_some());
+    assert_contents(&memory, &[]);
+}
+
+#[test]
 fn each_port_refuses_memory_it_would_get_wrong() {
     let file = || memfd(c"guest", libc::MFD_CLOEXEC, FRAMES * FRAME_SIZE).unwrap();
     let private_file = memory(region(libc::MAP_PRIVATE, Some(file())).unwrap());

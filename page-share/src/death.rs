@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_has_the_number_of_a_dead_one_is_another() {
+        let [mut dead, mut alive] = [child(), child()];
+        let old = GuestProcess::of_child(dead.id()).unwrap();
+        let pidfd = old.as_fd().try_clone_to_owned().unwrap();
+        let process = GuestProcess::of_child(alive.id()).unwrap();
+        let before = GuestProcess::new(Pid::from_child(&alive), pidfd);
+        assert!(process.is_still(&before), "both live");
+        dead.kill().unwrap();
+        dead.wait().unwrap();
+        assert!(!process.is_still(&before));
+        alive.kill().unwrap();
+        alive.wait().unwrap();
+    }
+
+    #[test]
     fn a_process_is_found_again_by_its_number_and_start_and_no_other_is() {
         let mut one = child();
         let watched = GuestProcess::of_child(one.id()).unwrap();

@@ -259,7 +259,7 @@ impl Pool {
 
 #[cfg(test)]
 impl Pool {
-    /// From now on no page can be written: the file is open for reading only.
+    /// From now on no page can be written or punched: the file is open for reading only.
     pub(crate) fn fail_writes(&mut self) {
         self.file = self.readers.try_clone().expect("a descriptor is free");
     }

@@ -342,3 +342,43 @@ fn receive_payload(
     stream.read_exact(buffer)?;
     Reply::decode(header, buffer).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::{Domain, GuestProcess, LocalManager, PageHasher, Peer, serve};
+
+    #[test]
+    fn an_offer_of_a_slot_that_the_pool_cannot_have_is_nonsense() {
+        let manager = LocalManager::new(Domain::new(1000).unwrap());
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = GuestProcess::of_child(child.id()).unwrap();
+        let connect = {
+            let manager = manager.clone();
+            move || {
+                let (ours, theirs) = UnixStream::pair()?;
+                let (manager, process) = (manager.clone(), process.clone());
+                std::thread::spawn(move || serve(theirs, &manager, Peer { pages: 8, process }));
+                Ok(ours)
+            }
+        };
+        let mut port = SocketPort::attach(8, connect).unwrap();
+        let mut other = manager.attach(8).unwrap();
+        let page = [7; crate::PAGE_SIZE];
+        let sketch = PageHasher::new(&port.session().key).sketch(&page);
+        let named = [Report {
+            gfn: Gfn::new(3),
+            sketch,
+        }];
+        port.report(&named, &mut Vec::new()).unwrap();
+        other.report(&named, &mut Vec::new()).unwrap();
+        other.publish(&named, &[page], &mut Vec::new()).unwrap();
+        port.session.slot_limit = 0;
+        assert!(matches!(port.offers(&mut Vec::new()), Err(PortError::Gone)));
+        assert!(port.stream.is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -321,3 +321,23 @@ fn a_process_that_locks_all_its_memory_later_loses_nothing() {
     });
     assert!(status.is_none_or(|status| status.success()), "{status:?}");
 }
+
+#[test]
+fn a_sampled_page_whose_place_is_locked_meanwhile_is_copied_back() {
+    let status = in_child(
+        "a_sampled_page_whose_place_is_locked_meanwhile_is_copied_back",
+        || {
+            let (memory, region) = guest(u64::from, options());
+            assert!(region.start_sample(50) > 0);
+            let (start, length) = (host_address(&memory, 0), PAGES as usize * PAGE_SIZE);
+            // What is missing stays missing, so no touch brings it back before the end of the sample does.
+            // SAFETY: locks memory that is mapped.
+            let locked = unsafe { libc::mlock2(start, length, libc::MLOCK_ONFAULT) };
+            assert_eq!(locked, 0, "{}", std::io::Error::last_os_error());
+            assert_eq!(region.finish_sample().touched, 0);
+            assert_eq!(region.stats().sampled, 0);
+            assert_pages(&memory, u64::from);
+        },
+    );
+    assert!(status.is_none_or(|status| status.success()), "{status:?}");
+}

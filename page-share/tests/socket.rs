@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use guest_process::Process;
-use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Report};
+use page_share::port::{Answer, Invalid, Offer, Port, PortError, Publication, Reconnected, Refusal, Report};
 use page_share::wire::Request;
 use page_share::{
     AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, Page, PageHasher, Peer, Region,
@@ -221,6 +221,29 @@ fn a_manager_that_answers_nonsense_counts_as_gone() {
         };
         assert!(SocketPort::attach(PAGES, connect).is_err());
     }
+}
+
+#[test]
+fn a_process_may_be_wrong_about_half_of_what_it_sends_and_no_more() {
+    let host = Host::new();
+    let mut a = host.attach();
+    let mut send = |said: u8, sent: u8, count: u32| {
+        let pages: Vec<_> = (0..count).map(|gfn| (gfn, said)).collect();
+        let bytes = vec![page(sent); pages.len()];
+        let mut results = Vec::new();
+        a.publish(&named(&a, &pages), &bytes, &mut results)
+            .map(|()| results)
+    };
+    for _ in 0..4 {
+        send(1, 1, 100).unwrap();
+    }
+    for _ in 0..4 {
+        let mismatch = Publication::Refused(Refusal::SketchMismatch);
+        assert_eq!(send(1, 2, 100).unwrap(), vec![mismatch; 100]);
+    }
+    send(1, 2, 1).unwrap();
+    assert!(matches!(send(1, 1, 1), Err(PortError::Gone)));
+    assert!(matches!(host.ending(), Err(ServeError::Protocol(_))));
 }
 
 /// Sends `bytes` as the whole conversation and says how the manager took it.

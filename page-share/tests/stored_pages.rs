@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use contents::page;
 use managed_guest::*;
-use page_share::{Gfn, Options, PAGE_SIZE, PageRun, Release, State, Swap, SwapOutError};
+use page_share::{
+    AnonymousMemory, Gfn, Options, PAGE_SIZE, PageRun, Region, Release, State, Swap, SwapOutError,
+};
 
 #[test]
 fn a_compressed_or_swapped_page_that_is_released_drops_its_copy() {
@@ -28,6 +30,33 @@ fn a_compressed_or_swapped_page_that_is_released_drops_its_copy() {
         (region.stats().pages_decompressed, region.stats().pages_swapped_in),
         (0, 0)
     );
+}
+
+#[test]
+fn memory_of_compressed_pages_that_are_released_goes_back_at_once() {
+    const MANY: u32 = 4096;
+    let memory = AnonymousMemory::new(MANY).unwrap();
+    for at in 0..MANY {
+        // Half of it is noise.
+        let mut bytes = [0; PAGE_SIZE];
+        let mut noise = u64::from(at) + 1;
+        for word in &mut bytes.as_chunks_mut::<8>().0[..256] {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            *word = noise.to_le_bytes();
+        }
+        memory.write_page(at, &bytes);
+    }
+    let options = Options::default().with_store_bytes(64 << 20);
+    let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+    let all = PageRun::new(Gfn::new(0), MANY);
+    assert_eq!(region.compress(all), MANY);
+    let full = region.stats().store_bytes;
+    assert!(full > 6 << 20, "{full}");
+    region.release(all, Release::Balloon);
+    let left = region.stats().store_bytes;
+    assert!(left < 3 << 20, "{left} of {full} left");
 }
 
 #[test]

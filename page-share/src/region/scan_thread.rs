@@ -145,6 +145,24 @@ fn scan(region: &Region, shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{AnonymousMemory, Gfn, Options};
+
+    #[test]
+    fn a_thread_scans_pass_after_pass() {
+        let memory = AnonymousMemory::new(64).unwrap();
+        let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+        let region = Arc::new(region);
+        let pace = Pace {
+            cpu_share: 1.0,
+            pages_per_second: 1_000_000,
+        };
+        let _scanning = ScanThread::start(Arc::clone(&region), pace).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while region.stats().passes < 3 {
+            assert!(Instant::now() < until, "{:?}", region.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 
     #[test]
     fn the_stricter_limit_decides_how_long_to_rest() {

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod dying;
+mod filling;
 mod in_hand;
 mod merging;
 mod runs;

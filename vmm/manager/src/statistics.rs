@@ -180,4 +180,12 @@ mod tests {
         times.note(u64::MAX);
         assert_eq!(times.spread().max, u64::from(u32::MAX));
     }
+
+    #[test]
+    fn half_of_the_times_are_below_the_median_and_one_in_a_hundred_is_above_the_highest_percentile() {
+        let mut times = Times::new(1000);
+        (0..1000).for_each(|time| times.note(time));
+        let spread = times.spread();
+        assert_eq!((spread.p50, spread.p99, spread.max), (500, 990, 999));
+    }
 }

@@ -71,3 +71,36 @@ impl Sampler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use page_share::{AnonymousMemory, Gfn, Options};
+
+    use super::*;
+
+    #[test]
+    fn a_period_lasts_until_its_time_is_over_or_nothing_is_to_be_sampled() {
+        let memory = AnonymousMemory::new(64).unwrap();
+        (0..64).for_each(|at| memory.write_page(at, &[at as u8 + 1; page_share::PAGE_SIZE]));
+        let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+        let mut sampler = Sampler::default();
+        let hour = Duration::from_secs(3600);
+        for _ in 0..2 {
+            sampler.tick(&region, 8, hour);
+            assert_eq!(
+                (sampler.activity(0).periods, sampler.activity(0).running.1),
+                (0, 8)
+            );
+        }
+        sampler.tick(&region, 8, Duration::ZERO);
+        assert_eq!(
+            (sampler.activity(0).periods, sampler.activity(0).running.1),
+            (1, 8)
+        );
+        sampler.tick(&region, 0, hour);
+        let ended = sampler.activity(0);
+        assert_eq!((ended.periods, ended.last.1, ended.running), (2, 8, (0, 0)));
+        sampler.tick(&region, 0, hour);
+        assert_eq!(sampler.activity(0).periods, 2, "none was under way");
+    }
+}

@@ -89,7 +89,7 @@ fn runs(bits: &Bits) -> Vec<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use page_share::{AnonymousMemory, Options};
+    use page_share::{AnonymousMemory, Blocks, Options};
 
     use super::*;
 
@@ -117,5 +117,20 @@ mod tests {
         assert_eq!(blocks.take_fullest(), Some((9, [3; 8])));
         assert_eq!(blocks.told(), 6);
         region.scan_pass();
+    }
+
+    #[test]
+    fn a_block_that_was_told_of_is_split_before_any_other() {
+        for told in 0..4 {
+            let memory = AnonymousMemory::new(4 * BLOCK).unwrap();
+            let options = Options::default().with_blocks(Blocks::Huge);
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
+            let blocks = SharedReadBlocks::default();
+            blocks.add(&region, PageRun::new(Gfn::new(told * BLOCK + 9), 3));
+            blocks.split(&region, 1);
+            let huge = |block: &u32| region.state(Gfn::new(block * BLOCK)) == State::Huge;
+            let left: Vec<u32> = (0..4).filter(huge).collect();
+            assert_eq!(left, Vec::from_iter((0..4).filter(|block| *block != told)));
+        }
     }
 }

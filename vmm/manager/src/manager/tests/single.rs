@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use allocator::{GuestId, Pages, Shares};
 
+use crate::kept::{Kept, KeptSettings};
 use crate::manager::{Change, Effect, Event, Heard, Manager};
 use crate::policy::Settings;
-use crate::registry::{Applicant, ProcessId};
+use crate::registry::{Applicant, Fate, ProcessId};
 use crate::survey::Measured;
 use levy_protocol::link::{FromManager, Hello, LimitStatus, Report, SwapRoom};
 use levy_protocol::process_memory::{Counted, Held};
@@ -307,4 +308,20 @@ fn a_guest_that_stands_above_its_limit_is_named_once_with_the_reason() {
         "{lines:?}"
     );
     assert!(lines[1].contains("gives up no more"), "{lines:?}");
+}
+
+#[test]
+fn a_manager_that_takes_over_says_how_many_guests_it_took_back() {
+    let now = Instant::now();
+    let mut before = manager(now);
+    for guest in [("a", 1), ("b", 2)] {
+        introduce(&mut before, now, guest);
+    }
+    let (groups, guests) = before.registry().kept();
+    let fates = guests.iter().map(|guest| (guest.process(), Fate::Lives));
+    let fates = fates.collect();
+    let kept = Kept::new(KeptSettings::default(), groups, guests);
+    let effects = manager(now).handle(now, Event::TookOver(kept, fates));
+    let said = |effect: &Effect| matches!(effect, Effect::Log(_, line) if line.starts_with("2 guests of the manager"));
+    assert!(effects.iter().any(said), "{effects:?}");
 }
