@@ -139,3 +139,26 @@ impl Processes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_dead_process_runs_no_guest() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let started = GuestProcess::of_child(pid).unwrap().started().unwrap();
+        let mut processes = Processes::default();
+        let process = ProcessId { pid, started };
+        assert!(matches!(processes.look(&[process])[&process], Fate::Lives));
+        processes.watch(GuestId::new(1), process);
+        assert!(processes.runs_guest(pid) && !processes.runs_guest(pid + 1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!processes.runs_guest(pid));
+        assert_eq!(processes.dead(), [GuestId::new(1)]);
+    }
+}

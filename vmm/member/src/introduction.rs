@@ -208,6 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_told_with_what_to_do() {
+        let sockets = Sockets::in_dir(Path::new(&"run/".repeat(30)));
+        let met = introduce(&sockets, &hello()).map(drop).unwrap_err();
+        assert!(
+            matches!(&met, ConnectError::Absent { source, .. }
+            if source.to_string().ends_with("use a shorter directory")),
+            "{met:?}"
+        );
+    }
+
+    #[test]
     fn a_refusal_for_another_reason_is_final() {
         let (met, said) = answered(&["{\"type\":\"refused\",\"reason\":\"no room\"}"]);
         assert!(met.unwrap_err().contains("no room"));

@@ -63,23 +63,6 @@ fn a_handler_that_dies_takes_the_process_with_it() {
 }
 
 #[test]
-fn a_page_that_has_no_place_any_more_is_not_waited_for() {
-    let status = in_child("a_page_that_has_no_place_any_more_is_not_waited_for", || {
-        let (_memory, region) = small_region(Options::default());
-        let run = PageRun::new(Gfn::new(0), 1);
-        // SAFETY: a page of the guest that nothing reads.
-        unsafe { libc::munmap(region.guest.span(run).start() as *mut libc::c_void, PAGE_SIZE) };
-        region.guest.zero_all(run);
-        println!("it was filled");
-        std::process::exit(0);
-    });
-    assert!(
-        status.is_none_or(|status| status.signal() == Some(libc::SIGABRT)),
-        "{status:?}"
-    );
-}
-
-#[test]
 fn a_page_that_is_there_already_is_never_overwritten() {
     let status = in_child("a_page_that_is_there_already_is_never_overwritten", || {
         let (_memory, region) = small_region(Options {

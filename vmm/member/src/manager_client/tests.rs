@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use page_share::Region;
+use page_share::{Gfn, PageRun, Region};
 
 use super::*;
 use crate::Threads;
@@ -28,7 +28,7 @@ impl Duties for SlowBalloon {
         while !gone() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
         }
-        self.gone.set(gone()).unwrap();
+        let _ = self.gone.set(gone());
     }
 
     fn is_paused(&self) -> bool {
@@ -40,17 +40,11 @@ impl Duties for SlowBalloon {
     fn pause(&mut self, _: bool) {}
 }
 
-#[test]
-fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
-    let guest = TestGuest::full(4);
-    let gone = Arc::new(OnceLock::new());
-    let region = Arc::clone(guest.region());
-    let mut session = Session {
-        limits: LimitThread::start(&region, 0, Threads::default()).unwrap(),
-        duties: Box::new(SlowBalloon {
-            region,
-            gone: Arc::clone(&gone),
-        }),
+/// A session of `guest` that never met its manager.
+fn session(guest: TestGuest, duties: Box<dyn Duties>) -> Session {
+    Session {
+        limits: LimitThread::start(guest.region(), 0, Threads::default()).unwrap(),
+        duties,
         managed: guest.managed,
         orders: Orders::default(),
         sampler: Sampler::default(),
@@ -58,11 +52,51 @@ fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
         written: (Instant::now(), 0),
         hello: Hello::new("g1", 4 << 20),
         leaving: Arc::default(),
-    };
+    }
+}
+
+#[test]
+fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
+    let guest = TestGuest::full(4);
+    let gone = Arc::new(OnceLock::new());
+    let region = Arc::clone(guest.region());
+    let mut session = session(
+        guest,
+        Box::new(SlowBalloon {
+            region,
+            gone: Arc::clone(&gone),
+        }),
+    );
     // This process holds more, so that pages are taken away.
     session.follow(Orders {
         limit_bytes: Some(1 << 20),
         ..Orders::default()
     });
     assert_eq!(gone.get(), Some(&true), "the limit waited for the balloon");
+}
+
+#[test]
+fn only_orders_to_reclaim_are_answered_with_a_report_at_once() {
+    let guest = TestGuest::full(4);
+    let gone = Arc::new(OnceLock::new());
+    let region = Arc::clone(guest.region());
+    assert!(
+        region.compress(PageRun::new(Gfn::new(0), 1)) > 0,
+        "the balloon need not wait"
+    );
+    let mut session = session(guest, Box::new(SlowBalloon { region, gone }));
+    for (compress_pages, swap_pages, at_once) in [(0, 0, false), (1, 0, true), (0, 1, true)] {
+        let later = Instant::now() + Duration::from_secs(3600);
+        session.report_due = later;
+        session.follow(Orders {
+            compress_pages,
+            swap_pages,
+            ..Orders::default()
+        });
+        assert_eq!(
+            session.report_due < later,
+            at_once,
+            "{compress_pages} {swap_pages}"
+        );
+    }
 }

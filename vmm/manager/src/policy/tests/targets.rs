@@ -50,6 +50,34 @@ fn without_tax_both_hold_the_same() {
 }
 
 #[test]
+fn new_settings_are_planned_with_at_once() {
+    let guest = |active| ModelGuest {
+        active: Pages::from_mib(active),
+        dead_balloon: false,
+    };
+    let mut host = ModelHost::new(figure_7(), vec![guest(0), guest(256)]);
+    let settings = Settings {
+        rebalance: Duration::from_secs(3600),
+        ..*host.policy.settings()
+    };
+    host.policy.set(settings);
+    host.run(180);
+    let targets = |host: &ModelHost| -> Vec<Pages> {
+        let targets = host.policy.plan().targets().iter();
+        targets.map(|target| target.pages).collect()
+    };
+    let taxed = targets(&host);
+    host.run(1);
+    assert_eq!(targets(&host), taxed, "no plan is due");
+    host.policy.set(Settings {
+        tax: Tax::NONE,
+        ..settings
+    });
+    host.run(1);
+    assert_ne!(targets(&host), taxed);
+}
+
+#[test]
 fn plenty_asks_nothing_of_anybody() {
     let guest = || ModelGuest {
         active: Pages::ZERO,
