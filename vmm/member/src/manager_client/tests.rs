@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use page_share::{Gfn, PageRun, Region};
+use page_share::Region;
 
 use super::*;
 use crate::Threads;
@@ -28,9 +28,22 @@ impl Duties for SlowBalloon {
         while !gone() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.gone.set(gone());
+        self.gone.set(gone()).unwrap();
     }
 
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    fn stop(&mut self) {}
+
+    fn pause(&mut self, _: bool) {}
+}
+
+/// A VMM without a balloon.
+struct Idle;
+
+impl Duties for Idle {
     fn is_paused(&self) -> bool {
         false
     }
@@ -78,13 +91,7 @@ fn a_new_limit_holds_before_anything_else_of_the_orders_is_done() {
 #[test]
 fn only_orders_to_reclaim_are_answered_with_a_report_at_once() {
     let guest = TestGuest::full(4);
-    let gone = Arc::new(OnceLock::new());
-    let region = Arc::clone(guest.region());
-    assert!(
-        region.compress(PageRun::new(Gfn::new(0), 1)) > 0,
-        "the balloon need not wait"
-    );
-    let mut session = session(guest, Box::new(SlowBalloon { region, gone }));
+    let mut session = session(guest, Box::new(Idle));
     for (compress_pages, swap_pages, at_once) in [(0, 0, false), (1, 0, true), (0, 1, true)] {
         let later = Instant::now() + Duration::from_secs(3600);
         session.report_due = later;
