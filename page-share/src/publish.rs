@@ -273,17 +273,18 @@ mod tests {
         let mut domain = Domain::new(100).unwrap();
         let guest = domain.attach(10).unwrap().attachment();
         let page = [7; crate::page::PAGE_SIZE];
-        let named = [Report {
-            gfn: Gfn::new(1),
-            sketch: domain.hasher.sketch(&page),
-        }];
+        let sketch = domain.hasher.sketch(&page);
+        let named = [1, 2].map(|gfn| Report {
+            gfn: Gfn::new(gfn),
+            sketch,
+        });
         let mut results = Vec::new();
         domain.report(guest, &named, &mut Vec::new()).unwrap();
-        domain.publish(guest, &named, &[page], &mut results).unwrap();
+        domain.publish(guest, &named[1..], &[page], &mut results).unwrap();
         let slot = Slot::new(0);
         assert_eq!(results, [Publication::Granted(slot)]);
         domain.pool.fail_writes();
-        domain.release(guest, domain.generation, &[slot]).unwrap();
+        domain.release(guest, domain.generation, &[slot, slot]).unwrap();
         let counters = domain.counters();
         assert_eq!((counters.punched, counters.punch_failures), (0, 1));
         assert_eq!(domain.sizes().pool_pages, 0);

@@ -60,8 +60,9 @@ fn new_settings_are_planned_with_at_once() {
         rebalance: Duration::from_secs(3600),
         ..*host.policy.settings()
     };
-    host.policy.set(settings);
     host.run(180);
+    host.policy.set(settings);
+    host.run(1);
     let targets = |host: &ModelHost| -> Vec<Pages> {
         let targets = host.policy.plan().targets().iter();
         targets.map(|target| target.pages).collect()
