@@ -182,6 +182,13 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_due_again_after_a_minute() {
+        let (mut line, now) = (AtMostEveryMinute::default(), Instant::now());
+        let due = [0, 1, 59, 60, 61, 119, 120].map(|second| line.is_due(now + Duration::from_secs(second)));
+        assert_eq!(due, [true, false, false, true, false, false, true]);
+    }
+
+    #[test]
     fn half_of_the_times_are_below_the_median_and_one_in_a_hundred_is_above_the_highest_percentile() {
         let mut times = Times::new(1000);
         (0..1000).for_each(|time| times.note(time));
