@@ -182,6 +182,8 @@ mod tests {
         let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let process = admit(&host, &ours);
+        // What its thread serves: that the rest is dropped ends nothing.
+        let _served = ours.try_clone().unwrap();
         let (guest, _, _) = host.take_pages(ours, &process).unwrap();
         // Another connection of its process breaks the protocol.
         host.handle(Event::PagesEnded {
