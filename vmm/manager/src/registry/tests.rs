@@ -203,3 +203,20 @@ fn nothing_is_handed_out_beyond_promises_until_survivors_are_heard_or_two_second
         assert!(given(&mut registry, 100) > 100 * MIB);
     }
 }
+
+#[test]
+fn a_guest_whose_minimum_is_all_of_its_memory_is_taken_back_into_a_group_without_one() {
+    let mut registry = registry();
+    let mut kept = kept("a", 1);
+    kept.guests[0].min = kept.guests[0].size;
+    registry.take_over(&kept);
+    let found = fates(&registry, || Fate::Lives);
+    registry.take_back(Instant::now(), found);
+    registry.welcome_back();
+    assert!(registry.find("a").is_some());
+    let remarks = registry.take_remarks();
+    assert!(
+        remarks.iter().all(|(level, _)| *level != Level::Warn),
+        "{remarks:?}"
+    );
+}
