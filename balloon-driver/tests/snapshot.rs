@@ -333,3 +333,12 @@ fn a_state_that_was_written_and_read_is_the_same() {
         assert!(serde_json::from_str::<Run>(empty).is_err(), "{empty}");
     }
 }
+
+#[test]
+fn a_target_of_all_frames_is_restored() {
+    let mut world = World::new();
+    world.device.set_target(u64::MAX).unwrap();
+    let all = world.device.target();
+    world.stay();
+    assert_eq!(world.device.target(), all);
+}
