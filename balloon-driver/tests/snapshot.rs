@@ -339,6 +339,6 @@ fn a_target_of_all_frames_is_restored() {
     let mut world = World::new();
     world.device.set_target(u64::MAX).unwrap();
     let all = world.device.target();
-    world.stay();
+    world.move_elsewhere();
     assert_eq!(world.device.target(), all);
 }
