@@ -8,10 +8,10 @@ use crate::cache::{Cache, Key, Kind};
 use crate::debian::Archive;
 use crate::initramfs::{self, Parts};
 use crate::kernel::{Flavour, Kernel};
-use crate::{Error, Result};
+use crate::{Error, Result, vmlinux};
 
 /// Raised when the recipe changes in a way that its inputs do not show.
-const RECIPE: &str = "boot 2";
+const RECIPE: &str = "boot 3";
 
 /// A kernel and its initramfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,14 +35,13 @@ impl Boot {
         let dir = cache.entry(
             Kind {
                 name: &kind,
-                needs_mib: 64,
+                needs_mib: 128,
             },
             &key,
             |aside| {
                 cache.say(&format!("building the initramfs for {}", kernel.release()));
                 initramfs::write(&cpio, &aside.join("initramfs"))?;
-                let image = kernel.image();
-                fs::copy(&image, aside.join("bzImage")).map_err(Error::file("copy", &image))?;
+                write_kernel(cache, &kernel, aside)?;
                 let release = aside.join("release");
                 fs::write(&release, kernel.release()).map_err(Error::file("write", &release))?;
                 let agent = aside.join("agent");
@@ -68,6 +67,13 @@ impl Boot {
         self.dir.join("bzImage")
     }
 
+    /// The kernel unpacked, an ELF file, which boots sooner; `None` where an older version built the entry, or where
+    /// this version cannot unpack the bzImage.
+    pub fn vmlinux(&self) -> Option<PathBuf> {
+        let path = self.dir.join("vmlinux");
+        path.is_file().then_some(path)
+    }
+
     /// The initramfs, an uncompressed cpio archive.
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join("initramfs")
@@ -86,6 +92,27 @@ impl Boot {
     /// The cache entry.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// The bzImage and, beside it, what is packed in it.
+fn write_kernel(cache: &Cache, kernel: &Kernel, aside: &Path) -> Result<()> {
+    let image = kernel.image();
+    let bzimage = fs::read(&image).map_err(Error::file("read", &image))?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = aside.join(name);
+        fs::write(&path, bytes).map_err(Error::file("write", &path))
+    };
+    write("bzImage", &bzimage)?;
+    match vmlinux::unpack(&bzimage) {
+        Ok(vmlinux) => write("vmlinux", &vmlinux),
+        Err(reason) => {
+            let release = kernel.release();
+            cache.say(&format!(
+                "guests will unpack kernel {release} themselves: {reason}"
+            ));
+            Ok(())
+        }
     }
 }
 

@@ -76,6 +76,7 @@ fn table(boot: &Boot, disk: Option<PathBuf>, json: bool) -> String {
         ("kernel", show(&boot.kernel())),
         ("initramfs", show(&boot.initramfs())),
     ];
+    rows.extend(boot.vmlinux().map(|vmlinux| ("vmlinux", show(&vmlinux))));
     rows.extend(disk.map(|disk| ("disk", show(&disk))));
     if json {
         let object: serde_json::Map<_, _> = rows

@@ -47,6 +47,7 @@ mod kernel;
 mod modules;
 mod privilege;
 mod tool;
+mod vmlinux;
 
 pub use agent::AGENT;
 pub use boot::Boot;

@@ -89,6 +89,11 @@ fn a_boot_pair_is_built_once_and_always_the_same(archive: &Archive) {
     let build = || Boot::build(archive, Flavour::Cloud612).unwrap();
     let boot = build();
     let written = || fs::metadata(boot.initramfs()).unwrap().modified().unwrap();
+    let vmlinux = || fs::read(boot.vmlinux().expect("the kernel was unpacked")).unwrap();
+    let unpacked = vmlinux();
+    // An executable for x86-64, as `levy vmm` takes it.
+    assert_eq!(&unpacked[..6], b"\x7FELF\x02\x01");
+    assert_eq!(unpacked[16..20], [2, 0, 62, 0]);
     let (first, when) = (fs::read(boot.initramfs()).unwrap(), written());
     assert_eq!(build(), boot);
     assert_eq!(written(), when, "built again");
@@ -100,6 +105,7 @@ fn a_boot_pair_is_built_once_and_always_the_same(archive: &Archive) {
     fs::remove_dir_all(boot.dir()).unwrap();
     assert_eq!(build(), boot);
     assert!(fs::read(boot.initramfs()).unwrap() == first, "two builds differ");
+    assert!(vmlinux() == unpacked, "two builds differ");
     let holds = |needle: &[u8]| first.windows(needle.len()).any(|window| window == needle);
     assert!(holds(&AGENT[..4096]) && holds(b"-virtio_balloon.ko\0") && holds(b"-virtio_mmio.ko\0"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use self::sharing::{HintsArgs, SharingArgs, VersusKsmArgs};
 use super::run;
-use super::setup::{self, SetupError};
+use super::setup::{self, ImageArgs, SetupError};
 use crate::out::{self, NotShown};
 use levy_bench::{self, FigureError, Interrupt, Outcome, Params, PartialResults, ReportError, TestbedError};
 use levy_launcher::GuestArgs;
@@ -92,9 +92,8 @@ struct CommonArgs {
     /// Fewer guests and repeats
     #[arg(long)]
     quick: bool,
-    /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
-    #[arg(long)]
-    no_disk: bool,
+    #[command(flatten)]
+    images: ImageArgs,
     /// Treat a guest as hung if its agent is not ready within TIME (60s, 2m)
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = config::duration)]
     deadline: Duration,
@@ -178,7 +177,7 @@ impl CommonArgs {
         setup::machine()?;
         let interrupt = Interrupt::watch(signals).map_err(BenchError::Watch)?;
         let backing = setup::backing(&self.guest.swap)?;
-        setup::default_images(&mut self.guest, self.no_disk)?;
+        setup::default_images(&mut self.guest, self.images)?;
         Ok(Params {
             guest: self.guest,
             quick: self.quick,

@@ -18,6 +18,7 @@ use toml::{Spanned, Value};
 
 use self::source::{Source, plain};
 use super::host::{self, PolicyArgs};
+use super::setup::{ImageArgs, Kaslr};
 use levy_launcher::{GuestArgs, OnReboot};
 use levy_machine::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
 use levy_protocol::link::{GroupLimits, check_name};
@@ -71,8 +72,8 @@ pub(super) struct FleetFile {
 pub(super) struct FleetGuest {
     pub(super) name: String,
     pub(super) args: GuestArgs,
-    /// Without the Debian disk that guests without kernel and disks otherwise share.
-    pub(super) no_disk: bool,
+    /// What it boots where it has no kernel of its own.
+    pub(super) images: ImageArgs,
     pub(super) workload: Option<Workload>,
     pub(super) on_reboot: OnReboot,
 }
@@ -126,6 +127,7 @@ struct WrittenGuest {
     disks: Vec<Spanned<String>>,
     #[serde(default)]
     no_disk: bool,
+    kaslr: Option<Spanned<bool>>,
     balloon: Option<Spanned<String>>,
     group: Option<Spanned<String>>,
     domain: Option<Spanned<String>>,
@@ -291,7 +293,7 @@ impl Entry<'_> {
         let guest = FleetGuest {
             name: self.name.to_owned(),
             args: self.args(folder, swap)?,
-            no_disk: self.guest.no_disk,
+            images: self.images()?,
             workload: self.workload()?,
             on_reboot: self.on_reboot()?,
         };
@@ -396,6 +398,21 @@ impl Entry<'_> {
                 OptionError::Value { value, what, .. } => self.wrong(at, key, format!("{value}: {what}")),
                 other => self.wrong(at, key, other),
             }
+        })
+    }
+
+    fn images(&self) -> Result<ImageArgs, FleetFileError> {
+        let kaslr = match (&self.guest.kaslr, &self.guest.kernel) {
+            (Some(kaslr), Some(_)) => {
+                let what = "only the Debian kernel has the choice; leave kernel or kaslr out";
+                return Err(self.wrong(kaslr.span().start, "kaslr", what));
+            }
+            (Some(kaslr), None) if *kaslr.get_ref() => Kaslr::On,
+            (_, _) => Kaslr::Off,
+        };
+        Ok(ImageArgs {
+            no_disk: self.guest.no_disk,
+            kaslr,
         })
     }
 

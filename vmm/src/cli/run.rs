@@ -9,7 +9,7 @@ use levy_agent::Workload;
 
 use super::fleet_file::FleetFileError;
 use super::host::PolicyArgs;
-use super::setup::{self, SetupError};
+use super::setup::{self, ImageArgs, SetupError};
 use levy_launcher::{
     Fleet, FleetError, GuestArgs, Manager, OnReboot, Plan, PlannedGuest, Screen, ScreenStyle, keep_layers,
 };
@@ -51,9 +51,8 @@ pub struct RunArgs {
     /// Name of the guests; a number follows when there are several
     #[arg(long, default_value = "guest", value_parser = config::guest_name)]
     name: String,
-    /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
-    #[arg(long)]
-    no_disk: bool,
+    #[command(flatten)]
+    images: ImageArgs,
     /// What the guests run: NAME[,key=value]... Repeatable; the guests take them in turn
     #[arg(long = "workload", value_name = "NAME[,key=value]", value_parser = workload)]
     workloads: Vec<Workload>,
@@ -144,7 +143,7 @@ impl RunArgs {
 
     fn plan(mut self) -> Result<Plan, RunError> {
         let manager = manager(self.manager.as_deref(), &self.policy, &self.guest.swap)?;
-        setup::default_images(&mut self.guest, self.no_disk)?;
+        setup::default_images(&mut self.guest, self.images)?;
         let planned = |n: u16| {
             let mut guest = self.guest.clone();
             let layers = kept_layers(&mut guest, self.on_reboot)?;

@@ -1,6 +1,7 @@
 //! What has to be there before guests run, for every command that starts some.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 use allocator::Pages;
@@ -10,6 +11,26 @@ use crate::doctor::Machine;
 use levy_launcher::GuestArgs;
 use levy_machine::config::{DiskConfig, DiskMode};
 use levy_machine::process::{self, Signals};
+
+/// What guests without a kernel of their own boot.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct ImageArgs {
+    /// Do not attach the Debian disk that guests without --kernel and --disk otherwise share
+    #[arg(long)]
+    pub(super) no_disk: bool,
+    /// Whether the Debian kernel places itself at random addresses. With off it boots sooner, and guests have more equal
+    /// pages; with on, an attacker in the guest finds its kernel less easily
+    #[arg(long, value_enum, default_value_t, conflicts_with = "kernel")]
+    pub(super) kaslr: Kaslr,
+}
+
+/// Whether a kernel places itself at random addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kaslr {
+    On,
+    #[default]
+    Off,
+}
 
 /// What is missing, or cannot be given twice.
 #[derive(Debug, thiserror::Error)]
@@ -66,16 +87,16 @@ pub(super) fn several(guest: &GuestArgs) -> Result<(), SetupError> {
 
 /// For a guest without a kernel: kernel, initramfs and, unless it has disks or wants none, the Debian disk, from the
 /// cache, or built with progress on standard error.
-pub(super) fn default_images(guest: &mut GuestArgs, no_disk: bool) -> Result<(), SetupError> {
-    fill_in(guest, no_disk).map_err(SetupError::Images)
+pub(super) fn default_images(guest: &mut GuestArgs, images: ImageArgs) -> Result<(), SetupError> {
+    fill_in(guest, images).map_err(SetupError::Images)
 }
 
-fn fill_in(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
+fn fill_in(guest: &mut GuestArgs, asked: ImageArgs) -> guest_images::Result<()> {
     if guest.kernel.is_some() {
         return Ok(());
     }
     let cache = Cache::of_user()?.on_progress(|step| process::say(step));
-    let boot = if no_disk || !guest.disk.is_empty() {
+    let boot = if asked.no_disk || !guest.disk.is_empty() {
         default_boot(&cache)?
     } else {
         let images = Images::ready(&cache, Flavour::default())?;
@@ -88,9 +109,29 @@ fn fill_in(guest: &mut GuestArgs, no_disk: bool) -> guest_images::Result<()> {
         guest.cmdline = format!("root=/dev/vda {}", guest.cmdline).trim_end().to_owned();
         images.boot
     };
-    guest.kernel = Some(boot.kernel());
+    boot_kernel(guest, &boot, asked.kaslr);
     guest.initrd.get_or_insert_with(|| boot.initramfs());
     Ok(())
+}
+
+/// The vmlinux, which is where it was linked; or the bzImage, which places itself at random unless it is told not to.
+fn boot_kernel(guest: &mut GuestArgs, boot: &Boot, kaslr: Kaslr) {
+    let vmlinux = match kaslr {
+        Kaslr::On => None,
+        Kaslr::Off => boot.vmlinux(),
+    };
+    if vmlinux.is_none() && kaslr == Kaslr::Off {
+        // Once for all guests of a fleet.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            process::say(format_args!(
+                "{} is not unpacked and boots more slowly; `levy images` builds it anew",
+                boot.kernel().display()
+            ));
+        });
+        guest.cmdline = format!("nokaslr {}", guest.cmdline).trim_end().to_owned();
+    }
+    guest.kernel = Some(vmlinux.unwrap_or_else(|| boot.kernel()));
 }
 
 fn default_boot(cache: &Cache) -> guest_images::Result<Boot> {
@@ -104,17 +145,59 @@ fn default_boot(cache: &Cache) -> guest_images::Result<Boot> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        guest: GuestArgs,
+        #[command(flatten)]
+        images: ImageArgs,
+    }
+
+    fn line(options: &[&str]) -> Result<Line, clap::Error> {
+        let words = ["levy", "--memory", "size=64M"].iter().chain(options);
+        <Line as clap::Parser>::try_parse_from(words)
+    }
+
+    /// Kernel and command line of a guest with these options, where these files were built.
+    fn booted(built: &[&str], options: &[&str]) -> (String, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join(format!("boot-{}", Flavour::default().name()));
+        std::fs::create_dir_all(home.join("key")).unwrap();
+        std::os::unix::fs::symlink("key", home.join("latest")).unwrap();
+        for file in built.iter().chain(&["release"]) {
+            std::fs::write(home.join("key").join(file), "").unwrap();
+        }
+        let boot = Boot::latest(&Cache::at(dir.path()).unwrap(), Flavour::default()).unwrap();
+        let Line { mut guest, images } = line(options).unwrap();
+        boot_kernel(&mut guest, &boot, images.kaslr);
+        let kernel = guest.kernel.unwrap();
+        (
+            kernel.file_name().unwrap().to_str().unwrap().to_owned(),
+            guest.cmdline,
+        )
+    }
+
+    #[test]
+    fn guests_boot_the_unpacked_kernel_unless_it_is_to_be_at_random_addresses() {
+        let (both, old) = (["bzImage", "vmlinux"], ["bzImage"]);
+        for (built, options, kernel, cmdline) in [
+            (&both[..], &["--cmdline", "ro"][..], "vmlinux", "ro"),
+            (&both, &["--kaslr", "off"], "vmlinux", ""),
+            (&both, &["--kaslr", "on"], "bzImage", ""),
+            (&old, &[], "bzImage", "nokaslr"),
+            (&old, &["--cmdline", "ro"], "bzImage", "nokaslr ro"),
+            (&old, &["--kaslr", "on"], "bzImage", ""),
+        ] {
+            let expected = (kernel.to_owned(), cmdline.to_owned());
+            assert_eq!(booted(built, options), expected, "{built:?} {options:?}");
+        }
+        let refused = line(&["--kernel", "bzImage", "--kaslr", "on"]).unwrap_err();
+        assert!(refused.to_string().contains("cannot be used with"), "{refused}");
+    }
+
     #[test]
     fn what_several_guests_cannot_have_is_named() {
-        let guest = |options: &[&str]| {
-            #[derive(clap::Parser)]
-            struct Line {
-                #[command(flatten)]
-                guest: GuestArgs,
-            }
-            let words = ["levy", "--memory", "size=64M"].iter().chain(options);
-            <Line as clap::Parser>::parse_from(words).guest
-        };
+        let guest = |options: &[&str]| line(options).unwrap().guest;
         assert!(several(&guest(&["--disk", "path=root.img,overlay=on"])).is_ok());
         assert!(several(&guest(&["--disk", "path=root.img,readonly=on"])).is_ok());
         let disk = several(&guest(&["--disk", "path=root.img"])).unwrap_err();

@@ -23,7 +23,7 @@ A fleet file, every key but size optional:
   rebalance = \"15s\"
   [guest.web]                 # web-1 to web-4
   count = 4
-  size = \"256M\"               # also: min, shares, cpus, kernel, initrd, cmdline, disks, no_disk, balloon
+  size = \"256M\"               # also: min, shares, cpus, kernel, initrd, cmdline, disks, no_disk, kaslr, balloon
   min = \"64M\"
   shares = \"high\"
   workload = \"nginx\"
@@ -86,7 +86,7 @@ impl UpArgs {
         let manager = run::manager(self.manager.as_deref(), &fleet.policy, swap)?;
         let (deadline, patience, keep) = (fleet.deadline, fleet.patience, fleet.keep);
         let planned = |mut guest: FleetGuest| {
-            setup::default_images(&mut guest.args, guest.no_disk)?;
+            setup::default_images(&mut guest.args, guest.images)?;
             let layers = run::kept_layers(&mut guest.args, guest.on_reboot)?;
             Ok(PlannedGuest {
                 on_reboot: guest.on_reboot,

@@ -37,7 +37,7 @@ impl VersusKsmArgs {
     fn bench(&self) -> VersusKsm {
         VersusKsm {
             guests: self.guests.unwrap_or(if self.params.quick { 2 } else { 4 }),
-            work: work(&self.work, self.params.no_disk),
+            work: work(&self.work, self.params.images.no_disk),
             scan_cpu: self.scan_cpu,
             ksm_pages: self.ksm_pages,
             longest: self.longest,
@@ -121,7 +121,7 @@ impl SharingArgs {
             counts,
             quiet: self.quiet,
             scan_cpu: self.scan_cpu,
-            work: work(&self.work, params.no_disk),
+            work: work(&self.work, params.images.no_disk),
         }
     }
 }

@@ -27,6 +27,8 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
         shares = "high"
         cpus = 2
         domain = "front"
+        no_disk = true
+        kaslr = true
         workload = "churn,mib=64,seconds=10"
         [guest.db]
         size = 268435456
@@ -58,6 +60,8 @@ fn a_fleet_becomes_guests_with_everything_that_was_written() {
     );
     assert_eq!(db.args.group, None);
     assert_eq!((web.on_reboot, db.on_reboot), (OnReboot::Restart, OnReboot::Exit));
+    assert_eq!((web.images.kaslr, db.images.kaslr), (Kaslr::On, Kaslr::Off));
+    assert_eq!((web.images.no_disk, db.images.no_disk), (true, false));
     assert!(web.workload.is_some() && db.workload.is_none());
     assert_eq!(db.args.memory, "size=256M".parse().unwrap());
     assert_eq!(
@@ -111,6 +115,12 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         3,
         "guest.a.on_reboot",
         "restart or exit",
+    ),
+    (
+        "[guest.a]\nsize = \"1M\"\nkernel = \"k\"\nkaslr = true",
+        4,
+        "guest.a.kaslr",
+        "only the Debian kernel",
     ),
     ("[guest.a]\nsize = [1]", 2, "guest.a.size", "text or a number"),
     (
