@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use levy_launcher::{OneGuest, SessionFiles};
@@ -24,6 +24,7 @@ const PATIENT: &str =
 pub struct Plan {
     lab: Lab,
     name: String,
+    kernel: PathBuf,
     memory_mib: u64,
     min_mib: Option<u64>,
     cpus: u32,
@@ -37,6 +38,7 @@ pub struct Plan {
 impl Plan {
     pub(crate) fn new(lab: Lab, name: &str) -> Self {
         Self {
+            kernel: lab.boot().kernel(),
             lab,
             name: name.to_owned(),
             memory_mib: 256,
@@ -48,6 +50,12 @@ impl Plan {
             rest: Vec::new(),
             prefix: Vec::new(),
         }
+    }
+
+    /// Its kernel; the lab's bzImage unless said.
+    pub fn kernel(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.kernel);
+        self
     }
 
     /// Its memory; 256 MiB unless said.
@@ -136,7 +144,7 @@ impl Plan {
         command
             .args(["vmm", "--name", &self.name])
             .arg("--kernel")
-            .arg(boot.kernel())
+            .arg(&self.kernel)
             .arg("--initrd")
             .arg(boot.initramfs())
             .args(["--memory", &memory])

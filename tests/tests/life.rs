@@ -15,6 +15,26 @@ fn a_guest_boots_to_ready_and_switches_itself_off() {
 }
 
 #[test]
+fn an_unpacked_kernel_boots_where_it_was_linked() {
+    let Some(lab) = Lab::or_skip() else { return };
+    let Some(vmlinux) = lab.boot().vmlinux() else {
+        println!("skipped: these images have no vmlinux: `levy images` builds them anew");
+        return;
+    };
+    let manager = lab.manager(1024);
+    let alone = lab.guest("alone").kernel(&vmlinux);
+    let managed = lab.guest("managed").kernel(&vmlinux).managed_by(&manager);
+    for mut guest in [alone.start(), managed.start()] {
+        guest.ready();
+        let code = guest.exec(&["grep", "Kernel code", "/proc/iomem"]);
+        assert!(code.trim().starts_with("01000000-"), "{code}");
+        let release = guest.exec(&["cat", "/proc/sys/kernel/osrelease"]);
+        assert_eq!(release.trim(), lab.boot().release());
+        assert_eq!(guest.power_off().status, 0);
+    }
+}
+
+#[test]
 fn two_vcpus_and_memory_above_the_hole_are_there() {
     let Some(lab) = Lab::or_skip() else { return };
     let mut guest = lab.guest("big").cpus(2).memory_mib(3584).start();

@@ -98,6 +98,9 @@ fn guests(binary: &str, rest: &[String]) -> Result<()> {
     let mut argv = vec![program.display().to_string()];
     argv.extend(["--levy".into(), system.levy().display().to_string()]);
     argv.extend(boot_options(&system));
+    if let Some(vmlinux) = system.boot().vmlinux().filter(|_| binary == "boot") {
+        argv.extend(["--vmlinux".into(), vmlinux.display().to_string()]);
+    }
     argv.extend(["--qemu".into(), nested::qemu_words()?]);
     argv.extend(rest.iter().cloned());
     place_and_run(binary, argv, rest)

@@ -1,7 +1,8 @@
 //! How long does a guest take from the start of its VMM to its agent's first line, compared with QEMU's `microvm`?
 //!
 //! Both run the same kernel, initramfs and command line on the same KVM, alternating, so that drift of the machine
-//! meets both. The ratio is that of the medians; its interval comes from resampling the pairs.
+//! meets both. The ratio is that of the medians; its interval comes from resampling the pairs. With --vmlinux, Levy
+//! boots that kernel too, unpacked, once in every pair.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -37,6 +38,9 @@ struct Args {
     /// Kernel, a bzImage
     #[arg(long)]
     kernel: PathBuf,
+    /// The same kernel unpacked, for Levy alone
+    #[arg(long)]
+    vmlinux: Option<PathBuf>,
     /// Initramfs with the agent
     #[arg(long)]
     initrd: PathBuf,
@@ -86,10 +90,10 @@ fn main() -> Result<()> {
     }
     let directory = tempfile::tempdir()?;
     let at = directory.path();
-    let (mut levy, mut microvm) = (Measured::default(), Measured::default());
+    let [mut levy, mut microvm, mut unpacked] = [(); 3].map(|()| Measured::default());
     let mut times = Vec::new();
     for pair in 1..=pairs {
-        let ours = || boot(levy_command(&args, at), &args, at);
+        let ours = || boot(levy_command(&args, &args.kernel, at), &args, at);
         let theirs = || boot(microvm_command(&args, &qemu, at), &args, at);
         // Neither is always the first of its pair.
         let (a, b) = if pair % 2 == 1 {
@@ -104,8 +108,20 @@ fn main() -> Result<()> {
         levy.push(&a);
         microvm.push(&b);
         times.push((a_ms, b_ms));
+        if let Some(vmlinux) = &args.vmlinux {
+            let boot = boot(levy_command(&args, vmlinux, at), &args, at)?;
+            eprintln!(
+                "pair {pair} of {pairs}: levy vmlinux {:.0} ms",
+                boot.first_line_ms
+            );
+            unpacked.push(&boot);
+        }
     }
-    Ok(conclude(&levy, &microvm, &times).write(args.json.as_deref())?)
+    let mut report = conclude(&levy, &microvm, &times);
+    if args.vmlinux.is_some() {
+        conclude_unpacked(&unpacked, &levy, &mut report);
+    }
+    Ok(report.write(args.json.as_deref())?)
 }
 
 /// Prints the table and makes the report.
@@ -136,13 +152,24 @@ fn conclude(levy: &Measured, microvm: &Measured, times: &[(f64, f64)]) -> Report
     report
 }
 
+/// Adds what the unpacked kernel takes, compared with the packed one.
+fn conclude_unpacked(unpacked: &Measured, packed: &Measured, report: &mut Report) {
+    let (ms, packed_ms) = (unpacked.first_line_ms.median(), packed.first_line_ms.median());
+    let (kib, ratio) = (unpacked.private_kib.median().median, ms.median / packed_ms.median);
+    report.set("levy_vmlinux_ms", ms.median);
+    report.set("levy_vmlinux_ms_interval", [ms.low, ms.high]);
+    report.set("vmlinux_ratio", ratio);
+    println!("{:<14} {:>16.0} {kib:>28.0}", "levy, vmlinux", ms.median);
+    println!("ratio of medians of levy, vmlinux to packed: {ratio:.2}");
+}
+
 /// `levy vmm` as it would be started for this guest.
-fn levy_command(args: &Args, directory: &Path) -> Command {
+fn levy_command(args: &Args, kernel: &Path, directory: &Path) -> Command {
     let mut command = Command::new(&args.levy);
     command
         .args(["vmm", "--name", "bench"])
         .arg("--kernel")
-        .arg(&args.kernel)
+        .arg(kernel)
         .arg("--initrd")
         .arg(&args.initrd)
         .args(["--memory", &format!("size={}M", args.memory)])
