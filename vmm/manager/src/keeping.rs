@@ -18,9 +18,14 @@ impl Host {
         if self.is_closing() || !self.owns_run_dir() {
             return false;
         }
-        let snapshot = self.state().manager.snapshot();
+        let mut snapshot = self.state().manager.snapshot();
         keeper.write(&snapshot);
-        *self.last_failure() = keeper.failure();
+        let failure = keeper.failure();
+        if failure.is_some() {
+            // No guest is written down: each that returns has the file written anew.
+            snapshot.guests.clear();
+        }
+        *self.last_failure() = failure;
         self.persisted().put(snapshot);
         true
     }
@@ -217,6 +222,22 @@ mod tests {
         drop(writing);
         assert!(is_welcome(&mut new, PATIENCE));
         assert_eq!(guests_kept(dir.path()), 2);
+        host.close();
+    }
+
+    #[test]
+    fn a_guest_that_returns_has_written_what_could_not_be_written_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let in_the_way = dir.path().join("kept.json.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let mut guest = introduce(dir.path(), "g");
+        assert!(is_welcome(&mut guest, PATIENCE) && host.unkept().is_some());
+        std::fs::remove_dir(&in_the_way).unwrap();
+        drop(guest);
+        let mut again = introduce(dir.path(), "g");
+        assert!(is_welcome(&mut again, PATIENCE));
+        assert_eq!((host.unkept(), guests_kept(dir.path())), (None, 1));
         host.close();
     }
 

@@ -20,6 +20,16 @@ mod unwritable;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// A folder of a test's own; none, saying so, where this machine runs no guest.
+fn folder_where_guests_run() -> Option<tempfile::TempDir> {
+    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        eprintln!("skipped: no usable /dev/kvm on this machine");
+        return None;
+    }
+    Some(tempfile::tempdir().unwrap())
+}
+
 fn balloon_of(mib: u64) -> Request {
     Request::Balloon {
         amount_mib: Some(mib),
@@ -45,16 +55,7 @@ impl Vmm {
 
     /// The same with a kernel that `write` puts into a folder.
     fn start_kernel(write: impl FnOnce(&Path), more: &[&str]) -> Option<Self> {
-        if std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_err()
-        {
-            eprintln!("skipped: no usable /dev/kvm on this machine");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder_where_guests_run()?;
         write(dir.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_levy"));
         command

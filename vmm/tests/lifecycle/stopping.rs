@@ -10,7 +10,7 @@ use levy_protocol::control::Request;
 use rustix::process::Signal;
 
 use crate::threads::Process;
-use crate::{Vmm, kernel};
+use crate::{Vmm, folder_where_guests_run, kernel};
 
 #[test]
 fn a_guest_that_panics_without_end_has_ended_nonetheless() {
@@ -48,16 +48,7 @@ struct Managed {
 
 impl Managed {
     fn start() -> Option<Self> {
-        if std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_err()
-        {
-            eprintln!("skipped: no usable /dev/kvm on this machine");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder_where_guests_run()?;
         kernel::write(dir.path(), kernel::IDLE);
         let run_dir = dir.path().join("levy");
         let mut host = levy(dir.path());
