@@ -281,8 +281,9 @@ fn join(mut stream: UnixStream, pages: u32) -> io::Result<Joined> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut buffer = Vec::new();
     Request::Hello(pages).encode(&mut buffer);
-    stream.write_all(&buffer)?;
-    let (header, fds) = receive_header_and_fds(&stream)?;
+    let written = stream.write_all(&buffer);
+    let answered = written.and_then(|()| receive_header_and_fds(&stream));
+    let (header, fds) = answered.map_err(unanswered)?;
     let Ok([pool, offers_ready]) = <[OwnedFd; 2]>::try_from(fds) else {
         return Err(refused("no pool came with its welcome"));
     };
@@ -316,6 +317,15 @@ fn restate(stream: &mut UnixStream, held: &[Slot], buffer: &mut Vec<u8>) -> io::
     match receive_reply(stream, buffer)? {
         Reply::Done => Ok(()),
         _ => Err(refused("it does not know the references that the guest has")),
+    }
+}
+
+/// A manager that lacks a descriptor or a thread for a guest can only hang up.
+fn unanswered(error: io::Error) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => refused("it closed the connection; its log says why"),
+        _ => error,
     }
 }
 

@@ -165,7 +165,7 @@ impl Fleet {
             )));
         }
         for &(pid, started) in &self.rulers {
-            let group = PathBuf::from(format!("/sys/fs/cgroup/pids/chaos-{pid}"));
+            let group = PathBuf::from(format!("/sys/fs/cgroup/pids/levy-test-{pid}"));
             left.extend(group.exists().then_some(group));
             let process = PathBuf::from(format!("/proc/{pid}"));
             left.extend((start_time(pid) == started && is_ours(&process)).then_some(process));

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use simulated::ThreadLimit;
 
 use crate::memory;
 
@@ -13,8 +14,8 @@ use crate::memory;
 pub(crate) enum Strain {
     /// No further descriptors.
     Descriptors { pid: Pid, before: Rlimit },
-    /// No further threads: a control group, and the one that the process comes from.
-    Threads { pid: Pid, group: PathBuf, home: PathBuf },
+    /// No further threads.
+    Threads { pid: Pid, _limit: ThreadLimit },
     /// No room on the disk: the file that takes it.
     Disk(PathBuf),
 }
@@ -34,22 +35,10 @@ impl Strain {
         Ok(Self::Descriptors { pid, before })
     }
 
-    /// Process `pid` gets no more threads than it has and `spare`: by a control group of its own.
+    /// Process `pid` gets no more threads than it has and `spare`.
     pub(crate) fn threads(pid: Pid, spare: usize) -> io::Result<Self> {
-        let number = pid.as_raw_nonzero().get().unsigned_abs();
-        let (root, home) = pids_groups(&fs::read_to_string(format!("/proc/{number}/cgroup"))?)?;
-        let group = root.join(format!("chaos-{number}"));
-        fs::create_dir(&group)?;
-        // Dropped, it takes the group away, whatever of this went well.
-        let strain = Self::Threads {
-            pid,
-            group: group.clone(),
-            home,
-        };
-        fs::write(group.join("cgroup.procs"), number.to_string())?;
-        let most = memory::threads(number) + spare;
-        fs::write(group.join("pids.max"), most.to_string())?;
-        Ok(strain)
+        let _limit = ThreadLimit::new(pid.as_raw_nonzero().get().unsigned_abs(), spare)?;
+        Ok(Self::Threads { pid, _limit })
     }
 
     /// The process that has too little, where it is one.
@@ -83,38 +72,10 @@ impl Drop for Strain {
             Self::Descriptors { pid, before } => {
                 let _ = prlimit(Some(*pid), Resource::Nofile, *before);
             }
-            Self::Threads { group, home, .. } => {
-                let _ = fs::write(group.join("pids.max"), "max");
-                let processes = fs::read_to_string(group.join("cgroup.procs"));
-                for pid in processes.unwrap_or_default().lines() {
-                    let _ = fs::write(home.join("cgroup.procs"), pid);
-                }
-                let _ = fs::remove_dir(group);
-            }
+            Self::Threads { .. } => {}
             Self::Disk(file) => {
                 let _ = fs::remove_file(file);
             }
         }
-    }
-}
-
-/// Where control groups that limit processes can be made, and the one of the process whose `groups` these are: both
-/// versions.
-fn pids_groups(groups: &str) -> io::Result<(PathBuf, PathBuf)> {
-    let of = |controller: &str| {
-        groups.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            (parts.next()? == controller).then(|| parts.next()?.strip_prefix('/'))?
-        })
-    };
-    let old = Path::new("/sys/fs/cgroup/pids");
-    if let (true, Some(home)) = (old.join("cgroup.procs").exists(), of("pids")) {
-        return Ok((old.to_owned(), old.join(home)));
-    }
-    let new = Path::new("/sys/fs/cgroup");
-    let passed_on = fs::read_to_string(new.join("cgroup.subtree_control"))?;
-    match (passed_on.split_whitespace().any(|name| name == "pids"), of("")) {
-        (true, Some(home)) => Ok((new.to_owned(), new.join(home))),
-        _ => Err(io::Error::other("no control group limits processes here")),
     }
 }

@@ -5,7 +5,7 @@
 //! work on the memory, and know at any time what each page must hold.
 //!
 //! - [`Guest`] and [`Manager`] are such a guest and a `levy host`, as processes seen by a test.
-//! - [`SmallDisk`] is a place that is soon full.
+//! - [`SmallDisk`] is a place that is soon full, [`ThreadLimit`] a process that gets no further threads.
 //! - [`Command`] is what these processes run: a program that calls [`Command::run_arguments`] can be both.
 //!
 //! ```no_run
@@ -36,6 +36,7 @@ mod process;
 mod protocol;
 mod relay;
 mod small_disk;
+mod thread_limit;
 mod writers;
 
 pub use guest::{Checked, Guest, Said, Status};
@@ -44,6 +45,7 @@ pub use options::{Command, GuestOptions};
 pub use protocol::ProtocolOptions;
 pub use relay::RelayOptions;
 pub use small_disk::SmallDisk;
+pub use thread_limit::ThreadLimit;
 
 use std::time::{Duration, Instant};
 

@@ -52,7 +52,7 @@ pub enum ConnectError {
     #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
     Silent,
     /// The page socket does not take the guest.
-    #[error("the manager admits the guest but not to its sharing domain")]
+    #[error("the manager admits the guest but does not serve its pages")]
     Join(#[source] io::Error),
     /// The system refuses a thread or a descriptor.
     #[error("cannot start to attend to this guest's memory")]
