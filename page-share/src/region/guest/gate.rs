@@ -1,8 +1,8 @@
 //! The growth gate: when a host's reserve for copy-on-write breaks is used up, each write that would need a new page
 //! waits for the manager's credit instead of for the OOM killer.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
 /// Whether pool mappings may break, empty pages be filled and stored pages come back.
@@ -13,6 +13,8 @@ pub(crate) struct Gate {
     grown: AtomicU64,
     waiting: AtomicU64,
     watcher: OnceLock<Thread>,
+    /// Locked while pages come that no access waits for.
+    passing: Mutex<()>,
 }
 
 /// What a gate has let through, and who waits at it.
@@ -44,10 +46,25 @@ impl Gate {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Opens or closes it; credit left over is forgotten.
+    /// Opens or closes it; credit left over is forgotten. It is closed at once, and then waits for the thread that found
+    /// it open in [`Gate::pass`]. Not for the handler.
     pub(crate) fn set_closed(&self, closed: bool) {
         self.credit.store(0, Ordering::SeqCst);
         self.closed.store(closed, Ordering::SeqCst);
+        if closed {
+            drop(self.passing());
+        }
+    }
+
+    /// Lets pages come that no access waits for, as long as what is returned is held: closing waits for it. `None` while
+    /// growth is gated. Not for the handler: the thread that holds it may wait for it.
+    pub(crate) fn pass(&self) -> Option<MutexGuard<'_, ()>> {
+        let passing = self.passing();
+        (!self.is_closed()).then_some(passing)
+    }
+
+    fn passing(&self) -> MutexGuard<'_, ()> {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets that many more pages grow while closed.
@@ -153,6 +170,30 @@ mod tests {
         assert_eq!((gate.growth().credit, gate.growth().grown), (1, 2));
         gate.set_credit(0, 0);
         assert_eq!(gate.admit_one(), Refused);
+    }
+
+    #[test]
+    fn closing_waits_for_what_found_it_open_and_nothing_follows() {
+        let gate = Gate::default();
+        let passing = gate.pass().unwrap();
+        std::thread::scope(|scope| {
+            let (closed, is_closed) = std::sync::mpsc::channel();
+            let gate = &gate;
+            scope.spawn(move || {
+                gate.set_closed(true);
+                closed.send(()).unwrap();
+            });
+            while gate.admit_one() != Refused {
+                std::thread::yield_now();
+            }
+            let early = is_closed.recv_timeout(std::time::Duration::from_millis(50));
+            drop(passing);
+            assert!(early.is_err(), "pages come through a gate that is closed");
+            is_closed.recv().unwrap();
+        });
+        assert!(gate.pass().is_none());
+        gate.set_closed(false);
+        assert!(gate.pass().is_some());
     }
 
     #[test]

@@ -200,6 +200,44 @@ fn figures_credit_and_the_gate_do_not_wait_for_the_disk() {
     assert_eq!(memory.read_page(5), [0; PAGE_SIZE]);
 }
 
+/// One page for the access that waited before the gate was closed, and none for its neighbours.
+#[test]
+fn neighbours_that_are_being_read_as_the_gate_closes_stay_in_the_swap_file() {
+    let (memory, region) = swapping_region();
+    assert_eq!(region.swap_out(PageRun::new(Gfn::new(0), 16)).unwrap(), 16);
+    let neighbours: Vec<u32> = (0..16).filter(|&at| at != 3).collect();
+    let stalled = region.cold.swap();
+    let own = std::thread::scope(|scope| {
+        let (memory, region) = (&memory, &region);
+        let touching = scope.spawn(|| memory.read_page(3));
+        while !(0..16).all(|at| region.guest.table().is_being_read(Gfn::new(at))) {
+            std::thread::yield_now();
+        }
+        // One more waits for a page that is being read, and then for credit.
+        let waiting = scope.spawn(|| memory.read_page(7));
+        region.close_gate();
+        drop(stalled);
+        let touched = touching.join().unwrap();
+        let start = Instant::now();
+        while region.growth().waiting == 0 && start.elapsed() < Duration::from_secs(60) {
+            std::thread::yield_now();
+        }
+        let states: Vec<State> = neighbours.iter().map(|&at| region.state(Gfn::new(at))).collect();
+        let (growth, swapped_in) = (region.growth(), region.stats().pages_swapped_in);
+        let seen = looked_at(region, PageRun::new(Gfn::new(0), 16));
+        region.open_gate();
+        assert_eq!(touched, page(3));
+        assert_eq!(waiting.join().unwrap(), page(7));
+        assert_eq!(states, [State::Swapped; 15]);
+        assert_eq!((growth.waiting, growth.grown, swapped_in), (1, 0, 1));
+        assert_eq!(seen, (0..16).map(page).collect::<Vec<_>>());
+        region.state(Gfn::new(3))
+    });
+    assert_eq!(own, State::Private);
+    (0..64).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
+    assert_eq!(region.stats().swapped, 0);
+}
+
 #[test]
 fn a_page_that_is_excluded_stays_when_its_neighbours_are_taken() {
     let (memory, region) = swapping_region();

@@ -231,8 +231,12 @@ impl Worker {
         }
     }
 
-    /// As many of the claimed pages as come back at the first try.
+    /// As many of the claimed pages as come back at the first try; none when the gate was closed meanwhile.
     fn decompress_claim(&mut self, guest: &Guest, claim: Claim) {
+        // Asked again now that they are claimed: the thread that closes it waits for what is.
+        if guest.gate().is_closed() {
+            return guest.unclaim(claim);
+        }
         // A damaged one, and what follows it, waits for its own touch.
         let (intact, _) = self.sources.cold.decompress_run(&claim, &mut self.buffer);
         let run = PageRun::new(claim.run().first, intact);

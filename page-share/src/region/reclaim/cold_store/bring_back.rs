@@ -54,7 +54,8 @@ impl ColdStore {
     /// Reads swapped pages and brings them back, with one read for each run of
     /// consecutive slots; the one with pages that are `wanted` comes first. Of pages that are not what was written, those
     /// in `wanted` become lost and others stay in the file. So do pages that cannot be read: a thread that touches them waits
-    /// until they can. At the region's end all of these are lost.
+    /// until they can. At the region's end all of these are lost. While growth is gated, pages that are not `wanted` stay in
+    /// the file too.
     fn bring_back_swapped(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
         let mut count = 0;
         for claim in by_slot(self.guest.table(), claim, wanted) {
@@ -68,8 +69,7 @@ impl ColdStore {
     fn bring_back_consecutive(&self, claim: Claim, wanted: PageRun, buffer: &mut [Page]) -> u32 {
         let run = claim.run();
         if self.read(&claim, run, buffer).is_ok() {
-            self.return_swapped(claim, wanted, buffer);
-            return run.count;
+            return self.return_swapped(claim, wanted, buffer);
         }
         // One at least is bad; the others must not suffer.
         let (mut left, mut count) = (claim, 0);
@@ -78,10 +78,7 @@ impl ColdStore {
             left = rest;
             let is_wanted = wanted.contains(one.run().first);
             match self.read(&one, one.run(), &mut buffer[..1]) {
-                Ok(()) => {
-                    self.return_swapped(one, wanted, &buffer[..1]);
-                    count += 1;
-                }
+                Ok(()) => count += self.return_swapped(one, wanted, &buffer[..1]),
                 // Not what was written, and no other disk has it.
                 Err(error @ (SwapError::Corrupt(_) | SwapError::Unknown(_))) if is_wanted => {
                     self.lose(one, &error);
@@ -101,18 +98,28 @@ impl ColdStore {
         count
     }
 
-    /// Fills claimed pages with what was read of them.
-    fn return_swapped(&self, claim: Claim, wanted: PageRun, pages: &[Page]) {
-        let run = claim.run();
-        self.forget(&claim);
-        let neighbours = run.pages().filter(|&page| !wanted.contains(page));
-        self.guest
-            .counters()
-            .neighbours_swapped_in
-            .add(neighbours.count() as u64);
-        self.guest.counters().pages_swapped_in.add(u64::from(run.count));
-        self.guest.copy_all(run, pages);
-        self.guest.settle(claim, State::Private);
+    /// Fills claimed pages with what was read of them. While growth is gated those that are not `wanted` stay in the file:
+    /// no access asked for them. Returns the number that came back.
+    fn return_swapped(&self, claim: Claim, wanted: PageRun, pages: &[Page]) -> u32 {
+        let (first, counters) = (claim.run().first, self.guest.counters());
+        let mut count = 0;
+        let passing = self.guest.gate().pass();
+        for (claim, comes) in claim.split_by(|page| passing.is_some() || wanted.contains(page)) {
+            if !comes {
+                self.guest.unclaim(claim);
+                continue;
+            }
+            let run = claim.run();
+            self.forget(&claim);
+            let neighbours = run.pages().filter(|&page| !wanted.contains(page));
+            counters.neighbours_swapped_in.add(neighbours.count() as u64);
+            counters.pages_swapped_in.add(u64::from(run.count));
+            let at = run.first.since(first) as usize;
+            self.guest.copy_all(run, &pages[at..][..run.count as usize]);
+            self.guest.settle(claim, State::Private);
+            count += run.count;
+        }
+        count
     }
 
     pub(in crate::region::reclaim) fn lose(&self, claim: Claim, error: &dyn Display) {
