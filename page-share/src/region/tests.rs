@@ -7,6 +7,8 @@ mod in_hand;
 mod merging;
 mod runs;
 
+use std::process::{Command, ExitStatus};
+
 use crate::{AnonymousMemory, Gfn, LocalManager, Options, PAGE_SIZE, Page, Region};
 
 pub(super) fn page(content: u64) -> Page {
@@ -57,4 +59,26 @@ pub(super) fn small_region(options: Options) -> (AnonymousMemory, Region) {
     (0..1024).for_each(|at| memory.write_page(at, &page(u64::from(at))));
     let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
     (memory, region)
+}
+
+/// Runs `body` in a process of its own and returns how that ended: the test, by its `name` below this module, calls
+/// itself.
+pub(super) fn in_child(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+    if std::env::var("PAGE_SHARE_CHILD").as_deref() == Ok(name) {
+        body();
+        return None;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("region::tests::{name}"), "--nocapture"])
+        .env("PAGE_SHARE_CHILD", name)
+        .output()
+        .unwrap();
+    for line in [output.stdout, output.stderr]
+        .concat()
+        .split(|byte| *byte == b'\n')
+    {
+        // Indented, so that the words of its test harness are not taken for those of this process's.
+        println!("  {}", String::from_utf8_lossy(line));
+    }
+    Some(output.status)
 }

@@ -4,35 +4,13 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
 
-use super::{page, small_region};
+use super::{in_child, page, small_region};
 use crate::{Gfn, Options, PAGE_SIZE, PageRun, State, StoreHandle};
-
-/// Runs `body` in a process of its own and returns how that ended: the test calls itself.
-fn in_child(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
-    if std::env::var("PAGE_SHARE_CHILD").as_deref() == Ok(name) {
-        body();
-        return None;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("region::tests::dying::{name}"), "--nocapture"])
-        .env("PAGE_SHARE_CHILD", name)
-        .output()
-        .unwrap();
-    for line in [output.stdout, output.stderr]
-        .concat()
-        .split(|byte| *byte == b'\n')
-    {
-        // Indented, so that the words of its test harness are not taken for those of this process's.
-        println!("  {}", String::from_utf8_lossy(line));
-    }
-    Some(output.status)
-}
 
 #[test]
 fn a_handler_that_dies_takes_the_process_with_it() {
-    let status = in_child("a_handler_that_dies_takes_the_process_with_it", || {
+    let status = in_child("dying::a_handler_that_dies_takes_the_process_with_it", || {
         let (memory, region) = small_region(Options {
             store_bytes: 1 << 20,
             ..Options::default()
@@ -64,7 +42,7 @@ fn a_handler_that_dies_takes_the_process_with_it() {
 
 #[test]
 fn a_page_that_is_there_already_is_never_overwritten() {
-    let status = in_child("a_page_that_is_there_already_is_never_overwritten", || {
+    let status = in_child("dying::a_page_that_is_there_already_is_never_overwritten", || {
         let (_memory, region) = small_region(Options {
             store_bytes: 1 << 20,
             ..Options::default()
@@ -90,7 +68,7 @@ fn a_page_that_is_there_already_is_never_overwritten() {
 
 #[test]
 fn a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong() {
-    let name = "a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong";
+    let name = "dying::a_compressed_page_that_is_damaged_fails_like_broken_memory_and_is_never_wrong";
     let status = in_child(name, || {
         let (memory, region) = small_region(Options {
             store_bytes: 8 << 20,
