@@ -33,7 +33,7 @@ pub(super) enum AskError {
     Shown(#[from] NotShown),
     #[error("{0}")]
     Usage(String),
-    #[error("still running after {seconds} s: {names}; ask again, or end its process")]
+    #[error("still running after {seconds} s: {names}; ask again, or `levy stop --force`")]
     StillThere { names: String, seconds: u64 },
 }
 

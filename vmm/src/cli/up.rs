@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::asking::{AskError, Asking, status};
 use super::fleet_file::{FleetFile, FleetGuest};
 use super::run::{self, RunError};
@@ -119,7 +117,7 @@ impl DownArgs {
             Some(dir) => vec![Client::at(dir)],
             None => Client::running(),
         };
-        let mut stopped = Vec::new();
+        let mut told = stop::Told::default();
         for manager in &managers {
             let running = match manager.guests() {
                 Ok(running) => running,
@@ -131,14 +129,11 @@ impl DownArgs {
                 .into_iter()
                 .filter(|guest| guest.fleet.as_ref() == Some(&fleet));
             let ours: Vec<_> = ours.map(|guest| guest.name).collect();
-            stop::stop(manager, &ours, &StopOrder::default(), self.wait)?;
-            stopped.extend(ours);
+            told.add(stop::stop(manager, &ours, &StopOrder::default(), self.wait)?);
         }
-        if stopped.is_empty() {
+        if told.is_empty() {
             return Err(AskError::NoneRuns { path: self.fleet });
         }
-        self.asking.show(&json!({"stopped": stopped}), || {
-            format!("stopped {}\n", stopped.join(", "))
-        })
+        told.show(&self.asking, stop::word(self.wait))
     }
 }

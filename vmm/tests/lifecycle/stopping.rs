@@ -88,11 +88,16 @@ impl Managed {
     }
 
     fn stop(&self, more: &[&str]) -> Output {
-        let mut stop = levy(self.dir.path());
-        stop.args(["stop", "g", "--run-dir"])
-            .arg(self.run_dir())
-            .args(more);
-        stop.stderr(Stdio::piped()).output().unwrap()
+        self.tell(&[&["stop", "g"], more].concat())
+    }
+
+    fn tell(&self, words: &[&str]) -> Output {
+        let mut tell = levy(self.dir.path());
+        tell.args(words).arg("--run-dir").arg(self.run_dir());
+        tell.stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap()
     }
 }
 
@@ -137,4 +142,27 @@ fn a_guest_has_the_grace_that_its_owner_gives_it() {
     assert_eq!(guest.settles(|| false).unwrap_err().code(), Some(0));
     let both = managed.stop(&["--grace", "1s", "--force"]);
     assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn those_who_were_told_are_named_and_those_who_were_not_too() {
+    let Some(managed) = Managed::start() else { return };
+    let mut guest = managed.guest();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let paused = managed.tell(&["pause", "absent", "g", "g"]);
+    assert_eq!(paused.status.code(), Some(1));
+    assert_eq!(said(&paused.stdout), "paused g\n");
+    assert!(
+        said(&paused.stderr).contains("no guest is called \"absent\""),
+        "{paused:?}"
+    );
+    let told = managed.tell(&["stop", "g", "g", "--wait", "0s", "--json"]);
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(said(&told.stdout), "{\"told\":[\"g\"]}\n");
+    // A guest that dies on the way is no failure: the manager lists it until it has noticed.
+    rustix::process::kill_process(rustix::process::Pid::from_child(&guest.0), Signal::KILL).unwrap();
+    let gone = managed.stop(&["--force"]);
+    let unlisted = said(&gone.stderr).contains("no guest is called");
+    assert!(gone.status.success() || unlisted, "{gone:?}");
+    assert_eq!(guest.settles(|| false).unwrap_err().signal(), Some(libc::SIGKILL));
 }

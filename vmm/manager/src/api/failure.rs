@@ -15,7 +15,7 @@ pub(super) enum ApiError {
     NoRoute { method: String, path: String },
     #[error("{path} does not take {method}; docs/host-api.md lists what it takes")]
     NoMethod { method: String, path: String },
-    #[error("no guest is called {0:?}; GET /guests lists those that run")]
+    #[error("no guest is called {0:?}; `levy ls` or GET /guests lists those that run")]
     NoGuest(String),
     #[error("no group is called {0:?}; GET /groups lists those with guests")]
     NoGroup(String),
@@ -38,7 +38,7 @@ pub(super) enum ApiError {
     #[error("{0}")]
     Refused(String),
     #[error(
-        "guest {0:?} is not connected to the manager at the moment; try again, or use its control socket"
+        "guest {0:?} is not connected to the manager at the moment; try again, use its control socket, or end it with `levy stop --force`"
     )]
     Away(String),
     #[error("the process of guest {0:?} cannot be killed: {1}; end it by its number, which GET /guests has")]
