@@ -5,7 +5,7 @@
 
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use levy_launcher::{GuestArgs, OnReboot};
 use levy_machine::config::{self, DiskConfig, DiskMode, OptionError, SharingConfig};
 use levy_protocol::link::{GroupLimits, check_name};
 
-/// Guests that one part of the file may stand for.
+/// Guests that the file may stand for, and each part of it.
 const COUNT_LIMIT: i64 = 1024;
 
 /// Bytes in the longest file.
@@ -182,7 +182,7 @@ impl FleetFile {
             .iter()
             .map(|(name, table)| group(source, name, table))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut guests = Vec::new();
+        let (mut guests, mut names) = (Vec::new(), BTreeSet::new());
         for (name, table) in &written.guest {
             let at = table.span().start;
             let entry = Entry {
@@ -191,12 +191,17 @@ impl FleetFile {
                 guest: table.get_ref(),
                 groups: &groups,
             };
+            let wrong = |what: String| source.wrong(at, &format!("guest.{name}"), what);
             for guest in entry.guests(folder, &swap)? {
-                if guests.iter().any(|other: &FleetGuest| other.name == guest.name) {
-                    let what = format!("the guest {} is in the file twice", guest.name);
-                    return Err(source.wrong(at, &format!("guest.{name}"), what));
+                if !names.insert(guest.name.clone()) {
+                    return Err(wrong(format!("the guest {} is in the file twice", guest.name)));
                 }
                 guests.push(guest);
+            }
+            if guests.len() > COUNT_LIMIT as usize {
+                return Err(wrong(format!(
+                    "with these, the file has more than {COUNT_LIMIT} guests"
+                )));
             }
         }
         let time = |key: &str, value: &Option<Spanned<String>>, usual| match value {

@@ -13,7 +13,7 @@ use levy_machine::config;
 use levy_protocol::api::StopOrder;
 
 const EXAMPLE: &str = "\
-A fleet file, every key but size optional:
+A fleet file, every key but size optional, with at most 1024 guests:
   deadline = \"2m\"             # longest time until a guest is ready
   [host]                      # settings of the manager that comes along where no `levy host` is running
   budget = \"1G\"

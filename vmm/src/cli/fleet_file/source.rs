@@ -7,6 +7,9 @@ use toml::{Spanned, Value};
 
 use super::FleetFileError;
 
+/// Characters of a key or a message that are shown.
+const SHOWN: usize = 300;
+
 /// The file that errors speak of.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
@@ -40,8 +43,8 @@ impl Source<'_> {
         FleetFileError::Wrong {
             path: self.path.to_owned(),
             line: self.line(at),
-            key: key.to_owned(),
-            what: what.to_string(),
+            key: shortened(key.to_owned()),
+            what: shortened(what.to_string()),
         }
     }
 
@@ -56,6 +59,14 @@ impl Source<'_> {
     fn line(&self, at: usize) -> usize {
         let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
         before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+}
+
+/// What a terminal can take of a key or a message: the file decides how long it is.
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 

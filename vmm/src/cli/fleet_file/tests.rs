@@ -219,8 +219,22 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
         "guest.a-1",
         "twice",
     ),
+    (
+        "[guest.a]\nsize = \"64M\"\ncount = 1000\n[guest.b]\nsize = \"64M\"\ncount = 25",
+        4,
+        "guest.b",
+        "more than 1024 guests",
+    ),
     ("[guest.a", 1, "[guest.a", ""),
 ];
+
+#[test]
+fn the_file_does_not_decide_how_long_an_error_is() {
+    let error = parse(&format!("{}a = 1", "a.".repeat(100_000)))
+        .unwrap_err()
+        .to_string();
+    assert!(error.len() < 3000, "{} bytes", error.len());
+}
 
 #[test]
 fn what_is_wrong_is_said_with_its_line_and_its_key() {
