@@ -79,6 +79,30 @@ fn merging_stops_cleanly_before_the_limit_of_mappings() {
     assert!(status.is_none_or(|status| status.success()));
 }
 
+/// Runs that are worth more come first, for four passes.
+#[test]
+fn single_pages_are_merged_in_the_end_where_mappings_are_scarce() {
+    let status = in_child(
+        "single_pages_are_merged_in_the_end_where_mappings_are_scarce",
+        || {
+            const MANY: u32 = 4000;
+            // Fewer than two for each of the pages, and more than are kept for long runs.
+            use_up_mappings(1500);
+            let content = |at: u32| u64::from(if at.is_multiple_of(2) { at % 4 } else { at });
+            let memory = AnonymousMemory::new(MANY).unwrap();
+            (0..MANY).for_each(|at| memory.write_page(at, &page(content(at))));
+            let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+            region.connect(Box::new(manager().attach(MANY).unwrap())).unwrap();
+            (0..12).for_each(|_| region.scan_pass());
+            let stats = region.stats();
+            assert!(stats.shared > 100, "{stats:#?}");
+            assert!(stats.merges_without_mapping > 0, "{stats:#?}");
+            assert!((0..MANY).all(|at| memory.read_page(at) == page(content(at))));
+        },
+    );
+    assert!(status.is_none_or(|status| status.success()));
+}
+
 #[test]
 fn a_merge_that_the_kernel_refuses_is_undone() {
     let status = in_child("a_merge_that_the_kernel_refuses_is_undone", || {
