@@ -186,6 +186,28 @@ mod tests {
         host.close();
     }
 
+    #[test]
+    fn a_guest_whose_process_died_a_moment_ago_comes_back_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, mut before) = (host(dir.path()), child());
+        admit(&host, &before);
+        before.kill().unwrap();
+        before.wait().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (connection, pid) = (2, std::process::id());
+        host.handle(Event::Connected { connection, pid });
+        let hello = Hello::new("g", 64 << 20).with_min(16 << 20);
+        let effects = host.introduce(connection, hello, &ours);
+        host.carry_out(effects);
+        let pids: Vec<u32> = host
+            .registry()
+            .guests()
+            .map(|(_, process)| process.id.pid)
+            .collect();
+        assert_eq!(pids, [pid]);
+        host.close();
+    }
+
     fn introduce(dir: &Path, name: &str) -> (UnixStream, Lines) {
         let stream = UnixStream::connect(Sockets::in_dir(dir).guests).unwrap();
         let hello = Hello::new(name, 16 << 20).with_min(8 << 20);
@@ -230,7 +252,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = host(dir.path());
         let in_the_way = dir.path().join("kept.json.new");
+        // The first write may be under way.
+        let writing = host.keeper();
         std::fs::create_dir(&in_the_way).unwrap();
+        drop(writing);
         let mut guest = introduce(dir.path(), "g");
         assert!(is_welcome(&mut guest, PATIENCE) && host.unkept().is_some());
         std::fs::remove_dir(&in_the_way).unwrap();

@@ -77,3 +77,28 @@ fn hang_up(stream: Option<&UnixStream>) {
         let _ = stream.shutdown(Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn both_connections_of_a_guest_that_is_forgotten_end_at_once() {
+        let [guests, pages] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let (ours, id) = (Arc::new(guests.0), GuestId::new(1));
+        // What the threads have that serve them.
+        let _served = pages.0.try_clone().unwrap();
+        let mut links = Links::default();
+        links.take(id, &ours);
+        links.take_pages(id, pages.0);
+        assert!(links.of(id).is_some() && !links.is_left(id));
+        links.remove(id);
+        assert!(links.of(id).is_none() && links.is_left(id));
+        for mut theirs in [guests.1, pages.1] {
+            theirs.set_nonblocking(true).unwrap();
+            assert_eq!(theirs.read(&mut [0]).ok(), Some(0), "it is hung up on");
+        }
+    }
+}

@@ -86,3 +86,28 @@ impl Promised {
         promised
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use page_share::{AnonymousMemory, Domain, Gfn, Options, PAGE_SIZE, Region};
+
+    use super::*;
+
+    #[test]
+    fn the_only_domain_gets_all_of_the_room() {
+        const PAGES: u32 = 200;
+        let manager = LocalManager::new(Domain::new(1 << 10).unwrap());
+        let room = PoolRoom {
+            all: Pages::new(17),
+            alone: Pages::new(17),
+        };
+        room.divide(std::slice::from_ref(&manager), Pages::new(7));
+        let memory = AnonymousMemory::new(PAGES).unwrap();
+        // Each content twice.
+        (0..PAGES).for_each(|at| memory.write_page(at, &[(at / 2 + 1) as u8; PAGE_SIZE]));
+        let region = Region::adopt(vec![memory.range(Gfn::new(0))], Options::default()).unwrap();
+        region.connect(Box::new(manager.attach(PAGES).unwrap())).unwrap();
+        (0..4).for_each(|_| region.scan_pass());
+        assert_eq!(manager.with(|domain| domain.pool_pages()), Some(10));
+    }
+}

@@ -29,6 +29,8 @@ mod client_slots;
 mod failure;
 mod routes;
 mod server;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod workers;
 

@@ -181,3 +181,46 @@ fn converse(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use allocator::Pages;
+
+    use super::*;
+    use crate::host::Sockets;
+    use crate::policy::Settings;
+
+    #[test]
+    fn a_socket_is_made_again_where_its_file_was_removed_and_left_alone_where_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(Pages::from_mib(256));
+        let host = Host::open(Sockets::in_dir(dir.path()), settings, Pages::from_mib(4096)).unwrap();
+        let path = levy_protocol::run_dir::api_socket(dir.path());
+        let (file, listener) = open(&path).unwrap();
+        let socket = Socket {
+            path,
+            file: Arc::new(Mutex::new(Some(file))),
+            host: host.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        let _entered = runtime.enter();
+        assert!(socket.look_after().is_none());
+        let asked = listener.accept().map(drop).map_err(|error| error.kind());
+        assert_eq!(
+            asked,
+            Err(io::ErrorKind::WouldBlock),
+            "it is no client of its own"
+        );
+        std::fs::remove_file(&socket.path).unwrap();
+        let again = socket.look_after();
+        assert!(again.is_some());
+        assert!(std::os::unix::net::UnixStream::connect(&socket.path).is_ok());
+        std::fs::remove_file(&socket.path).unwrap();
+        host.close();
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        assert!(socket.look_after().is_none(), "the run directory is gone");
+    }
+}
