@@ -18,7 +18,7 @@ fn without_room<T>(region: &Region, refusals: u64, action: impl FnOnce() -> T) -
     let before = getrlimit(Resource::As);
     let none = Rlimit {
         current: Some(0),
-        ..before.clone()
+        ..before
     };
     let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
