@@ -79,8 +79,14 @@ pub enum ChangeError {
     #[error("that would break a promise: {0}")]
     Promise(AdmissionError),
     /// Nor could a guest swap what it may have to.
-    #[error("that would break a promise: {0}")]
+    #[error("that would break a promise: {0}; or end it with `levy stop {guest}`", guest = .0.guest)]
     Swap(#[from] SwapShortage),
+    /// What guests can swap that outlived the manager before is not known yet.
+    #[error(
+        "that may break a promise to guests that are still to return, such as {0:?}: what they can swap is not known \
+         yet; try again in 2 s"
+    )]
+    Awaited(String),
     /// A group's limits contradict themselves or its members'.
     #[error(transparent)]
     Group(#[from] GroupError),

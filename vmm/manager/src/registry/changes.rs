@@ -21,7 +21,7 @@ impl Registry {
             true => self
                 .promises()
                 .map_err(ChangeError::Promise)
-                .and_then(|()| Ok(self.all_swap_suffices()?)),
+                .and_then(|()| self.all_swap_suffices()),
             false => Ok(()),
         };
         if let Err(error) = fits.and_then(|()| self.still_fits(was_broken && !smaller)) {

@@ -158,8 +158,7 @@ impl Registry {
 
     /// Lets `elapsed` pass. Whether memory may be handed out beyond what was promised.
     pub(super) fn settle_down(&mut self, elapsed: Duration) -> bool {
-        let mut processes = self.processes.values();
-        let settled = self.settling.is_zero() || processes.all(|process| process.origin != Origin::Survivor);
+        let settled = self.still_to_return().next().is_none();
         self.settling = self.settling.saturating_sub(elapsed);
         settled
     }

@@ -2,14 +2,14 @@
 
 use allocator::{GuestId, Pages};
 
-use super::{ManagedProcess, Registry};
+use super::{ChangeError, ManagedProcess, Origin, Registry};
 use crate::member::{Limits, Member};
 use crate::own_swap::{OwnSwap, SwapShortage};
 
 impl Registry {
     /// Whether the budget can be kept though the swap of some guests does not back their max - min: they may keep what
     /// their processes hold, by the kernel's count, less what still fits into their swap.
-    pub(super) fn all_swap_suffices(&self) -> Result<(), SwapShortage> {
+    pub(super) fn all_swap_suffices(&self) -> Result<(), ChangeError> {
         let (mut promised, mut shortage) = (self.reservations(), None);
         for (reservation, member) in promised.iter_mut().zip(&self.members) {
             let Err(short) = self.own_swap_suffices(member.id, member.limits) else {
@@ -27,18 +27,27 @@ impl Registry {
         }
     }
 
-    /// The same for one guest, with `limits`.
-    pub(super) fn own_swap_suffices(&self, id: GuestId, limits: Limits) -> Result<(), SwapShortage> {
-        match (self.member(id), self.processes.get(&id)) {
-            (Some(member), Some(process)) => {
-                let swapped = Pages::new(member.report.pages.swapped);
-                self.swap_suffices(id, process, (limits, swapped))
-            }
-            _ => Ok(()),
+    /// The same for one guest, with `limits`. What guests that are still to return can swap is not known.
+    pub(super) fn own_swap_suffices(&self, id: GuestId, limits: Limits) -> Result<(), ChangeError> {
+        let (Some(member), Some(process)) = (self.member(id), self.processes.get(&id)) else {
+            return Ok(());
+        };
+        let concerns = |other: &&ManagedProcess| other.id == process.id || process.swap.is_some();
+        if let Some(awaited) = self.still_to_return().find(concerns) {
+            return Err(ChangeError::Awaited(awaited.name.clone()));
         }
+        let swapped = Pages::new(member.report.pages.swapped);
+        Ok(self.swap_suffices(id, process, (limits, swapped))?)
     }
 
-    /// The same for guest `id`, which may not be here yet and has `swapped` so much.
+    /// Guests of the manager before that were not heard yet, as long as they are given time for that.
+    pub(super) fn still_to_return(&self) -> impl Iterator<Item = &ManagedProcess> {
+        let is_awaited = |process: &&ManagedProcess| process.origin == Origin::Survivor;
+        let processes = self.processes.values().filter(is_awaited);
+        processes.filter(|_| !self.settling.is_zero())
+    }
+
+    /// Whether the own swap of guest `id` suffices, which may not be here yet and has `swapped` so much.
     pub(super) fn swap_suffices(
         &self,
         id: GuestId,

@@ -184,3 +184,57 @@ fn a_guest_of_the_manager_before_is_taken_back_whatever_its_swap_holds() {
             .is_err()
     );
 }
+
+#[test]
+fn guests_that_are_still_to_return_keep_what_they_hold_until_they_were_heard_or_their_time_is_over() {
+    let second = Duration::from_secs(1);
+    let returning = || {
+        let mut registry = registry();
+        registry.take_over(&kept("a", 1));
+        let fates = fates(&registry, || Fate::Lives);
+        registry.take_back(Instant::now(), fates);
+        registry.welcome_back();
+        let id = registry.find("a").unwrap();
+        registry.take_in(&Measured {
+            counted: vec![(id, holds(120))],
+            ..Measured::default()
+        });
+        (registry, id)
+    };
+    let smaller = |registry: &mut Registry| registry.set(Settings::new(Pages::from_mib(90)));
+    let lower = |registry: &mut Registry, id: GuestId| {
+        let before = registry.member(id).unwrap().limits;
+        let min = Pages::from_mib(8);
+        registry.set_limits(id, Limits { min, ..before })
+    };
+    // Nothing is taken as long as it may not be able to swap that; what needs no swap is.
+    let (mut registry, id) = returning();
+    for refused in [smaller(&mut registry), lower(&mut registry, id)] {
+        let refused = refused.unwrap_err().to_string();
+        for words in ["guests that are still to return", "\"a\"", "try again"] {
+            assert!(refused.contains(words), "{words:?} is not in {refused}");
+        }
+    }
+    registry.set(Settings::new(Pages::from_mib(200))).unwrap();
+    // It is heard: its swap is full, or takes all.
+    let heard = |registry: &mut Registry, free| {
+        admit_swapping(registry, "a", 1, room(DISK, free)).unwrap();
+        registry.on_report(id, report(0, room(DISK, free)));
+    };
+    heard(&mut registry, 0);
+    let refused = smaller(&mut registry).unwrap_err();
+    assert!(matches!(refused, ChangeError::Swap(_)), "{refused}");
+    assert!(refused.to_string().contains("`levy stop a`"), "{refused}");
+    let (mut registry, id) = returning();
+    heard(&mut registry, 200);
+    smaller(&mut registry).unwrap();
+    lower(&mut registry, id).unwrap();
+    // Or its time is over: it may never come.
+    let (mut registry, id) = returning();
+    for _ in 0..2 {
+        smaller(&mut registry).unwrap_err();
+        registry.round(second).unwrap();
+    }
+    smaller(&mut registry).unwrap();
+    lower(&mut registry, id).unwrap();
+}
