@@ -101,7 +101,7 @@ impl Introduction {
     /// See [`ConnectError`].
     pub fn make_swapping(dir: &Path, hello: Hello, swap: &Path) -> Result<Self, ConnectError> {
         let folder = SwapFolder::open(swap);
-        let swap = folder.as_ref().ok().and_then(|folder| folder.room(0).ok());
+        let swap = folder.as_ref().ok().and_then(|folder| folder.room(0, 0).ok());
         Self::make(dir, Hello { swap, ..hello })
     }
 }

@@ -259,7 +259,8 @@ impl ManagedMemory {
 
     /// What can still be swapped, where that is known.
     fn swap_room(&self, stats: &Stats) -> Option<SwapRoom> {
-        self.swap.as_ref()?.room(stats.swap_spare_bytes).ok()
+        let swapped = stats.swapped.saturating_mul(4096);
+        self.swap.as_ref()?.room(swapped, stats.swap_spare_bytes).ok()
     }
 
     /// Changes how fast it is scanned.
