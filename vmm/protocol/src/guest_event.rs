@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::Ending;
+use crate::printable_json;
 
 /// A line from a guest's process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,10 +84,10 @@ impl GuestEvent {
 }
 
 impl fmt::Display for GuestEvent {
-    /// The line, without its end.
+    /// The line, without its end. Nothing in it steers a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = serde_json::to_string(self).map_err(|_| fmt::Error)?;
-        f.write_str(&line)
+        f.write_str(&printable_json(&line))
     }
 }
 
@@ -155,6 +156,22 @@ mod tests {
             assert_eq!(event.to_string(), line);
             assert_eq!(GuestEvent::parse(line), Some(event));
         }
+    }
+
+    #[test]
+    fn no_line_steers_a_terminal() {
+        let GuestEvent::Failed { guest, status, .. } = lines()[2].0.clone() else {
+            panic!()
+        };
+        let message = "\u{9b}2J\u{7f}\u{202e}".to_owned();
+        let event = GuestEvent::Failed {
+            guest,
+            message,
+            status,
+        };
+        let line = event.to_string();
+        assert!(line.contains(r#""\u009b2J\u007f\u202e""#), "{line}");
+        assert_eq!(GuestEvent::parse(&line), Some(event));
     }
 
     #[test]

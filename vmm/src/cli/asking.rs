@@ -45,7 +45,7 @@ impl Asking {
     /// Shows `value` to programs, or `text` to people.
     pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), AskError> {
         let shown = match self.json {
-            true => serde_json::to_string(value).map_or_else(|e| e.to_string(), |text| text + "\n"),
+            true => out::json(value),
             false => text(),
         };
         Ok(out::show(&shown)?)

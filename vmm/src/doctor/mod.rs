@@ -95,7 +95,7 @@ impl Report {
     /// The report for people, or as JSON.
     fn shown(&self, json: bool) -> String {
         if json {
-            return serde_json::to_string_pretty(self).map_or_else(|e| e.to_string(), |text| text + "\n");
+            return out::pretty_json(self);
         }
         let mut text = Vec::new();
         // Memory takes it all.
