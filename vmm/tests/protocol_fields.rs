@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use levy_protocol::link::{
-    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, LimitStatus, Limits, Orders,
-    PageCounts, PoolSize, Report, Sharing, SwapRoom, VERSION, Welcome,
+    Activity, BalloonReport, FromManager, FromVmm, GroupLimits, Hello, LimitStatus, Limits, NEWER_FIELDS,
+    Orders, PageCounts, PoolSize, Report, Sharing, SwapRoom, VERSION, Welcome,
 };
 use serde_json::Value;
 
@@ -144,7 +144,7 @@ fn the_page_has_every_field_of_every_message_and_no_other() {
     let page = std::fs::read_to_string(PAGE).unwrap();
     let (_, tables) = page.split_once("\n## The messages' fields\n").unwrap();
     let (tables, _) = tables.split_once("\n## ").unwrap();
-    let (mut written, mut message) = (BTreeSet::new(), String::new());
+    let (mut written, mut newer, mut message) = (BTreeSet::new(), BTreeSet::new(), String::new());
     for line in tables.lines() {
         if let Some(heading) = line.strip_prefix("### ") {
             for name in quoted(heading) {
@@ -153,6 +153,10 @@ fn the_page_has_every_field_of_every_message_and_no_other() {
             }
         } else if line.starts_with("| `") {
             let column = line.split('|').nth(1).unwrap();
+            if let Some((_, since)) = line.split_once("from version ") {
+                let since = since.split(' ').next().unwrap().parse::<u32>().unwrap();
+                newer.extend(quoted(column).map(|field| (message.clone(), field, since)));
+            }
             written.extend(quoted(column).map(|field| (message.clone(), field)));
         }
     }
@@ -161,4 +165,6 @@ fn the_page_has_every_field_of_every_message_and_no_other() {
         Vec::<&Field>::new(),
         "in one of both only"
     );
+    let table = NEWER_FIELDS.map(|(message, field, since)| (message.to_owned(), field.to_owned(), since));
+    assert_eq!(newer, table.into(), "the version that a field came with");
 }

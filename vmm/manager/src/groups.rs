@@ -5,7 +5,7 @@
 use allocator::{Group, GroupId, GuestId, Pages, Reservation, Shares};
 
 use super::member::Member;
-use levy_protocol::link::{GroupLimits, is_name};
+use levy_protocol::link::{GroupLimits, NAME_RULE, is_name};
 
 /// All groups of a host. A group's [`GroupId`] is its place in the list and changes when groups before it go.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +18,7 @@ pub struct Groups {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GroupError {
     /// A name that cannot be typed or shown.
-    #[error("{0:?} is not a group name: it takes 1 to 64 of the characters a-z A-Z 0-9 . _ -")]
+    #[error("{0:?} is not a group name: it takes {NAME_RULE}")]
     Name(String),
     /// Shares of zero.
     #[error("group {0}: shares must be at least 1 (low is 500, normal 1000, high 2000)")]

@@ -7,7 +7,7 @@ use allocator::{AdmissionError, FleetError};
 use crate::groups::GroupError;
 pub use crate::own_swap::SwapShortage;
 use crate::spare;
-use levy_protocol::link::{NAME_LIMIT, VersionError};
+use levy_protocol::link::{NAME_RULE, VersionError};
 
 /// Why a guest is not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum AdmitError {
     #[error(transparent)]
     Version(#[from] VersionError),
     /// A name that cannot be typed or shown.
-    #[error("{0:?} is not a guest name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -")]
+    #[error("{0:?} is not a guest name: it takes {NAME_RULE}")]
     Name(String),
     /// The name is in use.
     #[error("a guest called {0:?} is running already; choose another name or stop that one")]

@@ -61,7 +61,9 @@ impl Message for FromVmm {
 
     fn versions(kind: &str, fields: &Fields<'_>) -> Result<Reading, VersionError> {
         match kind {
-            "hello" => fields.peek::<Range>().map_or(Ok(Reading::Strict), Range::reading),
+            "hello" => fields
+                .peek::<Range>()
+                .map_or(Ok(Reading::default()), Range::reading),
             _ => Ok(fields.reading),
         }
     }
@@ -85,9 +87,9 @@ impl Message for FromManager {
         match kind {
             "welcome" => Ok(fields
                 .peek()
-                .map_or(Reading::Strict, |Newest { newest }| Reading::of(newest))),
+                .map_or(Reading::default(), |Newest { newest }| Reading::of(newest))),
             // A manager that refuses may be of any version.
-            "refused" => Ok(Reading::Forgiving),
+            "refused" => Ok(Reading::of(u32::MAX)),
             _ => Ok(fields.reading),
         }
     }

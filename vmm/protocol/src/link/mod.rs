@@ -28,14 +28,19 @@ pub use message::{
     PoolSize, Report, SwapRoom, Welcome,
 };
 pub use reading::Message;
-pub use version::{OLDEST, Range, VERSION, VersionError, WITH_GRACE};
+pub use version::{NEWER_FIELDS, OLDEST, Range, VERSION, VersionError, WITH_GRACE};
 
 /// Longest name of a guest, a group or a sharing domain, bytes.
 pub const NAME_LIMIT: usize = 64;
 
-/// Whether guests, groups and domains may be called so: 1 to [`NAME_LIMIT`] letters, digits, `.`, `_` and `-`.
+/// What such a name takes, for people.
+pub const NAME_RULE: &str = "1 to 64 of the characters a-z A-Z 0-9 . _ -, a letter or a digit among them";
+
+/// Whether guests, groups and domains may be called so: 1 to [`NAME_LIMIT`] letters, digits, `.`, `_` and `-`. Marks alone
+/// are none: they would be folders or options to other programs, as `..` and `-` are.
 pub fn is_name(name: &str) -> bool {
-    (1..=NAME_LIMIT).contains(&name.len())
+    name.len() <= NAME_LIMIT
+        && name.bytes().any(|byte| byte.is_ascii_alphanumeric())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -49,9 +54,7 @@ pub fn check_name(what: &str, name: &str) -> Result<String, String> {
     if is_name(name) {
         return Ok(name.to_owned());
     }
-    Err(format!(
-        "{name:?} is not a {what} name: it takes 1 to {NAME_LIMIT} of the characters a-z A-Z 0-9 . _ -"
-    ))
+    Err(format!("{name:?} is not a {what} name: it takes {NAME_RULE}"))
 }
 
 /// Microseconds on the machine's monotonic clock, the same in all its processes.

@@ -1,11 +1,12 @@
 //! One line as a message, whatever of it is known here.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use super::version::{Reading, VersionError};
+use super::version::{NEWER_FIELDS, Reading, VersionError};
 
 /// What one side of the link says.
 pub trait Message: Serialize + Sized {
@@ -38,6 +39,15 @@ pub(super) enum ReadError {
     Kind(String),
     #[error("the message {kind:?} has no field {field:?}")]
     Field { kind: String, field: String },
+    #[error(
+        "the message {kind:?} has the field {field:?} from version {since} on, and version {spoken} is spoken"
+    )]
+    Newer {
+        kind: String,
+        field: &'static str,
+        since: u32,
+        spoken: u32,
+    },
     #[error(transparent)]
     Version(#[from] VersionError),
 }
@@ -63,6 +73,19 @@ impl Fields<'_> {
         Ok(message)
     }
 
+    /// One that a message of the type `kind` has only in a newer version than is spoken, and that version.
+    fn newer(&self, kind: &str) -> Option<(&'static str, u32)> {
+        let spoken = self.reading.spoken();
+        let mut newer = NEWER_FIELDS
+            .into_iter()
+            .filter(|(of, _, since)| *of == kind && *since > spoken);
+        let first = newer.next()?;
+        let there: BTreeMap<String, IgnoredAny> = self.peek()?;
+        let mut newer = std::iter::once(first).chain(newer);
+        let (_, field, since) = newer.find(|(_, field, _)| there.contains_key(*field))?;
+        Some((field, since))
+    }
+
     /// Those that `T` has; `None` where they are not there.
     pub(super) fn peek<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(self.line).ok()
@@ -83,18 +106,26 @@ pub(super) fn read<T: Message>(line: &[u8], reading: Reading) -> Result<(Option<
     };
     fields.reading = T::versions(&kind, &fields)?;
     let Some(message) = T::read(&kind, &mut fields) else {
-        return match fields.reading {
-            Reading::Forgiving => Ok((None, reading)),
-            Reading::Strict => Err(ReadError::Kind(shortened(&kind))),
+        return match fields.reading.is_forgiving() {
+            true => Ok((None, reading)),
+            false => Err(ReadError::Kind(shortened(&kind))),
         };
     };
     let message = message?;
-    match (fields.unknown, fields.reading) {
-        (Some(field), Reading::Strict) => Err(ReadError::Field {
+    if let Some((field, since)) = fields.newer(&kind) {
+        return Err(ReadError::Newer {
+            kind: kind.into_owned(),
+            field,
+            since,
+            spoken: fields.reading.spoken(),
+        });
+    }
+    match fields.unknown {
+        Some(field) if !fields.reading.is_forgiving() => Err(ReadError::Field {
             kind: kind.into_owned(),
             field: shortened(&field),
         }),
-        (_, next) => Ok((Some(message), next)),
+        _ => Ok((Some(message), fields.reading)),
     }
 }
 

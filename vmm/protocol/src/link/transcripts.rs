@@ -164,6 +164,60 @@ fn the_same_words_from_a_guest_of_this_version_or_an_older_one_are_errors() {
 }
 
 #[test]
+fn a_field_of_a_newer_version_than_is_spoken_is_an_error_that_names_both() {
+    let mut hello: Value = serde_json::from_str(GUEST_4.lines().next().unwrap()).unwrap();
+    let mut report: Value = serde_json::from_str(GUEST_4.lines().nth(1).unwrap()).unwrap();
+    let swap = serde_json::json!({"device": 7, "free_bytes": 1, "spare_bytes": 0});
+    report["swap"] = swap.clone();
+    let refused = |text: String, said: usize, words: [&str; 3]| {
+        let heard = read::<FromVmm>(&text);
+        let Err(LineError::Message(error)) = &heard[said] else {
+            panic!("{text}: {heard:?}");
+        };
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    refused(
+        format!("{hello}\n{report}"),
+        1,
+        ["\"report\"", "\"swap\" from version 5", "version 4 is spoken"],
+    );
+    hello["swap"] = swap;
+    refused(
+        hello.to_string(),
+        0,
+        ["\"hello\"", "\"swap\" from version 5", "version 4 is spoken"],
+    );
+    // Which is no offence where the peer speaks that version, or a newer one.
+    for version in [VERSION, VERSION + 1] {
+        hello["version"] = version.into();
+        let heard = read::<FromVmm>(&format!("{hello}\n{report}"));
+        assert!(
+            heard.iter().all(|line| matches!(line, Ok(Line::Message(_)))),
+            "{heard:?}"
+        );
+    }
+    hello["version"] = OLDEST.into();
+    hello["oldest"].take();
+    refused(
+        hello.to_string(),
+        0,
+        ["\"hello\"", "from version 4", "version 3 is spoken"],
+    );
+    let stop = |newest: u32| {
+        format!(
+            "{{\"type\":\"welcome\",\"version\":{newest},\"newest\":{newest},\"rebalance_seconds\":15}}\n\
+             {{\"type\":\"stop\",\"grace_ms\":1}}"
+        )
+    };
+    assert!(read::<FromManager>(&stop(VERSION))[1].is_ok());
+    let heard = &read::<FromManager>(&stop(4))[1];
+    assert!(
+        matches!(heard, Err(LineError::Message(error)) if error.contains("\"grace_ms\" from version 5")),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn a_version_that_is_not_spoken_is_named_before_anything_else_is_looked_at() {
     let said = read::<FromVmm>("{\"type\":\"hello\",\"version\":9,\"oldest\":7,\"nothing\":\"else\"}");
     assert!(matches!(&said[0], Err(LineError::Version(error)) if error.to_string().contains("7 to 9")));

@@ -6,7 +6,7 @@
 //! # How the protocol changes
 //! A new field gets a default, and is not written where it has that default: then it can be left out for a peer of an older
 //! version. A peer of a newer version may say more than this side knows, which is skipped. A peer of the same version or
-//! an older one may not: nothing sound says it.
+//! an older one may not: nothing sound says it. [`NEWER_FIELDS`] has which version brought which field.
 
 use serde::Deserialize;
 
@@ -24,6 +24,16 @@ pub(super) const FIRST_NEGOTIATED: u32 = 4;
 
 /// From this version on, a guest's process says what it can still swap.
 pub(super) const FIRST_WITH_SWAP: u32 = 5;
+
+/// Fields that are not of the oldest version: the message, the field, and the first version that has it. What a welcome
+/// says of versions is not among them: it is left out for a peer that does not know it.
+pub const NEWER_FIELDS: [(&str, &str, u32); 5] = [
+    ("hello", "oldest", FIRST_NEGOTIATED),
+    ("hello", "pages", FIRST_NEGOTIATED),
+    ("hello", "swap", FIRST_WITH_SWAP),
+    ("report", "swap", FIRST_WITH_SWAP),
+    ("stop", "grace_ms", WITH_GRACE),
+];
 
 /// The versions that a guest's process speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -74,23 +84,34 @@ impl Range {
     }
 }
 
-/// What is done about words that this program does not know.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reading {
-    /// They are an error.
-    #[default]
-    Strict,
-    /// They are skipped: the peer is of a newer version.
-    Forgiving,
+/// How a peer's words are read, by the newest version that it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    newest: u32,
+}
+
+impl Default for Reading {
+    /// For a peer that has not said it.
+    fn default() -> Self {
+        Self::of(VERSION)
+    }
 }
 
 impl Reading {
-    /// For a peer whose newest version is `version`.
-    pub(super) fn of(version: u32) -> Self {
-        match version > VERSION {
-            true => Self::Forgiving,
-            false => Self::Strict,
-        }
+    /// For a peer whose newest version is `newest`.
+    pub(super) fn of(newest: u32) -> Self {
+        Self { newest }
+    }
+
+    /// Whether words that this program does not know are skipped: the peer is of a newer version. They are an error
+    /// otherwise.
+    pub(super) fn is_forgiving(self) -> bool {
+        self.newest > VERSION
+    }
+
+    /// The newest version of which the peer's words may be.
+    pub(super) fn spoken(self) -> u32 {
+        self.newest.min(VERSION)
     }
 }
 
