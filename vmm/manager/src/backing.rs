@@ -4,13 +4,15 @@ use std::io;
 use std::path::Path;
 
 use allocator::Pages;
+use rustix::fs::{Mode, OFlags};
 
 /// How much swap may be promised: what is free where swap files go.
 ///
 /// # Errors
-/// When there is no such directory.
+/// When there is no such directory, or it is something else.
 pub fn backing(swap: &Path) -> io::Result<Pages> {
-    let room = rustix::fs::statvfs(swap)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let room = rustix::fs::fstatvfs(rustix::fs::open(swap, flags, Mode::empty())?)?;
     Ok(Pages::new(room.f_bavail.saturating_mul(room.f_frsize) / 4096).min(Pages::LIMIT))
 }
 
@@ -21,6 +23,8 @@ mod tests {
     #[test]
     fn backing_is_what_the_file_system_has_free() {
         assert!(backing(Path::new("/var/tmp")).unwrap() > Pages::ZERO);
-        assert!(backing(Path::new("/no/such/place")).is_err());
+        for no_folder in ["/no/such/place", "/dev/null"] {
+            assert!(backing(Path::new(no_folder)).is_err(), "{no_folder}");
+        }
     }
 }

@@ -26,6 +26,7 @@ impl Keeper {
             settings,
             failure: None,
         };
+        kept::remove_leftovers(path);
         match Kept::read(path) {
             Ok(before) => Ok((keeper, before)),
             Err(KeptError::Io(source)) => Err(HostError::Kept {
@@ -105,11 +106,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kept.json");
         let (mut keeper, _) = Keeper::open(&path, KeptSettings::default()).unwrap();
-        let new = dir.path().join("kept.json.new");
-        std::fs::create_dir(&new).unwrap();
+        // No file takes the place of a folder.
+        std::fs::create_dir(&path).unwrap();
         keeper.write(&Snapshot::default());
         assert!(keeper.failure().unwrap().contains("kept.json"));
-        std::fs::remove_dir(&new).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        std::fs::remove_dir(&path).unwrap();
         keeper.change(KeptSettings {
             tax_percent: Some(5.0),
             ..KeptSettings::default()

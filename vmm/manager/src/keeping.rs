@@ -251,11 +251,13 @@ mod tests {
     fn a_guest_that_returns_has_written_what_could_not_be_written_before() {
         let dir = tempfile::tempdir().unwrap();
         let host = host(dir.path());
-        let in_the_way = dir.path().join("kept.json.new");
-        // The first write may be under way.
-        let writing = host.keeper();
-        std::fs::create_dir(&in_the_way).unwrap();
-        drop(writing);
+        // No file takes the place of a folder; the first is on its way.
+        let in_the_way = Sockets::in_dir(dir.path()).kept;
+        let began = Instant::now();
+        while std::fs::remove_file(&in_the_way).is_err() || std::fs::create_dir(&in_the_way).is_err() {
+            assert!(began.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut guest = introduce(dir.path(), "g");
         assert!(is_welcome(&mut guest, PATIENCE) && host.unkept().is_some());
         std::fs::remove_dir(&in_the_way).unwrap();

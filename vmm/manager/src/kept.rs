@@ -8,11 +8,14 @@
 //! A file that is of no use is set aside, not fatal: guests then introduce themselves as new ones. One that the system does
 //! not let the manager read may be of use, and the manager does not start.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::guest_process::ProcessId;
@@ -20,6 +23,9 @@ use levy_protocol::link::GroupLimits;
 
 /// Version of the file.
 const FORMAT: u32 = 1;
+
+/// How the end begins of the name of a file that is being written.
+const NEW: &str = "new";
 
 /// Bytes in the longest file that is read and written: a thousand guests take 400 KiB.
 const MOST: u64 = 64 << 20;
@@ -187,14 +193,7 @@ impl Kept {
                 text.len()
             )));
         }
-        let new = beside(path, "new");
-        // Other users may put a file of theirs here, or a pipe, where the folder is one like /tmp.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&new)?;
+        let (mut file, new) = create_beside(path)?;
         let written = file
             .write_all(&text)
             .and_then(|()| file.sync_all())
@@ -206,6 +205,32 @@ impl Kept {
         // The name is only as durable as its folder.
         path.parent()
             .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+}
+
+/// A new file beside `path`, under a name that is not guessed: where the folder is one like /tmp, other users may put
+/// anything under one that is.
+fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    let new = beside(path, &format!("{NEW}.{:016x}", u64::from_ne_bytes(random)));
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&new)?;
+    Ok((file, new))
+}
+
+/// Removes what managers that were killed have left beside `path`, as far as the file system lets this one.
+pub(super) fn remove_leftovers(path: &Path) {
+    let Some((folder, begin)) = path
+        .parent()
+        .zip(beside(path, NEW).file_name().map(OsStr::to_owned))
+    else {
+        return;
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().starts_with(begin.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -265,24 +290,29 @@ mod tests {
     }
 
     #[test]
-    fn what_others_put_in_its_way_is_not_written_to() {
+    fn what_others_put_in_its_way_is_not_written_to_and_holds_nothing_up() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, new) = (dir.path().join("kept.json"), dir.path().join("kept.json.new"));
+        let path = dir.path().join("kept.json");
         let file = |path: &Path| fs::symlink_metadata(path).unwrap();
-        fs::write(&new, "theirs").unwrap();
-        let theirs = File::open(&new).unwrap();
+        let [theirs, folder, pipe] = ["new", "new.0", "new.1"].map(|suffix| beside(&path, suffix));
+        fs::write(&theirs, "theirs").unwrap();
+        fs::create_dir(&folder).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            0o666.into(),
+            0,
+        )
+        .unwrap();
         some().write(&path).unwrap();
-        assert_ne!(file(&path).ino(), theirs.metadata().unwrap().ino());
-        rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
-        // With a reader nothing that writes to it waits.
-        let _reader = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&new)
-            .unwrap();
-        some().write(&path).unwrap();
-        assert!(file(&path).is_file());
-        assert!(Kept::read(&path).unwrap().is_some());
+        assert!(file(&path).is_file() && file(&path).ino() != file(&theirs).ino());
+        assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+        assert_eq!(Kept::read(&path).unwrap(), Some(some()));
+        // What a manager leaves that is killed while it writes goes with the start of the next one.
+        remove_leftovers(&path);
+        assert!(!theirs.exists() && !pipe.exists() && folder.exists());
+        assert_eq!(Kept::read(&path).unwrap(), Some(some()));
     }
 
     #[test]
@@ -308,10 +338,9 @@ mod tests {
     #[test]
     fn a_write_that_fails_leaves_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("kept.json");
-        some().write(&path).unwrap();
-        // Nothing can be written where a folder is.
-        fs::create_dir(beside(&path, "new")).unwrap();
+        // One beside it has a longer name than any file.
+        let path = dir.path().join("k".repeat(250));
+        fs::write(&path, serde_json::to_vec(&some()).unwrap()).unwrap();
         let other = Kept::new(KeptSettings::default(), Vec::new(), Vec::new());
         assert!(other.write(&path).is_err());
         assert_eq!(Kept::read(&path).unwrap(), Some(some()));

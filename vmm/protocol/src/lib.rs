@@ -39,7 +39,7 @@ pub mod socket;
 
 pub use error_chain::error_chain;
 pub use guest_event::{GuestEvent, GuestState};
-pub use limits::{cure, no_memory, not_started, raise_open_files};
+pub use limits::{cure, no_memory, not_started, raise_open_files, raise_stack};
 pub use printable::{printable, printable_json};
 
 /// The example of the README runs with the tests.

@@ -6,6 +6,9 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Bytes that the first thread of a command takes at most.
+const STACK: u64 = 1 << 20;
+
 /// The limit of open files since this process raised it: a confined thread may not ask for it.
 static OPEN_FILES: OnceLock<Option<u64>> = OnceLock::new();
 
@@ -28,6 +31,31 @@ pub fn raise_open_files() {
         log::debug!("the limit of open files stays: {error}");
     }
     let _ = OPEN_FILES.set(getrlimit(Resource::Nofile).current);
+}
+
+/// Raises the limit of the first thread's stack to 1 MiB where it is less.
+///
+/// # Errors
+/// When this process may not do that; says what to do.
+pub fn raise_stack() -> io::Result<()> {
+    let limit = getrlimit(Resource::Stack);
+    let least = |bytes: Option<u64>| bytes.map(|bytes| bytes.max(STACK));
+    let raised = Rlimit {
+        current: least(limit.current),
+        maximum: least(limit.maximum),
+    };
+    if raised == limit {
+        return Ok(());
+    }
+    setrlimit(Resource::Stack, raised).map_err(|error| {
+        let has = shown(limit.current.map(|bytes| bytes >> 10));
+        let cure = "raise that with `ulimit -s`, or LimitSTACK= of its service";
+        let text = format!(
+            "this process may have {has} KiB of stack and needs {}; {cure}: {error}",
+            STACK >> 10
+        );
+        io::Error::new(io::Error::from(error).kind(), text)
+    })
 }
 
 /// What to do about `error`, where a limit is at fault that it does not name.

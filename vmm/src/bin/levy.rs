@@ -53,6 +53,16 @@ fn main() -> ExitCode {
         say(format!("cannot hold back a signal: {error}"));
         return ExitCode::FAILURE;
     }
+    if let Err(error) = levy_protocol::raise_stack() {
+        say(error);
+        return ExitCode::FAILURE;
+    }
+    run()
+}
+
+/// Not part of `main`, which has to do with a smaller stack.
+#[inline(never)]
+fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),

@@ -92,6 +92,8 @@ fn a_groups_shares_and_limits_decide_and_can_be_changed() {
 
     let set = managed.levy_json(&["set", "--group", "web", "shares=500"]);
     assert_eq!(set["shares"], 500);
+    let none = managed.request("PATCH", "/groups/web", "{\"shares\": 0}");
+    assert_eq!(none.0, 400, "{}", none.1);
     until("another plan", || {
         sizes().is_some_and(|[one, _, db]| one * 3 < db)
     });

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use levy_protocol::link::{FromManager, FromVmm, Hello, Line, Lines, Sharing};
 use levy_protocol::run_dir::Sockets;
@@ -108,6 +108,42 @@ fn a_budget_that_no_machine_has_is_refused_with_its_bounds() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn a_swap_folder_that_is_a_file_is_refused() {
+    let output = ends(&["--swap", "/dev/null"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("cannot use /dev/null for swap") && said.contains("Not a directory"),
+        "{said}"
+    );
+}
+
+/// What `levy host` says about a budget that it refuses, where a stack may have 64 KiB by the limits that `ulimit` sets.
+fn said_with_a_small_stack(ulimit: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let levy = levy_command(dir.path());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{ulimit} 64; exec \"$@\""), "sh"]);
+    shell.arg(levy.get_program());
+    shell.args(["host", "--budget", "0", "--cgroup", "off"]);
+    let output = shell.env("XDG_RUNTIME_DIR", dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+fn a_stack_that_is_too_small_is_raised_or_said() {
+    let raised = "out of bounds";
+    let said = said_with_a_small_stack("ulimit -S -s");
+    assert!(said.contains(raised), "{said}");
+    // Only a process with CAP_SYS_RESOURCE may raise the other limit.
+    let needs = "may have 64 KiB of stack and needs 1024; raise that with `ulimit -s`";
+    let said = said_with_a_small_stack("ulimit -s");
+    assert!(said.contains(raised) || said.contains(needs), "{said}");
 }
 
 #[test]

@@ -175,11 +175,13 @@ fn a_change_that_cannot_be_kept_is_made_and_its_answer_says_so() {
         group,
         ..hello("g", 16)
     });
-    // What has the name of the file that is to be renamed cannot be written.
-    let obstacle = managed.dir.path().join("kept.json.new");
+    // No file takes the place of a folder.
+    let obstacle = managed.dir.path().join("kept.json");
     for kept in [false, true] {
         match kept {
-            false => std::fs::create_dir(&obstacle).unwrap(),
+            false => until("a folder in the file's place", || {
+                std::fs::remove_file(&obstacle).is_ok() && std::fs::create_dir(&obstacle).is_ok()
+            }),
             true => std::fs::remove_dir(&obstacle).unwrap(),
         }
         for (path, arguments) in [

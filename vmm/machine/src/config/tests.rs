@@ -66,7 +66,7 @@ fn errors_name_the_key_the_value_and_the_cure() {
     assert!(message::<SharingConfig>("domain=").contains("name a domain"));
     let rule = "1 to 64 of the characters a-z A-Z 0-9 . _ -";
     let long = "n".repeat(65);
-    for name in ["a b", "a/b", "\n", "ü", &long] {
+    for name in ["a b", "a/b", "\n", "ü", ".", "..", "-", "_.-", &long] {
         assert!(
             message::<SharingConfig>(&format!("domain={name}")).contains(rule),
             "{name}"

@@ -167,6 +167,7 @@ async fn show(State(served): State<Served>, Name(name): Name) -> Answer<GuestVie
 
 async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GuestView> {
     let change: GuestChange = read(body)?;
+    let shares = change.shares.map(shares).transpose()?;
     served
         .changing(move |host| {
             let mut state = host.state();
@@ -179,9 +180,7 @@ async fn change(State(served): State<Served>, Name(name): Name, body: Body) -> A
             if let Some(min) = change.min_bytes {
                 limits.min = pages(min);
             }
-            if let Some(shares) = change.shares {
-                limits.shares = Shares::new(shares);
-            }
+            limits.shares = shares.unwrap_or(limits.shares);
             apply(&mut state.manager, Change::Limits(id, limits))?;
             drop(state);
             host.keep();
@@ -204,6 +203,7 @@ async fn show_group(State(served): State<Served>, Name(name): Name) -> Answer<Gr
 
 async fn change_group(State(served): State<Served>, Name(name): Name, body: Body) -> Answer<GroupView> {
     let change: GroupChange = read(body)?;
+    let shares = change.shares.map(shares).transpose()?;
     served
         .changing(move |host| {
             let mut state = host.state();
@@ -213,7 +213,7 @@ async fn change_group(State(served): State<Served>, Name(name): Name, body: Body
             let mut group = registry.groups().list()[id.get() as usize];
             group.min = change.min_bytes.map_or(group.min, pages);
             group.max = change.max_bytes.map_or(group.max, pages);
-            group.shares = change.shares.map_or(group.shares, Shares::new);
+            group.shares = shares.unwrap_or(group.shares);
             apply(&mut state.manager, Change::Group(id, group))?;
             let guests = state.manager.registry().guests();
             let members = guests.filter(|(member, _)| member.limits.group == Some(id));
@@ -251,15 +251,7 @@ async fn stop(State(served): State<Served>, Name(name): Name, body: Body) -> Dir
     if force {
         return kill(served, name).await;
     }
-    let asked = name.clone();
-    let knows_grace = served.clone().aside(move |host| {
-        let registry = host.registry();
-        let id = find(&registry, &asked)?;
-        let mut guests = registry.guests();
-        let process = guests.find(|(member, _)| member.id == id);
-        Ok(process.is_some_and(|(_, process)| process.protocol >= WITH_GRACE))
-    });
-    if grace_ms.is_some() && !knows_grace.await?.0 {
+    if grace_ms.is_some() && !knows_grace(served.clone(), name.clone()).await? {
         return Err(ApiError::Value {
             key: "grace_ms",
             what:
@@ -268,6 +260,18 @@ async fn stop(State(served): State<Served>, Name(name): Name, body: Body) -> Dir
         });
     }
     direct(served, name, (FromManager::Stop { grace_ms }, Phase::Stopping)).await
+}
+
+/// Whether a guest's process can be told how long its guest may take to stop.
+async fn knows_grace(served: Served, name: String) -> Result<bool, ApiError> {
+    let knows = served.aside(move |host| {
+        let registry = host.registry();
+        let id = find(&registry, &name)?;
+        let mut guests = registry.guests();
+        let process = guests.find(|(member, _)| member.id == id);
+        Ok(process.is_some_and(|(_, process)| process.protocol >= WITH_GRACE))
+    });
+    Ok(knows.await?.0)
 }
 
 /// Ends a guest's process at once. Nothing is asked of it: its guest may have taken it over.
@@ -352,6 +356,16 @@ fn changed(before: Settings, change: HostChange) -> Result<Settings, ApiError> {
         })?;
     }
     Ok(settings)
+}
+
+fn shares(count: u32) -> Result<Shares, ApiError> {
+    match count {
+        0 => Err(ApiError::Value {
+            key: "shares",
+            what: "it goes from 1 to 4294967295 (low is 500, normal 1000, high 2000)".into(),
+        }),
+        _ => Ok(Shares::new(count)),
+    }
 }
 
 /// Whole pages, rounded up, within what the allocator counts with.

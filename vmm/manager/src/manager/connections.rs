@@ -20,6 +20,9 @@ const INTRODUCTION: Duration = Duration::from_secs(2);
 /// How long a connection may be silent: reports come once a second.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Time in which the manager did not run that the log names; shorter ones are a matter of every busy machine.
+const WORTH_A_WORD: Duration = Duration::from_millis(100);
+
 /// Time between two looks at who is silent.
 pub(crate) const SWEEP: Duration = Duration::from_millis(250);
 
@@ -255,9 +258,11 @@ impl Manager {
     /// Makes up for time in which the manager did not run, and counts that in which it listened.
     fn listen(&mut self, now: Instant) {
         let Passed { listened, missed } = self.listening.look(now);
-        if !missed.is_zero() {
-            let line = format!("the manager did not run for {:.1} s", missed.as_secs_f64());
-            self.effects.push(Effect::Log(Level::Warn, line));
+        if missed >= WORTH_A_WORD {
+            if missed >= WORTH_A_WORD {
+                let line = format!("the manager did not run for {:.1} s", missed.as_secs_f64());
+                self.effects.push(Effect::Log(Level::Warn, line));
+            }
             for connection in self.connections.open.values_mut() {
                 connection.messages.make_up_for(missed);
             }

@@ -325,3 +325,21 @@ fn a_manager_that_takes_over_says_how_many_guests_it_took_back() {
     let said = |effect: &Effect| matches!(effect, Effect::Log(_, line) if line.starts_with("2 guests of the manager"));
     assert!(effects.iter().any(said), "{effects:?}");
 }
+
+#[test]
+fn only_time_without_the_manager_that_is_worth_a_word_is_named() {
+    let now = Instant::now();
+    let mut manager = manager(now);
+    manager.handle(now, Event::Listened);
+    let mut logged = |millis| {
+        let effects = manager.handle(now + Duration::from_millis(millis), Event::Listened);
+        let lines = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Log(_, line) => Some(line),
+            _ => None,
+        });
+        lines.collect::<Vec<_>>()
+    };
+    // Half a second is a pause of one that listens.
+    assert_eq!(logged(540), Vec::<String>::new());
+    assert_eq!(logged(1140), ["the manager did not run for 0.1 s"]);
+}
