@@ -123,6 +123,11 @@ impl Swap {
         self.slots.limit() - self.slots.used()
     }
 
+    /// Pages that fit without more disk space.
+    pub(crate) fn fitting(&self) -> usize {
+        self.slots.free().min(self.room()) as usize
+    }
+
     /// Bytes of disk space that the file has, used or not.
     pub fn disk_bytes(&self) -> u64 {
         u64::from(self.slots.backed()) << PAGE_SHIFT

@@ -115,7 +115,12 @@ impl Reclaimer {
         if compressed == part.count {
             return compressed;
         }
-        compressed + self.swap_out(part).unwrap_or(0)
+        let private = still_private(&self.region, part);
+        // A full file takes some of them.
+        let swapped = self
+            .swap_out(part)
+            .unwrap_or_else(|| private.saturating_sub(still_private(&self.region, part)));
+        compressed + swapped
     }
 
     /// Swaps out what is private of `run`: the number of pages that left memory; `None` where it failed.

@@ -60,7 +60,8 @@ impl Reclaimer {
         true
     }
 
-    /// Writes what is private of `run` to the swap file. Returns the number of pages that left memory.
+    /// Writes what is private of `run` to the swap file. Returns the number of pages that left memory. Where it fails for
+    /// lack of room, as many have left memory as there was room for.
     pub(crate) fn swap_out(&mut self, merger: &mut Merger, run: PageRun) -> Result<u32, SwapOutError> {
         if !self.cold.has_swap() {
             return Err(SwapOutError::NoSwapFile);
@@ -98,20 +99,32 @@ impl Reclaimer {
         let pages = merger.mover().copy_staged_aside(run);
         slots.clear();
         let written = match self.cold.swap() {
-            Some(mut swap) => swap.write(pages, slots),
+            Some(mut swap) => match swap.write(pages, slots) {
+                // A full file has a slot again for each page that came back: one goes for one, however long this run is.
+                Err(error @ (SwapError::Full { .. } | SwapError::DiskFull { .. })) if swap.fitting() > 0 => {
+                    let fitting = swap.fitting().min(pages.len());
+                    swap.write(&pages[..fitting], slots).and(Err(error))
+                }
+                written => written,
+            },
             None => Ok(()),
         };
-        if written.is_err() || slots.len() != run.count as usize {
-            merger.mover().give_back(claim);
-            return written;
-        }
-        for (page, &slot) in run.pages().zip(slots.iter()) {
-            guest.table().set_location(&claim, page, slot);
+        let (swapped, rest) = claim.split(slots.len() as u32);
+        for (page, &slot) in swapped.run().pages().zip(slots.iter()) {
+            guest.table().set_location(&swapped, page, slot);
             merger.withdraw(page);
         }
-        guest.counters().pages_swapped_out.add(u64::from(run.count));
-        guest.settle(claim, State::Swapped);
-        Ok(())
+        guest
+            .counters()
+            .pages_swapped_out
+            .add(u64::from(swapped.run().count));
+        guest.settle_rest(swapped, State::Swapped);
+        if rest.run().count > 0 {
+            merger.mover().give_back(rest);
+        } else {
+            drop(rest);
+        }
+        written
     }
 
     /// Gives up what of `run` is stored and cannot be brought back: every access fails from now on.

@@ -139,6 +139,27 @@ fn swapping_region() -> (AnonymousMemory, Region) {
     })
 }
 
+#[test]
+fn a_full_swap_file_takes_one_page_for_each_that_came_back_however_many_are_offered() {
+    let swap = crate::Swap::create(&std::env::temp_dir(), 20).unwrap();
+    let (memory, region) = small_region(Options {
+        swap: Some(swap),
+        ..Options::default()
+    });
+    let offer = |first| region.swap_out(PageRun::new(Gfn::new(first), 16));
+    assert_eq!(offer(0).unwrap(), 16);
+    assert!(offer(16).is_err());
+    assert_eq!(region.stats().swapped, 20);
+    // Pages that have never been together in the file come back, and as many others go.
+    assert_eq!(region.bring_back(PageRun::new(Gfn::new(3), 1)), 1);
+    assert_eq!(region.bring_back(PageRun::new(Gfn::new(9), 2)), 2);
+    assert!(offer(32).is_err());
+    assert_eq!(region.stats().swapped, 20);
+    assert!(offer(48).is_err(), "no page came back");
+    assert_eq!((region.stats().swapped, region.stats().pages_lost), (20, 0));
+    (0..1024).for_each(|at| assert_eq!(memory.read_page(at), page(u64::from(at))));
+}
+
 /// What [`Region::peek`] shows of `run`.
 fn looked_at(region: &Region, run: PageRun) -> Vec<Page> {
     let mut seen = Vec::new();
