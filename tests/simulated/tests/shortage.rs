@@ -8,7 +8,7 @@ use levy_launcher::api_client::ClientError;
 use levy_machine::memory::GuestRam;
 use levy_machine::virtio::blk::{Disk, OverlayDisk};
 use levy_member::ManagedMemory;
-use levy_protocol::api::HostChange;
+use levy_protocol::api::{HostChange, WaitingView};
 use page_share::{Gfn, PageRun};
 use simulated::{Guest, GuestOptions, Manager, SmallDisk, until};
 use vm_memory::{Bytes, GuestAddress};
@@ -98,6 +98,37 @@ fn what_a_guest_with_a_full_swap_disk_cannot_give_up_its_neighbour_gives() {
     assert_eq!(statuses[0].swapped, 0, "{statuses:?}");
     manager.client().change_host(&budget(1024)).unwrap();
     guests.iter_mut().for_each(Guest::assert_right);
+}
+
+#[test]
+fn a_guest_that_waits_for_memory_and_gets_none_is_named_with_the_reason_until_there_is_some() {
+    let Some(disk) = SmallDisk::or_skip(1) else { return };
+    // No swap file fits.
+    std::fs::write(disk.path().join("ballast"), vec![1; 768 << 10]).unwrap();
+    let manager = Manager::start(Path::new(PROGRAM), 256);
+    let options = GuestOptions::new("still")
+        .mib(48)
+        .min_mib(4)
+        .all_different()
+        .rate(500);
+    // Of a program that does not say what it can swap, or it would not be admitted.
+    let options = options.swap(disk.path()).of_version(4);
+    let mut guest = Guest::start(Path::new(PROGRAM), manager.dir(), options);
+    guest.until("all memory in use", |status| status.private > 47 << 8);
+    assert_eq!(manager.view().waiting_for_memory, []);
+    // Half of its pages compress, and the others alone are more.
+    manager.client().change_host(&budget(24)).unwrap();
+    until("it waits", || {
+        let waiting = manager.view().waiting_for_memory;
+        let is_named = |guest: &WaitingView| {
+            guest.waited_seconds >= 3.0
+                && (guest.guest.as_str(), guest.reason.as_str()) == ("still", "no memory is free")
+        };
+        waiting.iter().any(is_named)
+    });
+    manager.client().change_host(&budget(256)).unwrap();
+    until("it goes on", || manager.view().waiting_for_memory.is_empty());
+    guest.assert_right();
 }
 
 #[test]

@@ -21,7 +21,7 @@
 //! | when is that asked, and who is told? | `manager/timing`, `sent_orders` | `rounds`, `trigger` |
 //! | what does the machine say? | | [`survey`], [`budget`], [`cgroup`], [`backing()`] |
 //! | what does the next manager have to know? | `registry/returning` | `keeping`, `keeper`, [`kept`] |
-//! | what do people see? | [`picture`], [`statistics`], [`above_limit`], `peer_lines`, `names` | [`api`] |
+//! | what do people see? | [`picture`], [`statistics`], [`above_limit`], [`standstill`], `peer_lines`, `names` | [`api`] |
 //!
 //! # Nouns
 //! - A guest is a number, [`allocator::GuestId`], given once. Its process is a [`registry::ProcessId`]: number and start
@@ -85,6 +85,7 @@ mod rounds;
 mod sent_orders;
 mod sockets;
 mod spare;
+pub mod standstill;
 pub mod statistics;
 pub mod survey;
 mod trigger;

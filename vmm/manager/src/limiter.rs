@@ -136,7 +136,8 @@ impl Limiter<'_> {
         let promised = member.limits.min.less(member.shared());
         let entitled = target.map_or(promised, |target| target.pages.max(promised)) + overhead;
         let (held, overrun) = (member.held, member.overrun());
-        let blocked = self.state == State::Low && held >= entitled;
+        // Where all are above their targets and give up no more, nothing would ever become free enough to end this state.
+        let blocked = self.state == State::Low && held >= entitled && !member.stands_still();
         let group = member.limits.group;
         Place {
             guest: member.id,

@@ -29,6 +29,7 @@ use crate::member::Limits;
 use crate::policy::{Round, Settings};
 use crate::registry::{ChangeError, Fate, ManagedProcess, ProcessId, Registry};
 use crate::sent_orders::SentOrders;
+use crate::standstill::Standstill;
 use crate::statistics::Statistics;
 use connections::Connections;
 use levy_protocol::link::{FromManager, GroupLimits};
@@ -304,6 +305,7 @@ impl Manager {
         self.effects
             .push(Effect::LimitPools(pools, self.registry.old_pools()));
         self.name_guests_above_limits(now);
+        self.name_guests_that_stand_still(now);
         for (member, process) in self.registry.guests() {
             // A guest that waits is answered, whatever the answer.
             if member.waits() {
@@ -326,6 +328,19 @@ impl Manager {
             format!("{name:?} holds more than its limit and comes no closer to it: {above}; {cure}")
         };
         let lines: Vec<String> = above.map(line).collect();
+        for line in lines {
+            self.say_once(now, Level::Warn, &line);
+        }
+    }
+
+    fn name_guests_that_stand_still(&mut self, now: Instant) {
+        let guests = self.registry.guests();
+        let still = guests.filter_map(|(member, process)| Some((Standstill::of(member, process)?, process)));
+        let line = |(standstill, process): (Standstill, &ManagedProcess)| {
+            let (name, cure) = (&process.name, standstill.cure());
+            format!("{name:?} waits for memory and gets none: {standstill}; {cure}")
+        };
+        let lines: Vec<String> = still.map(line).collect();
         for line in lines {
             self.say_once(now, Level::Warn, &line);
         }

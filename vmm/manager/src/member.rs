@@ -40,6 +40,9 @@ const WAITING_ROOM: Pages = Pages::from_mib(8);
 /// The same as a part of its limit.
 const WAITING_PART: f64 = 0.125;
 
+/// A guest that waits for memory and gets none for this long stands still.
+const STANDSTILL: Duration = Duration::from_secs(3);
+
 /// Largest part of a guest that its balloon may take, in percent: the published limit.
 const BALLOON_PERCENT: u64 = 65;
 
@@ -93,8 +96,23 @@ pub struct Member {
     limit: Limit,
     /// Pages in the samples that it is asked for; 0 before it was asked.
     sample: u32,
+    /// How long it has waited for memory while its reports showed no access that got any.
+    waited: Duration,
+    /// What its reports counted when that began.
+    got: Got,
     /// It was told to compress or swap, and has not reported since.
     pub squeezing: bool,
+}
+
+/// What changes when an access gets memory: pages that came back, pages that were parted, pages without memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Got(u64, u64, u64);
+
+impl Got {
+    fn of(report: &Report) -> Self {
+        let empty = report.pages.empty.saturating_add(report.pages.ballooned);
+        Self(report.pages_in, report.cow_breaks, empty)
+    }
 }
 
 impl Member {
@@ -125,6 +143,8 @@ impl Member {
             standing: LimitStatus::default(),
             limit: Limit::default(),
             sample: 0,
+            waited: Duration::ZERO,
+            got: Got::default(),
             squeezing: false,
         }
     }
@@ -174,6 +194,12 @@ impl Member {
             false => Voice::Silent,
         };
         self.limit.pass(self.held, voice, elapsed);
+        let got = Got::of(&self.report);
+        self.waited = match voice == Voice::Speaks && self.waits() && got == self.got {
+            true => self.waited.saturating_add(elapsed),
+            false => Duration::ZERO,
+        };
+        self.got = got;
         if self.window >= WINDOW {
             self.window = Duration::ZERO;
             // It can neither have shared nor brought back more than all of it.
@@ -304,6 +330,17 @@ impl Member {
         let room = |limit: Pages| WAITING_ROOM.max(limit.part(WAITING_PART));
         let near = |limit: Pages| self.held + room(limit) >= limit;
         self.standing.waiting > 0 && self.limit.sent().is_none_or(near)
+    }
+
+    /// Whether all its accesses that need memory have waited for some seconds, by its last report.
+    pub fn stands_still(&self) -> bool {
+        // What has happened since then is not known.
+        self.waited.saturating_sub(self.age) >= STANDSTILL
+    }
+
+    /// How long it has waited for memory and got none.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Sends it a limit; returns that in bytes of what its process counts itself.

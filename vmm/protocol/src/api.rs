@@ -47,6 +47,9 @@ pub struct HostView {
     /// Guests whose processes hold more than their limits and come no closer to them.
     #[serde(default)]
     pub above_limits: Vec<AboveLimitView>,
+    /// Guests that wait for memory and get none.
+    #[serde(default)]
+    pub waiting_for_memory: Vec<WaitingView>,
     /// CPU that the manager's process has used, microseconds.
     pub cpu_us: u64,
 }
@@ -61,6 +64,21 @@ pub struct AboveLimitView {
     /// The limit that it was told last, `held_bytes` compared.
     pub limit_bytes: u64,
     /// Why: `swap full`, `not connected`, or `gives up no more`, where its process says no more than that.
+    pub reason: String,
+}
+
+/// A guest whose accesses wait for memory, none of which has got any for three seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// Its name.
+    pub guest: String,
+    /// Private memory and page tables of its process.
+    pub held_bytes: u64,
+    /// The limit that it was told last, `held_bytes` compared.
+    pub limit_bytes: u64,
+    /// How long it has waited.
+    pub waited_seconds: f64,
+    /// Why: `swap full` or `no memory is free`.
     pub reason: String,
 }
 

@@ -8,12 +8,14 @@ use page_share::LocalManager;
 use super::types::{
     AboveLimitView, ActivityView, BalloonStatistics, BalloonView, ConnectionsView, CountersView, DomainView,
     GroupView, GuestView, HostView, LimitsView, MemoryView, RoundsView, SettingsView, SpentView, TargetView,
+    WaitingView,
 };
 use crate::above_limit::AboveLimit;
 use crate::host::Host;
 use crate::member::Member;
 use crate::picture::Picture;
 use crate::registry::ManagedProcess;
+use crate::standstill::Standstill;
 use crate::statistics::Rounds;
 use levy_protocol::link::BalloonReport;
 
@@ -54,6 +56,7 @@ pub fn host(host: &Host, picture: &Picture) -> HostView {
         rounds: rounds(&picture.rounds),
         unkept: host.unkept(),
         above_limits: above_limits(picture),
+        waiting_for_memory: waiting_for_memory(picture),
         cpu_us: cpu_us(),
     }
 }
@@ -69,6 +72,20 @@ fn above_limits(picture: &Picture) -> Vec<AboveLimitView> {
         })
     });
     above.collect()
+}
+
+fn waiting_for_memory(picture: &Picture) -> Vec<WaitingView> {
+    let guests = picture.guests.iter();
+    let waiting = guests.filter_map(|(member, process)| {
+        Some(WaitingView {
+            guest: process.name.clone(),
+            held_bytes: bytes(member.held),
+            limit_bytes: bytes(member.sent_limit()?),
+            waited_seconds: member.waited().as_secs_f64(),
+            reason: Standstill::of(member, process)?.to_string(),
+        })
+    });
+    waiting.collect()
 }
 
 fn rounds(rounds: &Rounds) -> RoundsView {

@@ -190,6 +190,42 @@ fn a_process_far_below_its_limit_does_not_wait_whatever_it_says() {
 }
 
 /// A guest of 1 GiB that holds 900 MiB and was asked for 400 MiB by its balloon.
+#[test]
+fn a_guest_stands_still_that_waits_for_seconds_while_no_access_gets_memory() {
+    let mut member = guest(100, 50);
+    let waits = LimitStatus {
+        limit_bytes: None,
+        gated: true,
+        waiting: 1,
+    };
+    member.on_limit_status(waits);
+    let mut second = |change: &dyn Fn(&mut Member)| {
+        change(&mut member);
+        member.pass(SECOND, 100);
+        member.stands_still()
+    };
+    let reports = |member: &mut Member| assert!(member.on_report(report(50)));
+    assert_eq!([(); 4].map(|()| second(&reports)), [false, false, false, true]);
+    // A page came back.
+    let brings = |member: &mut Member| {
+        let pages_in = member.report.pages_in + 1;
+        assert!(member.on_report(Report {
+            pages_in,
+            ..report(50)
+        }));
+    };
+    assert!(!second(&brings));
+    let stays = |member: &mut Member| assert!(member.on_report(member.report.clone()));
+    assert_eq!([(); 4].map(|()| second(&stays)), [false, false, false, true]);
+    // Nor is it known of a guest that says nothing.
+    assert!(!second(&|member| member.standing.waiting = 0));
+    member.on_limit_status(waits);
+    for _ in 0..20 {
+        member.pass(SECOND, 100);
+        assert!(!member.stands_still(), "{:?}", member.age);
+    }
+}
+
 fn ballooned() -> Member {
     let mut member = guest(900, 890);
     member.balloon_asked = mib(400);

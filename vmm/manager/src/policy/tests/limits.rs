@@ -127,6 +127,47 @@ fn in_the_low_state_a_guest_above_its_target_is_handed_out_nothing() {
 }
 
 #[test]
+fn in_the_low_state_guests_that_all_stand_still_above_their_targets_are_handed_out_what_is_free() {
+    let guest = || ModelGuest {
+        active: Pages::from_mib(64),
+        dead_balloon: true,
+    };
+    let mut host = ModelHost::new(Pages::from_mib(512), vec![guest(), guest()]);
+    for member in &mut host.members {
+        // Only the scan still finds something.
+        let mut report = member.report.clone();
+        report.pages.private = Pages::from_mib(254).get();
+        member.held = Pages::from_mib(254);
+        member.on_report(report);
+    }
+    let step = |host: &mut ModelHost| {
+        for member in &mut host.members {
+            member.on_report(member.report.clone());
+            let limit = member.sent_limit().map_or(254 << 20, |limit| limit.get() * 4096);
+            member.on_limit_status(LimitStatus {
+                limit_bytes: Some(limit),
+                gated: true,
+                waiting: 2,
+            });
+        }
+        let round = host.round(SECOND);
+        assert_eq!(round.state, State::Low);
+        [0, 1].map(|guest| told(&round, guest).limit_bytes.unwrap())
+    };
+    for _ in 0..3 {
+        assert_eq!(
+            step(&mut host),
+            [254 << 20; 2],
+            "others may yet give something up"
+        );
+    }
+    let limits = step(&mut host);
+    assert!(limits.iter().all(|&limit| limit > 254 << 20), "{limits:?}");
+    let most = Pages::from_mib(512).less(host.policy.margin());
+    assert!(limits.iter().sum::<u64>() <= most.get() * 4096, "{limits:?}");
+}
+
+#[test]
 fn a_process_that_ignores_its_limit_is_given_no_more_and_its_neighbour_keeps_its_minimum() {
     let mut host = one_waits();
     for (index, held) in [(0, 100), (1, 20)] {
