@@ -123,11 +123,6 @@ impl Swap {
         self.slots.limit() - self.slots.used()
     }
 
-    /// Pages that fit without more disk space.
-    pub(crate) fn fitting(&self) -> usize {
-        self.slots.free().min(self.room()) as usize
-    }
-
     /// Bytes of disk space that the file has, used or not.
     pub fn disk_bytes(&self) -> u64 {
         u64::from(self.slots.backed()) << PAGE_SHIFT
@@ -171,6 +166,31 @@ impl Swap {
             self.slots.fill(slot, self.shared.sum(page));
         }
         Ok(())
+    }
+
+    /// Writes as many of `pages` as there is room for, from the first on, and appends their slots to `slots`: a full file
+    /// takes one page for each that came back, however many are offered.
+    ///
+    /// # Errors
+    /// As [`Swap::write`]; pages that have no slot then are not in the file.
+    pub(crate) fn write_fitting(
+        &mut self,
+        pages: &[Page],
+        slots: &mut Vec<SwapSlot>,
+    ) -> Result<(), SwapError> {
+        let written = self.write(pages, slots);
+        if !matches!(written, Err(SwapError::Full { .. } | SwapError::DiskFull { .. })) {
+            return written;
+        }
+        // Where there is room for all, there is no disk space for them.
+        let fitting = match self.room() as usize {
+            room if room < pages.len() => room,
+            _ => self.slots.free() as usize,
+        };
+        match fitting {
+            0 => written,
+            _ => self.write_fitting(&pages[..fitting], slots).and(written),
+        }
     }
 
     /// What is needed to read `slot`. Does not allocate.

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use contents::{WORDS, Written, noise, word};
-use page_share::{AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap};
+use page_share::{
+    AnonymousMemory, Domain, Gfn, LocalManager, Options, PAGE_SIZE, PageRun, Region, Swap, SwapError,
+    SwapOutError,
+};
 
 const GUESTS: usize = 2;
 const PAGES: u32 = 6 * 1024;
@@ -91,14 +94,40 @@ impl Own {
     }
 }
 
-/// Writes until `target` writes were made by all; returns what its pages must hold.
-fn write(
-    id: usize,
-    memories: &[AnonymousMemory],
-    writes: &AtomicU64,
-    stalls: &AtomicU64,
-    target: u64,
-) -> Vec<Own> {
+/// How far a race is.
+#[derive(Default)]
+struct Race {
+    /// Writes that all writers make.
+    writes_wanted: u64,
+    /// Runs that a full swap file takes in part before the race is over.
+    parts_wanted: u64,
+    writes: AtomicU64,
+    parts: AtomicU64,
+    longest_visit_us: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Race {
+    fn is_over(&self) -> bool {
+        let is_enough = |count: &AtomicU64, wanted| count.load(Ordering::Relaxed) >= wanted;
+        let is_done =
+            is_enough(&self.writes, self.writes_wanted) && is_enough(&self.parts, self.parts_wanted);
+        is_done || self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends the race when it goes, also because its thread panicked: the others would wait for ever.
+struct Ends<'a>(&'a Race);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes until the race is over; returns what its pages must hold.
+fn write(id: usize, memories: &[AnonymousMemory], race: &Race) -> Vec<Own> {
+    let _ends = Ends(race);
     let mut random = Random(0x1234_5678 + id as u64 * 7919);
     let pages = |guest: usize| {
         (0..PAGES)
@@ -114,7 +143,7 @@ fn write(
             written: Written::default(),
         })
         .collect();
-    while writes.load(Ordering::Relaxed) < target {
+    while !race.is_over() {
         let at = (random.next() % own.len() as u64) as usize;
         let own = &mut own[at];
         let since = Instant::now();
@@ -126,8 +155,9 @@ fn write(
         if random.next().is_multiple_of(2) || own.written.count() > MOST_WRITTEN {
             own.undo(memories);
         }
-        stalls.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
-        writes.fetch_add(BURST, Ordering::Relaxed);
+        let visit = since.elapsed().as_micros() as u64;
+        race.longest_visit_us.fetch_max(visit, Ordering::Relaxed);
+        race.writes.fetch_add(BURST, Ordering::Relaxed);
         if random.next().is_multiple_of(16) {
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -135,17 +165,32 @@ fn write(
     own
 }
 
+/// Swaps a run out, which a full file takes in part or not at all. Returns whether it took a part.
+fn swap_out(region: &Region, run: PageRun) -> bool {
+    let before = region.stats().pages_swapped_out;
+    match region.swap_out(run) {
+        Ok(_) => false,
+        Err(SwapOutError::Swap(SwapError::Full { .. })) => region.stats().pages_swapped_out > before,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Everything an engine can do to a page, over and over.
-fn disturb(region: &Region, stop: &AtomicBool, seed: u64) {
+fn disturb(region: &Region, race: &Race, seed: u64) {
+    let _ends = Ends(race);
     let mut random = Random(seed);
-    while !stop.load(Ordering::Relaxed) {
+    let swap_out = |run| {
+        race.parts
+            .fetch_add(u64::from(swap_out(region, run)), Ordering::Relaxed)
+    };
+    while !race.stop.load(Ordering::Relaxed) {
         region.scan_pass();
         region.finish_sample();
         region.start_sample(200);
         for run in region.cold_pages(300) {
             match random.next() % 3 {
                 0 => drop(region.compress(run)),
-                1 => drop(region.swap_out(run).unwrap()),
+                1 => drop(swap_out(run)),
                 _ => {}
             }
         }
@@ -153,7 +198,7 @@ fn disturb(region: &Region, stop: &AtomicBool, seed: u64) {
         let first = (random.next() % u64::from(PAGES)) as u32;
         region.compress(PageRun::new(Gfn::new(first), 64));
         let first = (random.next() % u64::from(PAGES)) as u32;
-        region.swap_out(PageRun::new(Gfn::new(first), 64)).unwrap();
+        swap_out(PageRun::new(Gfn::new(first), 64));
         let first = (random.next() % u64::from(PAGES)) as u32;
         match random.next() % 16 {
             0 => drop(region.unshare_all()),
@@ -192,7 +237,18 @@ fn assert_it_happened(region: &Region) {
     assert_eq!(stats.pages_lost, 0);
 }
 
-fn race(target: u64) {
+/// No slot is lost, and none has two pages: a file that is offered more than it can take has a page in each.
+fn assert_full(region: &Region, swap_pages: u32) {
+    let offered = region.swap_out(PageRun::new(Gfn::new(0), PAGES));
+    assert!(
+        matches!(offered, Err(SwapOutError::Swap(SwapError::Full { .. }))),
+        "{offered:?}"
+    );
+    assert_eq!(region.stats().swapped, u64::from(swap_pages));
+}
+
+/// Holds `race` with swap files of at most `swap_pages` pages.
+fn run(race: &Race, swap_pages: u32) {
     let manager = LocalManager::new(Domain::new(1 << 20).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let memories: Vec<_> = (0..GUESTS)
@@ -202,7 +258,7 @@ fn race(target: u64) {
     let regions: Vec<_> = memories
         .iter()
         .map(|memory| {
-            let swap = Some(Swap::create(directory.path(), 2 * PAGES).unwrap());
+            let swap = Some(Swap::create(directory.path(), swap_pages).unwrap());
             let options = Options::default().with_store_bytes(4 << 20).with_swap(swap);
             let region = Region::adopt(vec![memory.range(Gfn::new(0))], options).unwrap();
             region
@@ -211,28 +267,29 @@ fn race(target: u64) {
             Arc::new(region)
         })
         .collect();
-    let (writes, stalls, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let expected: Vec<_> = std::thread::scope(|scope| {
-        let (memories, writes, stalls, stop) = (&memories, &writes, &stalls, &stop);
-        for (index, region) in regions.iter().enumerate() {
-            scope.spawn(move || disturb(region, stop, 99 + index as u64));
+        let memories = &memories;
+        for (seed, region) in (99..).zip(&regions) {
+            scope.spawn(move || disturb(region, race, seed));
         }
         let writers: Vec<_> = (0..WRITERS)
-            .map(|id| scope.spawn(move || write(id, memories, writes, stalls, target)))
+            .map(|id| scope.spawn(move || write(id, memories, race)))
             .collect();
         let results: Vec<_> = writers
             .into_iter()
             .map(std::thread::ScopedJoinHandle::join)
             .collect();
-        stop.store(true, Ordering::Relaxed);
         results
             .into_iter()
             .flat_map(|result| result.expect("a writer found wrong bytes"))
             .collect()
     });
-    println!("longest visit {} us", stalls.load(Ordering::Relaxed));
+    println!("longest visit {:?} us", race.longest_visit_us);
     regions.iter().for_each(|region| assert_it_happened(region));
     manager.with(|domain| domain.check().unwrap());
+    if race.parts_wanted > 0 {
+        regions.iter().for_each(|region| assert_full(region, swap_pages));
+    }
     let check = |when: &str| {
         for own in &expected {
             (0..WORDS).for_each(|index| own.check(&memories, index, when));
@@ -241,6 +298,25 @@ fn race(target: u64) {
     check("while it is managed");
     drop(regions);
     check("after the regions were dropped");
+}
+
+/// With room for all in the swap files.
+fn race(writes_wanted: u64) {
+    let race = Race {
+        writes_wanted,
+        ..Race::default()
+    };
+    run(&race, 2 * PAGES);
+}
+
+#[test]
+fn writes_race_with_runs_of_which_a_full_swap_file_takes_a_part() {
+    let race = Race {
+        writes_wanted: 1_000_000,
+        parts_wanted: 30,
+        ..Race::default()
+    };
+    run(&race, 40);
 }
 
 #[test]

@@ -151,6 +151,49 @@ fn a_disk_is_used_up_to_its_last_mib() {
 }
 
 #[test]
+fn as_many_of_a_batch_are_written_as_fit_by_limit_and_disk() {
+    const OFFERED: usize = 3 * EXTENT as usize;
+    let pages: Vec<Page> = (0..OFFERED).map(|at| [at as u8; PAGE_SIZE]).collect();
+    // Nothing has disk space yet, and less than an extent is left at the end.
+    for (limit, disk, fit) in [
+        (EXTENT + 20, 3, EXTENT + 20),
+        (u32::MAX, 1, EXTENT),
+        (2 * EXTENT + 20, 2, 2 * EXTENT),
+        (u32::MAX, 0, 0),
+    ] {
+        let mut swap = Swap::with_file(small_disk(disk * EXTENT_BYTES), limit).unwrap();
+        let mut slots = Vec::new();
+        let error = swap.write_fitting(&pages, &mut slots).unwrap_err();
+        assert!(
+            matches!(error, SwapError::Full { .. } | SwapError::DiskFull { .. }),
+            "{error:?}"
+        );
+        assert_eq!((slots.len(), swap.pages()), (fit as usize, fit));
+        assert!(swap.write_fitting(&pages, &mut slots).is_err());
+        for (at, &slot) in slots.iter().enumerate() {
+            assert_eq!(read(&swap, slot).unwrap(), pages[at]);
+        }
+        // One goes for each that came back.
+        for &slot in slots.iter().step_by(7) {
+            swap.free(slot).unwrap();
+            let mut one = Vec::new();
+            swap.write_fitting(&pages, &mut one).unwrap_err();
+            assert_eq!(one, [slot]);
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_not_written_in_part_where_the_disk_fails() {
+    let mut swap = Swap::with_file(small_disk(2 << PAGE_SHIFT | 100), 3).unwrap();
+    swap.slots.back(0);
+    let mut slots = Vec::new();
+    let error = swap.write_fitting(&[[1; PAGE_SIZE]; 5], &mut slots);
+    assert!(matches!(error, Err(SwapError::Io(_))), "{error:?}");
+    assert!(slots.is_empty() && swap.pages() == 0);
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_an_error() {
     assert!(matches!(
         Swap::create(Path::new("/nowhere"), 1),
@@ -274,8 +317,13 @@ proptest! {
             } else {
                 let pages: Vec<Page> = (0..count).map(|i| [seed ^ i as u8; PAGE_SIZE]).collect();
                 let mut slots = Vec::new();
-                let fits = map.len() + count <= 64;
-                prop_assert_eq!(swap.write(&pages, &mut slots).is_ok(), fits);
+                let room = 64 - map.len();
+                if seed % 4 == 1 {
+                    prop_assert_eq!(swap.write(&pages, &mut slots).is_ok(), count <= room);
+                } else {
+                    prop_assert_eq!(swap.write_fitting(&pages, &mut slots).is_ok(), count <= room);
+                    prop_assert_eq!(slots.len(), count.min(room));
+                }
                 for (slot, page) in slots.into_iter().zip(pages) {
                     prop_assert!(map.insert(slot, page).is_none());
                 }

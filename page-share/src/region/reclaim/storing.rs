@@ -16,7 +16,7 @@ pub enum SwapOutError {
     /// The region was made without a swap file.
     #[error("this guest has no swap file; give the region one when it is made")]
     NoSwapFile,
-    /// The swap file did not take the pages; they are where they were.
+    /// The swap file did not take all pages; those that it did not take are where they were.
     #[error(transparent)]
     Swap(#[from] SwapError),
 }
@@ -61,7 +61,7 @@ impl Reclaimer {
     }
 
     /// Writes what is private of `run` to the swap file. Returns the number of pages that left memory. Where it fails for
-    /// lack of room, as many have left memory as there was room for.
+    /// lack of room, as many left as there was room for.
     pub(crate) fn swap_out(&mut self, merger: &mut Merger, run: PageRun) -> Result<u32, SwapOutError> {
         if !self.cold.has_swap() {
             return Err(SwapOutError::NoSwapFile);
@@ -99,14 +99,7 @@ impl Reclaimer {
         let pages = merger.mover().copy_staged_aside(run);
         slots.clear();
         let written = match self.cold.swap() {
-            Some(mut swap) => match swap.write(pages, slots) {
-                // A full file has a slot again for each page that came back: one goes for one, however long this run is.
-                Err(error @ (SwapError::Full { .. } | SwapError::DiskFull { .. })) if swap.fitting() > 0 => {
-                    let fitting = swap.fitting().min(pages.len());
-                    swap.write(&pages[..fitting], slots).and(Err(error))
-                }
-                written => written,
-            },
+            Some(mut swap) => swap.write_fitting(pages, slots),
             None => Ok(()),
         };
         let (swapped, rest) = claim.split(slots.len() as u32);
