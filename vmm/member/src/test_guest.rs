@@ -52,7 +52,7 @@ impl TestGuest {
     }
 }
 
-fn content(page: u32) -> [u8; 4096] {
+pub(crate) fn content(page: u32) -> [u8; 4096] {
     let mut bytes = [0; 4096];
     for (word, bytes) in (0..512_u64).zip(bytes.chunks_exact_mut(8)) {
         let number = u64::from(page + 1) << 20 | word;

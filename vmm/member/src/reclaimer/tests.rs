@@ -2,12 +2,18 @@
 
 use std::thread;
 
+use page_share::{AnonymousMemory, Options, Swap};
+
 use super::*;
 use crate::limit_controller::Observed;
-use crate::test_guest::{MIB, TestGuest, until};
+use crate::test_guest::{MIB, TestGuest, content, until};
 
 /// What reclaims from `guest`, of which `minimum` MiB are guaranteed.
 fn reclaimer(guest: &TestGuest, minimum: u64) -> Reclaimer {
+    reclaimer_of(guest.region(), minimum)
+}
+
+fn reclaimer_of(region: &Arc<Region>, minimum: u64) -> Reclaimer {
     let now = Instant::now();
     let mut limits = LimitController::new(now, minimum * MIB, 1 << 30);
     limits.set_limit(now, Some(1 << 40), 0);
@@ -18,10 +24,10 @@ fn reclaimer(guest: &TestGuest, minimum: u64) -> Reclaimer {
         has_manager: true,
         freed: 0,
         look: Duration::ZERO,
-        pages: &|| GuestPages::of(&guest.region().stats()),
+        pages: &|| GuestPages::of(&region.stats()),
     };
     limits.step(now, &seen);
-    Reclaimer::new(Arc::clone(guest.region()), Arc::new(Mutex::new(limits)))
+    Reclaimer::new(Arc::clone(region), Arc::new(Mutex::new(limits)))
 }
 
 #[test]
@@ -41,6 +47,30 @@ fn room_is_made_down_to_the_minimum() {
         (12 * MIB..=12 * MIB + 4 * MIB / 64).contains(&away),
         "{away} bytes away"
     );
+}
+
+#[test]
+fn room_that_a_full_swap_file_makes_for_a_part_is_counted() {
+    let ram = AnonymousMemory::new(512).unwrap();
+    // None of them compresses.
+    (0..512).for_each(|page| ram.write_page(page, &content(page)));
+    let dir = tempfile::tempdir().unwrap();
+    let swap = Swap::create(dir.path(), 100).unwrap();
+    let options = Options::default().with_swap(swap);
+    let region = Arc::new(Region::adopt(vec![ram.range(Gfn::new(0))], options).unwrap());
+    let reclaimer = reclaimer_of(&region, 0);
+    assert_eq!([(); 3].map(|()| reclaimer.make_room(64)), [64, 36, 0]);
+    let back = (0..512)
+        .map(Gfn::new)
+        .find(|&page| region.state(page) == State::Swapped);
+    assert_eq!(
+        region.bring_back(PageRun {
+            first: back.unwrap(),
+            count: 1,
+        }),
+        1
+    );
+    assert_eq!([(); 2].map(|()| reclaimer.make_room(64)), [1, 0]);
 }
 
 /// Memory of which 4 MiB and a little are to spare, known to be cold.
