@@ -4,7 +4,10 @@
 //! A report is its process's word. It is held against what the kernel counts ([`Counted`]) and against what the process
 //! was given: private and compressed pages are part of what is held, memory that a report leaves out is the guest's all
 //! the same but for a bounded overhead, a limit is believed lower and never higher, a balloon brings what its guest then
-//! holds less, and a sample is no larger than the one that was asked for. A report that cannot be true changes nothing.
+//! holds less, a guest stands still only while its process holds no more than before, and a sample is no larger than the
+//! one that was asked for. A report that cannot be true changes nothing.
+
+mod wait;
 
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use allocator::{
 use crate::limit::{Limit, Voice};
 use levy_protocol::link::{Activity, BalloonReport, LimitStatus, PageCounts, Report};
 use levy_protocol::process_memory::{Counted, MAPPING_BYTES};
+use wait::Wait;
 
 /// A report older than this says nothing about a balloon any more.
 const REPORT_LIFETIME: Duration = Duration::from_secs(10);
@@ -39,9 +43,6 @@ const WAITING_ROOM: Pages = Pages::from_mib(8);
 
 /// The same as a part of its limit.
 const WAITING_PART: f64 = 0.125;
-
-/// A guest that waits for memory and gets none for this long stands still.
-const STANDSTILL: Duration = Duration::from_secs(3);
 
 /// Largest part of a guest that its balloon may take, in percent: the published limit.
 const BALLOON_PERCENT: u64 = 65;
@@ -96,23 +97,9 @@ pub struct Member {
     limit: Limit,
     /// Pages in the samples that it is asked for; 0 before it was asked.
     sample: u32,
-    /// How long it has waited for memory while its reports showed no access that got any.
-    waited: Duration,
-    /// What its reports counted when that began.
-    got: Got,
+    wait: Wait,
     /// It was told to compress or swap, and has not reported since.
     pub squeezing: bool,
-}
-
-/// What changes when an access gets memory: pages that came back, pages that were parted, pages without memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Got(u64, u64, u64);
-
-impl Got {
-    fn of(report: &Report) -> Self {
-        let empty = report.pages.empty.saturating_add(report.pages.ballooned);
-        Self(report.pages_in, report.cow_breaks, empty)
-    }
 }
 
 impl Member {
@@ -143,8 +130,7 @@ impl Member {
             standing: LimitStatus::default(),
             limit: Limit::default(),
             sample: 0,
-            waited: Duration::ZERO,
-            got: Got::default(),
+            wait: Wait::default(),
             squeezing: false,
         }
     }
@@ -194,12 +180,8 @@ impl Member {
             false => Voice::Silent,
         };
         self.limit.pass(self.held, voice, elapsed);
-        let got = Got::of(&self.report);
-        self.waited = match voice == Voice::Speaks && self.waits() && got == self.got {
-            true => self.waited.saturating_add(elapsed),
-            false => Duration::ZERO,
-        };
-        self.got = got;
+        let waits = voice == Voice::Speaks && self.waits();
+        self.wait.pass(waits, &self.report, self.held, elapsed);
         if self.window >= WINDOW {
             self.window = Duration::ZERO;
             // It can neither have shared nor brought back more than all of it.
@@ -334,13 +316,12 @@ impl Member {
 
     /// Whether all its accesses that need memory have waited for some seconds, by its last report.
     pub fn stands_still(&self) -> bool {
-        // What has happened since then is not known.
-        self.waited.saturating_sub(self.age) >= STANDSTILL
+        self.wait.is_standstill(self.age)
     }
 
     /// How long it has waited for memory and got none.
     pub fn waited(&self) -> Duration {
-        self.waited
+        self.wait.waited()
     }
 
     /// Sends it a limit; returns that in bytes of what its process counts itself.

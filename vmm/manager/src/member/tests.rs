@@ -189,7 +189,6 @@ fn a_process_far_below_its_limit_does_not_wait_whatever_it_says() {
     assert!(!member.waits());
 }
 
-/// A guest of 1 GiB that holds 900 MiB and was asked for 400 MiB by its balloon.
 #[test]
 fn a_guest_stands_still_that_waits_for_seconds_while_no_access_gets_memory() {
     let mut member = guest(100, 50);
@@ -226,6 +225,27 @@ fn a_guest_stands_still_that_waits_for_seconds_while_no_access_gets_memory() {
     }
 }
 
+#[test]
+fn a_guest_whose_process_comes_to_hold_more_does_not_stand_still_whatever_it_reports() {
+    let mut member = guest(100, 50);
+    member.on_limit_status(LimitStatus {
+        limit_bytes: None,
+        gated: true,
+        waiting: 1,
+    });
+    let mut second = |grown: u64| {
+        member.held += Pages::new(grown);
+        assert!(member.on_report(report(50)));
+        member.pass(SECOND, 100);
+        member.stands_still()
+    };
+    assert_eq!([0; 4].map(&mut second), [false, false, false, true]);
+    assert!((0..20).all(|_| !second(257)));
+    // What an engine needs is not a guest's growth.
+    assert_eq!([60; 4].map(&mut second), [false, false, false, true]);
+}
+
+/// A guest of 1 GiB that holds 900 MiB and was asked for 400 MiB by its balloon.
 fn ballooned() -> Member {
     let mut member = guest(900, 890);
     member.balloon_asked = mib(400);

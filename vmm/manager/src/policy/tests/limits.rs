@@ -154,7 +154,7 @@ fn in_the_low_state_guests_that_all_stand_still_above_their_targets_are_handed_o
         assert_eq!(round.state, State::Low);
         [0, 1].map(|guest| told(&round, guest).limit_bytes.unwrap())
     };
-    for _ in 0..3 {
+    for _ in 0..4 {
         assert_eq!(
             step(&mut host),
             [254 << 20; 2],
