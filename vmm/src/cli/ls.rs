@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::asking::{AskError, Asking, status};
 use super::table::{self, mib};
-use levy_protocol::api::{GroupView, GuestView, HostView};
+use levy_protocol::api::{AboveLimitView, GroupView, GuestView, HostView, WaitingView};
 use levy_protocol::printable;
 
 /// List the guests of a manager.
@@ -36,11 +36,12 @@ impl LsArgs {
     }
 
     fn list(self) -> Result<(), AskError> {
-        let guests = self.asking.client()?.guests()?;
+        let client = self.asking.client()?;
+        let (host, guests) = (client.host()?, client.guests()?);
         self.asking
             .show(&json!({"guests": guests}), || match guests.len() {
                 0 => "no guests; start some with `levy run`\n".to_owned(),
-                _ => table::of(&guests),
+                _ => table::of(&guests) + &troubled(&host.waiting_for_memory, &host.above_limits),
             })
     }
 }
@@ -138,6 +139,29 @@ pub(super) fn host(host: &HostView) -> String {
     if let Some(reason) = &host.unkept {
         let _ = writeln!(text, "not kept for the next manager: {reason}");
     }
+    text + &troubled(&host.waiting_for_memory, &host.above_limits)
+}
+
+/// The guests that wait for memory or hold too much, on a line each.
+fn troubled(waiting: &[WaitingView], above: &[AboveLimitView]) -> String {
+    let mut text = String::new();
+    for guest in waiting {
+        let _ = writeln!(
+            text,
+            "{} has waited for memory for {:.0} s and gets none: {}",
+            guest.guest, guest.waited_seconds, guest.reason
+        );
+    }
+    for guest in above {
+        let _ = writeln!(
+            text,
+            "{} holds {} MiB, {} MiB more than its limit, and comes no closer to it: {}",
+            guest.guest,
+            mib(guest.held_bytes),
+            mib(guest.held_bytes.saturating_sub(guest.limit_bytes)),
+            guest.reason
+        );
+    }
     text
 }
 
@@ -215,4 +239,32 @@ fn one(guest: &GuestView) -> String {
         let _ = writeln!(text, "control socket {}", printable(control));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_that_wait_for_memory_or_hold_too_much_are_named_with_the_reason() {
+        let waiting = WaitingView {
+            guest: "web".into(),
+            held_bytes: 30 << 20,
+            limit_bytes: 30 << 20,
+            waited_seconds: 7.2,
+            reason: "swap full".into(),
+        };
+        let above = AboveLimitView {
+            guest: "db".into(),
+            held_bytes: 40 << 20,
+            limit_bytes: 28 << 20,
+            reason: "gives up no more".into(),
+        };
+        assert_eq!(
+            troubled(&[waiting], &[above]),
+            "web has waited for memory for 7 s and gets none: swap full\n\
+             db holds 40.0 MiB, 12.0 MiB more than its limit, and comes no closer to it: gives up no more\n"
+        );
+        assert_eq!(troubled(&[], &[]), "");
+    }
 }
