@@ -268,6 +268,17 @@ fn bad_kernels_are_refused() {
     // This test's own program is an ELF file for amd64, and no kernel.
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     refuse(&program, &["not a vmlinux", "type 3", "has 2"]);
+    // Nothing ever writes to it.
+    rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), 0o600.into()).unwrap();
+    refused(
+        dir.path(),
+        &["--kernel", "fifo"],
+        1,
+        &["fifo", "not a regular file"],
+    );
+    std::fs::write(&path, good).unwrap();
+    let fifo = ["--kernel", "bzImage", "--initrd", "fifo"];
+    refused(dir.path(), &fifo, 1, &["fifo", "not a regular file"]);
 }
 
 /// On a KVM that emulates in software a kernel must not be tried: it would die in the middle of its boot.

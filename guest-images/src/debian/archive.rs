@@ -132,6 +132,8 @@ impl Archive {
     /// A package does not exist or its dependencies cannot be met.
     pub fn resolve(&self, request: &Request<'_>) -> Result<Vec<Package>> {
         let what = format!("looking up the packages {}", request.packages.join(" "));
+        // Another process may be writing the configuration, or fetching indexes.
+        let _lock = self.cache.lock(TREE)?;
         let answer = APT_GET.run(&what, self.select(request).arg("--print-uris"))?;
         let lines = answer.lines().filter(|line| line.starts_with('\''));
         lines.map(Package::from_apt).collect()
@@ -336,5 +338,43 @@ mod tests {
         assert!(!is_connection_setting(
             "Acquire::AllowInsecureRepositories \"1\";"
         ));
+    }
+
+    #[test]
+    fn packages_are_looked_up_only_while_no_other_process_writes_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let archive = Archive {
+            cache: cache.clone(),
+            mirror: Mirror::of_this_machine().unwrap(),
+            dir: cache.root().join(TREE.name),
+            settings: Vec::new(),
+        };
+        let writing = cache.lock(TREE).unwrap();
+        let inode = format!(
+            ":{} ",
+            std::os::unix::fs::MetadataExt::ino(&writing.metadata().unwrap())
+        );
+        let request = Request {
+            name: "none",
+            packages: &["there-is-no-such-package"],
+            prefer: Prefer::Stable,
+            depth: Depth::NamedOnly,
+        };
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| archive.resolve(&request));
+            let waits = || {
+                let locks = fs::read_to_string("/proc/locks").unwrap();
+                locks
+                    .lines()
+                    .any(|lock| lock.contains("->") && lock.contains(&inode))
+            };
+            while !waits() {
+                assert!(!asking.is_finished(), "it looked up while another may write");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(writing);
+            assert!(asking.join().unwrap().is_err());
+        });
     }
 }

@@ -106,8 +106,7 @@ impl Kernel {
     /// # Errors
     /// See [`KernelError`].
     pub(super) fn open(path: &Path) -> Result<Self, KernelError> {
-        let mut file = File::open(path).map_err(KernelError::Unreadable)?;
-        let have = file.metadata().map_err(KernelError::Unreadable)?.len();
+        let (mut file, have) = super::open_regular(path).map_err(KernelError::Unreadable)?;
         let head = read_at(&mut file, 0, HEAD)?;
         let image = match head.starts_with(elf::MAGIC) {
             true => elf::read(&mut file, &head, have)?,

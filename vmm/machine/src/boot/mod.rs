@@ -14,6 +14,7 @@ mod params;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -126,6 +127,19 @@ fn write(ram: &GuestRam, what: &'static str, at: u64, bytes: &[u8]) -> Result<()
         .map_err(|source| BootError::Memory { what, source })
 }
 
+/// Opens a file to load, and returns its length. A FIFO would not even open before its writer comes.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let meta = file.metadata()?;
+    match meta.is_file() {
+        true => Ok((file, meta.len())),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
 struct Initrd {
     path: PathBuf,
     file: File,
@@ -138,15 +152,11 @@ impl Initrd {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() {
-            return Err(failed(io::Error::other("not a regular file")));
-        }
+        let (file, bytes) = open_regular(path).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             file,
-            bytes: meta.len(),
+            bytes,
         })
     }
 
