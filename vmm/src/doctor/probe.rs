@@ -7,9 +7,11 @@
 // UNSAFETY: handing a memory slot to KVM is an unsafe ioctl.
 #![allow(unsafe_code)]
 
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{
@@ -45,7 +47,7 @@ pub enum NoKvm {
 }
 
 impl Machine {
-    /// Finds out. Takes a few milliseconds, at most some seconds where KVM hangs; leaves nothing behind.
+    /// Finds out. Takes a few milliseconds, some seconds where KVM hangs, at most a minute; leaves nothing behind.
     pub fn probe() -> Self {
         if let Err(no) = open() {
             return Self::None(no);
@@ -92,8 +94,11 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// A guest that has not finished within this time never will.
+/// A guest that has not finished after it ran for so long never will. On a busy machine that takes a while.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a guest is given that hardly runs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a guest past its deadline is kicked: one kick is lost if it comes just before KVM_RUN.
 const KICK: Duration = Duration::from_millis(20);
@@ -242,12 +247,13 @@ fn run_within(
         let reason = levy_protocol::not_started(error);
         format!("the probing thread cannot be started: {reason}")
     })?;
-    let until = Instant::now() + deadline;
+    let began = Instant::now();
+    let is_over = || time_of(&thread) >= deadline || began.elapsed() >= PATIENCE;
     let answer = loop {
         match told.recv_timeout(KICK) {
             Ok(answer) => break answer.map_err(|error| format!("setting up a guest failed: {error}")),
             Err(RecvTimeoutError::Disconnected) => break Err("the probing thread died".to_owned()),
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
+            Err(RecvTimeoutError::Timeout) if is_over() => {
                 over.store(true, Ordering::Relaxed);
                 let _ = thread.kill(SIGRTMIN());
             }
@@ -256,6 +262,26 @@ fn run_within(
     };
     let _ = thread.join();
     answer
+}
+
+/// CPU time that a thread which was not joined has taken; none once it has ended.
+fn time_of(thread: &JoinHandle<()>) -> Duration {
+    let (mut clock, mut time) = (
+        0,
+        libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+    );
+    // SAFETY: the handle keeps the thread's number valid, and both results are written to variables of their types.
+    let failed = unsafe {
+        libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    match failed {
+        true => Duration::ZERO,
+        false => Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32),
+    }
 }
 
 fn ring0(over: &AtomicBool) -> Result<Option<String>, kvm_ioctls::Error> {
@@ -422,7 +448,11 @@ fn watch(vcpu: &mut VcpuFd, steps: &[&Step], over: &AtomicBool) -> Option<String
     while done < steps.len() {
         let step = steps[done].name;
         if over.load(Ordering::Relaxed) {
-            return Some(format!("{step}: no end within {} s", DEADLINE.as_secs()));
+            return Some(format!(
+                "{step}: no end after {} s of its CPU, or {} s in all",
+                DEADLINE.as_secs(),
+                PATIENCE.as_secs()
+            ));
         }
         match vcpu.run() {
             Ok(VcpuExit::IoOut(PORT, [index])) if usize::from(*index) == done => done += 1,
@@ -460,6 +490,20 @@ mod tests {
         );
         assert!(Machine::None(NoKvm::Missing).to_string().contains("modprobe"));
         assert!(Machine::None(NoKvm::NotPermitted).to_string().contains("usermod"));
+    }
+
+    #[test]
+    fn a_guest_that_hardly_runs_is_not_taken_for_one_that_hangs() {
+        let waits = |over: &AtomicBool| {
+            std::thread::sleep(10 * KICK);
+            Ok(over.load(Ordering::Relaxed).then(|| "cut off".to_owned()))
+        };
+        assert_eq!(run_within(5 * KICK, waits), Ok(None));
+        let hangs = |over: &AtomicBool| {
+            while !over.load(Ordering::Relaxed) {}
+            Ok(Some("cut off".to_owned()))
+        };
+        assert_eq!(run_within(5 * KICK, hangs), Ok(Some("cut off".to_owned())));
     }
 
     #[test]
