@@ -138,6 +138,46 @@ fn limits_of_memory_are_named() {
 }
 
 #[test]
+fn the_limit_of_open_files_is_named_wherever_it_is_met() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    kernel(dir.path());
+    let mut met = 0;
+    for files in 8..48 {
+        let output = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"])
+            .args([
+                env!("CARGO_BIN_EXE_levy"),
+                "vmm",
+                "--kernel",
+                "bzImage",
+                "--cpus",
+                "2",
+            ])
+            .args([
+                "--memory",
+                "64M",
+                "--serial",
+                "null",
+                "--kvm-checked",
+                "--deadline",
+                "100ms",
+            ])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        if text.contains("open files") {
+            met += 1;
+            assert!(text.contains("`ulimit -n`"), "{files}: {text}");
+        }
+    }
+    assert!(met > 10, "{met} starts met the limit");
+}
+
+#[test]
 fn what_the_host_cannot_give_is_refused_with_status_1() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

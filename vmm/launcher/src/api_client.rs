@@ -57,6 +57,9 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// It is another user's.
+    #[error("the run directory {dir} is open to its owner only; ask as that user", dir = dir.display())]
+    Closed { dir: PathBuf },
     /// It took too long.
     #[error("the manager at {path} did not answer within {} seconds", after.as_secs(), path = path.display())]
     Silent { path: PathBuf, after: Duration },
@@ -106,9 +109,7 @@ impl Client {
         match running.len() {
             // The refusal says why.
             0 if run_dir::is_strangers(&run_dir::default_dir()) => Ok(Self::at(&run_dir::default_dir())),
-            0 => Err(ClientError::None {
-                dir: run_dir::default_dir(),
-            }),
+            0 => Err(absent(run_dir::default_dir())),
             1 => Ok(running.remove(0)),
             _ if running[0].dir == run_dir::default_dir() => Ok(running.remove(0)),
             _ => {
@@ -299,4 +300,13 @@ fn escaped(name: &str) -> String {
             other => format!("%{other:02X}"),
         })
         .collect()
+}
+
+/// Why no manager was found in the usual place.
+fn absent(dir: PathBuf) -> ClientError {
+    let connected = std::os::unix::net::UnixStream::connect(run_dir::api_socket(&dir));
+    match connected.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        true => ClientError::Closed { dir },
+        false => ClientError::None { dir },
+    }
 }

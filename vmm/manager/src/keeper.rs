@@ -102,6 +102,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_kept_whatever_is_in_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kept.json");
+        std::fs::create_dir(dir.path().join("kept.json.set-aside")).unwrap();
+        std::fs::write(&path, "damaged").unwrap();
+        let (mut keeper, _) = Keeper::open(&path, KeptSettings::default()).unwrap();
+        keeper.write(&Snapshot::default());
+        assert_eq!(keeper.failure(), None);
+        let files = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let damaged = files.filter(|file| std::fs::read(file.path()).is_ok_and(|text| text == b"damaged"));
+        assert_eq!(damaged.count(), 1);
+    }
+
+    #[test]
     fn a_file_that_cannot_be_written_is_said_until_it_can() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kept.json");

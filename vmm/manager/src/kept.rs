@@ -27,6 +27,9 @@ const FORMAT: u32 = 1;
 /// How the end begins of the name of a file that is being written.
 const NEW: &str = "new";
 
+/// What the name of a file that is of no use ends with.
+const SET_ASIDE: &str = "set-aside";
+
 /// Bytes in the longest file that is read and written: a thousand guests take 400 KiB.
 const MOST: u64 = 64 << 20;
 
@@ -211,9 +214,7 @@ impl Kept {
 /// A new file beside `path`, under a name that is not guessed: where the folder is one like /tmp, other users may put
 /// anything under one that is.
 fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
-    let mut random = [0; 8];
-    getrandom(&mut random, GetRandomFlags::empty())?;
-    let new = beside(path, &format!("{NEW}.{:016x}", u64::from_ne_bytes(random)));
+    let new = unguessed(path, NEW)?;
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(&new)?;
     Ok((file, new))
@@ -239,9 +240,24 @@ pub(super) fn remove_leftovers(path: &Path) {
 /// # Errors
 /// When the file system refuses.
 pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = beside(path, "set-aside");
-    fs::rename(path, &aside)?;
-    Ok(aside)
+    let usual = beside(path, SET_ASIDE);
+    if fs::rename(path, &usual).is_ok() {
+        return Ok(usual);
+    }
+    // Something is in the way that gives no way, such as a folder.
+    let other = unguessed(path, SET_ASIDE)?;
+    fs::rename(path, &other)?;
+    Ok(other)
+}
+
+/// A name beside `path` that others cannot have made beforehand.
+fn unguessed(path: &Path, suffix: &str) -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(beside(
+        path,
+        &format!("{suffix}.{:016x}", u64::from_ne_bytes(random)),
+    ))
 }
 
 /// What names the machine's present boot; empty where the kernel does not say, which is then no other boot.

@@ -1,6 +1,10 @@
 //! The commands that ask a manager, as processes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use levy_launcher::api_client::Client;
 use levy_protocol::api::Phase;
@@ -183,7 +187,7 @@ fn levy_host_serves_its_api_and_takes_its_socket_along() {
     until("the manager", || client.host().is_ok());
     let view = client.host().unwrap();
     assert_eq!((view.pid, view.settings.budget_bytes), (host.id(), 300 * MIB));
-    let mode = std::os::unix::fs::PermissionsExt::mode(
+    let mode = PermissionsExt::mode(
         &std::fs::metadata(levy_protocol::run_dir::api_socket(&run_dir))
             .unwrap()
             .permissions(),
@@ -263,4 +267,26 @@ fn fleet_files_are_refused_before_anything_starts_and_down_finds_what_runs() {
         (Phase::Stopping, Phase::Running)
     );
     assert_eq!(phase("web-2"), Phase::Running, "the same name from another file");
+}
+
+#[test]
+fn a_manager_of_another_user_is_not_taken_for_none() {
+    if !rustix::process::getuid().is_root() {
+        println!("skipped: only root can be another user");
+        return;
+    }
+    let managed = Managed::new(256);
+    let dir = managed.dir.path().to_owned();
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+    // A program that every user may run.
+    let open = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(open.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = open.path().join("levy");
+    std::fs::copy(env!("CARGO_BIN_EXE_levy"), &program).unwrap();
+    let mut ls = Command::new(program);
+    ls.arg("ls").env("LEVY_RUN_DIR", &dir).env("TMPDIR", open.path());
+    let output = ls.uid(65_534).gid(65_534).current_dir("/").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("open to its owner only"), "{said}");
 }

@@ -256,6 +256,10 @@ impl Session {
                 "its VMM made a system call that its confinement forbids; its last line on standard error names it"
                     .to_owned()
             }
+            (None, Ok(status)) if status.signal() == Some(libc::SIGKILL) => {
+                "its VMM was killed by SIGKILL, as `levy stop --force` does, and the kernel where memory has run out"
+                    .to_owned()
+            }
             (None, Ok(status)) => format!("its VMM ended without a word: {status}"),
             (None, Err(error)) => format!("its VMM cannot be waited for: {error}"),
         }

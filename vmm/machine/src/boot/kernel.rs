@@ -19,7 +19,7 @@ pub(super) const HEAD: usize = 0x290;
 pub enum KernelError {
     /// The file cannot be opened or read.
     #[error("cannot read it ({0}); give a readable bzImage or vmlinux with --kernel")]
-    Unreadable(io::Error),
+    Unreadable(#[source] io::Error),
     /// There is neither a setup header nor an ELF header.
     #[error(
         "not a bzImage (no setup header) and not a vmlinux (no ELF header); give the file that /boot/vmlinuz-* is, or \

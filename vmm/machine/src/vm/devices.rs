@@ -8,7 +8,7 @@ use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
-use super::kvm::{HostError, Vm};
+use super::kvm::{HostError, Vm, refused};
 use super::serial::{ConsoleOut, SerialInput, serial_port};
 use crate::boot::MmioDevice;
 use crate::config::{BalloonConfig, DiskConfig, DiskMode, NetConfig};
@@ -160,7 +160,6 @@ impl<'a> Builder<'a> {
         };
         let base = layout::VIRTIO_MMIO + number as u64 * layout::VIRTIO_MMIO_STEP;
         let plug = Plug::new(name, device, Arc::clone(self.vm.ram())).map_err(resources("an eventfd"))?;
-        let refused = |step| move |source| HostError::Refused { step, source };
         self.vm
             .fd()
             .register_irqfd(plug.interrupt().line(), gsi)
@@ -204,13 +203,9 @@ impl<'a> Builder<'a> {
 /// The power button is nothing but its interrupt line.
 fn power_button(vm: &Vm) -> Result<EventFd, DeviceError> {
     let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(resources("an eventfd"))?;
-    let refused = |source| HostError::Refused {
-        step: "wire the power button's interrupt",
-        source,
-    };
     vm.fd()
         .register_irqfd(&line, layout::POWER_BUTTON_GSI)
-        .map_err(refused)?;
+        .map_err(refused("wire the power button's interrupt"))?;
     Ok(line)
 }
 

@@ -64,8 +64,21 @@ pub enum HostError {
     Refused {
         step: &'static str,
         #[source]
-        source: kvm_ioctls::Error,
+        source: io::Error,
     },
+}
+
+/// What KVM said, as an error of the system: what shows it names the limit that was met.
+pub(super) fn reason(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// The error of a `step` that KVM refused.
+pub(super) fn refused(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> HostError {
+    move |error| HostError::Refused {
+        step,
+        source: reason(error),
+    }
 }
 
 /// Opens /dev/kvm and checks that it can do what guests here need.
@@ -113,7 +126,6 @@ impl Vm {
     /// # Errors
     /// When KVM refuses.
     pub fn new(kvm: Kvm, ram: Arc<GuestRam>) -> Result<Self, HostError> {
-        let refused = |step| move |source| HostError::Refused { step, source };
         let fd = kvm.create_vm().map_err(refused("create a virtual machine"))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(refused("place its identity map"))?;

@@ -9,7 +9,7 @@ use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::kvm::HostError;
+use super::kvm::{HostError, refused};
 use crate::confine::Role;
 use crate::layout;
 use crate::lock::lock;
@@ -111,10 +111,7 @@ pub(super) type SerialPort = Arc<Mutex<Serial<SerialLine, NoEvents, ConsoleOut>>
 
 /// Puts a serial port on COM1's interrupt line.
 pub(super) fn serial_port(vm: &VmFd, out: ConsoleOut) -> Result<SerialPort, HostError> {
-    let refused = |source| HostError::Refused {
-        step: "wire the serial port's interrupt",
-        source,
-    };
+    let refused = refused("wire the serial port's interrupt");
     let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
         .map_err(|e| refused(kvm_ioctls::Error::new(e.raw_os_error().unwrap_or(libc::EMFILE))))?;
     vm.register_irqfd(&line, layout::COM1_GSI).map_err(refused)?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use vmm_sys_util::signal::Killable;
 
 use super::bus::Bus;
-use super::kvm::Vm;
+use super::kvm::{Vm, reason};
 use super::pause::{ExitFlag, install_kick_handler, kick_signal};
 use super::power::PowerRequest;
 use crate::boot::{self, EntryState};
@@ -25,12 +25,12 @@ use crate::lock::lock;
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum VcpuError {
     /// KVM refused.
-    #[error("KVM refused to {step} of vCPU {id}")]
+    #[error("KVM refused to {step} vCPU {id}")]
     Kvm {
         id: u8,
         step: &'static str,
         #[source]
-        source: kvm_ioctls::Error,
+        source: io::Error,
     },
     /// The host refused a thread or a mapping.
     #[error("the host cannot start a vCPU thread; free memory or raise its limits")]
@@ -102,7 +102,7 @@ impl Vcpus {
         let supported = vm
             .kvm()
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused(0, "list the features"))?;
+            .map_err(refused(0, "list the features of"))?;
         let control = Arc::new(Control {
             state: Mutex::new(State {
                 want: Want::Pause,
@@ -123,9 +123,9 @@ impl Vcpus {
                 .create_vcpu(u64::from(id))
                 .map_err(refused(id, "create"))?;
             fd.set_cpuid2(&boot::cpuid_of(id, count, &supported))
-                .map_err(refused(id, "set the features"))?;
+                .map_err(refused(id, "set the features of"))?;
             if id == 0 {
-                boot::set_entry_state(&fd, entry).map_err(refused(id, "set the registers"))?;
+                boot::set_entry_state(&fd, entry).map_err(refused(id, "set the registers of"))?;
             }
             let flag = Arc::new(ExitFlag::of(&fd)?);
             let vcpu = Vcpu {
@@ -206,7 +206,11 @@ impl Drop for Vcpus {
 }
 
 fn refused(id: u8, step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VcpuError {
-    move |source| VcpuError::Kvm { id, step, source }
+    move |error| VcpuError::Kvm {
+        id,
+        step,
+        source: reason(error),
+    }
 }
 
 struct Vcpu {
