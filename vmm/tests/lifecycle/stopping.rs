@@ -159,7 +159,9 @@ fn those_who_were_told_are_named_and_those_who_were_not_too() {
     let told = managed.tell(&["stop", "g", "g", "--wait", "0s", "--json"]);
     assert!(told.status.success(), "{told:?}");
     assert_eq!(said(&told.stdout), "{\"told\":[\"g\"]}\n");
+    guest.settles(|| false).unwrap_err();
     // A guest that dies on the way is no failure: the manager lists it until it has noticed.
+    let mut guest = managed.guest();
     rustix::process::kill_process(rustix::process::Pid::from_child(&guest.0), Signal::KILL).unwrap();
     let gone = managed.stop(&["--force"]);
     let unlisted = said(&gone.stderr).contains("no guest is called");
