@@ -341,7 +341,7 @@ impl Fleet {
             }
             (false, Ok(_)) => {}
             // A guest that is gone needs no signal.
-            (false, Err(error)) if error.is_shortage() => {
+            (false, Err(error)) if error.is_ours() => {
                 let _ = guest.session.signal(Signal::TERM);
             }
             (false, Err(_)) => guest.session.kill(),

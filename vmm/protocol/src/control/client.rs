@@ -29,13 +29,19 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether it is the asking process that is short of descriptors or memory: the VMM may be well.
-    pub fn is_shortage(&self) -> bool {
+    /// Whether the VMM may be well: the asking process is short of descriptors or memory, or the socket's file is gone.
+    pub fn is_ours(&self) -> bool {
         let Self::Unreachable { source, .. } = self else {
             return false;
         };
-        let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-        source.raw_os_error().is_some_and(|error| short.contains(&error))
+        let ours = [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOMEM,
+            libc::ENOBUFS,
+            libc::ENOENT,
+        ];
+        source.raw_os_error().is_some_and(|error| ours.contains(&error))
     }
 }
 
@@ -89,5 +95,24 @@ impl Client {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_str(&line)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_removed_says_nothing_of_its_vmm() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("1.control");
+        let connect = || {
+            Client::connect(&socket, Duration::from_secs(1))
+                .map(drop)
+                .unwrap_err()
+        };
+        assert!(connect().is_ours());
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert!(!connect().is_ours(), "no process listens any more");
     }
 }
