@@ -341,7 +341,7 @@ impl Fleet {
             }
             (false, Ok(_)) => {}
             // A guest that is gone needs no signal.
-            (false, Err(error)) if error.is_ours() => {
+            (false, Err(error)) if error.vmm_may_be_well() => {
                 let _ = guest.session.signal(Signal::TERM);
             }
             (false, Err(_)) => guest.session.kill(),

@@ -304,8 +304,7 @@ impl Manager {
         };
         self.effects
             .push(Effect::LimitPools(pools, self.registry.old_pools()));
-        self.name_guests_above_limits(now);
-        self.name_guests_that_stand_still(now);
+        self.name_guests_in_trouble(now);
         for (member, process) in self.registry.guests() {
             // A guest that waits is answered, whatever the answer.
             if member.waits() {
@@ -320,27 +319,24 @@ impl Manager {
         next
     }
 
-    fn name_guests_above_limits(&mut self, now: Instant) {
-        let guests = self.registry.guests();
-        let above = guests.filter_map(|(member, process)| Some((AboveLimit::of(member, process)?, process)));
-        let line = |(above, process): (AboveLimit, &ManagedProcess)| {
-            let (name, cure) = (&process.name, above.cure());
-            format!("{name:?} holds more than its limit and comes no closer to it: {above}; {cure}")
-        };
-        let lines: Vec<String> = above.map(line).collect();
-        for line in lines {
-            self.say_once(now, Level::Warn, &line);
+    /// Says which guests hold too much or get nothing, and why.
+    fn name_guests_in_trouble(&mut self, now: Instant) {
+        let mut lines = Vec::new();
+        for (member, process) in self.registry.guests() {
+            let name = &process.name;
+            if let Some(above) = AboveLimit::of(member, process) {
+                let cure = above.cure();
+                lines.push(format!(
+                    "{name:?} holds more than its limit and comes no closer to it: {above}; {cure}"
+                ));
+            }
+            if let Some(standstill) = Standstill::of(member, process) {
+                let cure = standstill.cure();
+                lines.push(format!(
+                    "{name:?} waits for memory and gets none: {standstill}; {cure}"
+                ));
+            }
         }
-    }
-
-    fn name_guests_that_stand_still(&mut self, now: Instant) {
-        let guests = self.registry.guests();
-        let still = guests.filter_map(|(member, process)| Some((Standstill::of(member, process)?, process)));
-        let line = |(standstill, process): (Standstill, &ManagedProcess)| {
-            let (name, cure) = (&process.name, standstill.cure());
-            format!("{name:?} waits for memory and gets none: {standstill}; {cure}")
-        };
-        let lines: Vec<String> = still.map(line).collect();
         for line in lines {
             self.say_once(now, Level::Warn, &line);
         }

@@ -38,7 +38,8 @@ pub(super) enum ApiError {
     #[error("{0}")]
     Refused(String),
     #[error(
-        "guest {0:?} is not connected to the manager at the moment; try again, use its control socket, or end it with `levy stop --force`"
+        "guest {0:?} is not connected to the manager at the moment; try again, use its control socket, or end it with \
+         `levy stop --force`"
     )]
     Away(String),
     #[error("the process of guest {0:?} cannot be killed: {1}; end it by its number, which GET /guests has")]

@@ -258,7 +258,7 @@ impl Manager {
     /// Makes up for time in which the manager did not run, and counts that in which it listened.
     fn listen(&mut self, now: Instant) {
         let Passed { listened, missed } = self.listening.look(now);
-        if missed >= WORTH_A_WORD {
+        if !missed.is_zero() {
             if missed >= WORTH_A_WORD {
                 let line = format!("the manager did not run for {:.1} s", missed.as_secs_f64());
                 self.effects.push(Effect::Log(Level::Warn, line));

@@ -30,18 +30,20 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the VMM may be well: the asking process is short of descriptors or memory, or the socket's file is gone.
-    pub fn is_ours(&self) -> bool {
+    pub fn vmm_may_be_well(&self) -> bool {
         let Self::Unreachable { source, .. } = self else {
             return false;
         };
-        let ours = [
+        let harmless = [
             libc::EMFILE,
             libc::ENFILE,
             libc::ENOMEM,
             libc::ENOBUFS,
             libc::ENOENT,
         ];
-        source.raw_os_error().is_some_and(|error| ours.contains(&error))
+        source
+            .raw_os_error()
+            .is_some_and(|error| harmless.contains(&error))
     }
 }
 
@@ -111,8 +113,8 @@ mod tests {
                 .map(drop)
                 .unwrap_err()
         };
-        assert!(connect().is_ours());
+        assert!(connect().vmm_may_be_well());
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        assert!(!connect().is_ours(), "no process listens any more");
+        assert!(!connect().vmm_may_be_well(), "no process listens any more");
     }
 }

@@ -343,3 +343,26 @@ fn only_time_without_the_manager_that_is_worth_a_word_is_named() {
     assert_eq!(logged(540), Vec::<String>::new());
     assert_eq!(logged(1140), ["the manager did not run for 0.1 s"]);
 }
+
+#[test]
+fn time_without_the_manager_is_made_up_for_however_short_it_is() {
+    let now = Instant::now();
+    // How many messages guest "a" may send in a row after so long without a look.
+    let in_a_row = |millis| {
+        let mut manager = manager(now);
+        introduce(&mut manager, now, ("a", 1));
+        manager.handle(now, Event::Persisted(manager.snapshot()));
+        manager.handle(now, Event::Listened);
+        let later = now + Duration::from_millis(millis);
+        manager.handle(later, Event::Listened);
+        let mut say = || {
+            let said = Heard::LimitStatus(LimitStatus::default());
+            manager.handle(later, Event::Said(1, said))
+        };
+        (0..10_000)
+            .take_while(|_| !say().contains(&Effect::Close(1)))
+            .count()
+    };
+    // Half a second is a pause of one that listens, and 60 messages a second are made up for.
+    assert_eq!(in_a_row(590), in_a_row(500) + 5);
+}
