@@ -27,7 +27,7 @@ use crate::kept::KeptGuest;
 use crate::listening_time::ListeningTime;
 use crate::member::Limits;
 use crate::policy::{Round, Settings};
-use crate::registry::{ChangeError, Fate, ManagedProcess, ProcessId, Registry};
+use crate::registry::{ChangeError, Fate, ProcessId, Registry};
 use crate::sent_orders::SentOrders;
 use crate::standstill::Standstill;
 use crate::statistics::Statistics;
