@@ -7,7 +7,7 @@ use levy_protocol::api::GuestView;
 
 use crate::budget::{FOLLOWING, Reason, Sample};
 use crate::fleet::Fleet;
-use crate::guest::Guest;
+use crate::guest::{Guest, Life};
 use crate::leash::tail;
 use crate::manager::View;
 use crate::memory;
@@ -241,11 +241,13 @@ impl Fleet {
             }
             Sample::Exceeded(percent) => {
                 let limit = self.budget.bytes;
+                let limits = view.map(|view| view.guests.iter().map(|guest| (&guest.name, guest.limit_bytes)));
                 let what = format!(
                     "{percent:.1} % more than {limit} in use: guests {held:?}, manager {ruler}, pools {pools}; the \
-                     manager says {:?} free, {:?}",
+                     manager says {:?} free, {:?}, limits {:?}",
                     view.and_then(|view| view.host.free_bytes),
-                    view.map(|view| view.host.spent)
+                    view.map(|view| view.host.spent),
+                    limits.map(Iterator::collect::<Vec<_>>)
                 );
                 self.witness.breach(Breach::BudgetExceeded, 1, &what);
             }
@@ -263,6 +265,11 @@ impl Fleet {
             return Some(Reason::NoManager);
         };
         let lives = || self.guests.iter().filter_map(|guest| guest.life.as_ref());
+        // The next manager cannot tell a guest anything before that has found it; if it never does, that is a breach.
+        let is_on_its_way = |life: &Life| life.began < since && life.is_free() && !life.back;
+        if self.clock.now() <= since + RETURN && lives().any(is_on_its_way) {
+            return Some(Reason::NoManager);
+        }
         let changed = self.budget.cut.map_or(since, |cut| cut.max(since));
         let cannot_follow = |stopped: Duration| stopped < changed + FOLLOWING;
         if lives().any(|life| life.stopped.is_some_and(cannot_follow)) {
