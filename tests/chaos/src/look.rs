@@ -241,7 +241,8 @@ impl Fleet {
             }
             Sample::Exceeded(percent) => {
                 let limit = self.budget.bytes;
-                let limits = view.map(|view| view.guests.iter().map(|guest| (&guest.name, guest.limit_bytes)));
+                let limits =
+                    view.map(|view| view.guests.iter().map(|guest| (&guest.name, guest.limit_bytes)));
                 let what = format!(
                     "{percent:.1} % more than {limit} in use: guests {held:?}, manager {ruler}, pools {pools}; the \
                      manager says {:?} free, {:?}, limits {:?}",
