@@ -87,7 +87,7 @@ pub use domain::{Domain, DomainCounters, Sizes};
 pub use hash::{DomainKey, PageHash, PageHasher, Sketch};
 pub use local::{LocalManager, LocalPort};
 pub use page::{Epoch, Gfn, GuestId, PAGE_SHIFT, PAGE_SIZE, Page, PoolGeneration, Slot};
-pub use pool::{EXTENT_SLOTS, PoolLimit};
+pub use pool::{EXTENT_SLOTS, POOL_FILE, PoolLimit};
 pub use region::{
     AdoptError, AnonymousMemory, Blocks, COMPRESSED_LIMIT, Compressed, Compressor, Growth, MemoryRange,
     Options, Pace, PageRun, Pin, PoolSize, Region, RegionThread, Release, Sample, ScanThread, State, Stats,

@@ -265,10 +265,13 @@ impl Pool {
     }
 }
 
+/// What the memfd of every pool is called: `/proc/PID/fd` shows it as `/memfd:levy-pool (deleted)`.
+pub const POOL_FILE: &str = "levy-pool";
+
 /// A memfd that can only grow, and a read-only open file of it.
 fn sealed_memfd() -> io::Result<(File, File)> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-    let memfd: OwnedFd = rustix::fs::memfd_create("levy-pool", flags)?;
+    let memfd: OwnedFd = rustix::fs::memfd_create(POOL_FILE, flags)?;
     rustix::fs::fchmod(&memfd, Mode::RUSR)?;
     rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::SEAL)?;
     let path = format!("/proc/self/fd/{}", memfd.as_raw_fd());

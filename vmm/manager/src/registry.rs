@@ -80,6 +80,8 @@ pub struct Registry {
     spent: Spent,
     /// Of that, pools of managers that are gone.
     old_pools: Pages,
+    /// There may be more of those.
+    misses_pools: bool,
     /// What the log is to say.
     remarks: Vec<(Level, String)>,
 }
@@ -100,6 +102,7 @@ impl Registry {
             round: None,
             spent: Spent::default(),
             old_pools: Pages::ZERO,
+            misses_pools: false,
             remarks: Vec::new(),
         }
     }
@@ -194,7 +197,7 @@ impl Registry {
             id: member.id,
             pid: process.id.pid,
             size: member.limits.max,
-            pools: member.report.old_pools.clone(),
+            pools: (process.origin != Origin::Survivor).then(|| member.report.old_pools.clone()),
         });
         processes.collect()
     }
@@ -207,6 +210,7 @@ impl Registry {
             }
         }
         self.old_pools = measured.old_pools;
+        self.misses_pools = measured.misses_pools;
         self.spent = Spent {
             pools: measured.pools + measured.old_pools,
             manager: measured.manager,

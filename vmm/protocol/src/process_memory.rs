@@ -131,15 +131,16 @@ fn mappings(pid: u32) -> io::Result<u64> {
     }
 }
 
-/// The memory files that process `pid` has open: the bytes that each occupies, by the number of the file.
+/// The memory files whose names begin with `name` that process `pid` has open: the bytes that each occupies, by the number
+/// of the file.
 ///
 /// # Errors
 /// When the process is gone or may not be read.
-pub fn memory_files(pid: u32) -> io::Result<BTreeMap<u64, u64>> {
-    let mut files = BTreeMap::new();
+pub fn memory_files(pid: u32, name: &str) -> io::Result<BTreeMap<u64, u64>> {
+    let (mut files, begin) = (BTreeMap::new(), format!("/memfd:{name}"));
     for entry in std::fs::read_dir(proc_file(pid, "fd"))? {
         let path = entry?.path();
-        let is_memory = |to: PathBuf| to.as_os_str().as_bytes().starts_with(b"/memfd:");
+        let is_memory = |to: PathBuf| to.as_os_str().as_bytes().starts_with(begin.as_bytes());
         // A descriptor that was closed meanwhile is none. Others are not looked at: a file on a server that does not
         // answer would be waited for.
         if std::fs::read_link(&path).is_ok_and(is_memory)
@@ -243,7 +244,7 @@ mod tests {
         // Beyond the largest pid the kernel can hand out.
         assert!(Held::of(u32::MAX).is_err());
         assert!(ProcessMemory::default().of(u32::MAX).is_err());
-        assert!(memory_files(u32::MAX).is_err());
+        assert!(memory_files(u32::MAX, "").is_err());
     }
 
     #[test]
@@ -275,12 +276,15 @@ mod tests {
         let file = File::from(file);
         file.set_len(64 << 20).unwrap();
         file.write_all_at(&[1; 3 * 4096], 8 << 20).unwrap();
-        let files = memory_files(std::process::id()).unwrap();
+        let files = memory_files(std::process::id(), "levy-mem").unwrap();
         let number = file.metadata().unwrap().ino();
         assert_eq!(files.get(&number), Some(&(3 * 4096)), "{files:?}");
+        let others = memory_files(std::process::id(), "levy-pool").unwrap();
+        assert!(!others.contains_key(&number), "{others:?}");
         let other = tempfile::tempfile().unwrap();
         other.write_all_at(&[1; 4096], 0).unwrap();
         let number = other.metadata().unwrap().ino();
-        assert!(!memory_files(std::process::id()).unwrap().contains_key(&number));
+        let files = memory_files(std::process::id(), "").unwrap();
+        assert!(!files.contains_key(&number), "{files:?}");
     }
 }

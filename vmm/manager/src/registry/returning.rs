@@ -158,7 +158,9 @@ impl Registry {
 
     /// Lets `elapsed` pass. Whether memory may be handed out beyond what was promised.
     pub(super) fn settle_down(&mut self, elapsed: Duration) -> bool {
-        let settled = self.still_to_return().next().is_none();
+        // What one has said since the kernel was asked counts in the next round: it may have named a pool.
+        let misses_pools = self.misses_pools && !self.settling.is_zero();
+        let settled = !misses_pools && self.still_to_return().next().is_none();
         self.settling = self.settling.saturating_sub(elapsed);
         settled
     }

@@ -220,3 +220,37 @@ fn a_guest_whose_minimum_is_all_of_its_memory_is_taken_back_into_a_group_without
         "{remarks:?}"
     );
 }
+
+#[test]
+fn nothing_is_handed_out_beyond_promises_as_long_as_a_pool_of_the_manager_before_may_be_missed() {
+    let mut registry = registry();
+    registry.take_over(&kept("a", 1));
+    let fates = fates(&registry, || Fate::Lives);
+    registry.take_back(Instant::now(), fates);
+    registry.welcome_back();
+    let id = registry.find("a").unwrap();
+    assert_eq!(registry.survey()[0].pools, None);
+    let pool = link::PoolSize {
+        id: 77,
+        bytes: 14 * MIB,
+    };
+    let report = Report {
+        old_pools: vec![pool],
+        ..Report::default()
+    };
+    // It is heard while the kernel is asked, which has not shown its pools.
+    assert!(registry.on_report(id, report));
+    let misses_pools = |misses_pools| Measured {
+        misses_pools,
+        ..Measured::default()
+    };
+    registry.take_in(&misses_pools(true));
+    assert!(!registry.settle_down(Duration::from_millis(250)));
+    assert_eq!(registry.survey()[0].pools, Some(vec![pool]));
+    registry.take_in(&misses_pools(false));
+    assert!(registry.settle_down(Duration::from_millis(250)));
+    // A process that is never heard holds the others up for no longer than its time to return.
+    registry.take_in(&misses_pools(true));
+    assert!(!registry.settle_down(Duration::from_secs(2)));
+    assert!(registry.settle_down(Duration::from_millis(250)));
+}

@@ -282,6 +282,7 @@ impl World {
             counted: processes.iter().filter_map(held).collect(),
             pools: Pages::ZERO,
             old_pools: Pages::ZERO,
+            misses_pools: false,
             manager: MANAGER,
         }
     }
