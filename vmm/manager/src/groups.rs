@@ -45,6 +45,19 @@ pub enum GroupError {
         /// Its maximum.
         max: Pages,
     },
+    /// What is promised to it does not fit, though the guest that brings it would.
+    #[error(
+        "group {name}: {missing} of memory are missing for its min of {min}; lower that, or the mins of guests and \
+         other groups"
+    )]
+    Unfit {
+        /// The group.
+        name: String,
+        /// Its minimum.
+        min: Pages,
+        /// What is missing for it.
+        missing: Pages,
+    },
 }
 
 impl Groups {

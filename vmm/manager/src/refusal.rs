@@ -18,6 +18,9 @@ pub enum AdmitError {
     /// A name that cannot be typed or shown.
     #[error("{0:?} is not a guest name: it takes {NAME_RULE}")]
     Name(String),
+    /// The same of its sharing domain.
+    #[error("{0:?} is not a domain name: it takes {NAME_RULE}")]
+    DomainName(String),
     /// The name is in use.
     #[error("a guest called {0:?} is running already; choose another name or stop that one")]
     Taken(String),

@@ -115,6 +115,7 @@ fn believed(named: &[PoolSize], size: Pages) -> Vec<PoolSize> {
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -147,7 +148,8 @@ mod tests {
     fn pools_of_managers_that_are_gone_are_counted_from_the_first_survey_on() {
         let here = std::process::id();
         let (kept_open, named) = pool(7);
-        let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        // It ends with its input, also where this test fails.
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let there = other.id();
         // What has not been heard has the pools that the kernel shows.
         let (pages, misses_pools) = old_pools(vec![surveyed(0, here, None)]);
@@ -159,8 +161,7 @@ mod tests {
         ];
         let (pages, misses_pools) = old_pools(both);
         assert!(pages >= 7 && !misses_pools, "{pages}");
-        drop(kept_open);
-        other.kill().unwrap();
+        drop((kept_open, other.stdin.take()));
         other.wait().unwrap();
     }
 

@@ -51,6 +51,20 @@ pub enum ConnectError {
     /// It fell silent.
     #[error("the manager did not answer within {} seconds", PATIENCE.as_secs())]
     Silent,
+    /// The guest's memory has other frame numbers than guests of its size have: see
+    /// [`ram_ranges`](levy_protocol::frame_space::ram_ranges).
+    #[error(
+        "frame numbers of the guest's memory end at {frames} and not at {needed}, as those of a guest of {size} bytes \
+         must: its first 3 GiB begin at frame 0, what is beyond them at frame 1048576, which is 4 GiB"
+    )]
+    Frames {
+        /// The guest's size, bytes.
+        size: u64,
+        /// One more than its memory's highest frame number.
+        frames: u32,
+        /// What that must be; 0 where a guest cannot be so large.
+        needed: u32,
+    },
     /// The page socket does not take the guest.
     #[error("the manager admits the guest but does not serve its pages")]
     Join(#[source] io::Error),

@@ -13,6 +13,7 @@ use super::introduction::{ConnectError, Introduction, Link, introduce};
 use super::limit_thread::LimitThread;
 use super::sampler::Sampler;
 use super::{ManagedMemory, OwnThread};
+use levy_protocol::frame_space::FrameSpace;
 use levy_protocol::link::{
     BalloonReport, FromManager, FromVmm, Hello, Limits, Line, Orders, PageCounts, PoolSize, Report, now_us,
 };
@@ -67,8 +68,9 @@ impl ManagerClient {
     /// Begins to report and obey for the guest of `managed`.
     ///
     /// # Errors
-    /// When the page socket does not take the guest ([`ConnectError::Join`]), or the system refuses a thread or a descriptor
-    /// ([`ConnectError::System`]).
+    /// When a guest that shares pages has memory at other frame numbers than guests of its size have
+    /// ([`ConnectError::Frames`]), the page socket does not take it ([`ConnectError::Join`]), or the system refuses a thread
+    /// or a descriptor ([`ConnectError::System`]).
     pub fn start(
         introduction: Introduction,
         managed: ManagedMemory,
@@ -78,6 +80,7 @@ impl ManagerClient {
         let region = Arc::clone(managed.region());
         let threads = managed.threads;
         if matches!(hello.sharing, levy_protocol::link::Sharing::Domain(_)) {
+            has_its_frames(hello.size, region.page_limit())?;
             let pages = sockets.pages.clone();
             let port = SocketPort::attach(region.page_limit(), move || UnixStream::connect(&pages))
                 .map_err(ConnectError::Join)?;
@@ -123,6 +126,15 @@ impl ManagerClient {
         self.region.release(all, Release::Report);
         // The limit thread has ended, which granted credit.
         self.region.open_gate();
+    }
+}
+
+/// Whether memory whose frame numbers end at `frames` is that of a guest of `size` bytes, as the manager has it.
+fn has_its_frames(size: u64, frames: u32) -> Result<(), ConnectError> {
+    let needed = FrameSpace::of_ram(size).map_or(0, FrameSpace::frames);
+    match frames == needed {
+        true => Ok(()),
+        false => Err(ConnectError::Frames { size, frames, needed }),
     }
 }
 

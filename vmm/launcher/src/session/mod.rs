@@ -257,7 +257,8 @@ impl Session {
                     .to_owned()
             }
             (None, Ok(status)) if status.signal() == Some(libc::SIGKILL) => {
-                "its VMM was killed by SIGKILL, as `levy stop --force` does, and the kernel where memory has run out"
+                "its VMM was killed by SIGKILL, as a second Ctrl-C and `levy stop --force` do, and the kernel where memory has run \
+                 out"
                     .to_owned()
             }
             (None, Ok(status)) => format!("its VMM ended without a word: {status}"),

@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Instant;
 
-use allocator::{GuestId, Pages, Shares};
+use allocator::{GuestId, Pages, Reservation, Shares};
 
 use super::{AdmitError, ManagedProcess, ProcessId, Registry, frame_space, is_name, reservation};
-use crate::groups::whole_pages;
+use crate::groups::{GroupError, whole_pages};
 use crate::member::Limits;
 use crate::own_swap::OwnSwap;
 use levy_protocol::link::{Hello, Sharing};
@@ -135,13 +135,10 @@ impl Registry {
         };
         let minimums = || self.minimums().chain([(group, limits.min)]);
         self.groups.fit(minimums())?;
-        let mut others = self.reservations();
-        others.extend(self.groups.promised(minimums()));
-        self.admission()
-            .check(&others, &reservation(GuestId::new(self.next), limits))?;
+        self.has_room(limits, self.groups.promised(minimums()))?;
         let sharing = match &hello.sharing {
             Sharing::Off => None,
-            Sharing::Domain(name) if !is_name(name) => return Err(AdmitError::Name(name.clone())),
+            Sharing::Domain(name) if !is_name(name) => return Err(AdmitError::DomainName(name.clone())),
             Sharing::Domain(name) => {
                 let too_large = || io::Error::other("guests have less than 16 TiB");
                 let fits = frame_space(limits.max).ok_or_else(too_large);
@@ -151,5 +148,33 @@ impl Registry {
             }
         };
         Ok((limits, sharing))
+    }
+
+    /// Whether the next guest fits with `limits` beside all others, where `groups` is what groups are promised beyond their
+    /// members' minimums.
+    fn has_room(&self, limits: Limits, mut groups: Vec<Reservation>) -> Result<(), AdmitError> {
+        let asked = reservation(GuestId::new(self.next), limits);
+        let check = |groups: &[Reservation]| {
+            let all = [self.reservations(), groups.to_vec()].concat();
+            self.admission().check(&all, &asked)
+        };
+        let Err(error) = check(&groups) else {
+            return Ok(());
+        };
+        // Where it would fit without what its group is promised, that is what does not.
+        if let Some(id) = limits.group
+            && let (Some(group), Some(promised)) = (self.groups.limits(id), groups.get_mut(id.get() as usize))
+        {
+            let beyond = std::mem::replace(&mut promised.min, Pages::ZERO);
+            promised.max = Pages::ZERO;
+            if let Ok(room) = check(&groups) {
+                return Err(AdmitError::from(GroupError::Unfit {
+                    name: group.name,
+                    min: whole_pages(group.min),
+                    missing: beyond.less(room.memory),
+                }));
+            }
+        }
+        Err(error.into())
     }
 }

@@ -254,3 +254,43 @@ fn nothing_is_handed_out_beyond_promises_as_long_as_a_pool_of_the_manager_before
     assert!(!registry.settle_down(Duration::from_secs(2)));
     assert!(registry.settle_down(Duration::from_millis(250)));
 }
+
+#[test]
+fn a_groups_min_that_does_not_fit_is_what_is_named() {
+    let mut registry = registry();
+    let refused = |registry: &mut Registry, min_mib: u64, own_mib: u64| {
+        let group = GroupLimits {
+            name: "db".into(),
+            shares: 1000,
+            min: min_mib * MIB,
+            max: None,
+        };
+        let hello = Hello {
+            group: Some(group),
+            ..Hello::new("x", 2000 * MIB).with_min(own_mib * MIB)
+        };
+        let error = registry.admit(Instant::now(), applicant(hello, 1)).unwrap_err();
+        error.to_string()
+    };
+    let words = refused(&mut registry, 3000, 16);
+    assert!(
+        words.contains("group db: ") && words.contains("(3000.0 MiB)"),
+        "{words}"
+    );
+    // All that is missing, not what is missing for the guest.
+    let missing: u64 = words.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!((1976..2500).contains(&(missing / 256)), "{words}");
+    // A guest that would not fit without its group is told of itself.
+    let words = refused(&mut registry, 0, 1500);
+    assert!(
+        words.contains("does not fit") && !words.contains("group db"),
+        "{words}"
+    );
+    // And a bad domain is not taken for the guest's name.
+    let hello = hello("x").in_domain("a/b");
+    let words = registry
+        .admit(Instant::now(), applicant(hello, 1))
+        .unwrap_err()
+        .to_string();
+    assert!(words.contains("\"a/b\" is not a domain name"), "{words}");
+}

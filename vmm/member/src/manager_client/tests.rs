@@ -107,3 +107,19 @@ fn only_orders_to_reclaim_are_answered_with_a_report_at_once() {
         );
     }
 }
+
+#[test]
+fn a_guest_above_3_gib_whose_memory_has_no_hole_is_refused_by_that_reason() {
+    const GIB: u64 = 1 << 30;
+    has_its_frames(3 * GIB, 3 << 18).unwrap();
+    has_its_frames(5 * GIB, 6 << 18).unwrap();
+    let refused = has_its_frames(5 * GIB, 5 << 18).unwrap_err().to_string();
+    for words in [
+        "end at 1310720",
+        "not at 1572864",
+        "5368709120 bytes",
+        "frame 1048576",
+    ] {
+        assert!(refused.contains(words), "{words:?} is not in {refused}");
+    }
+}

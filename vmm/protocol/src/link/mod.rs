@@ -34,12 +34,14 @@ pub use version::{NEWER_FIELDS, OLDEST, Range, VERSION, VersionError, WITH_GRACE
 pub const NAME_LIMIT: usize = 64;
 
 /// What such a name takes, for people.
-pub const NAME_RULE: &str = "1 to 64 of the characters a-z A-Z 0-9 . _ -, a letter or a digit among them";
+pub const NAME_RULE: &str =
+    "1 to 64 of the characters a-z A-Z 0-9 . _ -, not a - first, a letter or a digit among them";
 
 /// Whether guests, groups and domains may be called so: 1 to [`NAME_LIMIT`] letters, digits, `.`, `_` and `-`. Marks alone
-/// are none: they would be folders or options to other programs, as `..` and `-` are.
+/// are none, nor is what begins with `-`: they would be folders or options, as `..` and `--all` are.
 pub fn is_name(name: &str) -> bool {
     name.len() <= NAME_LIMIT
+        && !name.starts_with('-')
         && name.bytes().any(|byte| byte.is_ascii_alphanumeric())
         && name
             .bytes()

@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use serde_json::Value;
 
 use super::{
-    FromManager, FromVmm, Hello, Line, LineError, Lines, Message, OLDEST, Report, SwapRoom, VERSION, Welcome,
+    FromManager, FromVmm, Hello, Line, LineError, Lines, Message, NAME_LIMIT, OLDEST, Report, SwapRoom,
+    VERSION, Welcome, is_name,
 };
 
 const GUEST_3: &str = include_str!("transcripts/version-3-guest.jsonl");
@@ -235,4 +236,23 @@ fn what_only_a_newer_manager_says_is_skipped() {
     ));
     let same = newer.replace("\"newest\":7", "\"newest\":4");
     assert!(read::<FromManager>(&same)[0].is_err());
+}
+
+#[test]
+fn a_name_is_no_folder_and_no_option() {
+    for name in ["a", "web-1", "1.2_3", "_a", &"a".repeat(NAME_LIMIT)] {
+        assert!(is_name(name), "{name}");
+    }
+    for name in [
+        "",
+        "-",
+        "..",
+        "--all",
+        "-a",
+        "a b",
+        "a/b",
+        &"a".repeat(NAME_LIMIT + 1),
+    ] {
+        assert!(!is_name(name), "{name}");
+    }
 }
