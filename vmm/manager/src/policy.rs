@@ -280,8 +280,7 @@ impl Policy {
         for member in members.iter_mut() {
             member.pass(elapsed, self.settings.sample.pages);
         }
-        let (free, reserve) = (self.free(spent, members), self.reserve(members));
-        let state = self.machine.observe(Pages::new(free.max(0) as u64));
+        let ((free, state), reserve) = (self.observe(spent, members), self.reserve(members));
         let next = match state {
             State::High | State::Soft => SECOND,
             State::Hard | State::Low => SHORT_ROUND,
@@ -344,6 +343,12 @@ impl Policy {
             (handed_out, step),
             promised,
         )
+    }
+
+    /// Free memory, and the state that follows.
+    pub(super) fn observe(&mut self, spent: Spent, members: &[Member]) -> (i64, State) {
+        let free = self.free(spent, members);
+        (free, self.machine.observe(Pages::new(free.max(0) as u64)))
     }
 
     /// Budget less everything that is used.

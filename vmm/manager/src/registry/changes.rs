@@ -28,6 +28,11 @@ impl Registry {
             self.policy.set(before);
             return Err(error);
         }
+        // A client that changed it is told at once what the next round will find.
+        let spent = self.spent();
+        if let Some(round) = &mut self.round {
+            (round.free, round.state) = self.policy.observe(spent, &self.members);
+        }
         Ok(())
     }
 

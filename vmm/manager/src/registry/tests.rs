@@ -7,6 +7,7 @@ use std::io;
 use super::*;
 use crate::kept::{Kept, KeptGuest, KeptSettings};
 use levy_protocol::link::{GroupLimits, Hello, VERSION};
+use levy_protocol::process_memory::{Counted, Held};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,6 +40,18 @@ fn fates(registry: &Registry, fate: impl Fn() -> Fate) -> BTreeMap<ProcessId, Fa
 /// Guests of the manager before that could not be looked at.
 fn unknown(error: i32) -> Fate {
     Fate::Unknown(io::Error::from_raw_os_error(error))
+}
+
+/// What the kernel counts of a process that holds so much.
+fn holds(mib: u64) -> Counted {
+    let held = Held {
+        anonymous: mib * MIB,
+        page_tables: 0,
+    };
+    Counted {
+        held,
+        mappings: Some(0),
+    }
 }
 
 fn registry() -> Registry {
@@ -293,4 +306,27 @@ fn a_groups_min_that_does_not_fit_is_what_is_named() {
         .unwrap_err()
         .to_string();
     assert!(words.contains("\"a/b\" is not a domain name"), "{words}");
+}
+
+#[test]
+fn free_memory_and_state_are_those_of_a_new_budget_at_once() {
+    let mut registry = registry();
+    let id = admit(&mut registry, "a", 1).unwrap();
+    registry.take_in(&Measured {
+        counted: vec![(id, holds(120))],
+        ..Measured::default()
+    });
+    registry.round(Duration::from_secs(1)).unwrap();
+    let shown = |registry: &Registry| {
+        registry
+            .last_round()
+            .map(|round| (round.free, round.state))
+            .unwrap()
+    };
+    assert_eq!(shown(&registry), ((1024 - 120) * 256, allocator::State::High));
+    registry.set(Settings::new(Pages::from_mib(123))).unwrap();
+    let told = shown(&registry);
+    registry.round(Duration::from_secs(1)).unwrap();
+    assert_eq!((told, told.0), (shown(&registry), 3 * 256));
+    assert_ne!(told.1, allocator::State::High);
 }

@@ -3,7 +3,6 @@
 use super::*;
 use crate::survey::Measured;
 use levy_protocol::link::{PageCounts, SwapRoom};
-use levy_protocol::process_memory::{Counted, Held};
 
 /// The file system that guests swap to.
 const DISK: u64 = 7;
@@ -32,18 +31,6 @@ fn swapping(name: &str, pid: u32, swap: SwapRoom) -> Applicant {
 fn admit_swapping(registry: &mut Registry, name: &str, pid: u32, swap: SwapRoom) -> Result<GuestId, String> {
     let admitted = registry.admit(Instant::now(), swapping(name, pid, swap));
     admitted.map_err(|error| error.to_string())
-}
-
-/// What the kernel counts of a process that holds so much.
-fn holds(mib: u64) -> Counted {
-    let held = Held {
-        anonymous: mib * MIB,
-        page_tables: 0,
-    };
-    Counted {
-        held,
-        mappings: Some(0),
-    }
 }
 
 /// A report of a guest that has swapped so much, and says that there is so much room.
