@@ -321,7 +321,14 @@ fn the_driver_half_refuses_buffers_that_linux_never_sends() {
         let runs = vec![run(3000, 1); count];
         assert!(scene.driver.send_report(&runs).is_err(), "{count}");
     }
-    assert!(scene.driver.send_statistics(&[]).is_err());
+    // 103 statistics take 1030 bytes, and a buffer has 1024.
+    for count in [0, 103] {
+        let statistics = vec![(0, 0); count];
+        assert!(scene.driver.send_statistics(&statistics).is_err(), "{count}");
+    }
+    let memory = scene.memory.clone();
+    let ring = scene.driver.ring(QueueKind::Inflate).unwrap();
+    assert!(ring.add(&*memory, &[]).is_err(), "a chain of no buffers");
     scene.send(QueueKind::Inflate, &[3000; 256]);
     scene.device.set_target(1).unwrap();
     assert_eq!(scene.line.raised(), 2, "a buffer and a target");

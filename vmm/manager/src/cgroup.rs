@@ -299,6 +299,12 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_in_memory_is_what_has_no_file_and_a_figure_that_is_none_counts_nothing() {
+        let stat = "anon 4096\nfile 1048576\nkernel much\nshmem 5\nshmem_thp 77\n";
+        assert_eq!(unreclaimable(stat), 4096 + 5);
+    }
+
+    #[test]
     fn the_group_follows_the_budget_and_never_has_a_hard_limit() {
         let dir = parent("cpu memory pids\n");
         let memory_high = MemoryHigh::find(&Choice::Below(dir.path().to_owned()))

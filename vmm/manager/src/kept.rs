@@ -338,6 +338,7 @@ mod tests {
         assert_eq!(Kept::read(&path).unwrap(), None);
         some().write(&path).unwrap();
         assert_eq!(Kept::read(&path).unwrap(), Some(some()));
+        assert!(fs::read(&path).unwrap().ends_with(b"}\n"), "it is a text file");
         let mode = fs::metadata(&path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
         Kept::new(KeptSettings::default(), Vec::new(), Vec::new())
